@@ -1,0 +1,72 @@
+"""Everything that touches a model through hook points: loading, decoding, interventions, recording.
+
+Importing this package imports no model library; each name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.decoding import decode
+    from interp.encoding import Encoding, encode
+    from interp.errors import InputError
+    from interp.models import bundled_model_path, list_models, load_model
+    from interp.protocol import Intervention, Positions, Row, Step
+    from interp.pull import pull_model
+    from interp.record import ResidualSites, ResidualStream, StepResiduals
+    from interp.rollout import Rollout
+    from interp.sites import Site
+
+__all__ = [
+    "Encoding",
+    "InputError",
+    "Intervention",
+    "Positions",
+    "ResidualSites",
+    "ResidualStream",
+    "Rollout",
+    "Row",
+    "Site",
+    "Step",
+    "StepResiduals",
+    "bundled_model_path",
+    "decode",
+    "encode",
+    "list_models",
+    "load_model",
+    "pull_model",
+]
+
+_HOMES = {
+    "Encoding": "encoding",
+    "InputError": "errors",
+    "Intervention": "protocol",
+    "Positions": "protocol",
+    "ResidualSites": "record",
+    "ResidualStream": "record",
+    "Rollout": "rollout",
+    "Row": "protocol",
+    "Site": "sites",
+    "Step": "protocol",
+    "StepResiduals": "record",
+    "bundled_model_path": "models",
+    "decode": "decoding",
+    "encode": "encoding",
+    "list_models": "models",
+    "load_model": "models",
+    "pull_model": "pull",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'interp' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"interp.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,480 @@
+"""The one place that generates.
+
+``decode`` reads prompts in left-padded batches, keeps keys and values in a cache, and goes step by step: forward pass,
+interventions, choice, record; a finished row leaves the batch. One transfer from the device a step (the chosen tokens) is
+all the waiting there is. The loop knows the intervention protocol and no particular method.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.cache import RowCache
+from interp.engine import BridgeEngine, Edit, Engine
+from interp.errors import InputError
+from interp.prompts import Prompt, decode_tokens, encode_prompt
+from interp.protocol import Intervention, Positions, Row, Step
+from interp.record import RecordPlan, ResidualSites, ResidualStream, StepResiduals, Tape, check_memory, plan_record
+from interp.rollout import Rollout
+from interp.sampling import choose, row_seeds, row_uniforms
+from interp.sites import Site
+from interp.types import Bridge
+
+__all__ = ["ProgressBar", "decode", "evaluating"]
+
+DEFAULT_BATCH = 16
+
+
+@runtime_checkable
+class ProgressBar(Protocol):
+    """What ``decode`` reports decoded tokens to; a tqdm bar is one."""
+
+    def update(self, n: int) -> Any: ...
+
+
+@torch.no_grad()
+def decode(
+    model: Bridge,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    interventions: Sequence[Intervention] = (),
+    record: ResidualSites | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    batch_size: int | None = None,
+    stop: Sequence[str | int] = (),
+    progress: bool | ProgressBar = False,
+) -> list[Rollout]:
+    """Generate a response to each prompt, with interventions and recording on the way.
+
+    >>> from interp import decode, load_model, ResidualSites
+    >>> model = load_model("toy-reasoner")
+    >>> rollout = decode(model, ["6 A * 3 B - 8 ? ->"], max_new_tokens=60, record=ResidualSites())[0]
+    >>> rollout.finish_reason, rollout.residuals["resid_post"].shape[1] == len(rollout.tokens)
+    ('eos', True)
+
+    Args:
+        prompts: each a string, a list of chat messages, or token ids (``list[int]`` or 1-D LongTensor).
+        max_new_tokens: response tokens at most; an intervention's ``extra_tokens`` come on top.
+        interventions: act in this order, see :mod:`interp.protocol`.
+        record: residual streams to keep or to stream.
+        temperature: 0 is greedy.
+        top_p: nucleus; 1 draws from the whole vocabulary.
+        seed: one number, or one a prompt; a row's draws depend on its own seed alone.
+        batch_size: rows at a time, at most; 16 unless given.
+        stop: strings or token ids that end a response (and stay in it), beside the model's end-of-sequence ids.
+        progress: a bar, or an object with ``update``.
+
+    Returns:
+        One :class:`Rollout` a prompt, in the order of the prompts.
+
+    Raises:
+        InputError: empty prompt, id outside the vocabulary, layer or site out of range, too long for the context or the
+            memory, contradictory options: all before the first token; NaN logits when they occur.
+    """
+    engine = BridgeEngine(model)
+    tokenizer = model.tokenizer
+    _check_options(max_new_tokens, temperature, top_p, batch_size)
+    ids = [encode_prompt(tokenizer, prompt, engine.facts) for prompt in prompts]
+    for intervention in interventions:
+        _check_intervention(intervention, engine)
+    cap = max_new_tokens + sum(intervention.extra_tokens for intervention in interventions)
+    _check_context(ids, cap, engine)
+    size = batch_size or DEFAULT_BATCH
+    plan = plan_record(record, engine, _edited(interventions))
+    _check_request(ids, cap, size, record, plan, engine)
+    seeds = row_seeds(seed, len(ids))
+    run = _Run(
+        engine=engine,
+        tokenizer=tokenizer,
+        interventions=tuple(interventions),
+        record=record,
+        plan=plan,
+        cap=cap,
+        temperature=temperature,
+        top_p=top_p,
+        ends=_Ends(model, stop, cap),
+        settings=_settings(engine, interventions, max_new_tokens, temperature, top_p, stop),
+    )
+    rows = [Row(index, prompt, max_new_tokens) for index, prompt in enumerate(ids)]
+    # Rows of like length together: the least padding.
+    order = sorted(rows, key=lambda row: len(row.prompt_ids))
+    with _progress(progress, len(rows) * max_new_tokens) as bar, evaluating(model):
+        for begin in range(0, len(order), size):
+            run.batch(order[begin : begin + size], seeds, bar)
+    return [run.done[row.index] for row in rows]
+
+
+class _Run:
+    """What stays the same over the batches of one call of ``decode``."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        interventions: tuple[Intervention, ...],
+        record: ResidualSites | None,
+        plan: RecordPlan,
+        cap: int,
+        temperature: float,
+        top_p: float,
+        ends: _Ends,
+        settings: dict[str, Any],
+    ) -> None:
+        self.engine, self.tokenizer, self.interventions = engine, tokenizer, interventions
+        self.record, self.plan, self.cap = record, plan, cap
+        self.temperature, self.top_p, self.ends, self.settings = temperature, top_p, ends, settings
+        self.injects = frozenset(layer for i in interventions for layer in i.injects)
+        extra = {site for i in interventions for site in i.reads} - set(plan.places)
+        self.places = (*plan.places, *sorted(extra))
+        self.done: dict[int, Rollout] = {}
+
+    def batch(self, rows: list[Row], seeds: list[int], bar: ProgressBar) -> None:
+        """Decode these rows to their ends."""
+        engine, device = self.engine, self.engine.device
+        longest = max(len(row.prompt_ids) for row in rows)
+        pad = [longest - len(row.prompt_ids) for row in rows]
+        cache = engine.new_cache(pad, capacity=longest + min(self.cap, 256))
+        for intervention in self.interventions:
+            for row in rows:
+                intervention.begin(row)
+        for row in rows:
+            engine.facts.check_token_ids(row.forced, "force tokens")  # type: ignore[arg-type]
+        uniforms = row_uniforms([seeds[row.index] for row in rows], self.cap if self.temperature > 0 else 0).to(device)
+        # logprob and entropy of every step stay on the device until the row ends
+        scores = torch.full((2, len(rows), self.cap), torch.nan, device=device)
+        slots = torch.arange(len(rows), device=device)
+        store = _Store(self.record, self.plan, rows, self.cap, engine) if _keeps(self.record) else None
+        tape = Tape(self.places, len(rows), engine)
+        passes = _Passes(tape, rows, cache)
+        prompt = [[0] * p + row.prompt_ids for p, row in zip(pad, rows, strict=True)]
+        last_ids = torch.tensor(prompt, device=device)
+        t = 0
+        with engine.tapped(tape.reads(), {site: passes.edit(site, who) for site, who in self._editors().items()}):
+            while rows:
+                passes.rows = rows
+                logits = engine.forward(last_ids, cache)
+                step = Step(
+                    rows, t, logits, engine, cache, partial(_value, tape, len(rows)), passes.over, self.injects,
+                    last_ids[:, -1:], self.ends.reason,
+                )  # fmt: skip
+                for intervention in self.interventions:
+                    intervention.before_choice(step)
+                draws = uniforms[slots, t] if self.temperature > 0 else None
+                last_ids = self._decide(step, draws, scores, slots)
+                self._hand_over(step, tape, store)
+                bar.update(len(rows))
+                t += 1
+                keep = []
+                for i, row in enumerate(rows):
+                    row.token_ids.append(step.tokens[i])
+                    if step.finishing[i] is None:
+                        keep.append(i)
+                    else:
+                        row.finish_reason = step.finishing[i]
+                        self._finish(row, scores[:, slots[i], :t], store, seeds[row.index])
+                if len(keep) < len(rows):
+                    rows = [rows[i] for i in keep]
+                    index = torch.tensor(keep, dtype=torch.long, device=device)
+                    last_ids, slots = last_ids[index], slots[index]
+                    if rows:
+                        cache.select(keep)
+
+    def _decide(
+        self,
+        step: Step,
+        draws: Float[Tensor, " row"] | None,
+        scores: Float[Tensor, "2 slot step"],
+        slots: Int[Tensor, " row"],
+    ) -> Int[Tensor, "row 1"]:
+        """Choose, let interventions have their say, score the outcome; the ids to feed next."""
+        logits = step.logits.float() if step.logits.dtype.itemsize < 4 else step.logits
+        chosen = choose(logits, self.temperature, self.top_p, draws)
+        finite = torch.isfinite(logits.amax(-1))
+        # The step's one wait for the device
+        tokens, sound = torch.stack([chosen, finite.to(chosen.dtype)]).tolist()
+        if not all(sound):
+            row = step.rows[sound.index(0)]
+            raise InputError(
+                "decode",
+                expected="finite logits",
+                received=f"NaN, or no token left to choose, at step {step.t} of prompt {row.index}",
+                remedy="NaN activations: check the weights, dtype and interventions; or suppress fewer tokens.",
+            )
+        step.forced = [bool(row.forced) for row in step.rows]
+        step.tokens = [
+            row.forced.popleft() if row.forced else token for row, token in zip(step.rows, tokens, strict=True)
+        ]
+        step.finishing = [self.ends.reason(row, token) for row, token in zip(step.rows, step.tokens, strict=True)]
+        for intervention in self.interventions:
+            intervention.after_choice(step)
+        for i, row in enumerate(step.rows):
+            if step.finishing[i] is None and len(row.token_ids) + 1 >= self.cap:
+                step.finishing[i] = "length"
+        if step.tokens != tokens:
+            chosen = torch.tensor(step.tokens, device=chosen.device)
+        log_probs = torch.log_softmax(logits, -1)
+        scores[0, slots, step.t] = log_probs.gather(-1, chosen[:, None])[:, 0].to(scores.dtype)
+        # entr(0) is 0, as it should be for suppressed tokens
+        scores[1, slots, step.t] = torch.special.entr(log_probs.exp()).sum(-1).to(scores.dtype)
+        return chosen[:, None]
+
+    def _hand_over(self, step: Step, tape: Tape, store: _Store | None) -> None:
+        recorded = tape.values[: len(self.plan.places), : len(step.rows)]
+        if store is not None:
+            store.add(step.rows, step.t, recorded)
+        elif isinstance(self.record, ResidualStream):
+            views = {site: self.plan.view(recorded, site) for site in self.plan.views}
+            self.record.on_step(StepResiduals(step.t, [row.index for row in step.rows], _cast(views, self.record)))
+
+    def _editors(self) -> dict[Site, list[Intervention]]:
+        sites = dict.fromkeys(site for i in self.interventions for site in i.edits)
+        return {site: [i for i in self.interventions if site in i.edits] for site in sites}
+
+    def _finish(self, row: Row, scores: Float[Tensor, "2 step"], store: _Store | None, seed: int) -> None:
+        ids = row.token_ids
+        text = "" if self.tokenizer is None else self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )  # fmt: skip
+        logprobs, entropy = scores.cpu().clone()
+        self.done[row.index] = Rollout(
+            prompt_ids=torch.tensor(row.prompt_ids),
+            token_ids=torch.tensor(ids),
+            tokens=decode_tokens(self.tokenizer, ids),
+            text=text,
+            finish_reason=str(row.finish_reason),
+            logprobs=logprobs,
+            entropy=entropy,
+            residuals={} if store is None else store.take(row, len(ids)),
+            layers=() if store is None else self.plan.layers,
+            events=row.events,
+            settings={**self.settings, "seed": seed},
+        )
+
+
+class _Passes:
+    """Tells tape and interventions which rows the pass now running is over."""
+
+    def __init__(self, tape: Tape, rows: list[Row], cache: RowCache) -> None:
+        self.tape, self.rows, self.cache = tape, rows, cache
+        self._scratch = self._rerun = False
+
+    @contextmanager
+    def over(
+        self,
+        rows: list[Row],
+        index: Int[Tensor, " rerun"] | None,
+        scratch: bool = False,
+        rerun: bool = False,
+        cache: RowCache | None = None,
+    ) -> Iterator[None]:
+        before = self.rows, self.cache, self._scratch, self._rerun
+        self.rows, self.cache, self._scratch, self._rerun = rows, cache or self.cache, scratch, rerun
+        try:
+            with self.tape.only(index):
+                yield
+        finally:
+            self.rows, self.cache, self._scratch, self._rerun = before
+
+    def edit(self, site: Site, interventions: list[Intervention]) -> Edit:
+        def edit(residual: Float[Tensor, "row pos d_model"]) -> Tensor | None:
+            count = residual.shape[1]
+            pos = self.cache.positions(count).masked_fill(~self.cache.real(count), -1)
+            at = Positions(self.rows, pos.to(residual.device), self._scratch, self._rerun)
+            current, changed = residual, False
+            for intervention in interventions:
+                new = intervention.edit_residual(site, current, at)
+                if new is not None:
+                    current, changed = new.to(residual), True
+            return current if changed else None
+
+        return edit
+
+
+class _Store:
+    """Preallocated residuals of the rows of a batch, ``[place, step, d_model]`` each."""
+
+    def __init__(
+        self, record: ResidualSites | None, plan: RecordPlan, rows: list[Row], cap: int, engine: Engine
+    ) -> None:
+        assert record is not None
+        self.plan = plan
+        device = torch.device(record.device or engine.device)
+        # Copies from a GPU to pinned memory need no waiting.
+        pinned = device.type == "cpu" and engine.device.type == "cuda"
+        shape = (len(plan.places), cap, engine.facts.d_model)
+        self.buffers = {
+            row.index: torch.empty(shape, dtype=record.dtype or engine.dtype, device=device, pin_memory=pinned)
+            for row in rows
+        }
+        self._wait: Callable[[], None] = torch.cuda.synchronize if pinned else lambda: None
+
+    def add(self, rows: list[Row], t: int, values: Float[Tensor, "place row d_model"]) -> None:
+        for i, row in enumerate(rows):
+            self.buffers[row.index][:, t].copy_(values[:, i], non_blocking=True)
+
+    def take(self, row: Row, steps: int) -> dict[str, Float[Tensor, "_ step d_model"]]:
+        self._wait()
+        buffer = self.buffers.pop(row.index)
+        kept = buffer if steps == buffer.shape[1] else buffer[:, :steps].clone()
+        return {site: self.plan.view(kept, site) for site in self.plan.views}
+
+
+class _Ends:
+    """Why a row would end with a token."""
+
+    def __init__(self, model: Bridge, stop: Sequence[str | int], cap: int) -> None:
+        self.tokenizer, self.cap = model.tokenizer, cap
+        generation = getattr(model.original_model, "generation_config", None)
+        eos = getattr(generation, "eos_token_id", None)
+        if eos is None:
+            eos = getattr(model.original_model.config.get_text_config(), "eos_token_id", None)
+        self.eos = set() if eos is None else {eos} if isinstance(eos, int) else {int(i) for i in eos}
+        self.ids = {s for s in stop if isinstance(s, int)}
+        self.strings = [s for s in stop if isinstance(s, str)]
+        if "" in self.strings or (self.strings and self.tokenizer is None):
+            raise InputError(
+                "decode",
+                expected="stop strings that are not empty, and a tokenizer to find them",
+                received=repr(list(stop)),
+                remedy="Or stop at token ids.",
+            )
+
+    def reason(self, row: Row, token: int) -> str | None:
+        if token in self.eos:
+            return "eos"
+        if token in self.ids or (self.strings and self._string_ends(row, token)):
+            return "stop"
+        return "length" if len(row.token_ids) + 1 >= min(row.limit, self.cap) else None
+
+    def _string_ends(self, row: Row, token: int) -> bool:
+        # A token is at least one byte, so this many tokens hold any stop string that ends now.
+        reach = max(len(s.encode()) for s in self.strings) + 1
+        tail = self.tokenizer.decode([*row.token_ids[-reach:], token], clean_up_tokenization_spaces=False)
+        head = self.tokenizer.decode(row.token_ids[-reach:], clean_up_tokenization_spaces=False)
+        return any(tail.count(s) > head.count(s) for s in self.strings)
+
+
+@contextmanager
+def evaluating(model: Bridge) -> Iterator[None]:
+    """Dropout off meanwhile."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def _progress(progress: bool | ProgressBar, total: int) -> Iterator[ProgressBar]:
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc="decode", unit="token", disable=not progress) as bar:
+        yield bar
+
+
+def _value(tape: Tape, rows: int, site: Site) -> Float[Tensor, "row d_model"]:
+    return tape.value(site, rows)
+
+
+def _keeps(record: ResidualSites | None) -> bool:
+    return record is not None and not isinstance(record, ResidualStream)
+
+
+def _cast(views: Mapping[str, Tensor], record: ResidualSites) -> dict[str, Tensor]:
+    return {site: view.to(device=record.device, dtype=record.dtype) for site, view in views.items()}
+
+
+def _edited(interventions: Sequence[Intervention]) -> list[Site]:
+    """Sites at which the stream may be replaced between a block's output and the next one's input."""
+    injected = [Site("resid_pre", layer) for i in interventions for layer in i.injects]
+    return [*injected, *(site for i in interventions for site in i.edits)]
+
+
+def _check_options(max_new_tokens: int, temperature: float, top_p: float, batch_size: int | None) -> None:
+    for name, value, valid, expected in (
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
+        ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or more"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+        ("batch_size", batch_size, batch_size is None or batch_size >= 1, "at least 1"),
+    ):
+        if not valid:
+            raise InputError("decode", expected=f"{name} {expected}", received=str(value), remedy=f"Change {name}.")
+
+
+def _check_intervention(intervention: Intervention, engine: Engine) -> None:
+    name = type(intervention).__name__
+    for site in (*intervention.reads, *intervention.edits):
+        site.check(engine.facts.n_layers, name)
+    for layer in intervention.injects:
+        Site("resid_pre", layer).check(engine.facts.n_layers, name)
+    if any(site.name == "ln_final" for site in intervention.edits):
+        raise InputError(
+            name,
+            expected="an edit of the residual stream",
+            received="ln_final",
+            remedy="Edit the last layer's resid_post.",
+        )
+    intervention.check(engine.facts)
+
+
+def _check_context(ids: list[list[int]], cap: int, engine: Engine) -> None:
+    longest = max((len(prompt) for prompt in ids), default=0)
+    limit = engine.facts.n_ctx
+    if limit is not None and longest + cap > limit:
+        raise InputError(
+            "decode",
+            expected=f"at most {limit} positions (the context of {engine.facts.name})",
+            received=f"a prompt of {longest} tokens and up to {cap} new ones",
+            remedy="Lower max_new_tokens, or load the model with n_ctx=... .",
+        )
+
+
+def _check_request(
+    ids: list[list[int]], cap: int, size: int, record: ResidualSites | None, plan: RecordPlan, engine: Engine
+) -> None:
+    longest = max((len(prompt) for prompt in ids), default=0)
+    needs = {engine.device: engine.cache_bytes(min(size, len(ids)), longest + cap)}
+    if record is not None and _keeps(record):
+        device = torch.device(record.device or engine.device)
+        itemsize = (record.dtype or engine.dtype).itemsize
+        kept = len(ids) * len(plan.places) * cap * engine.facts.d_model * itemsize
+        needs[device] = needs.get(device, 0) + kept
+    check_memory("decode", needs, "Record fewer layers, use ResidualStream, a smaller batch or fewer new tokens.")
+
+
+def _settings(
+    engine: Engine,
+    interventions: Sequence[Intervention],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    stop: Sequence[str | int],
+) -> dict[str, Any]:
+    return {
+        "model": engine.facts.name,
+        "d_model": engine.facts.d_model,
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "stop": list(stop),
+        "interventions": [intervention.describe() for intervention in interventions],
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("peaklens", "torch", "transformers", "transformer-lens")
+        },
+    }

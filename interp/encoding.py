@@ -1,0 +1,118 @@
+"""Residual streams of text that is given, not generated: one forward pass, nothing sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.decoding import DEFAULT_BATCH, evaluating
+from interp.engine import BridgeEngine
+from interp.errors import InputError
+from interp.prompts import Prompt, decode_tokens, encode_prompt
+from interp.record import ResidualSites, ResidualStream, check_memory, plan_record
+from interp.sites import Site
+from interp.types import Bridge
+
+__all__ = ["Encoding", "encode"]
+
+
+@dataclass
+class Encoding:
+    """A text run through a model on its own.
+
+    ``residuals[site]`` is ``[layer, pos, d_model]`` (``ln_final`` ``[1, pos, d_model]``); with ``last_only`` pos has length 1.
+    """
+
+    token_ids: Int[Tensor, " pos"]
+    tokens: list[str]
+    residuals: dict[str, Float[Tensor, "_ kept d_model"]]
+    layers: tuple[int, ...]
+
+
+@torch.no_grad()
+def encode(
+    model: Bridge,
+    texts: Sequence[Prompt],
+    *,
+    record: ResidualSites | None = None,
+    last_only: bool = False,
+    batch_size: int | None = None,
+) -> list[Encoding]:
+    """Residuals of given texts (strings, chat messages or token ids), special tokens as the tokenizer adds them.
+
+    >>> from interp import encode, load_model
+    >>> encoding = encode(load_model("toy-reasoner"), ["Therefore 4"])[0]
+    >>> encoding.tokens, encoding.residuals["resid_post"].shape
+    (['<bos>', 'Therefore', '4'], torch.Size([3, 3, 128]))
+
+    Args:
+        record: which layers and sites; all layers' resid_post unless given.
+        last_only: keep the last position alone, as the reference ``a[l]`` of a gold solution needs.
+        batch_size: texts at a time, at most; 16 unless given.
+
+    Raises:
+        InputError: empty text, ids outside the vocabulary, layer or site out of range, larger than the context or memory.
+    """
+    record = record or ResidualSites()
+    if isinstance(record, ResidualStream):
+        raise InputError(
+            "encode",
+            expected="ResidualSites",
+            received="ResidualStream",
+            remedy="encode has no steps; it returns residuals.",
+        )
+    engine = BridgeEngine(model)
+    plan = plan_record(record, engine)
+    ids = [encode_prompt(model.tokenizer, text, engine.facts, "encode") for text in texts]
+    longest = max((len(text) for text in ids), default=0)
+    if engine.facts.n_ctx is not None and longest > engine.facts.n_ctx:
+        raise InputError(
+            "encode",
+            expected=f"at most {engine.facts.n_ctx} positions (the context of {engine.facts.name})",
+            received=f"a text of {longest} tokens",
+            remedy="Shorten it, or load the model with n_ctx=... .",
+        )
+    device = torch.device(record.device or engine.device)
+    dtype = record.dtype or engine.dtype
+    size = batch_size or DEFAULT_BATCH
+    kept = len(ids) if last_only else sum(len(text) for text in ids)
+    needs = {engine.device: engine.cache_bytes(min(size, len(ids)), longest)}
+    kept_bytes = kept * len(plan.places) * engine.facts.d_model * dtype.itemsize
+    needs[device] = needs.get(device, 0) + kept_bytes
+    check_memory("encode", needs, "Record fewer layers, or pass last_only=True or fewer texts.")
+
+    stored = [
+        torch.empty(len(plan.places), 1 if last_only else len(text), engine.facts.d_model, dtype=dtype, device=device)
+        for text in ids
+    ]
+    order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
+    with evaluating(model):
+        for begin in range(0, len(order), size):
+            batch = order[begin : begin + size]
+            width = len(ids[batch[-1]])
+            pad = [width - len(ids[n]) for n in batch]
+            reads = {
+                place: partial(_write, [stored[n][number] for n in batch]) for number, place in enumerate(plan.places)
+            }
+            with engine.tapped(reads, {}):
+                rows = [[0] * p + ids[n] for p, n in zip(pad, batch, strict=True)]
+                engine.forward(torch.tensor(rows, device=engine.device), engine.new_cache(pad, width))
+    return [
+        Encoding(
+            torch.tensor(text),
+            decode_tokens(model.tokenizer, text),
+            {site: plan.view(values, site) for site in plan.views},
+            plan.layers,
+        )
+        for text, values in zip(ids, stored, strict=True)
+    ]
+
+
+def _write(targets: list[Float[Tensor, "_ d_model"]], residual: Float[Tensor, "row pos d_model"]) -> None:
+    for target, row in zip(targets, residual, strict=True):
+        target.copy_(row[-target.shape[0] :])

@@ -1,0 +1,103 @@
+"""From what a user calls a prompt to token ids the model can take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from interp.engine import ModelFacts
+from interp.errors import InputError
+
+__all__ = ["Message", "Prompt", "check_ids", "decode_tokens", "encode_prompt", "encode_text"]
+
+Message: TypeAlias = Mapping[str, str]
+# Messages or ids; encode_prompt tells which, and refuses the rest in words of its own.
+Prompt: TypeAlias = str | Sequence[Any] | Tensor
+
+
+def encode_text(tokenizer: Any, text: str, operation: str) -> list[int]:
+    """Token ids of a text, special tokens as the tokenizer adds them by default.
+
+    Refuses words the vocabulary cannot represent: they would silently become the unknown token.
+    """
+    if tokenizer is None:
+        raise InputError(
+            operation,
+            expected="a model with a tokenizer",
+            received="text",
+            remedy="Pass token ids, or load a tokenizer.",
+        )
+    ids = list(tokenizer(text)["input_ids"])
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in ids and str(tokenizer.unk_token) not in text:
+        words = [w for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]]
+        if words:
+            raise InputError(
+                operation,
+                expected="text made of words the tokenizer has",
+                received=f"{', '.join(repr(w) for w in dict.fromkeys(words[:8]))} in {text[:60]!r}",
+                remedy="This tokenizer has a closed vocabulary; use a model trained on such text.",
+            )
+    return ids
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: str = "decode") -> list[int]:
+    """Token ids of one prompt: a string, chat messages, or ids; checked against the vocabulary."""
+    if isinstance(prompt, str):
+        ids = encode_text(tokenizer, prompt, operation) if prompt.strip() else []
+    elif isinstance(prompt, Tensor):
+        if prompt.ndim != 1 or prompt.is_floating_point() or prompt.is_complex():
+            raise InputError(
+                operation,
+                expected="a 1-D integer tensor of token ids",
+                received=f"{prompt.dtype} of shape {tuple(prompt.shape)}",
+                remedy="Pass one prompt a tensor, without batch dimension.",
+            )
+        ids = prompt.tolist()
+    elif prompt and all(isinstance(part, Mapping) for part in prompt):
+        ids = _encode_chat(tokenizer, prompt, operation)  # type: ignore[arg-type]
+    elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
+        ids = [int(part) for part in prompt]  # type: ignore[arg-type]
+    else:
+        raise InputError(
+            operation,
+            expected="a string, chat messages, or a list of token ids",
+            received=f"a {type(prompt).__name__} of {type(prompt[0]).__name__}",
+            remedy='A chat message is {"role": "user", "content": "..."}.',
+        )
+    return check_ids(ids, facts, operation)
+
+
+def check_ids(ids: list[int], facts: ModelFacts, operation: str) -> list[int]:
+    """Refuse an empty prompt and ids outside the vocabulary."""
+    if not ids:
+        raise InputError(
+            operation, expected="at least one prompt token", received="an empty prompt", remedy="Pass some text."
+        )
+    facts.check_token_ids(ids, operation)
+    return ids
+
+
+def _encode_chat(tokenizer: Any, messages: Sequence[Message], operation: str) -> list[int]:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise InputError(
+            operation,
+            expected="a model with a chat template",
+            received="chat messages",
+            remedy="Pass the question as a plain string (prompt raw).",
+        )
+    if not all(str(message.get("content", "")).strip() for message in messages):
+        return []
+    encoded = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    return list(encoded["input_ids"])
+
+
+def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each id as text, by itself."""
+    if tokenizer is None:
+        return [str(i) for i in ids]
+    return list(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False))

@@ -1,0 +1,284 @@
+"""How anything touches a response while it is being decoded: the intervention protocol.
+
+One response step goes through these moments, and an :class:`Intervention` overrides those it needs:
+
+1. ``edit_residual``  during the forward pass, at the sites it lists in ``edits``
+2. ``before_choice``  the pass is done; logits may be edited, positions run again, scratch tokens tried
+3. (the loop chooses a token: a forced one, the argmax, or a draw)
+4. ``after_choice``   the token may be replaced, more may be forced, rows ended or kept going
+5. (the token and, if asked for, the residuals are recorded; finished rows leave)
+
+Interventions act in the order of the list given to ``decode``, at every moment. An edit of the logits holds for the rest of
+the step: when a later intervention has a position run again, earlier edits are applied to the new logits too, so
+``[SuppressTokens(...), RecycleRepresentation(...)]`` recycles by what is left after suppression and never emits a suppressed
+token, whereas the reverse order decides to recycle on the raw logits. Recording keeps the last pass of a step, edits included.
+
+The loop knows no particular method. What belongs to a row lives in ``row.notes(self)``, so one intervention object can serve
+many runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.cache import RowCache
+from interp.engine import Engine, ModelFacts
+from interp.errors import InputError
+from interp.sites import Site
+
+__all__ = ["Event", "Intervention", "Positions", "Row", "Scratch", "Step"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A mark: at response step ``step``, ``intervention`` did what ``note`` says."""
+
+    step: int
+    intervention: str
+    note: str
+
+
+@dataclass(eq=False)
+class Row:
+    """One response in the making.
+
+    ``index`` is its place in the list of prompts; ``limit`` the number of tokens at which it ends with reason "length".
+    """
+
+    index: int
+    prompt_ids: list[int]
+    limit: int
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    events: list[Event] = field(default_factory=list)
+    forced: deque[int] = field(default_factory=deque)
+    _notes: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def force(self, token_ids: Sequence[int]) -> None:
+        """Emit these next, one a step, after whatever is already forced."""
+        self.forced.extend(token_ids)
+
+    def notes(self, intervention: Intervention) -> dict[str, Any]:
+        """This intervention's memory about this row."""
+        return self._notes.setdefault(id(intervention), {})
+
+    def mark(self, intervention: Intervention, note: str) -> None:
+        """Leave an :class:`Event` at the current step."""
+        self.events.append(Event(len(self.token_ids), type(intervention).__name__, note))
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Whose residuals ``edit_residual`` is looking at.
+
+    ``rows[i]`` is the row of ``residual[i]``; ``pos[i, j]`` is the position in that row's text (prompt and response) of
+    ``residual[i, j]``, -1 on padding. ``scratch`` passes are thrown away afterwards.
+    """
+
+    rows: list[Row]
+    pos: Int[Tensor, "row pos"]
+    scratch: bool = False
+    rerun: bool = False
+
+
+class Intervention:
+    """Base of everything that acts on a response; each method's default does nothing.
+
+    Attributes:
+        reads: sites whose value at the current position ``step.residual`` must offer.
+        edits: sites at which ``edit_residual`` is called.
+        injects: layers at which it may have a position run again.
+        extra_tokens: how many tokens a response may grow beyond ``max_new_tokens`` because of it.
+
+    Example: end a response at its third "Wait", in ten lines.
+
+    >>> class EndAtThird(Intervention):
+    ...     def __init__(self, token_id: int) -> None:
+    ...         self.token_id = token_id
+    ...     def after_choice(self, step: Step) -> None:
+    ...         for i, row in enumerate(step.rows):
+    ...             notes = row.notes(self)
+    ...             notes["seen"] = notes.get("seen", 0) + (step.tokens[i] == self.token_id)
+    ...             if notes["seen"] == 3:
+    ...                 step.end(i, "third")
+    >>> EndAtThird(5).describe()
+    {'name': 'EndAtThird', 'token_id': 5}
+    """
+
+    reads: tuple[Site, ...] = ()
+    edits: tuple[Site, ...] = ()
+    injects: tuple[int, ...] = ()
+    extra_tokens: int = 0
+
+    def check(self, facts: ModelFacts) -> None:
+        """Refuse, with an ``InputError``, what cannot work on this model; called before anything is computed."""
+
+    def begin(self, row: Row) -> None:
+        """Before the row's prompt is read; ``row.force(...)`` puts tokens at the start of its response."""
+
+    def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
+        """The residual to go on with, or ``None`` to leave it. Must not change ``residual`` in place."""
+        return None
+
+    def before_choice(self, step: Step) -> None:
+        """After the forward pass, before a token is chosen."""
+
+    def after_choice(self, step: Step) -> None:
+        """After a token is chosen, before it is recorded."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name and options, JSON-able, for the settings stored with every rollout."""
+        options = (
+            {f.name: getattr(self, f.name) for f in fields(self) if f.repr} if is_dataclass(self) else dict(vars(self))
+        )
+        return {"name": type(self).__name__, **{k: _plain(v) for k, v in options.items() if not k.startswith("_")}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return {"tensor": list(value.shape)}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [_plain(v) for v in value]
+        return sorted(items) if isinstance(value, set | frozenset) else items
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """What scratch tokens showed; nothing of it stays in the response.
+
+    ``token_ids`` were decoded greedily after the prefix; ``logits[:, j]`` are those that chose ``token_ids[:, j]``.
+    """
+
+    token_ids: Int[Tensor, "row new"]
+    logits: Float[Tensor, "row new d_vocab"]
+
+
+class Step:
+    """One step of all live rows: what an intervention sees and does.
+
+    Attributes:
+        rows: the live rows; every index ``i`` below is a place in this list.
+        t: the response step being decided, the same for all rows.
+        logits: ``[row, d_vocab]``, all edits so far applied.
+        tokens: after the choice, the token of each row; ``forced[i]`` tells that it was forced.
+        finishing: after the choice, why each row is about to end ("eos", "stop", "length") or ``None``.
+    """
+
+    def __init__(
+        self,
+        rows: list[Row],
+        t: int,
+        raw_logits: Float[Tensor, "row d_vocab"],
+        engine: Engine,
+        cache: RowCache,
+        readings: Callable[[Site], Float[Tensor, "row d_model"]],
+        passing: Callable[..., Any],
+        injects: frozenset[int],
+        last_ids: Int[Tensor, "row 1"],
+        finish_of: Callable[[Row, int], str | None],
+    ) -> None:
+        self.rows, self.t, self.logits = rows, t, raw_logits
+        self.tokens: list[int] = []
+        self.forced: list[bool] = []
+        self.finishing: list[str | None] = []
+        self._engine, self._cache, self._readings, self._passing = engine, cache, readings, passing
+        self._injects, self._last_ids, self._finish_of = injects, last_ids, finish_of
+        self._logit_edits: list[Callable[[Tensor, list[int]], Tensor]] = []
+        self._kept: set[int] = set()
+
+    # Before the choice
+
+    def residual(self, site: Site) -> Float[Tensor, "row d_model"]:
+        """The residual stream at ``site`` at the position just run (its last pass); declare it in ``reads``."""
+        return self._readings(site)
+
+    def edit_logits(
+        self, edit: Callable[[Float[Tensor, "some d_vocab"], list[int]], Float[Tensor, "some d_vocab"]]
+    ) -> None:
+        """Replace the logits by ``edit(logits, indices)``, now and whenever a position is run again in this step.
+
+        ``indices[k]`` is the place in ``rows`` of ``logits[k]``.
+        """
+        self.logits = edit(self.logits, list(range(len(self.rows))))
+        self._logit_edits.append(edit)
+
+    def rerun(self, which: Sequence[int], inject: int, residual: Float[Tensor, "rerun d_model"]) -> None:
+        """Run the current position of rows ``which`` again from block ``inject``, with ``residual`` as its input.
+
+        Blocks from ``inject`` on store their new keys and values in place of the old; blocks below keep theirs; the cache
+        holds one entry a position. ``logits`` and ``residual(...)`` show the new pass afterwards.
+        """
+        if inject not in self._injects:
+            raise InputError(
+                "run a position again",
+                expected=f"a layer listed in the intervention's injects ({sorted(self._injects)})",
+                received=f"layer {inject}",
+                remedy="Declare it, so that recording knows where the stream is replaced.",
+            )
+        if not which:
+            return
+        index = torch.tensor(list(which), dtype=torch.long, device=self._last_ids.device)
+        with self._passing([self.rows[i] for i in which], index, rerun=True):
+            fresh = self._engine.recompute(index, self._last_ids[index], inject, residual, self._cache)
+        for edit in self._logit_edits:
+            fresh = edit(fresh, list(which))
+        self.logits = self.logits.index_copy(0, index, fresh.to(self.logits.dtype))
+
+    def scratch(self, which: Sequence[int], prefix: Sequence[int], new_tokens: int) -> Scratch:
+        """Append ``prefix`` to rows ``which``, decode ``new_tokens`` greedily, and roll all of it back."""
+        if not prefix or new_tokens < 1:
+            raise InputError(
+                "decode scratch tokens",
+                expected="a prefix of at least one token and new_tokens >= 1",
+                received=f"{len(prefix)} prefix tokens, new_tokens={new_tokens}",
+                remedy="The prefix is what asks the model for the answer.",
+            )
+        self._engine.facts.check_token_ids(prefix, "decode scratch tokens")
+        fork = self._cache.fork(which, len(prefix) + new_tokens)
+        ids = torch.tensor([list(prefix)] * len(which), device=self._last_ids.device)
+        chosen, seen = [], []
+        with self._passing([self.rows[i] for i in which], None, scratch=True, cache=fork):
+            for _ in range(new_tokens):
+                logits = self._engine.forward(ids, fork)
+                ids = logits.argmax(-1, keepdim=True)
+                seen.append(logits)
+                chosen.append(ids)
+        return Scratch(torch.cat(chosen, 1), torch.stack(seen, 1))
+
+    # After the choice
+
+    def replace(self, i: int, token_ids: Sequence[int]) -> None:
+        """Row ``i`` emits these instead of the chosen token: the first now, the others next, before anything forced."""
+        self._engine.facts.check_token_ids(token_ids, "replace a token")
+        self.tokens[i] = token_ids[0]
+        self.rows[i].forced.extendleft(reversed(token_ids[1:]))
+        self.finishing[i] = None if i in self._kept else self._finish_of(self.rows[i], token_ids[0])
+
+    def force(self, i: int, token_ids: Sequence[int]) -> None:
+        """Row ``i`` emits these after the chosen token."""
+        self._engine.facts.check_token_ids(token_ids, "force tokens")
+        self.rows[i].force(token_ids)
+
+    def keep(self, i: int) -> None:
+        """Row ``i`` goes on even if its token would have ended it."""
+        self._kept.add(i)
+        self.finishing[i] = None
+
+    def extend(self, i: int, limit: int) -> None:
+        """Row ``i`` ends with "length" at ``limit`` tokens from now on (at most max_new_tokens + extra_tokens)."""
+        self.rows[i].limit = limit
+        if self.finishing and self.finishing[i] in (None, "length") and i not in self._kept:
+            self.finishing[i] = self._finish_of(self.rows[i], self.tokens[i])
+
+    def end(self, i: int, reason: str) -> None:
+        """Row ``i`` ends with this token."""
+        self._kept.discard(i)
+        self.finishing[i] = reason

@@ -1,0 +1,190 @@
+"""Recording residual streams while a model decodes.
+
+1. ``plan_record`` turns "which layers, which sites" into the distinct places to read: ``resid_pre[l+1]`` and
+   ``resid_post[l]`` are one tensor unless something edits between them, and then it is read and stored once.
+2. A :class:`Tape` holds the value of each place at the position just run, ``[place, row, d_model]``; a position that is run
+   again overwrites its rows, so what is kept is the last pass.
+3. At the end of each step a sink takes the tape: :class:`ResidualSites` into preallocated buffers, one a response;
+   :class:`ResidualStream` into a callback, storing nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.engine import Engine, Read
+from interp.errors import InputError
+from interp.sites import SITE_NAMES, Site, expand_sites, resolve_layers
+
+__all__ = ["RecordPlan", "ResidualSites", "ResidualStream", "StepResiduals", "Tape", "check_memory", "plan_record"]
+
+
+@dataclass(frozen=True)
+class ResidualSites:
+    """Ask ``decode`` or ``encode`` to keep residual streams.
+
+    Args:
+        layers: ``"all"``, a layer or several (negative from the end).
+        sites: any of resid_pre, resid_mid, resid_post, ln_final.
+        dtype: of what is kept; the model's unless given.
+        device: where it is kept; the model's unless given.
+
+    >>> ResidualSites(layers=[-1], sites=("resid_post", "ln_final")).sites
+    ('resid_post', 'ln_final')
+    """
+
+    layers: str | int | Sequence[int] = "all"
+    sites: Sequence[str] = ("resid_post",)
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.sites if name not in SITE_NAMES]
+        if wrong or not self.sites or isinstance(self.sites, str):
+            raise InputError(
+                "record residuals",
+                expected=f"sites among {', '.join(SITE_NAMES)}",
+                received=repr(self.sites),
+                remedy='For one site write sites=("resid_post",).',
+            )
+        if self.dtype is not None and not self.dtype.is_floating_point:
+            raise InputError(
+                "record residuals",
+                expected="a floating-point dtype",
+                received=str(self.dtype),
+                remedy="Leave dtype out.",
+            )
+
+
+@dataclass(frozen=True)
+class StepResiduals:
+    """One step's residuals of the rows still going, valid until the callback returns: clone what you keep.
+
+    ``residuals[site]`` is ``[layer, row, d_model]``; ``rows[i]`` is the place of row ``i`` in the list of prompts.
+    """
+
+    step: int
+    rows: list[int]
+    residuals: dict[str, Float[Tensor, "layer row d_model"]]
+
+
+@dataclass(frozen=True)
+class ResidualStream(ResidualSites):
+    """Like :class:`ResidualSites`, but hands each step to ``on_step`` and stores nothing.
+
+    >>> ResidualStream(layers=0, on_step=lambda step: None).layers
+    0
+    """
+
+    on_step: Callable[[StepResiduals], None] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class RecordPlan:
+    """The places to read, once each, and which of them make up each site.
+
+    ``views[site]`` lists indices into ``places``; a run of consecutive ones becomes a slice, which shares memory.
+    """
+
+    places: tuple[Site, ...]
+    views: dict[str, tuple[int, ...]]
+    layers: tuple[int, ...]
+
+    def view(self, stored: Float[Tensor, "place *rest"], site: str) -> Float[Tensor, "layer *rest"]:
+        index = self.views[site]
+        return stored[index[0] : index[0] + len(index)]
+
+
+def plan_record(record: ResidualSites | None, engine: Engine, edited: Iterable[Site] = ()) -> RecordPlan:
+    """Decide what to read; ``edited`` are the sites at which interventions replace the stream."""
+    if record is None:
+        return RecordPlan((), {}, ())
+    layers = resolve_layers(record.layers, engine.facts.n_layers, "record residuals")
+    sites = expand_sites(record.sites, layers)
+    places: list[Site] = []
+    views: dict[str, tuple[int, ...]] = {}
+    if {"resid_pre", "resid_post"} <= set(sites) and _one_stream(layers, engine, frozenset(edited)):
+        places += [sites["resid_pre"][0], *sites["resid_post"]]
+        views["resid_pre"] = tuple(range(len(layers)))
+        views["resid_post"] = tuple(range(1, len(layers) + 1))
+    for name, members in sites.items():
+        if name not in views:
+            views[name] = tuple(range(len(places), len(places) + len(members)))
+            places += members
+    return RecordPlan(tuple(places), views, layers)
+
+
+def _one_stream(layers: tuple[int, ...], engine: Engine, edited: frozenset[Site]) -> bool:
+    """Whether each recorded block's output is the next recorded block's input, untouched."""
+    inner = layers[1:]
+    neighbours = all(upper == lower + 1 for lower, upper in zip(layers, inner, strict=False))
+    return neighbours and all(Site("resid_pre", l) not in edited and engine.shared_boundary(l) for l in inner)
+
+
+class Tape:
+    """The latest value of each place at the position just run, for the live rows: ``[place, row, d_model]``."""
+
+    def __init__(self, places: Sequence[Site], rows: int, engine: Engine) -> None:
+        self.places = tuple(places)
+        self.values = torch.zeros(len(places), rows, engine.facts.d_model, dtype=engine.dtype, device=engine.device)
+        self._index: Int[Tensor, " rerun"] | None = None
+        self._off = False
+
+    def reads(self) -> dict[Site, Read]:
+        """The handlers an engine calls with each place's residual."""
+        return {place: partial(self._write, number) for number, place in enumerate(self.places)}
+
+    def _write(self, number: int, residual: Float[Tensor, "row pos d_model"]) -> None:
+        if self._off:
+            return
+        last = residual[:, -1].to(self.values)
+        if self._index is None:
+            self.values[number, : last.shape[0]] = last
+        else:
+            self.values[number].index_copy_(0, self._index, last)
+
+    @contextmanager
+    def only(self, index: Int[Tensor, " rerun"] | None) -> Iterator[None]:
+        """Passes inside are over these rows; ``None``: they are scratch and leave no trace."""
+        self._index, self._off = index, index is None
+        try:
+            yield
+        finally:
+            self._index, self._off = None, False
+
+    def value(self, site: Site, rows: int) -> Float[Tensor, "row d_model"]:
+        if site not in self.places:
+            raise InputError(
+                "read a residual",
+                expected="a site listed in the intervention's reads",
+                received=f"{site.name} of layer {site.layer}",
+                remedy="Declare it: only declared sites are held during decoding.",
+            )
+        return self.values[self.places.index(site), :rows]
+
+
+def check_memory(operation: str, needs: dict[torch.device, int], remedy: str) -> None:
+    """Refuse, before anything is computed, what does not fit the free memory of a device."""
+    for device, need in needs.items():
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+        elif device.type == "cpu":
+            import psutil
+
+            free = psutil.virtual_memory().available
+        else:
+            continue
+        if need > free:
+            raise InputError(
+                operation,
+                expected=f"at most the {free / 1e9:.1f} GB free on {device}",
+                received=f"a request of {need / 1e9:.1f} GB",
+                remedy=remedy,
+            )

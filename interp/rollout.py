@@ -1,0 +1,139 @@
+"""A response and everything recorded while it was decoded.
+
+One file holds one rollout: tensors as safetensors, the rest as JSON in the file's metadata. Residual streams that share
+memory (``resid_pre[l+1]`` is ``resid_post[l]``) are stored once and share memory again after loading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.protocol import Event
+
+__all__ = ["Rollout"]
+
+FORMAT = "peaklens rollout 1"
+
+
+@dataclass
+class Rollout:
+    """What ``decode`` returns for one prompt.
+
+    Attributes:
+        prompt_ids: ``[pos]``, as fed to the model.
+        token_ids: ``[step]``, the response, its stopping token included.
+        tokens: each response token as text.
+        text: the response as text, special tokens left out.
+        finish_reason: "eos", "stop" (a stop string or id), "length", or what an intervention ended it with.
+        logprobs: ``[step]``, nats: log-probability of each emitted token under the model's distribution at temperature 1,
+            after interventions and before any nucleus cut.
+        entropy: ``[step]``, nats, of the same distribution.
+        residuals: site to ``[layer, step, d_model]``; step t is the position that predicts response token t.
+        layers: the layers of ``residuals`` (``ln_final`` has one of its own).
+        events: where interventions acted.
+        settings: model, seed, temperature, versions, interventions...
+    """
+
+    prompt_ids: Int[Tensor, " pos"]
+    token_ids: Int[Tensor, " step"]
+    tokens: list[str]
+    text: str
+    finish_reason: str
+    logprobs: Float[Tensor, " step"]
+    entropy: Float[Tensor, " step"]
+    residuals: dict[str, Float[Tensor, "_ step d_model"]] = field(default_factory=dict)
+    layers: tuple[int, ...] = ()
+    events: list[Event] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one ``.safetensors`` file, whole or not at all.
+
+        >>> import tempfile
+        >>> ids = torch.tensor([1, 2])
+        >>> rollout = Rollout(ids, ids, ["a", "b"], "ab", "eos", torch.zeros(2), torch.zeros(2))
+        >>> Rollout.load(rollout.save(tempfile.mkdtemp() + "/r.safetensors")).text
+        'ab'
+        """
+        from safetensors.torch import save_file
+
+        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS}
+        shared = _shared_block(self.residuals)
+        if shared is not None:
+            tensors["residuals.stream"] = shared.contiguous().cpu()
+        for site, values in self.residuals.items():
+            if shared is None or site not in _STREAM:
+                tensors[f"residuals.{site}"] = values.contiguous().cpu()
+        plain = {name: getattr(self, name) for name in ("tokens", "text", "finish_reason", "layers", "settings")}
+        body = {**plain, "events": [asdict(event) for event in self.events], "sites": list(self.residuals)}
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            save_file(tensors, partial, metadata={"format": FORMAT, "rollout": json.dumps(body)})
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Rollout:
+        """Read what :meth:`save` wrote; anything else is an ``InputError``."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(os.fspath(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                "load a rollout",
+                expected="a file written by Rollout.save",
+                received=f"{os.fspath(path)} ({error})",
+                remedy="Check the path; a truncated file has to be decoded again.",
+            ) from error
+        if metadata.get("format") != FORMAT:
+            raise InputError(
+                "load a rollout",
+                expected=f"format {FORMAT!r}",
+                received=repr(metadata.get("format")),
+                remedy="The file holds something else, or was written by another version.",
+            )
+        body = json.loads(metadata["rollout"])
+        residuals = {}
+        for site in body.pop("sites"):
+            if f"residuals.{site}" in tensors:
+                residuals[site] = tensors[f"residuals.{site}"]
+            else:
+                stream = tensors["residuals.stream"]
+                residuals[site] = stream[:-1] if site == "resid_pre" else stream[1:]
+        events = [Event(**event) for event in body.pop("events")]
+        layers = tuple(body.pop("layers"))
+        return cls(**{n: tensors[n] for n in _TENSORS}, residuals=residuals, layers=layers, events=events, **body)
+
+
+_TENSORS = ("prompt_ids", "token_ids", "logprobs", "entropy")
+_STREAM = ("resid_pre", "resid_post")
+
+
+def _shared_block(residuals: dict[str, Tensor]) -> Float[Tensor, "boundary step d_model"] | None:
+    """The one block of which resid_pre and resid_post are the first and the last ``layer`` entries, if there is one."""
+    if not set(_STREAM) <= set(residuals):
+        return None
+    pre, post = residuals["resid_pre"], residuals["resid_post"]
+    same = pre.untyped_storage().data_ptr() == post.untyped_storage().data_ptr() and pre.stride() == post.stride()
+    if not same or post.storage_offset() - pre.storage_offset() != pre.stride(0) or pre.shape != post.shape:
+        return None
+    return pre.as_strided((pre.shape[0] + 1, *pre.shape[1:]), pre.stride(), pre.storage_offset())

@@ -1,0 +1,79 @@
+"""Choosing the next token of each row: the argmax, or a draw whose randomness belongs to the row.
+
+A row's uniform numbers come from a generator seeded with the row's own seed, one number a step, and a token is drawn by
+inverting the cumulative distribution. So what a row draws depends on its logits and its seed, never on its batch, on when
+others finish, or on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from interp.errors import InputError
+
+__all__ = ["choose", "row_seeds", "row_uniforms"]
+
+
+def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """The seed of each row: given one by one, or derived from one number and the row's place.
+
+    >>> row_seeds([7, 8], 2)
+    [7, 8]
+    >>> row_seeds(0, 3)[:2] == row_seeds(0, 2)
+    True
+    """
+    if not isinstance(seed, int):
+        seeds = list(seed)
+        if len(seeds) != count:
+            raise InputError(
+                "seed the rows",
+                expected=f"{count} seeds, one a prompt",
+                received=f"{len(seeds)}",
+                remedy="Or pass one number.",
+            )
+        return seeds
+    digests = (hashlib.blake2b(f"{seed}:{row}".encode(), digest_size=8).digest() for row in range(count))
+    # torch takes seeds below 2**63
+    return [int.from_bytes(digest, "big") >> 1 for digest in digests]
+
+
+def row_uniforms(seeds: Sequence[int], steps: int) -> Float64[Tensor, "row step"]:
+    """``steps`` numbers in [0, 1) for each seed; the first ones do not depend on ``steps``.
+
+    >>> bool((row_uniforms([5], 3) == row_uniforms([4, 5], 9)[1:, :3]).all())
+    True
+    """
+    draws = [torch.rand(steps, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+    return torch.stack(draws) if draws else torch.empty(0, steps, dtype=torch.float64)
+
+
+def choose(
+    logits: Float[Tensor, "row d_vocab"], temperature: float, top_p: float, uniforms: Float64[Tensor, " row"] | None
+) -> Int[Tensor, " row"]:
+    """The next token of each row: greedy at temperature 0, else a draw from the ``top_p`` nucleus.
+
+    >>> choose(torch.tensor([[0.0, 2.0, 1.0]]), 0.0, 1.0, None).tolist()
+    [1]
+    """
+    if temperature == 0 or uniforms is None:
+        return logits.argmax(-1)
+    # Apple's devices have no float64; elsewhere it keeps the tail of a 150,000-token sum.
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    probabilities = torch.softmax(logits.to(wide) / temperature, -1)
+    order = None
+    if top_p < 1:
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        # A token stays while the mass before it is below top_p, so the most likely one always stays.
+        probabilities = probabilities * (probabilities.cumsum(-1) - probabilities < top_p)
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1:]
+    points = uniforms.to(logits.device, wide)[:, None] * total
+    # Rounding up to the total itself would point past the last token that has any probability.
+    points = torch.minimum(points, torch.nextafter(total, torch.zeros_like(total)))
+    drawn = torch.searchsorted(cumulative, points, right=True)
+    return (drawn if order is None else order.gather(-1, drawn)).squeeze(-1)

@@ -1,0 +1,258 @@
+"""Decoding against plain Hugging Face generation, unpadded and one prompt at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import families as F
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from interp import InputError, ResidualSites, ResidualStream, Rollout, decode, encode
+from interp.sampling import choose, row_uniforms
+
+NEW = 24
+
+
+def hf_greedy(hf: object, ids: list[int], new: int) -> list[int]:
+    prompt = torch.tensor([ids])
+    out = hf.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False)
+    return out[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("family", F.FAMILIES)
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_greedy_equals_hugging_face(family: str, batch_size: int) -> None:
+    hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
+    prompts = F.prompts()
+    rollouts = decode(model, prompts, max_new_tokens=NEW, batch_size=batch_size)
+    expected = [hf_greedy(hf, prompt, NEW) for prompt in prompts]
+    assert [r.token_ids.tolist() for r in rollouts] == expected
+    assert len({token for tokens in expected for token in tokens}) > 8, "the tiny model says too little to tell"
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_rows_that_end_leave_and_disturb_nobody(family: str) -> None:
+    """Stop ids are chosen so that rows end at different steps."""
+    hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
+    prompts = F.prompts()
+    free = [hf_greedy(hf, prompt, NEW) for prompt in prompts]
+    stops = F.staggering_stops(free)
+    rollouts = decode(model, prompts, max_new_tokens=NEW, stop=stops)
+    lengths = set()
+    for rollout, tokens in zip(rollouts, free, strict=True):
+        cut = min((tokens.index(s) + 1 for s in stops if s in tokens), default=len(tokens))
+        assert rollout.token_ids.tolist() == tokens[:cut]
+        lengths.add(cut)
+        assert rollout.finish_reason in ("stop", "length", "eos")
+    assert len(lengths) >= 3
+
+
+def test_finish_reasons_and_eos_stays() -> None:
+    model = F.bridge("llama", torch.float64)
+    tokens = decode(model, F.prompts(1), max_new_tokens=NEW)[0].token_ids.tolist()
+    first = tokens.index(tokens[5])
+    config = model.original_model.generation_config
+    before = config.eos_token_id
+    config.eos_token_id = [1, tokens[5]]
+    try:
+        rollout = decode(model, F.prompts(1), max_new_tokens=NEW)[0]
+    finally:
+        config.eos_token_id = before
+    assert rollout.finish_reason == "eos"
+    assert rollout.token_ids.tolist() == tokens[: first + 1]
+
+
+def test_stop_string_ends_when_it_is_complete() -> None:
+    model = F.bridge("llama", torch.float64)
+    free = decode(model, F.prompts(1), max_new_tokens=NEW)[0]
+    pair = f"{free.tokens[3]} {free.tokens[4]}"
+    rollout = decode(model, F.prompts(1), max_new_tokens=NEW, stop=[pair])[0]
+    assert rollout.finish_reason == "stop"
+    text = " ".join(free.tokens)
+    assert " ".join(rollout.tokens) == text[: text.index(pair) + len(pair)]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_logprobs_and_entropy_equal_a_full_forward(family: str) -> None:
+    hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
+    for rollout in decode(model, F.prompts(), max_new_tokens=9):
+        ids = torch.cat([rollout.prompt_ids, rollout.token_ids])
+        logits = hf(ids[None]).logits[0, len(rollout.prompt_ids) - 1 : -1].detach()
+        log_probs = logits.log_softmax(-1)
+        expected = log_probs.gather(-1, rollout.token_ids[:, None])[:, 0]
+        torch.testing.assert_close(rollout.logprobs.double(), expected, atol=1e-5, rtol=1e-5)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        torch.testing.assert_close(rollout.entropy.double(), entropy, atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_in_every_form_are_the_same() -> None:
+    model = F.bridge("llama", torch.float64)
+    text = "w5 w7 w9 w11"
+    forms = [text, [5, 7, 9, 11], torch.tensor([5, 7, 9, 11])]
+    assert len({tuple(r.token_ids.tolist()) for r in decode(model, forms, max_new_tokens=6)}) == 1
+
+
+def test_a_row_draws_by_its_own_seed_whatever_its_batch() -> None:
+    model = F.bridge("qwen2", torch.float64)
+    prompts, seeds = F.prompts(), [11, 12, 13, 14, 15]
+    together = decode(model, prompts, max_new_tokens=12, temperature=1.0, top_p=0.9, seed=seeds)
+    for i in (0, 3):
+        alone = decode(model, [prompts[i]], max_new_tokens=12, temperature=1.0, top_p=0.9, seed=[seeds[i]])[0]
+        assert alone.token_ids.tolist() == together[i].token_ids.tolist()
+    other = decode(model, prompts, max_new_tokens=12, temperature=1.0, top_p=0.9, seed=[s + 1 for s in seeds])
+    assert [r.token_ids.tolist() for r in other] != [r.token_ids.tolist() for r in together]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_draws_follow_the_distribution(top_p: float) -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, float("-inf"), 0.5])
+    probabilities = (logits / 0.7).softmax(-1)
+    order = probabilities.argsort(descending=True)
+    kept, mass = [], 0.0
+    for token in order.tolist():  # the smallest set that reaches top_p
+        if mass < top_p and probabilities[token] > 0:
+            kept.append(token)
+            mass += float(probabilities[token])
+    count = 20_000
+    uniforms = row_uniforms([3], count)[0]
+    drawn = Counter(choose(logits.expand(count, -1), 0.7, top_p, uniforms).tolist())
+    assert set(drawn) == set(kept)
+    assert top_p == 1.0 or len(kept) < 5
+    expected = [count * float(probabilities[t]) / mass for t in kept]
+    assert chisquare([drawn[t] for t in kept], expected).pvalue > 1e-3
+
+
+def test_largest_uniform_never_draws_a_suppressed_token() -> None:
+    logits = torch.tensor([[0.0, 1.0, float("-inf")]])
+    largest = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
+    assert choose(logits, 1.0, 1.0, largest).tolist() == [1]
+    assert choose(logits, 1.0, 0.99, largest).tolist() in ([0], [1])
+
+
+def test_rollout_round_trip_covers_every_field(tmp_path: object) -> None:
+    model = F.bridge("llama")
+    record = ResidualSites(sites=("resid_pre", "resid_post", "ln_final"))
+    rollout = decode(model, F.prompts(1), max_new_tokens=5, record=record)[0]
+    again = Rollout.load(rollout.save(tmp_path / "a" / "r.safetensors"))
+    for name, value in vars(rollout).items():
+        loaded = getattr(again, name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, loaded), name
+        elif name == "residuals":
+            assert set(value) == set(loaded)
+            assert all(torch.equal(value[site], loaded[site]) for site in value)
+        else:
+            assert value == loaded, name
+    pre, post = again.residuals["resid_pre"], again.residuals["resid_post"]
+    assert pre[1].data_ptr() == post[0].data_ptr(), "stored once, shared again"
+    size = (tmp_path / "a" / "r.safetensors").stat().st_size
+    assert size < (pre.numel() + post.numel() + again.residuals["ln_final"].numel()) * 4
+
+
+def test_loading_something_else_is_one_clear_error(tmp_path: object) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"not a rollout")
+    with pytest.raises(InputError, match="load a rollout: expected a file written by Rollout.save"):
+        Rollout.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": [""]}, "decode: expected at least one prompt token, received an empty prompt"),
+        ({"prompts": ["  \n"]}, "received an empty prompt"),
+        ({"prompts": [[]]}, "received an empty prompt"),
+        ({"prompts": [[5, F.VOCAB]]}, r"decode: expected token ids from 0 to 100 .*received \[101\]"),
+        ({"prompts": [[-1]]}, r"received \[-1\]"),
+        ({"prompts": ["w5 ducks w6"]}, r"expected text made of words the tokenizer has, received 'ducks'"),
+        ({"prompts": [torch.zeros(2, 2, dtype=torch.long)]}, "expected a 1-D integer tensor of token ids"),
+        ({"prompts": [[5.0]]}, "expected a string, chat messages, or a list of token ids"),
+        ({"prompts": [[{"role": "user", "content": "w5"}]]}, "expected a model with a chat template"),
+        ({"max_new_tokens": 0}, "expected max_new_tokens at least 1, received 0"),
+        ({"max_new_tokens": 600}, "expected at most 512 positions .*received a prompt of 3 tokens and up to 600 new"),
+        ({"temperature": -1.0}, "expected temperature 0"),
+        ({"top_p": 0.0}, "expected top_p above 0"),
+        ({"batch_size": 0}, "expected batch_size at least 1"),
+        ({"seed": [1, 2]}, "expected 1 seeds, one a prompt, received 2"),
+        ({"stop": [""]}, "expected stop strings that are not empty"),
+        ({"record": ResidualSites(layers=[3])}, r"record residuals: expected layers from 0 to 2 .*received \[3\]"),
+    ],
+)
+def test_bad_input_is_refused(arguments: dict[str, object], message: str) -> None:
+    model = F.bridge("llama")
+    with pytest.raises(InputError, match=message):
+        decode(model, **{"prompts": [[5, 6, 7]], "max_new_tokens": 3, **arguments})
+
+
+def test_unknown_site_is_refused() -> None:
+    with pytest.raises(InputError, match="expected sites among resid_pre, resid_mid, resid_post, ln_final"):
+        ResidualSites(sites=("resid_end",))
+
+
+def test_larger_than_memory_is_refused_with_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    model = F.bridge("llama")
+    free = psutil.virtual_memory()._replace(available=100_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    # 5 responses x 4 boundaries x 400 steps x 44 x 4 bytes = 1.4 MB
+    record = ResidualSites(sites=("resid_pre", "resid_post"))
+    with pytest.raises(
+        InputError, match=r"decode: expected at most the 0\.0 GB free on cpu, received a request of 0\.0 GB"
+    ):
+        decode(model, F.prompts(), max_new_tokens=400, record=record)
+
+
+def test_nan_activations_stop_with_one_clear_error() -> None:
+    model = F.bridge("llama")
+    weight = model.original_model.get_output_embeddings().weight
+    with torch.no_grad():
+        kept = weight[7, 3].item()
+        weight[7, 3] = float("nan")
+    try:
+        with pytest.raises(
+            InputError, match="expected finite logits, received NaN.*at step 0 of prompt 0.*NaN activations"
+        ):
+            decode(model, F.prompts(1), max_new_tokens=3)
+    finally:
+        with torch.no_grad():
+            weight[7, 3] = kept
+
+
+def test_stream_shows_what_sites_keep() -> None:
+    model = F.bridge("qwen3")
+    seen: dict[int, list[torch.Tensor]] = {}
+
+    def on_step(step: object) -> None:
+        for i, row in enumerate(step.rows):
+            seen.setdefault(row, []).append(step.residuals["resid_post"][:, i].clone())
+
+    stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, F.prompts(), max_new_tokens=12)])
+    kept = decode(model, F.prompts(), max_new_tokens=12, stop=stops, record=ResidualSites())
+    decode(model, F.prompts(), max_new_tokens=12, stop=stops, record=ResidualStream(on_step=on_step))
+    assert len({len(r) for r in kept}) > 1
+    for i, rollout in enumerate(kept):
+        assert torch.equal(torch.stack(seen[i], 1), rollout.residuals["resid_post"])
+    with pytest.raises(InputError, match="encode: expected ResidualSites, received ResidualStream"):
+        encode(model, [[5]], record=ResidualStream(on_step=on_step))
+
+
+def test_dtype_of_what_is_kept() -> None:
+    rollout = decode(F.bridge("llama"), F.prompts(1), max_new_tokens=3, record=ResidualSites(dtype=torch.bfloat16))[0]
+    assert rollout.residuals["resid_post"].dtype == torch.bfloat16
+
+
+def test_a_users_own_hooks_fire() -> None:
+    model = F.bridge("llama")
+    calls: list[tuple[int, ...]] = []
+    plain = decode(model, F.prompts(1), max_new_tokens=4)[0].token_ids.tolist()
+
+    def zero(residual: torch.Tensor, hook: object) -> torch.Tensor:
+        calls.append(tuple(residual.shape))
+        return residual * 0 + 1
+
+    with model.hooks(fwd_hooks=[("blocks.1.hook_out", zero)]):
+        changed = decode(model, F.prompts(1), max_new_tokens=4)[0].token_ids.tolist()
+    assert calls == [(1, 3, 44)] + [(1, 1, 44)] * 3
+    assert changed != plain

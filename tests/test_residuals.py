@@ -1,0 +1,118 @@
+"""Recorded residual streams against forward hooks on plain Hugging Face modules, run on the whole text at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import families as F
+import pytest
+import torch
+
+from interp import ResidualSites, decode, encode
+
+SITES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
+
+
+def modules(hf: Any) -> tuple[list[Any], list[Any], Any]:
+    """Blocks, the norm before each MLP, the final norm."""
+    if hasattr(hf, "transformer"):
+        return list(hf.transformer.h), [b.ln_2 for b in hf.transformer.h], hf.transformer.ln_f
+    blocks = list(hf.model.layers)
+    gemma = hasattr(blocks[0], "pre_feedforward_layernorm")
+    norms = [b.pre_feedforward_layernorm if gemma else b.post_attention_layernorm for b in blocks]
+    return blocks, norms, hf.model.norm
+
+
+@torch.no_grad()
+def hf_residuals(hf: Any, ids: list[int]) -> dict[str, torch.Tensor]:
+    """Site to ``[layer, pos, d_model]``: block inputs, inputs of the norm before the MLP, block outputs, final norm output."""
+    blocks, norms, final = modules(hf)
+    caught: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
+
+    def first(value: Any) -> torch.Tensor:
+        return (value[0] if isinstance(value, tuple) else value)[0].clone()
+
+    handles = []
+    for block, norm in zip(blocks, norms, strict=True):
+        handles.append(
+            block.register_forward_pre_hook(
+                lambda _m, args, kwargs: caught["resid_pre"].append(
+                    first(args[0] if args else kwargs["hidden_states"])
+                ),
+                with_kwargs=True,
+            )
+        )
+        handles.append(block.register_forward_hook(lambda _m, _a, out: caught["resid_post"].append(first(out))))
+        handles.append(norm.register_forward_pre_hook(lambda _m, args: caught["resid_mid"].append(first(args[0]))))
+    handles.append(final.register_forward_hook(lambda _m, _a, out: caught["ln_final"].append(first(out))))
+    try:
+        hf(torch.tensor([ids]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {site: torch.stack(values) for site, values in caught.items()}
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
+    assert ours.shape == theirs.shape, what
+    error = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+    assert float(error.max()) <= 1e-4, f"{what}: relative error {float(error.max()):.2e}"
+
+
+def check(hf: Any, rollout: Any) -> None:
+    ids = [*rollout.prompt_ids.tolist(), *rollout.token_ids.tolist()]
+    expected = hf_residuals(hf, ids)
+    start = len(rollout.prompt_ids) - 1
+    for site in SITES:
+        assert_close(rollout.residuals[site], expected[site][:, start : start + len(rollout)], site)
+
+
+@pytest.mark.parametrize("family", F.FAMILIES)
+@pytest.mark.parametrize("count", [1, 5])
+def test_decoded_residuals_equal_hugging_face(family: str, count: int) -> None:
+    hf, model = F.hf_model(family), F.bridge(family)
+    for rollout in decode(model, F.prompts(count), max_new_tokens=13, record=ResidualSites(sites=SITES)):
+        check(hf, rollout)
+
+
+@pytest.mark.parametrize("family", F.FAMILIES)
+def test_residuals_after_rows_have_left(family: str) -> None:
+    hf, model = F.hf_model(family), F.bridge(family)
+    free = decode(model, F.prompts(), max_new_tokens=16)
+    stops = F.staggering_stops([r.token_ids.tolist() for r in free])
+    rollouts = decode(model, F.prompts(), max_new_tokens=16, stop=stops, record=ResidualSites(sites=SITES))
+    assert len({len(r) for r in rollouts}) >= 3
+    for rollout in rollouts:
+        check(hf, rollout)
+
+
+@pytest.mark.parametrize("family", F.FAMILIES)
+def test_encoded_residuals_equal_hugging_face(family: str) -> None:
+    hf, model = F.hf_model(family), F.bridge(family)
+    texts = F.prompts()
+    whole = encode(model, texts, record=ResidualSites(sites=SITES), batch_size=3)
+    last = encode(model, texts, record=ResidualSites(sites=SITES), last_only=True)
+    for ids, full, end in zip(texts, whole, last, strict=True):
+        expected = hf_residuals(hf, ids)
+        for site in SITES:
+            assert_close(full.residuals[site], expected[site], site)
+            assert_close(end.residuals[site], expected[site][:, -1:], site)
+
+
+def test_one_stream_is_stored_once_unless_something_edits_between() -> None:
+    model = F.bridge("llama")
+    record = ResidualSites(sites=("resid_pre", "resid_post"))
+    shared = decode(model, F.prompts(1), max_new_tokens=3, record=record)[0].residuals
+    assert shared["resid_pre"][1].data_ptr() == shared["resid_post"][0].data_ptr()
+    with model.hooks(fwd_hooks=[("blocks.2.hook_in", lambda residual, hook: residual + 1)]):
+        apart = decode(model, F.prompts(1), max_new_tokens=3, record=record)[0].residuals
+    torch.testing.assert_close(apart["resid_pre"][2], apart["resid_post"][1] + 1)
+    torch.testing.assert_close(apart["resid_pre"][1], apart["resid_post"][0])
+
+
+def test_chosen_layers() -> None:
+    model = F.bridge("llama")
+    every = decode(model, F.prompts(1), max_new_tokens=4, record=ResidualSites())[0]
+    some = decode(model, F.prompts(1), max_new_tokens=4, record=ResidualSites(layers=[0, -1]))[0]
+    assert some.layers == (0, 2)
+    assert torch.equal(some.residuals["resid_post"], every.residuals["resid_post"][[0, 2]])
