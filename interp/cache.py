@@ -1,9 +1,9 @@
 """Keys and values of the rows being decoded, owned by us so that a row can leave, fork or have a position rewritten.
 
-Layout: per layer one key and one value buffer ``[row, head, column, d_head]``. Rows are left-padded, so all rows write the
-same *column* at a time and ``pad[row]`` columns at the left of a row hold nothing; a token's position in its own text is
-``column - pad[row]``. Every layer keeps every column: sliding windows are made by the mask, which leaves any position free
-to be run again. Three things a Hugging Face cache cannot do are one line here:
+Layout: per layer one key and one value buffer ``[row, head, column, d_head]``. Rows are left-padded, so all rows
+write the same *column* at a time and ``pad[row]`` columns at the left of a row hold nothing; a token's position in
+its own text is ``column - pad[row]``. Every layer keeps every column: sliding windows are made by the mask, which
+leaves any position free to be run again. Three things a Hugging Face cache cannot do are one line here:
 
 - ``select`` keeps some rows (finished rows leave),
 - ``fork`` copies some rows (scratch tokens are decoded on a copy, rolling back is dropping it),
@@ -119,8 +119,8 @@ class RowCache(Cache):
     def visible(self, count: int, window: int | None) -> Bool[Tensor, "row 1 count column"]:
         """Which columns the next ``count`` columns may look at.
 
-        A padding column sees itself, so that no softmax is over nothing (Hugging Face's masks give NaN there in float64);
-        no real token ever sees padding.
+        A padding column sees itself, so that no softmax is over nothing (Hugging Face's masks give NaN there in
+        float64); no real token ever sees padding.
         """
         start = self._start()
         queries = torch.arange(start, start + count, device=self.device)[:, None]

@@ -1,8 +1,8 @@
 """The one place that generates.
 
 ``decode`` reads prompts in left-padded batches, keeps keys and values in a cache, and goes step by step: forward pass,
-interventions, choice, record; a finished row leaves the batch. One transfer from the device a step (the chosen tokens) is
-all the waiting there is. The loop knows the intervention protocol and no particular method.
+interventions, choice, record; a finished row leaves the batch. One transfer from the device a step (the chosen
+tokens) is all the waiting there is. The loop knows the intervention protocol and no particular method.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.cache import RowCache
-from interp.engine import BridgeEngine, Edit, Engine
+from interp.engine import BridgeEngine, Edit, Engine, ModelFacts
 from interp.errors import InputError
 from interp.prompts import Prompt, decode_tokens, encode_prompt
 from interp.protocol import Intervention, Positions, Row, Step
@@ -28,7 +28,7 @@ from interp.sampling import choose, row_seeds, row_uniforms
 from interp.sites import Site
 from interp.types import Bridge
 
-__all__ = ["ProgressBar", "decode", "evaluating"]
+__all__ = ["ProgressBar", "check_context", "decode", "evaluating"]
 
 DEFAULT_BATCH = 16
 
@@ -89,7 +89,7 @@ def decode(
     for intervention in interventions:
         _check_intervention(intervention, engine)
     cap = max_new_tokens + sum(intervention.extra_tokens for intervention in interventions)
-    _check_context(ids, cap, engine)
+    check_context(ids, cap, engine.facts)
     size = batch_size or DEFAULT_BATCH
     plan = plan_record(record, engine, _edited(interventions))
     _check_request(ids, cap, size, record, plan, engine)
@@ -149,7 +149,7 @@ class _Run:
             for row in rows:
                 intervention.begin(row)
         for row in rows:
-            engine.facts.check_token_ids(row.forced, "force tokens")  # type: ignore[arg-type]
+            engine.facts.check_token_ids(row.forced, "force tokens")
         uniforms = row_uniforms([seeds[row.index] for row in rows], self.cap if self.temperature > 0 else 0).to(device)
         # logprob and entropy of every step stay on the device until the row ends
         scores = torch.full((2, len(rows), self.cap), torch.nan, device=device)
@@ -432,15 +432,15 @@ def _check_intervention(intervention: Intervention, engine: Engine) -> None:
     intervention.check(engine.facts)
 
 
-def _check_context(ids: list[list[int]], cap: int, engine: Engine) -> None:
-    longest = max((len(prompt) for prompt in ids), default=0)
-    limit = engine.facts.n_ctx
-    if limit is not None and longest + cap > limit:
+def check_context(ids: list[list[int]], new_tokens: int, facts: ModelFacts, operation: str = "decode") -> None:
+    """Refuse texts that, with ``new_tokens`` more, do not fit the positions the model was made for."""
+    longest = max((len(text) for text in ids), default=0)
+    if facts.n_ctx is not None and longest + new_tokens > facts.n_ctx:
         raise InputError(
-            "decode",
-            expected=f"at most {limit} positions (the context of {engine.facts.name})",
-            received=f"a prompt of {longest} tokens and up to {cap} new ones",
-            remedy="Lower max_new_tokens, or load the model with n_ctx=... .",
+            operation,
+            expected=f"at most {facts.n_ctx} positions (the context of {facts.name})",
+            received=f"a text of {longest} tokens and up to {new_tokens} new ones",
+            remedy="Lower max_new_tokens, shorten the text, or load the model with n_ctx=... .",
         )
 
 

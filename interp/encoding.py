@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.decoding import DEFAULT_BATCH, evaluating
+from interp.decoding import DEFAULT_BATCH, check_context, evaluating
 from interp.engine import BridgeEngine
 from interp.errors import InputError
 from interp.prompts import Prompt, decode_tokens, encode_prompt
 from interp.record import ResidualSites, ResidualStream, check_memory, plan_record
-from interp.sites import Site
 from interp.types import Bridge
 
 __all__ = ["Encoding", "encode"]
@@ -25,7 +24,8 @@ __all__ = ["Encoding", "encode"]
 class Encoding:
     """A text run through a model on its own.
 
-    ``residuals[site]`` is ``[layer, pos, d_model]`` (``ln_final`` ``[1, pos, d_model]``); with ``last_only`` pos has length 1.
+    ``residuals[site]`` is ``[layer, pos, d_model]`` (``ln_final`` ``[1, pos, d_model]``); with ``last_only`` pos has
+    length 1.
     """
 
     token_ids: Int[Tensor, " pos"]
@@ -56,7 +56,8 @@ def encode(
         batch_size: texts at a time, at most; 16 unless given.
 
     Raises:
-        InputError: empty text, ids outside the vocabulary, layer or site out of range, larger than the context or memory.
+        InputError: empty text, ids outside the vocabulary, layer or site out of range, larger than the context or
+        memory.
     """
     record = record or ResidualSites()
     if isinstance(record, ResidualStream):
@@ -70,13 +71,7 @@ def encode(
     plan = plan_record(record, engine)
     ids = [encode_prompt(model.tokenizer, text, engine.facts, "encode") for text in texts]
     longest = max((len(text) for text in ids), default=0)
-    if engine.facts.n_ctx is not None and longest > engine.facts.n_ctx:
-        raise InputError(
-            "encode",
-            expected=f"at most {engine.facts.n_ctx} positions (the context of {engine.facts.name})",
-            received=f"a text of {longest} tokens",
-            remedy="Shorten it, or load the model with n_ctx=... .",
-        )
+    check_context(ids, 0, engine.facts, "encode")
     device = torch.device(record.device or engine.device)
     dtype = record.dtype or engine.dtype
     size = batch_size or DEFAULT_BATCH

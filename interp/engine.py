@@ -1,12 +1,12 @@
 """The one seam between decoding and a model: run some columns, run a position again, read and edit residuals meanwhile.
 
-Everything above (the loop, interventions, recording) speaks to an :class:`Engine`; :class:`BridgeEngine` is the one that
-runs a TransformerLens bridge, so every hook point of TransformerLens, and every hook a user has put on the bridge, fires.
-A faster engine has to offer the same five members and nothing else changes.
+Everything above (the loop, interventions, recording) speaks to an :class:`Engine`; :class:`BridgeEngine` is the one
+that runs a TransformerLens bridge, so every hook point of TransformerLens, and every hook a user has put on the
+bridge, fires. A faster engine has to offer the same five members and nothing else changes.
 
-A position is run again (``recompute``) by letting Hugging Face's own forward run with the blocks below ``inject`` stepped
-over and ``inject``'s input replaced. So masks, rotary embeddings, soft-capping and whatever else a family does around its
-blocks are its own code, at the cost of one embedding look-up beside the recomputed blocks.
+A position is run again (``recompute``) by letting Hugging Face's own forward run with the blocks below ``inject``
+stepped over and ``inject``'s input replaced. So masks, rotary embeddings, soft-capping and whatever else a family
+does around its blocks are its own code, at the cost of one embedding look-up beside the recomputed blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from interp.errors import InputError
 from interp.sites import Site
 from interp.types import Bridge
 
-__all__ = ["BridgeEngine", "Edit", "Engine", "ModelFacts", "Read"]
+__all__ = ["BridgeEngine", "Edit", "Engine", "ModelFacts", "Read", "model_facts"]
 
 Read = Callable[[Tensor], None]
 Edit = Callable[[Tensor], Tensor | None]
@@ -103,16 +103,9 @@ class BridgeEngine:
     def __init__(self, model: Bridge) -> None:
         self.model = model
         self._hf = model.original_model
-        config = self._hf.config.get_text_config()
+        self._config = self._hf.config.get_text_config()
         self._windows = _attention_windows(self._hf.config, str(model.cfg.model_name))
-        self._config = config
-        self.facts = ModelFacts(
-            str(model.cfg.model_name),
-            n_layers=model.cfg.n_layers,
-            d_model=model.cfg.d_model,
-            d_vocab=int(config.vocab_size),
-            n_ctx=getattr(config, "max_position_embeddings", None),
-        )
+        self.facts = model_facts(model)
         parameter = next(self._hf.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self._tuple_blocks: bool | None = None
@@ -151,7 +144,7 @@ class BridgeEngine:
         logits = self.model.forward(
             ids,
             return_type="logits",
-            attention_mask=next(iter(masks.values())) if len(masks) == 1 else masks,  # type: ignore[arg-type]
+            attention_mask=next(iter(masks.values())) if len(masks) == 1 else masks,
             position_ids=cache.positions(count),
             past_key_values=cache,
             use_cache=True,
@@ -245,6 +238,23 @@ class BridgeEngine:
         return not any(hook_dict[name].has_hooks(dir="fwd") for name in points)
 
 
+def model_facts(model: Bridge) -> ModelFacts:
+    """Name and dimensions of a loaded model.
+
+    >>> from interp import load_model
+    >>> model_facts(load_model("toy-reasoner")).d_vocab
+    47
+    """
+    config = model.original_model.config.get_text_config()
+    return ModelFacts(
+        str(model.cfg.model_name),
+        n_layers=model.cfg.n_layers,
+        d_model=model.cfg.d_model,
+        d_vocab=int(config.vocab_size),
+        n_ctx=getattr(config, "max_position_embeddings", None),
+    )
+
+
 def _hook(handler: Edit | Read) -> Callable[..., Tensor | None]:
     """The handler in the form TransformerLens calls."""
     return partial(_call, handler)
@@ -267,6 +277,6 @@ def _attention_windows(config: Any, name: str) -> dict[str, int | None]:
             "decode",
             expected="a decoder whose layers are full or sliding-window attention",
             received=f"{name} ({type(config).__name__}: {', '.join(sorted(set(kinds)))})",
-            remedy="Recurrent, chunked and compressed attention keep other state than keys and values; use another model.",
+            remedy="Recurrent, chunked and compressed attention keep other state than keys and values.",
         )
     return {kind: getattr(layer, "sliding_window", None) for kind, layer in zip(kinds, layers, strict=True)}

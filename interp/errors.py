@@ -8,10 +8,10 @@ __all__ = ["InputError"]
 class InputError(ValueError):
     """Bad input, refused before any work is lost.
 
-    >>> raise InputError("decode", expected="at least one prompt token", received="an empty prompt", remedy="Pass text.")
+    >>> raise InputError("decode", expected="at least one token", received="an empty prompt", remedy="Pass text.")
     Traceback (most recent call last):
     ...
-    interp.errors.InputError: decode: expected at least one prompt token, received an empty prompt. Pass text.
+    interp.errors.InputError: decode: expected at least one token, received an empty prompt. Pass text.
     """
 
     def __init__(self, operation: str, *, expected: str, received: str, remedy: str) -> None:

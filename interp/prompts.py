@@ -57,9 +57,9 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: 
             )
         ids = prompt.tolist()
     elif prompt and all(isinstance(part, Mapping) for part in prompt):
-        ids = _encode_chat(tokenizer, prompt, operation)  # type: ignore[arg-type]
+        ids = _encode_chat(tokenizer, [dict(part) for part in prompt], operation)
     elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
-        ids = [int(part) for part in prompt]  # type: ignore[arg-type]
+        ids = [int(part) for part in prompt]
     else:
         raise InputError(
             operation,
@@ -90,9 +90,7 @@ def _encode_chat(tokenizer: Any, messages: Sequence[Message], operation: str) ->
         )
     if not all(str(message.get("content", "")).strip() for message in messages):
         return []
-    encoded = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
-    )
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
     return list(encoded["input_ids"])
 
 

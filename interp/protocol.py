@@ -8,13 +8,14 @@ One response step goes through these moments, and an :class:`Intervention` overr
 4. ``after_choice``   the token may be replaced, more may be forced, rows ended or kept going
 5. (the token and, if asked for, the residuals are recorded; finished rows leave)
 
-Interventions act in the order of the list given to ``decode``, at every moment. An edit of the logits holds for the rest of
-the step: when a later intervention has a position run again, earlier edits are applied to the new logits too, so
-``[SuppressTokens(...), RecycleRepresentation(...)]`` recycles by what is left after suppression and never emits a suppressed
-token, whereas the reverse order decides to recycle on the raw logits. Recording keeps the last pass of a step, edits included.
+Interventions act in the order of the list given to ``decode``, at every moment. An edit of the logits holds for the
+rest of the step: when a later intervention has a position run again, earlier edits are applied to the new logits too,
+so ``[SuppressTokens(...), RecycleRepresentation(...)]`` recycles by what is left after suppression and never emits a
+suppressed token, whereas the reverse order decides to recycle on the raw logits. Recording keeps the last pass of a
+step, edits included.
 
-The loop knows no particular method. What belongs to a row lives in ``row.notes(self)``, so one intervention object can serve
-many runs.
+The loop knows no particular method. What belongs to a row lives in ``row.notes(self)``, so one intervention object
+can serve many runs.
 """
 
 from __future__ import annotations
@@ -213,8 +214,8 @@ class Step:
     def rerun(self, which: Sequence[int], inject: int, residual: Float[Tensor, "rerun d_model"]) -> None:
         """Run the current position of rows ``which`` again from block ``inject``, with ``residual`` as its input.
 
-        Blocks from ``inject`` on store their new keys and values in place of the old; blocks below keep theirs; the cache
-        holds one entry a position. ``logits`` and ``residual(...)`` show the new pass afterwards.
+        Blocks from ``inject`` on store their new keys and values in place of the old; blocks below keep theirs; the
+        cache holds one entry a position. ``logits`` and ``residual(...)`` show the new pass afterwards.
         """
         if inject not in self._injects:
             raise InputError(

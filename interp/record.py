@@ -2,7 +2,8 @@
 
 1. ``plan_record`` turns "which layers, which sites" into the distinct places to read: ``resid_pre[l+1]`` and
    ``resid_post[l]`` are one tensor unless something edits between them, and then it is read and stored once.
-2. A :class:`Tape` holds the value of each place at the position just run, ``[place, row, d_model]``; a position that is run
+2. A :class:`Tape` holds the value of each place at the position just run, ``[place, row, d_model]``; a position that
+   is run
    again overwrites its rows, so what is kept is the last pass.
 3. At the end of each step a sink takes the tape: :class:`ResidualSites` into preallocated buffers, one a response;
    :class:`ResidualStream` into a callback, storing nothing.
@@ -125,7 +126,9 @@ def _one_stream(layers: tuple[int, ...], engine: Engine, edited: frozenset[Site]
     """Whether each recorded block's output is the next recorded block's input, untouched."""
     inner = layers[1:]
     neighbours = all(upper == lower + 1 for lower, upper in zip(layers, inner, strict=False))
-    return neighbours and all(Site("resid_pre", l) not in edited and engine.shared_boundary(l) for l in inner)
+    return neighbours and all(
+        Site("resid_pre", layer) not in edited and engine.shared_boundary(layer) for layer in inner
+    )
 
 
 class Tape:

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -34,7 +33,8 @@ class Rollout:
         tokens: each response token as text.
         text: the response as text, special tokens left out.
         finish_reason: "eos", "stop" (a stop string or id), "length", or what an intervention ended it with.
-        logprobs: ``[step]``, nats: log-probability of each emitted token under the model's distribution at temperature 1,
+        logprobs: ``[step]``, nats: log-probability of each emitted token under the model's distribution at
+        temperature 1,
             after interventions and before any nucleus cut.
         entropy: ``[step]``, nats, of the same distribution.
         residuals: site to ``[layer, step, d_model]``; step t is the position that predicts response token t.
@@ -61,7 +61,7 @@ class Rollout:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one ``.safetensors`` file, whole or not at all.
 
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> ids = torch.tensor([1, 2])
         >>> rollout = Rollout(ids, ids, ["a", "b"], "ab", "eos", torch.zeros(2), torch.zeros(2))
         >>> Rollout.load(rollout.save(tempfile.mkdtemp() + "/r.safetensors")).text

@@ -1,8 +1,8 @@
 """Choosing the next token of each row: the argmax, or a draw whose randomness belongs to the row.
 
 A row's uniform numbers come from a generator seeded with the row's own seed, one number a step, and a token is drawn by
-inverting the cumulative distribution. So what a row draws depends on its logits and its seed, never on its batch, on when
-others finish, or on the device.
+inverting the cumulative distribution. So what a row draws depends on its logits and its seed, never on its batch, on
+when others finish, or on the device.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def test_rollout_round_trip_covers_every_field(tmp_path: object) -> None:
 
 def test_loading_something_else_is_one_clear_error(tmp_path: object) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"not a rollout")
-    with pytest.raises(InputError, match="load a rollout: expected a file written by Rollout.save"):
+    with pytest.raises(InputError, match=r"load a rollout: expected a file written by Rollout\.save"):
         Rollout.load(tmp_path / "x.safetensors")
 
 
@@ -170,7 +170,7 @@ def test_loading_something_else_is_one_clear_error(tmp_path: object) -> None:
         ({"prompts": [[5.0]]}, "expected a string, chat messages, or a list of token ids"),
         ({"prompts": [[{"role": "user", "content": "w5"}]]}, "expected a model with a chat template"),
         ({"max_new_tokens": 0}, "expected max_new_tokens at least 1, received 0"),
-        ({"max_new_tokens": 600}, "expected at most 512 positions .*received a prompt of 3 tokens and up to 600 new"),
+        ({"max_new_tokens": 600}, "expected at most 512 positions .*received a text of 3 tokens and up to 600 new"),
         ({"temperature": -1.0}, "expected temperature 0"),
         ({"top_p": 0.0}, "expected top_p above 0"),
         ({"batch_size": 0}, "expected batch_size at least 1"),
@@ -212,7 +212,7 @@ def test_nan_activations_stop_with_one_clear_error() -> None:
         weight[7, 3] = float("nan")
     try:
         with pytest.raises(
-            InputError, match="expected finite logits, received NaN.*at step 0 of prompt 0.*NaN activations"
+            InputError, match=r"expected finite logits, received NaN.*at step 0 of prompt 0.*NaN activations"
         ):
             decode(model, F.prompts(1), max_new_tokens=3)
     finally:

@@ -20,10 +20,10 @@ NEW = 14
 def hf_logits(hf: Any, ids: list[int], edits: dict[tuple[str, int], dict[int, Tensor]]) -> Tensor:
     """Logits at the last position of a full forward pass in which ``edits[site, layer][pos]`` replaces the stream.
 
-    resid_mid is written where it is a tensor of its own: as the sum that the block's second half starts from, by shifting
-    what attention adds.
+    resid_mid is written where it is a tensor of its own: as the sum that the block's second half starts from, by
+    shifting what attention adds.
     """
-    blocks, norms, _ = modules(hf)
+    blocks, _, _ = modules(hf)
     handles = []
     for (site, layer), at in edits.items():
 
@@ -58,7 +58,7 @@ def hf_logits(hf: Any, ids: list[int], edits: dict[tuple[str, int], dict[int, Te
 
 
 class Recycle(Intervention):
-    """Block ``extract``'s output becomes block ``inject``'s input, for prompts ``who`` at steps where ``when`` holds."""
+    """Block ``extract``'s output becomes block ``inject``'s input, for prompts ``who`` at every ``every``-th step."""
 
     def __init__(self, extract: int, inject: int, who: Sequence[int], every: int, repeats: int = 1) -> None:
         self.extract, self.inject, self.who, self.every, self.repeats = extract, inject, set(who), every, repeats

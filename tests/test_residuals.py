@@ -25,7 +25,7 @@ def modules(hf: Any) -> tuple[list[Any], list[Any], Any]:
 
 @torch.no_grad()
 def hf_residuals(hf: Any, ids: list[int]) -> dict[str, torch.Tensor]:
-    """Site to ``[layer, pos, d_model]``: block inputs, inputs of the norm before the MLP, block outputs, final norm output."""
+    """Site to ``[layer, pos, d_model]``: block inputs, inputs of the norm before the MLP, block and norm outputs."""
     blocks, norms, final = modules(hf)
     caught: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
 

@@ -1,0 +1,47 @@
+# make demo   set-up, then trace the bundled toy reasoner on bundled problems
+# make test   set-up, then the whole test suite
+# make check  formatting, lint, types
+# make bench  speed against the paper's route, TransformerLens and Hugging Face (minutes)
+# make toys   train the bundled toy models again, from their seeds (half an hour)
+# make wheel  build dist/*.whl
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check bench toys wheel clean
+
+demo: .venv/run.stamp
+	$(BIN)/peaklens trace --model toy-reasoner --n 32 --max-new-tokens 160 --batch-size 16 --out runs/demo
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/dev.stamp
+	$(BIN)/python -m analyses.bench --out bench
+
+toys: .venv/dev.stamp
+	$(BIN)/python -m analyses.toys.train --model toy-reasoner --out interp/bundled/toy-reasoner
+	$(BIN)/python -m analyses.toys.train --model toy-base --out interp/bundled/toy-base
+
+wheel: .venv/dev.stamp
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf .venv build dist bench runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/run.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("peaklens needs Python 3.11 or newer; set PYTHON=... (this is %d.%d)" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up .venv (some minutes the first time) ..."
+	$(PYTHON) -m venv .venv
+	$(PIP) -e .
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp
+	$(PIP) -e ".[dev]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""Timings a reader can repeat."""

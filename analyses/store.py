@@ -1,0 +1,359 @@
+"""The run folder: everything recorded for one setting, one file per cell, so that stopping at any moment loses little.
+
+1. `Run.start` makes the folder, or resumes it if ``run.json`` pins the same settings, and tries the disk.
+2. `Run.write` stores a cell (condition, problem, sample) whole or not at all; several processes may do so at once.
+3. `Run.cells` and `Run.read` give back what is finished; a damaged file is named instead of read.
+4. `Run.write_table` and `Run.table_writer` put the tables derived from the cells beside ``run.json``.
+
+    run.json                                       kind, settings, provenance, format, creation time
+    cells/<condition>/<problem>/<sample>.safetensors   tensors; payload, cell and checksum as JSON in the metadata
+    mi.parquet  peaks.parquet  tokens.csv          derived tables
+
+Names in the paths are quoted (`quote_name`), so any id is safe; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.errors import InputError
+
+from .atomic import disk_errors, is_temporary, locked, make_folder, probe, quote_name, replacing, sweep, unquote_name
+from .pinned import FORMAT, json_values, merge_pinned, read_pinned
+from .tables import is_table, parquet_writer, read_frame, write_frame
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+    import pyarrow.parquet
+
+__all__ = ["Cell", "CellData", "Run"]
+
+_KEY = "peaklens"  # of the safetensors metadata, whose values must be text
+_HEADER_LIMIT = 90_000_000  # characters; safetensors reads headers up to 100 MB
+_LOCK = ".lock"
+_SAFE = "Finished cells are safe: free some space or choose another folder, then run again to go on from there."
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """Name of one recorded rollout; cells sort by condition, problem, sample.
+
+    >>> sorted([Cell("p2"), Cell("p1", 1), Cell("p1", condition="ablate")])[0]
+    Cell(condition='ablate', problem='p1', sample=0)
+
+    Raises `InputError` for a sample under 0.
+    """
+
+    condition: str = field(default="baseline", kw_only=True)
+    problem: str
+    sample: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sample < 0:
+            raise InputError(
+                "cell", expected="a sample of at least 0", received=str(self.sample), remedy="Count samples from 0."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class CellData:
+    """What a cell holds: tensors by name, on the CPU, and a payload of JSON values."""
+
+    tensors: dict[str, Shaped[Tensor, "..."]]
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A run folder.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = Run.start(folder, kind="watch", settings={"model": "toy", "seed": 0}, provenance={"torch": "2.13"})
+    ...     run.write(Cell("ducks"), {"mi": torch.ones(2, 3)}, {"text": "18"})
+    ...     run.cells(), run.read(Cell("ducks")).payload
+    ([Cell(condition='baseline', problem='ducks', sample=0)], {'text': '18'})
+
+    Every method raises `InputError` for bad input, a disk that refuses, and files that are damaged.
+    """
+
+    path: Path
+    kind: str
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    created: str
+    writable: bool = False
+
+    @classmethod
+    def start(
+        cls,
+        path: str | Path,
+        *,
+        kind: str,
+        settings: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        may_grow: Sequence[str] = (),
+        need_bytes: int = 0,
+    ) -> Run:
+        """Create the folder, or resume it, and check that it can be written before any work is done.
+
+        `settings` and `provenance` are JSON values. On resuming they must equal those in ``run.json``, except that the
+        settings named in `may_grow` are merged: lists by union, dicts by key, with equal values under common keys.
+        `need_bytes` is the free space to insist on. Temporaries of dead processes are removed.
+        """
+        folder = Path(path)
+        new: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": kind,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "settings": json_values(settings, "settings"),
+            "provenance": json_values(provenance, "provenance"),
+        }
+        with disk_errors("start run", folder, "Choose a folder on a disk that can be written and has room."):
+            make_folder(folder)
+            others = sorted(file.name for file in folder.iterdir() if file.name != _LOCK and not is_temporary(file))
+            if others and not (folder / "run.json").exists():
+                raise InputError(
+                    "start run",
+                    expected="a new folder, an empty one, or one with a run.json",
+                    received=f"{folder}, which holds {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}",
+                    remedy="Choose another output folder.",
+                )
+            with locked(folder / _LOCK):
+                old = read_pinned(folder) if (folder / "run.json").exists() else None
+                pinned = new if old is None else merge_pinned(folder, old, new, may_grow)
+                sweep(folder)
+                probe(folder)
+                free = shutil.disk_usage(folder).free
+                if free < need_bytes:
+                    raise InputError(
+                        "start run",
+                        expected=f"{need_bytes / 1e9:.3g} GB of free space",
+                        received=f"{free / 1e9:.3g} GB at {folder}",
+                        remedy="Free some space, choose another disk, or record fewer layers, steps or problems.",
+                    )
+                if pinned != old:
+                    with replacing(folder / "run.json") as temporary:
+                        temporary.write_text(json.dumps(pinned, indent=1) + "\n", encoding="utf-8")
+        return cls(folder, kind, pinned["settings"], pinned["provenance"], pinned["created"], writable=True)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """The run in a folder that is there, to read cells and to read and write derived tables."""
+        pinned = read_pinned(Path(path))
+        return cls(Path(path), pinned["kind"], pinned["settings"], pinned["provenance"], pinned["created"])
+
+    def has(self, cell: Cell) -> bool:
+        """Whether `cell` is finished."""
+        return self._file(cell).is_file()
+
+    def cells(self, condition: str | None = None) -> list[Cell]:
+        """The finished cells (of one condition), by condition, problem and sample.
+
+        Problems come in the order of ``settings["problems"]`` where that lists them, then by name.
+        """
+        listed = self.settings.get("problems")
+        order = {str(name): place for place, name in enumerate(listed if isinstance(listed, list | dict) else ())}
+        found = [self._cell(file) for file in self._files()]
+        return sorted(
+            (cell for cell in found if cell is not None and condition in (None, cell.condition)),
+            key=lambda cell: (cell.condition, order.get(cell.problem, len(order)), cell.problem, cell.sample),
+        )
+
+    def read(self, cell: Cell) -> CellData:
+        """Tensors and payload of a finished cell, checked against the checksum they were stored with."""
+        file = self._file(cell)
+        if not file.is_file():
+            raise InputError(
+                "read cell", expected="a finished cell", received=f"{cell}, not in {self.path}", remedy="See cells()."
+            )
+        try:
+            with safe_open(file, framework="pt") as stored:
+                header = json.loads(stored.metadata()[_KEY])
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+            payload = header["payload"]
+            if header["cell"] != asdict(cell) or header["checksum"] != _checksum(tensors):
+                raise ValueError("its content is not what was stored")
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise _damaged(file, error) from error
+        return CellData(tensors, payload)
+
+    def write(self, cell: Cell, tensors: Mapping[str, Shaped[Tensor, "..."]], payload: Mapping[str, Any]) -> None:
+        """Store `cell` whole, in place of an earlier version of it; on failure nothing changes.
+
+        Tensors may be on any device and share memory. The payload comes back as JSON gives it: tuples as lists, keys as
+        text; NaN is kept.
+        """
+        if not self.writable:
+            raise InputError(
+                "write cell",
+                expected="a run from Run.start, which checks the settings",
+                received="one from Run.open",
+                remedy="Start the run with its settings to add cells.",
+            )
+        stored = _plain(tensors)
+        try:
+            header = json.dumps({"cell": asdict(cell), "checksum": _checksum(stored), "payload": dict(payload)})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(
+                "write cell",
+                expected="a payload of JSON values",
+                received=str(error),
+                remedy="Convert arrays to lists or numbers, or store them as tensors.",
+            ) from error
+        if len(json.dumps(header)) > _HEADER_LIMIT:
+            raise InputError(
+                "write cell",
+                expected=f"a payload under {_HEADER_LIMIT / 1e6:.0f} MB of JSON",
+                received=f"{len(header) / 1e6:.0f} MB for {cell}",
+                remedy="Store long lists of numbers as tensors.",
+            )
+        file = self._file(cell)
+        with disk_errors("write cell", file, _SAFE):
+            make_folder(file.parent)
+            with replacing(file) as temporary:
+                save_file(stored, temporary, metadata={_KEY: header})
+
+    def table(self, name: str) -> pandas.DataFrame:
+        """The derived table of that file name."""
+        file = self._table_file(name)
+        if not file.is_file():
+            raise InputError(
+                "read table",
+                expected=f"{name} in {self.path}",
+                received=f"a run with {', '.join(self.tables) or 'no tables'}",
+                remedy="Derive the table from the run's cells first.",
+            )
+        return read_frame(file)
+
+    def write_table(self, name: str, frame: pandas.DataFrame) -> None:
+        """Store a derived table, Parquet or CSV by the suffix of `name`, in place of an earlier one (`write_frame`)."""
+        write_frame(self._table_file(name), frame)
+
+    @contextmanager
+    def table_writer(self, name: str, schema: pyarrow.Schema) -> Iterator[pyarrow.parquet.ParquetWriter]:
+        """Stream a derived Parquet table, one that need not fit into memory, by row groups (`parquet_writer`)."""
+        with parquet_writer(self._table_file(name), schema) as writer:
+            yield writer
+
+    @property
+    def tables(self) -> list[str]:
+        """File names of the derived tables there are."""
+        return sorted(file.name for file in self.path.iterdir() if is_table(file.name))
+
+    @property
+    def mi(self) -> pandas.DataFrame:
+        """The table mi.parquet."""
+        return self.table("mi.parquet")
+
+    @property
+    def peaks(self) -> pandas.DataFrame:
+        """The table peaks.parquet."""
+        return self.table("peaks.parquet")
+
+    @property
+    def tokens(self) -> pandas.DataFrame:
+        """The table tokens.csv."""
+        return self.table("tokens.csv")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {', '.join(self._summary())})"
+
+    def _repr_html_(self) -> str:
+        rows = (html.escape(text) for text in self._summary())
+        return f"<div><b>Run</b> <code>{html.escape(str(self.path))}</code><br>{'<br>'.join(rows)}</div>"
+
+    def _summary(self) -> list[str]:
+        return [
+            f"kind {self.kind}",
+            f"model {self.settings.get('model', 'not named')}",
+            f"{sum(1 for _ in self._files())} cells",
+            f"tables {' '.join(self.tables) or 'none'}",
+        ]
+
+    def _table_file(self, name: str) -> Path:
+        if not is_table(name):
+            raise InputError(
+                "table",
+                expected="a plain file name ending in .parquet or .csv",
+                received=repr(name),
+                remedy="Name it like mi.parquet.",
+            )
+        return self.path / name
+
+    def _file(self, cell: Cell) -> Path:
+        folders = self.path / "cells" / quote_name(cell.condition) / quote_name(cell.problem)
+        return folders / f"{cell.sample}.safetensors"
+
+    def _files(self) -> Iterator[Path]:
+        """Files of finished cells; temporaries and whatever else lies about are not."""
+        for file in (self.path / "cells").glob("*/*/*.safetensors"):
+            if file.stem.isascii() and file.stem.isdecimal() and file.stem == str(int(file.stem)):
+                yield file
+
+    def _cell(self, file: Path) -> Cell | None:
+        """The cell a file is of; None for a file that is none."""
+        names = [unquote_name(file.parent.parent.name), unquote_name(file.parent.name)]
+        if names[0] is not None and names[1] is not None:
+            return Cell(names[1], int(file.stem), condition=names[0])
+        if "~" not in file.parent.parent.name + file.parent.name:
+            return None
+        try:  # a shortened name: the file itself holds the whole one
+            with safe_open(file, framework="pt") as stored:
+                cell = Cell(**json.loads(stored.metadata()[_KEY])["cell"])
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
+            raise _damaged(file, error) from error
+        return cell if self._file(cell) == file else None
+
+
+def _plain(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
+    """The tensors as safetensors wants them: on the CPU, contiguous, each alone in its memory."""
+    plain: dict[str, Tensor] = {}
+    owned: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided or tensor.dtype == torch.complex128:
+            raise InputError(
+                "write cell",
+                expected="dense tensors of plain numbers",
+                received=f"{name!r}: {tensor.layout}, {tensor.dtype} on {tensor.device}",
+                remedy="Convert it, with to_dense() or view_as_real() say.",
+            )
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        if tensor.untyped_storage().data_ptr() in owned:  # safetensors refuses tensors that share memory
+            tensor = tensor.clone()
+        owned.add(tensor.untyped_storage().data_ptr())
+        plain[name] = tensor
+    return plain
+
+
+def _checksum(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> int:
+    """CRC-32 of the bytes of all tensors by name: a damaged disk block leaves the file's form intact."""
+    checksum = 0
+    for name in sorted(tensors):
+        checksum = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    return InputError(
+        "read cell",
+        expected=f"a whole {file}",
+        received=str(error),
+        remedy="Delete this file and run again: only its cell is recorded anew.",
+    )

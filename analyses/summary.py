@@ -1,0 +1,142 @@
+"""What a person sees in a terminal after a trace: how the peaks are, which words sit on them, one response marked.
+
+``summary`` gives the same as plain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from analyses.store import Run
+from interp.decoding import ProgressBar
+from interp.models import ModelEntry
+
+__all__ = ["progress_bar", "show", "show_models", "summary"]
+
+COLUMNS = {
+    "n_steps": "steps", "n_peaks": "peaks", "ratio": "ratio", "interval_max": "max interval",
+    "interval_min": "min interval", "interval_mean": "mean interval", "mean_mi": "mean nHSIC", "aom": "AOM",
+}  # fmt: skip
+
+
+def summary(run: Run, top: int = 15) -> dict[str, Any]:
+    """Means over responses by layer, and the words most often at peaks, as JSON-able data.
+
+    ``interval`` means are over the responses that have at least two peaks, ``aom`` over those with one.
+    """
+    peaks, tokens = run.peaks, run.tokens
+    by_layer = peaks.groupby("layer", as_index=False)[list(COLUMNS)].mean()
+    return {
+        "run": str(run.path),
+        "model": run.settings["model"],
+        "responses": int(len(peaks) / max(1, peaks["layer"].nunique())),
+        "steps": int(peaks.loc[peaks["layer"] == peaks["layer"].max(), "n_steps"].sum()),
+        "layers": [
+            {"layer": int(row["layer"]), **{name: _number(row[name]) for name in COLUMNS}}
+            for row in by_layer.to_dict("records")
+        ],
+        "words": {
+            layer: [[w, int(c)] for w, c in zip(part["word"][:top], part["count"][:top], strict=True)]
+            for layer in sorted(map(int, tokens["layer"].unique()))
+            for part in [tokens[tokens["layer"] == layer]]
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)  # NaN, which JSON has not
+
+
+def show(run: Run) -> None:
+    """Print the summary of a trace."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    facts = summary(run)
+    last = facts["layers"][-1]["layer"]
+    site, sigma = run.settings["site"], run.settings["sigma"]
+    console.print(
+        f"\n[b]{facts['model']}[/b]: {facts['responses']} responses, {facts['steps']} steps, scored at {site} "
+        f"against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma:g}; "
+        "a dependence score, not bits)\n"
+    )
+    table = Table(title="Peaks (Tukey), mean over responses", title_justify="left")
+    for heading in ("layer", *COLUMNS.values()):
+        table.add_column(heading, justify="right")
+    shown = facts["layers"] if len(facts["layers"]) <= 12 else facts["layers"][:: -(-len(facts["layers"]) // 12)]
+    for row in shown if shown[-1] is facts["layers"][-1] else [*shown, facts["layers"][-1]]:
+        table.add_row(str(row["layer"]), *(_cell(name, row[name]) for name in COLUMNS))
+    console.print(table)
+    words = facts["words"].get(last, [])
+    listed = ", ".join(f"{word} {count}" for word, count in words) or "no words"
+    console.print(Text.assemble((f"\nWords at peaks of layer {last}: ", "bold"), listed))
+    console.print(Text.assemble((f"\nOne response, peaks of layer {last} marked:\n", "bold"), _marked(run, last)))
+    console.print(
+        Text.assemble(("\nTables: ", "bold"), ", ".join(str(run.path / name) for name in run.tables)), soft_wrap=True
+    )
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if name == "ratio" else f"{value:.3f}" if name == "mean_mi" else f"{value:.1f}"
+
+
+def _marked(run: Run, layer: int) -> Any:
+    """The response with the median number of peaks, as text whose peaks are reversed and in brackets."""
+    from rich.text import Text
+
+    peaks = run.peaks[run.peaks["layer"] == layer].sort_values("n_peaks", kind="stable")
+    chosen = peaks.iloc[len(peaks) // 2]
+    mi = run.mi
+    rows = mi[(mi["problem"] == chosen["problem"]) & (mi["sample"] == chosen["sample"]) & (mi["layer"] == layer)]
+    text = Text(f"[{chosen['problem']}] ", style="dim")
+    # Word-level vocabularies have no spaces in their tokens.
+    gap = "" if rows["token"].str.contains(" ").any() else " "
+    for token, is_peak in zip(rows["token"], rows["is_peak"], strict=True):
+        clean = "".join(c if c.isprintable() or c == "\n" else "�" for c in token)
+        text.append(f"«{clean}»" if is_peak else clean, style="bold reverse" if is_peak else "not dim").append(gap)
+    return text
+
+
+def show_models(entries: Sequence[ModelEntry]) -> None:
+    """Print the list of models."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("model", "state", "size", "licence", "description"):
+        table.add_column(heading, overflow="fold")
+    for entry in entries:
+        table.add_row(entry.name, entry.state, f"{entry.size / 1e6:.1f} MB", entry.licence, entry.description)
+    console = Console(highlight=False)
+    console.print(table)
+    known = [entry.name for entry in entries if entry.state == "known"]
+    if known:
+        console.print(f"Fetch with: peaklens models pull {known[0]}")
+    console.print("Any Hugging Face id, folder or .gguf file can be given as --model too.")
+
+
+@contextmanager
+def progress_bar(enabled: bool) -> Iterator[Callable[[int, int], ProgressBar] | None]:
+    """A bar of decoded tokens for ``trace``; the total is an upper bound, since responses may end early."""
+    if not enabled:
+        yield None
+        return
+    from tqdm.auto import tqdm
+
+    bars: list[tqdm] = []
+
+    def start(responses: int, tokens: int) -> ProgressBar:
+        bars.append(tqdm(total=tokens, unit="token", desc=f"{responses} responses", disable=tokens == 0, smoothing=0.1))
+        return bars[-1]
+
+    try:
+        yield start
+    finally:
+        for bar in bars:
+            bar.close()

@@ -1,0 +1,344 @@
+"""Trace: let a model think about problems and score every (layer, step) against the gold answer.
+
+1. The reference text of each problem (its gold solution, or its answer) goes through the model on its own; the residual
+   stream at its last token is ``a[l]``.
+2. The model responds in batches; a streaming recorder hands each step's residual streams to nHSIC, some steps at a
+   time, so
+   that no residual is kept.
+3. Each response with its scores becomes one cell of the run folder. The same command goes on where it stopped; more
+   problems, samples or layers extend the run (missing layers are scored by reading the stored response once more).
+4. Tables are derived from the cells: mi.parquet, peaks.parquet, tokens.csv (see :mod:`analyses.derive`).
+
+Source: Qian et al. 2025, arXiv 2506.02867. nHSIC is a dependence score of coordinates, not bits of information.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from analyses.derive import derive_tables
+from analyses.problems import Problem, bundled_problems, load_problems
+from analyses.store import Cell, Run
+from interp.decoding import ProgressBar, check_context, decode
+from interp.encoding import encode
+from interp.engine import ModelFacts, model_facts
+from interp.errors import InputError
+from interp.models import BUNDLED, load_model, model_source
+from interp.prompts import Prompt, encode_prompt
+from interp.record import ResidualSites, ResidualStream, StepResiduals
+from interp.rollout import Rollout
+from interp.sites import resolve_layers
+from interp.types import Bridge
+from probes import nhsic
+
+__all__ = ["TraceSettings", "trace"]
+
+CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """What a trace is pinned to; everything here but ``layers`` must stay the same when a run is resumed.
+
+    >>> TraceSettings(max_new_tokens=64).prompt
+    'raw'
+
+    Attributes:
+        prompt: "raw" (the question as it is, like the paper's scripts) or "chat" (the model's chat template).
+        reference: the text whose last token is the answer's representation: "solution" or "answer".
+        site: resid_post, resid_pre, resid_mid or ln_final.
+        sigma, eps, drop_top: of :func:`probes.nhsic`; tau: of :func:`probes.tukey_peaks`.
+        samples: responses a problem; more than one needs a temperature.
+    """
+
+    max_new_tokens: int = 256
+    prompt: str = "raw"
+    reference: str = "solution"
+    layers: str | int | Sequence[int] = "all"
+    site: str = "resid_post"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    samples: int = 1
+    sigma: float = 50.0
+    eps: float = 1e-5
+    drop_top: int = 0
+    tau: float = 1.5
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("prompt", self.prompt, ("raw", "chat")),
+            ("reference", self.reference, ("solution", "answer")),
+        ):
+            if value not in allowed:
+                raise InputError(
+                    "trace", expected=f"{name} {' or '.join(allowed)}", received=repr(value), remedy="Choose one."
+                )
+        if self.samples < 1 or (self.samples > 1 and self.temperature == 0):
+            raise InputError(
+                "trace",
+                expected="one greedy response a problem, or several with a temperature above 0",
+                received=f"samples={self.samples} at temperature {self.temperature}",
+                remedy="Set a temperature, e.g. 0.6.",
+            )
+
+    def prompt_of(self, problem: Problem) -> Prompt:
+        return problem.question if self.prompt == "raw" else [{"role": "user", "content": problem.question}]
+
+    def reference_of(self, problem: Problem) -> str:
+        return problem.solution if self.reference == "solution" else problem.answer
+
+
+def trace(
+    model: str | Bridge,
+    problems: str | Path | Sequence[Problem] | None = None,
+    out: str | Path = "runs/trace",
+    *,
+    n: int | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], ProgressBar] | None = None,
+    **settings: Any,
+) -> Run:
+    """Trace a model on problems into a run folder; see the module for what happens.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = trace("toy-reasoner", n=2, out=folder, max_new_tokens=20)
+    ...     list(run.mi.columns)
+    ['problem', 'sample', 'layer', 'site', 'step', 'token_id', 'token', 'mi', 'is_peak']
+
+    Args:
+        model: a loaded model or a name for :func:`interp.load_model`.
+        problems: a file, problems, or ``None`` for those bundled with the toy models.
+        out: the run folder, new or of the same settings.
+        n: the first n problems.
+        progress: called with (responses to do, tokens at most); what it returns is told of every decoded token.
+        settings: fields of :class:`TraceSettings`.
+
+    Raises:
+        InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded.
+    """
+    options = TraceSettings(**settings)
+    chosen = _problems(model, problems, n)
+    bridge = load_model(model) if isinstance(model, str) else model
+    tracer = _Tracer(bridge, chosen, options)
+    run = tracer.start(Path(out))
+    pending = [cell for cell in tracer.cells if not run.has(cell)]
+    batches = list(_batches(run, pending, tracer.cells, batch_size))
+    bar = (progress or _silent)(sum(map(len, batches)), sum(map(len, batches)) * options.max_new_tokens)
+    for batch in batches:
+        tracer.decode_batch(run, batch, bar)
+    tracer.add_layers(run)
+    derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
+    return run
+
+
+def _problems(model: str | Bridge, problems: str | Path | Sequence[Problem] | None, n: int | None) -> list[Problem]:
+    if problems is None:
+        name = model if isinstance(model, str) else model_source(model).name
+        if name not in BUNDLED:
+            raise InputError(
+                "trace",
+                expected="a problem file for a model that is not a bundled toy",
+                received="none",
+                remedy="Pass --problems FILE (JSONL, CSV or Parquet with question, solution and answer).",
+            )
+        return bundled_problems(n)
+    if isinstance(problems, str | Path):
+        return load_problems(problems, n=n)
+    if not problems:
+        raise InputError("trace", expected="at least one problem", received="none", remedy="Pass some.")
+    return list(problems)[:n]
+
+
+class _Tracer:
+    """A model, problems and settings, all found to fit each other."""
+
+    def __init__(self, model: Bridge, problems: list[Problem], options: TraceSettings) -> None:
+        self.model, self.options = model, options
+        self.facts: ModelFacts = model_facts(model)
+        layers = resolve_layers(options.layers, self.facts.n_layers, "trace")
+        self.layers = (0,) if options.site == "ln_final" else layers
+        self.site = ResidualSites(layers=self.layers, sites=(options.site,))
+        self.problems = {problem.id: problem for problem in problems}
+        encode_one = partial(encode_prompt, model.tokenizer, facts=self.facts, operation="trace")
+        self.prompts = {p.id: encode_one(options.prompt_of(p)) for p in problems}
+        self.references = {p.id: encode_one(options.reference_of(p)) for p in problems}
+        check_context(list(self.prompts.values()), options.max_new_tokens, self.facts, "trace")
+        check_context(list(self.references.values()), 0, self.facts, "trace")
+        # Fails here, not after the first batch, if options and width do not go together.
+        probe = torch.linspace(-1, 1, self.facts.d_model)[None]
+        nhsic(probe, probe[0], sigma=options.sigma, eps=options.eps, drop_top=options.drop_top)
+        self.cells = [Cell(p.id, sample) for p in problems for sample in range(options.samples)]
+
+    def start(self, out: Path) -> Run:
+        options = asdict(self.options)
+        settings = {
+            **{k: v for k, v in options.items() if k not in ("layers", "samples")},
+            "model": self.facts.name,
+            "dtype": str(next(self.model.original_model.parameters()).dtype).removeprefix("torch."),
+            "layers": list(self.layers),
+            "samples": list(range(self.options.samples)),
+            "problems": {p.id: p.digest for p in self.problems.values()},
+        }
+        source = model_source(self.model)
+        provenance = {
+            "model": {"kind": source.kind, "revision": source.revision, "weight_hash": source.weight_hash},
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("peaklens", "torch", "transformers", "transformer-lens", "tokenizers")
+            },
+        }
+        values = len(self.cells) * self.options.max_new_tokens * (len(self.layers) + 4)
+        return Run.start(
+            out,
+            kind="trace",
+            settings=settings,
+            provenance=provenance,
+            may_grow=("layers", "samples", "problems"),
+            need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
+        )
+
+    def answers(self, problem: str, layers: Sequence[int]) -> Float[Tensor, "layer d_model"]:
+        """``a[l]``; each reference is read alone, so that it does not depend on its batch."""
+        record = ResidualSites(layers=layers, sites=(self.options.site,))
+        encoding = encode(self.model, [self.references[problem]], record=record, last_only=True)[0]
+        return encoding.residuals[self.options.site][:, 0]
+
+    def score(
+        self, steps: Float[Tensor, "*lead step d_model"], answers: Float[Tensor, "*lead d_model"]
+    ) -> Float64[Tensor, "*lead step"]:
+        return nhsic(steps, answers, sigma=self.options.sigma, eps=self.options.eps, drop_top=self.options.drop_top)
+
+    def decode_batch(self, run: Run, batch: list[Cell], bar: ProgressBar) -> None:
+        options = self.options
+        answers = torch.stack([self.answers(cell.problem, self.layers) for cell in batch])
+        scorer = _Scorer(self, answers)
+        rollouts = decode(
+            self.model,
+            [self.prompts[cell.problem] for cell in batch],
+            max_new_tokens=options.max_new_tokens,
+            record=ResidualStream(layers=self.layers, sites=(options.site,), on_step=scorer.add),
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=[_seed(options.seed, cell) for cell in batch],
+            batch_size=len(batch),
+            progress=bar,
+        )
+        scores = scorer.finish()
+        mates = [[mate.problem, mate.sample] for mate in batch]
+        for i, (cell, rollout) in enumerate(zip(batch, rollouts, strict=True)):
+            if not run.has(cell):
+                self._write(run, cell, rollout, scores[i], mates)
+
+    def _write(
+        self, run: Run, cell: Cell, rollout: Rollout, mi: Float64[Tensor, "layer step"], mates: list[list[Any]]
+    ) -> None:
+        tensors = {
+            "mi": mi,
+            "prompt_ids": rollout.prompt_ids,
+            "token_ids": rollout.token_ids,
+            "logprobs": rollout.logprobs,
+            "entropy": rollout.entropy,
+        }
+        payload = {
+            "layers": list(self.layers),
+            "text": rollout.text,
+            "tokens": rollout.tokens,
+            "finish_reason": rollout.finish_reason,
+            "seed": rollout.settings["seed"],
+            "batch": mates,
+        }
+        run.write(cell, tensors, payload)
+
+    def add_layers(self, run: Run) -> None:
+        """Score layers that finished cells lack, by reading prompt and response once more."""
+        wanted = run.settings["layers"]
+        for cell in run.cells():
+            data = run.read(cell)
+            have = data.payload["layers"]
+            missing = [layer for layer in wanted if layer not in have]
+            if not missing or cell.problem not in self.problems:
+                continue
+            prompt, response = data.tensors["prompt_ids"], data.tensors["token_ids"]
+            record = ResidualSites(layers=missing, sites=(self.options.site,))
+            text = torch.cat([prompt, response])[:-1]
+            residuals = encode(self.model, [text], record=record)[0].residuals[self.options.site][:, len(prompt) - 1 :]
+            mi = torch.cat([data.tensors["mi"], self.score(residuals, self.answers(cell.problem, missing)).cpu()])
+            layers = have + missing
+            order = sorted(range(len(layers)), key=layers.__getitem__)
+            payload = {**data.payload, "layers": [layers[i] for i in order]}
+            run.write(cell, {**data.tensors, "mi": mi[order]}, payload)
+
+
+class _Scorer:
+    """Takes streamed residuals and scores them ``CHUNK_STEPS`` at a time."""
+
+    def __init__(self, tracer: _Tracer, answers: Float[Tensor, "row layer d_model"]) -> None:
+        self.tracer, self.answers = tracer, answers
+        self.rows: list[int] = []
+        self.held: list[Float[Tensor, "layer row d_model"]] = []
+        self.done: list[list[Float64[Tensor, "layer chunk"]]] = [[] for _ in answers]
+
+    def add(self, step: StepResiduals) -> None:
+        if step.rows != self.rows or len(self.held) == CHUNK_STEPS:
+            self.flush()
+            self.rows = step.rows
+        self.held.append(step.residuals[self.tracer.options.site].clone())
+
+    def flush(self) -> None:
+        if self.held:
+            steps = torch.stack(self.held, dim=2).transpose(0, 1)  # [row, layer, step, d_model]
+            for row, mi in zip(self.rows, self.tracer.score(steps, self.answers[self.rows]).cpu(), strict=True):
+                self.done[row].append(mi)
+            self.held = []
+
+    def finish(self) -> list[Float64[Tensor, "layer step"]]:
+        self.flush()
+        return [torch.cat(parts, dim=1) for parts in self.done]
+
+
+def _batches(run: Run, pending: list[Cell], cells: list[Cell], size: int) -> Iterable[list[Cell]]:
+    """The cells to decode together.
+
+    A batch that was stopped while its cells were being written is decoded again as it was, finished cells included
+    (and not written again), so that a resumed run has the very numbers of one that was never stopped: what a row's
+    last digits are depends on the rows beside it.
+    """
+    if size < 1:
+        raise InputError("trace", expected="batch_size at least 1", received=str(size), remedy="Change batch_size.")
+    left = dict.fromkeys(pending)
+    for cell in cells if left else []:
+        if run.has(cell):
+            batch = [Cell(problem, sample) for problem, sample in run.read(cell).payload["batch"]]
+            if any(mate in left for mate in batch) and set(batch) <= set(cells):
+                for mate in batch:
+                    left.pop(mate, None)
+                yield batch
+    rest = list(left)
+    yield from (rest[begin : begin + size] for begin in range(0, len(rest), size))
+
+
+def _seed(seed: int, cell: Cell) -> int:
+    """The same draws for a (problem, sample) whatever else is in the run."""
+    digest = hashlib.blake2b(f"{seed}:{cell.problem}:{cell.sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class _Silence:
+    def update(self, n: int) -> None:
+        pass
+
+
+def _silent(responses: int, tokens: int) -> ProgressBar:
+    return _Silence()

@@ -1,0 +1,100 @@
+"""Refusals shared by the estimators: what was expected, what came, and where."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from probes.errors import InputError
+
+__all__ = ["check_drop_top", "check_fit", "check_options", "check_pair", "check_tensor"]
+
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def check_pair(operation: str, steps: Tensor, answer: Tensor, sigma: float | int, drop_top: int) -> None:
+    check_options(operation, sigma)
+    check_tensor(operation, "answer", answer, axes=("d_model",), sigma=sigma)
+    check_tensor(operation, "steps", steps, axes=("step", "d_model"), sigma=sigma)
+    check_fit(operation, steps, tuple(answer.shape[:-1]), answer.shape[-1])
+    check_drop_top(operation, drop_top, answer.shape[-1])
+
+
+def check_options(
+    operation: str, sigma: float | int, eps: float | int = 1.0, *, tol: float | int = 0.5, max_bytes: int = 1
+) -> None:
+    for name, value in {"sigma": sigma, "eps": eps, "tol": tol, "max_bytes": max_bytes}.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(
+                operation, expected=f"{name} > 0 and finite", received=repr(value), remedy=f"Give a positive {name}."
+            )
+
+
+def check_drop_top(operation: str, drop_top: int, d_model: int) -> None:
+    if not 0 <= drop_top <= d_model - 2:
+        raise InputError(
+            operation,
+            expected=f"drop_top from 0 to {d_model - 2}, leaving at least 2 of {d_model} coordinates",
+            received=repr(drop_top),
+            remedy="Drop fewer coordinates.",
+        )
+
+
+def check_fit(operation: str, steps: Tensor, answer_lead: tuple[int, ...], d_model: int) -> None:
+    if steps.shape[-1] != d_model:
+        raise InputError(
+            operation,
+            expected=f"steps and answer of one d_model, answer has {d_model}",
+            received=f"steps of shape {tuple(steps.shape)}",
+            remedy="Take both from the same model; d_model is the last axis.",
+        )
+    try:
+        torch.broadcast_shapes(steps.shape[:-2], answer_lead)
+    except RuntimeError:
+        raise InputError(
+            operation,
+            expected=f"leading axes that broadcast with the answer's {answer_lead}",
+            received=f"steps with leading axes {tuple(steps.shape[:-2])}",
+            remedy="steps is [*lead, step, d_model], answer is [*lead, d_model]; insert axes of length 1.",
+        ) from None
+
+
+def check_tensor(operation: str, name: str, x: Tensor, *, axes: tuple[str, ...], sigma: float | int) -> None:
+    layout = f"{name} of shape [*lead, {', '.join(axes)}]"
+    if not isinstance(x, Tensor) or x.dtype not in _DTYPES:
+        kind = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(
+            operation,
+            expected=f"{name} as a bfloat16, float16, float32 or float64 tensor",
+            received=kind,
+            remedy="Convert it with .float().",
+        )
+    if x.ndim < len(axes) or x.numel() == 0 or x.shape[-1] < 2:
+        raise InputError(
+            operation,
+            expected=f"{layout}, not empty, with d_model >= 2",
+            received=f"shape {tuple(x.shape)}",
+            remedy="Check which axes were indexed away.",
+        )
+    largest = float(x.detach().abs().amax())
+    # Beyond this, squared distances overflow and the kernel would be silently wrong.
+    if largest <= 1e150 * min(1.0, sigma):
+        return
+    nans, infs = x.isnan(), x.isinf()
+    bad = nans | infs
+    if not bool(bad.any()):
+        raise InputError(
+            operation, expected=f"{name} below 1e150 * sigma", received=f"{largest:.3g}", remedy="Rescale the vectors."
+        )
+    where = dict(
+        zip([f"axis {i}" for i in range(x.ndim - len(axes))] + list(axes), bad.nonzero()[0].tolist(), strict=True)
+    )
+    raise InputError(
+        operation,
+        expected=f"finite {name}",
+        received=f"{int(nans.sum())} NaN and {int(infs.sum())} inf in {int(bad.any(dim=-1).sum())} of "
+        f"{x[..., 0].numel()} vectors, first at " + ", ".join(f"{axis} {index}" for axis, index in where.items()),
+        remedy="Run the model in float32 or bfloat16, or leave those steps out.",
+    )

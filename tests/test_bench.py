@@ -1,0 +1,206 @@
+"""The benchmarks measure what they say: all tokens of every engine, taking turns, numbers from their definitions."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from analyses.bench import decoding
+from analyses.bench.__main__ import main
+from analyses.bench.decoding import bench_decoding, bench_prompts, spread
+from interp import decode, load_model
+from interp.errors import InputError
+
+ENGINES = [
+    ("peaklens", "-"),
+    ("peaklens", "ResidualSites"),
+    ("peaklens", "ResidualStream"),
+    ("TransformerLens", "-"),
+    ("HF eager", "-"),
+    ("HF sdpa", "-"),
+]
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return load_model("toy-reasoner")
+
+
+@pytest.fixture(scope="module")
+def eager(toy):
+    return decoding._plain_model(toy, "eager")
+
+
+def test_command_writes_what_it_prints(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--quick", "--out", str(tmp_path / "new" / "bench")])
+    assert stopped.value.code == 0
+    result = json.loads((tmp_path / "new" / "bench" / "bench.json").read_text(encoding="utf-8"))
+    markdown = (tmp_path / "new" / "bench" / "bench.md").read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+
+    assert result["machine"]["threads"] == torch.get_num_threads()
+    assert result["machine"]["versions"]["torch"] == torch.__version__
+    assert result["model"]["name"] == "toy-reasoner"
+    assert [row["d_model"] for row in result["nhsic"]] == [64]
+    assert set(result["nhsic"][0]["ratio"]) == {"median", "min", "max", "n"}
+    rows = result["decoding"]
+    assert [(row["engine"], row["recording"], row["batch"]) for row in rows] == [
+        (*name, batch) for batch in (1, 4, 16) for name in ENGINES
+    ]
+    for row in rows:
+        assert row["tokens"] == 8 * row["batch"]
+        assert row["seconds"]["n"] == 1
+        assert row["seconds"]["min"] <= row["seconds"]["median"] <= row["seconds"]["max"]
+        # In float32 only a near-tie may part the engines.
+        assert row["same_share"] == 1 or row["largest_gap"] < 1e-3
+        line = f"| {row['engine']}{'' if row['recording'] == '-' else ', ' + row['recording']} | {row['batch']} |"
+        assert markdown.count(line) == 1
+    assert "largest_gap" not in markdown
+    assert str(tmp_path) not in json.dumps(result) + markdown
+    assert "peaklens, ResidualStream" in printed
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+
+
+def test_every_engine_goes_on_past_the_end_of_the_text(toy):
+    prompts = bench_prompts(toy, 3, 60)
+    ended = decode(toy, list(prompts), max_new_tokens=48)
+    assert any(rollout.finish_reason == "eos" for rollout in ended)
+    before = toy.original_model.generation_config.eos_token_id
+
+    runs = []
+    rows = bench_decoding(toy, batches=(3,), new_tokens=48, repeats=2, on_run=lambda *run: runs.append(run))
+
+    assert [row["tokens"] for row in rows] == [3 * 48] * len(ENGINES)
+    assert toy.original_model.generation_config.eos_token_id == before
+    labels = [what.split(",")[0].strip() for _, _, what in runs[:-1]]
+    assert labels == [f"{engine} {recording}" for engine, recording in ENGINES] * 2
+    assert [done for done, _, _ in runs] == list(range(13))
+    assert {total for _, total, _ in runs} == {12}
+    assert [row["recording_overhead"] is None for row in rows] == [True, False, False, True, True, True]
+
+
+def test_an_engine_that_stops_early_is_refused(toy):
+    short = decoding._Contender("hasty", "-", lambda prompts, n: prompts[:, : n - 1])
+    with pytest.raises(InputError, match="2 x 4 tokens from hasty, received 2 x 3"):
+        short.run(bench_prompts(toy, 2, 9), 4)
+
+
+def test_end_of_text_comes_back_after_an_error(toy):
+    config = toy.original_model.generation_config
+    before = config.eos_token_id
+
+    def fail() -> None:
+        with decoding._endless(toy):
+            assert config.eos_token_id != before
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert config.eos_token_id == before
+
+
+def test_numbers_follow_from_the_timings(eager):
+    """Speeds, ratios and overheads of made-up timings: two turns, the second on a machine half as fast."""
+    tokens = torch.arange(10).reshape(2, 5)
+    prompts = torch.ones(2, 7, dtype=torch.long)
+    contenders = [decoding._Contender(*name, lambda prompts, n: prompts) for name in ENGINES]
+    seconds = [4.0, 5.0, 6.0, 8.0, 2.0, 1.0]
+    timings = [decoding._Timings(whole=[s + 1, 2 * s + 2], first=[1.0, 2.0], tokens=tokens) for s in seconds]
+    rows = decoding._rows(contenders, timings, prompts, 5, eager)
+
+    assert [row["decode_seconds"] for row in rows] == [spread([s, 2 * s]) for s in seconds]
+    # 2 rows of 5 tokens, the first of each being the prompt's
+    assert rows[0]["tokens_per_s"] == spread([8 / 4, 8 / 8])
+    # a slow turn slows all: ratios within a turn do not see it
+    assert [row["ratio_to_hf_eager"].median for row in rows] == [2 / s for s in seconds]
+    assert rows[1]["recording_overhead"] == spread([5 / 4, 5 / 4])
+    assert {row["same_share"] for row in rows} == {1.0}
+    assert {row["largest_gap"] for row in rows} == {None}
+
+
+def test_undefined_is_left_out_and_written_as_null():
+    timing = decoding._Timings(whole=[2.0, 5.0], first=[2.5, 1.0])
+    assert math.isnan(timing.decode[0])
+    assert spread(timing.decode) == spread([4.0])
+    assert spread([math.nan]).n == 0
+
+    from analyses.bench.__main__ import _plain
+
+    assert _plain({"x": spread([]), "y": 2}) == {"x": {"median": None, "min": None, "max": None, "n": 0}, "y": 2}
+
+
+def test_gap_is_the_difference_of_logits_where_texts_part(toy, eager):
+    prompts = bench_prompts(toy, 2, 12)
+    with torch.no_grad():
+        reference = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
+        other = reference.clone()
+        other[1, 2:] = torch.tensor([11, 12])  # parts at step 2; what comes after is another text
+        logits = eager(torch.cat([prompts, reference], 1)).logits
+        expected = float(logits[1, 12 + 2 - 1, 9] - logits[1, 12 + 2 - 1, 11])
+        assert decoding._largest_gap(eager, prompts, reference, other) == pytest.approx(expected, abs=1e-4)
+        assert decoding._largest_gap(eager, prompts, reference, reference) is None
+
+
+def test_prompts_differ_are_of_one_length_and_may_be_longer_than_the_text(toy):
+    prompts = bench_prompts(toy, 16, 700)
+    assert prompts.shape == (16, 700)
+    assert len({tuple(row) for row in prompts.tolist()}) == 16
+    assert 0 <= int(prompts.min()) <= int(prompts.max()) < toy.cfg.d_vocab
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"repeats": 0}, "expected repeats of at least 1, received 0"),
+        ({"batches": ()}, "expected batches of at least 1"),
+        ({"batches": (4, 0)}, "expected batches of at least 1"),
+        ({"new_tokens": 1}, "expected new_tokens of at least 2"),
+        ({"prompt_tokens": 0}, "expected prompt_tokens of at least 1"),
+        ({"prompt_tokens": 1000}, "expected at most 1024 positions"),
+    ],
+)
+def test_impossible_requests_are_refused(toy, options, text):
+    with pytest.raises(InputError, match=text):
+        bench_decoding(toy, **options)
+
+
+def test_a_model_without_a_folder_is_refused(eager):
+    import copy
+
+    model = load_model("mine", hf_model=copy.deepcopy(eager))
+    with pytest.raises(InputError, match=r"loaded from a Hugging Face folder.*received mine \(object\)"):
+        bench_decoding(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--repeats", "0", "--quick"], "expected repeats of at least 1"),
+        (["--quick", "--model", "toy-raisoner"], "Did you mean toy-reasoner"),
+        (["--quick", "--out", "{file}"], "Choose another --out"),
+    ],
+)
+def test_bad_input_ends_in_one_line(tmp_path, capsys, arguments, text):
+    file = tmp_path / "file"
+    file.write_text("in the way", encoding="utf-8")
+    named = [argument.format(file=file) for argument in ["--out", str(tmp_path / "out"), *arguments]]
+    with pytest.raises(SystemExit) as stopped:
+        main(named)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert text in error
+    assert "Traceback" not in error
+
+
+def test_importing_is_cheap():
+    code = (
+        "import sys, analyses.bench, analyses.bench.__main__ as _; print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
