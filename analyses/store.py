@@ -15,6 +15,7 @@ Names in the paths are quoted (`quote_name`), so any id is safe; nothing is ever
 from __future__ import annotations
 
 import html
+import io
 import json
 import shutil
 import zlib
@@ -23,12 +24,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from interp.errors import InputError
@@ -184,9 +185,9 @@ class Run:
                 "read cell", expected="a finished cell", received=f"{cell}, not in {self.path}", remedy="See cells()."
             )
         try:
-            with safe_open(file, framework="pt") as stored:
-                header = json.loads(stored.metadata()[_KEY])
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+            # safe_open opens a file twice, header and tensors, which are of two versions if a writer comes between
+            content = file.read_bytes()
+            tensors, header = load(content), _header(io.BytesIO(content))
             payload = header["payload"]
             if header["cell"] != asdict(cell) or header["checksum"] != _checksum(tensors):
                 raise ValueError("its content is not what was stored")
@@ -315,11 +316,17 @@ class Run:
         if "~" not in file.parent.parent.name + file.parent.name:
             return None
         try:  # a shortened name: the file itself holds the whole one
-            with safe_open(file, framework="pt") as stored:
-                cell = Cell(**json.loads(stored.metadata()[_KEY])["cell"])
+            with file.open("rb") as stored:
+                cell = Cell(**_header(stored)["cell"])
         except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
             raise _damaged(file, error) from error
         return cell if self._file(cell) == file else None
+
+
+def _header(stored: BinaryIO) -> dict[str, Any]:
+    """What `Run.write` put into the metadata: a safetensors file begins with the length of its JSON header."""
+    size = int.from_bytes(stored.read(8), "little")
+    return json.loads(json.loads(stored.read(min(size, 100_000_000)))["__metadata__"][_KEY])
 
 
 def _plain(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:

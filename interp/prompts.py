@@ -57,7 +57,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: 
             )
         ids = prompt.tolist()
     elif prompt and all(isinstance(part, Mapping) for part in prompt):
-        ids = _encode_chat(tokenizer, [dict(part) for part in prompt], operation)
+        ids = _encode_chat(tokenizer, [dict(part) for part in prompt if isinstance(part, Mapping)], operation)
     elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
         ids = [int(part) for part in prompt]
     else:

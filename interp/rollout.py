@@ -69,13 +69,13 @@ class Rollout:
         """
         from safetensors.torch import save_file
 
-        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS}
+        tensors = {name: getattr(self, name).detach().cpu().clone() for name in _TENSORS}
         shared = _shared_block(self.residuals)
         if shared is not None:
-            tensors["residuals.stream"] = shared.contiguous().cpu()
+            tensors["residuals.stream"] = _alone(shared)
         for site, values in self.residuals.items():
             if shared is None or site not in _STREAM:
-                tensors[f"residuals.{site}"] = values.contiguous().cpu()
+                tensors[f"residuals.{site}"] = _alone(values)
         plain = {name: getattr(self, name) for name in ("tokens", "text", "finish_reason", "layers", "settings")}
         body = {**plain, "events": [asdict(event) for event in self.events], "sites": list(self.residuals)}
         target = Path(path)
@@ -126,6 +126,12 @@ class Rollout:
 
 _TENSORS = ("prompt_ids", "token_ids", "logprobs", "entropy")
 _STREAM = ("resid_pre", "resid_post")
+
+
+def _alone(values: Tensor) -> Tensor:
+    """On the CPU and in memory of its own, as safetensors wants it; copied only if need be."""
+    values = values.detach().cpu().contiguous()
+    return values if values.untyped_storage().nbytes() == values.nbytes else values.clone()
 
 
 def _shared_block(residuals: dict[str, Tensor]) -> Float[Tensor, "boundary step d_model"] | None:
