@@ -58,8 +58,8 @@ positions. The tokenizer knows 47 words, puts `<bos>` in front, pads on the left
 
 **Training** AdamW (0.9, 0.98), rate 3e-3, weight decay 0.05, clip 1, 100 warm-up steps, constant, then linear decay
 over the last 40 %; about 1,500 tokens a batch; loss on the response only; 2 to 4 operations for the first 15 % of
-steps, then 3 to 8. Final loss {final_loss}, {seconds} s on one core ({versions}). The same seed gives the same weights
-on the same machine.
+steps, then 3 to 8. Final loss {final_loss}, {seconds} s by the clock on one thread of a machine shared with other work
+({versions}). The same seed gives the same weights on the same machine.
 
     python -m analyses.toys.train --model {model} --steps {steps} --seed {seed} --out interp/bundled/{model}
 
