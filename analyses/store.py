@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Shaped
@@ -323,7 +323,7 @@ class Run:
         return cell if self._file(cell) == file else None
 
 
-def _header(stored: BinaryIO) -> dict[str, Any]:
+def _header(stored: io.BufferedIOBase) -> dict[str, Any]:
     """What `Run.write` put into the metadata: a safetensors file begins with the length of its JSON header."""
     size = int.from_bytes(stored.read(8), "little")
     return json.loads(json.loads(stored.read(min(size, 100_000_000)))["__metadata__"][_KEY])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 
@@ -55,8 +54,8 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     ]
     for row in rows:
         assert row["tokens"] == 8 * row["batch"]
-        assert row["seconds"]["n"] == 1
-        assert row["seconds"]["min"] <= row["seconds"]["median"] <= row["seconds"]["max"]
+        assert row["decode_seconds"]["n"] == 1
+        assert min(row["decode_seconds"]["min"], row["first_token_seconds"]["min"]) > 0
         # In float32 only a near-tie may part the engines.
         assert row["same_share"] == 1 or row["largest_gap"] < 1e-3
         line = f"| {row['engine']}{'' if row['recording'] == '-' else ', ' + row['recording']} | {row['batch']} |"
@@ -86,9 +85,36 @@ def test_every_engine_goes_on_past_the_end_of_the_text(toy):
 
 
 def test_an_engine_that_stops_early_is_refused(toy):
-    short = decoding._Contender("hasty", "-", lambda prompts, n: prompts[:, : n - 1])
+    short = decoding._Contender("hasty", "-", lambda prompts, n, clock: prompts[:, : n - 1])
     with pytest.raises(InputError, match="2 x 4 tokens from hasty, received 2 x 3"):
-        short.run(bench_prompts(toy, 2, 9), 4)
+        decoding._Timings().take(short, bench_prompts(toy, 2, 9), 4)
+
+
+def test_the_clock_is_read_once_when_the_first_token_is_there(toy, eager):
+    """Each engine looks in at every step, the first time when every prompt has one token."""
+    prompts = bench_prompts(toy, 2, 9)
+    for contender in decoding._contenders(toy, eager, eager):
+        calls = []
+
+        class Watched(decoding._Clock):
+            def update(self, n, calls=calls):
+                calls.append(n)
+                super().update(n)
+
+            def __call__(self, ids, scores, calls=calls, **kwargs):
+                calls.append(ids.shape[1] - 9)
+                return super().__call__(ids, scores, **kwargs)
+
+        clock = Watched()
+        with decoding._endless(toy), torch.no_grad():
+            contender.generate(prompts, 3, clock)
+        assert len(calls) == 3
+        assert calls == ([2, 2, 2] if contender.engine == "peaklens" else [1, 2, 3])
+        first = clock.first
+        assert first > clock.start
+        clock.update(1)
+        clock(prompts, None)
+        assert clock.first == first
 
 
 def test_end_of_text_comes_back_after_an_error(toy):
@@ -109,9 +135,9 @@ def test_numbers_follow_from_the_timings(eager):
     """Speeds, ratios and overheads of made-up timings: two turns, the second on a machine half as fast."""
     tokens = torch.arange(10).reshape(2, 5)
     prompts = torch.ones(2, 7, dtype=torch.long)
-    contenders = [decoding._Contender(*name, lambda prompts, n: prompts) for name in ENGINES]
+    contenders = [decoding._Contender(*name, lambda prompts, n, clock: prompts) for name in ENGINES]
     seconds = [4.0, 5.0, 6.0, 8.0, 2.0, 1.0]
-    timings = [decoding._Timings(whole=[s + 1, 2 * s + 2], first=[1.0, 2.0], tokens=tokens) for s in seconds]
+    timings = [decoding._Timings(first=[1.0, 2.0], decode=[s, 2 * s], tokens=tokens) for s in seconds]
     rows = decoding._rows(contenders, timings, prompts, 5, eager)
 
     assert [row["decode_seconds"] for row in rows] == [spread([s, 2 * s]) for s in seconds]
@@ -122,17 +148,6 @@ def test_numbers_follow_from_the_timings(eager):
     assert rows[1]["recording_overhead"] == spread([5 / 4, 5 / 4])
     assert {row["same_share"] for row in rows} == {1.0}
     assert {row["largest_gap"] for row in rows} == {None}
-
-
-def test_undefined_is_left_out_and_written_as_null():
-    timing = decoding._Timings(whole=[2.0, 5.0], first=[2.5, 1.0])
-    assert math.isnan(timing.decode[0])
-    assert spread(timing.decode) == spread([4.0])
-    assert spread([math.nan]).n == 0
-
-    from analyses.bench.__main__ import _plain
-
-    assert _plain({"x": spread([]), "y": 2}) == {"x": {"median": None, "min": None, "max": None, "n": 0}, "y": 2}
 
 
 def test_gap_is_the_difference_of_logits_where_texts_part(toy, eager):

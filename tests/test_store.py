@@ -501,7 +501,7 @@ class Forks:
     """Processes that run a script, forked from one that has made the slow imports."""
 
     def __init__(self, process, folder):
-        self.process, self.folder = process, folder
+        self.process, self.folder, self.running = process, folder, set()
 
     def _ask(self, **order):
         self.process.stdin.write(json.dumps(order) + "\n")
@@ -510,10 +510,14 @@ class Forks:
 
     def spawn(self, code, path, *args):
         argv = [str(arg) for arg in ("script", path, *args)]
-        return self._ask(code=textwrap.dedent(code), argv=argv, out=str(self.folder / "out"))
+        child = self._ask(code=textwrap.dedent(code), argv=argv, out=str(self.folder / "out"))
+        self.running.add(child)
+        return child
 
     def wait(self, child):
-        return self._ask(wait=child), (self.folder / "out").read_text()
+        code = self._ask(wait=child)
+        self.running.discard(child)
+        return code, (self.folder / "out").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -526,7 +530,11 @@ def forks_process():
 
 @pytest.fixture
 def forks(forks_process, tmp_path):
-    return Forks(forks_process, tmp_path)
+    forks = Forks(forks_process, tmp_path)
+    yield forks
+    for child in list(forks.running):  # writers of a test that failed write until they are stopped
+        os.kill(child, signal.SIGKILL)
+        forks.wait(child)
 
 
 def all_whole(run):
@@ -572,6 +580,21 @@ def test_processes_killed_at_any_moment_leave_whole_cells(forks, tmp_path):
     assert temporaries(tmp_path) == []
     assert {cell.problem for cell in run.cells()} == {"bystander", *names}
     all_whole(run)
+
+
+def test_a_cell_read_while_it_is_replaced_is_of_one_version(forks, tmp_path):
+    child = forks.spawn(WRITER, tmp_path / "run", "p1")
+    while not (tmp_path / "run/cells/baseline/p1/4.safetensors").exists():
+        time.sleep(0.002)
+    run = Run.open(tmp_path / "run")
+    seen = set()
+    for _ in range(400):
+        data = run.read(Cell("p1"))
+        assert (data.tensors["a"] == data.payload["number"]).all()
+        seen.add(data.payload["number"])
+    assert len(seen) > 1
+    os.kill(child, signal.SIGKILL)
+    assert forks.wait(child) == (-signal.SIGKILL, "")
 
 
 def test_temporaries_of_the_living_and_of_other_machines_stay(run):

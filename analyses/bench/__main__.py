@@ -1,12 +1,11 @@
 """``python -m analyses.bench``: run both benchmarks, print their tables, write ``bench.json`` and ``bench.md``.
 
 bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic`` and ``decoding``; a measurement
-is ``{"median", "min", "max", "n"}`` over the repeats, ``null`` where it is undefined. Only typer is imported here.
+is ``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -204,17 +203,12 @@ def _model(model: Bridge) -> dict[str, Any]:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Spreads as dictionaries; NaN, which JSON has not, as null."""
+    """The row with its spreads as dictionaries."""
     from dataclasses import asdict
 
     from analyses.bench.decoding import Spread
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Spread):
-            return {name: plain(number) for name, number in asdict(value).items()}
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {name: plain(value) for name, value in row.items()}
+    return {name: asdict(value) if isinstance(value, Spread) else value for name, value in row.items()}
 
 
 @dataclass(frozen=True)
@@ -296,9 +290,7 @@ def _decoding_sheet(rows: list[dict[str, Any]]) -> Sheet:
     )
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
+def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 

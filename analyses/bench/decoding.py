@@ -2,7 +2,8 @@
 
 1. Each contender continues the same prompts (equal lengths, no padding) greedily by the same number of tokens;
    end-of-sequence ids are taken away for the while, and every result is checked to have all its tokens.
-2. One timing is a call for one token (the prompt) and a call for all of them; the difference is decoding alone.
+2. Within a call the clock is read when the first token is there, through the look-in at every step that each engine
+   offers (``progress`` of ``decode``, stopping criteria of ``generate``): before it is the prompt, after it decoding.
 3. Contenders take turns (A B C A B C ...), so that a machine that slows down slows all of them; ratios are taken within
    a turn, then their median.
 4. Tokens are compared with those of Hugging Face's eager attention, which is what the bridge reproduces. Where a text
@@ -13,13 +14,12 @@ Wall-clock time, with the threads torch is set to use.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -48,7 +48,7 @@ paper and began to work it out step by step."""
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, least and greatest of ``n`` measurements; NaN where there is none.
+    """Median, least and greatest of ``n`` measurements.
 
     >>> spread([3.0, 1.0, 2.0])
     Spread(median=2.0, min=1.0, max=3.0, n=3)
@@ -61,15 +61,12 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Sum up measurements; those that are NaN (undefined) are left out of all four numbers.
+    """Sum up measurements, one at least.
 
-    >>> spread([math.nan, 4.0]).n
-    1
+    >>> spread([4.0, 1.0]).median
+    2.5
     """
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
-        return Spread(math.nan, math.nan, math.nan, 0)
-    return Spread(statistics.median(known), min(known), max(known), len(known))
+    return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
 @torch.no_grad()
@@ -99,12 +96,12 @@ def bench_decoding(
         on_run: told before each timing how many are done, of how many, and what comes next.
 
     Returns:
-        Rows with ``seconds`` (the whole call), ``first_token_seconds`` (the call for one token), ``decode_seconds``
-        (their difference: ``new_tokens - 1`` steps), ``tokens_per_s`` (of these steps, all rows), ``ratio_to_hf_eager``
-        (of tokens per second) and ``recording_overhead`` (decode seconds over those without recording; ``None`` where
-        nothing is recorded), each a :class:`Spread` over the repeats; ``same_tokens`` and ``same_share``: tokens equal
-        to those of Hugging Face with eager attention at the same place; ``largest_gap``: see the module, in logits,
-        ``None`` if all are equal.
+        Rows with ``first_token_seconds`` (from the call to the first token of each prompt), ``decode_seconds`` (from
+        there to the return, ``new_tokens - 1`` steps), ``tokens_per_s`` (of these steps, all rows),
+        ``ratio_to_hf_eager`` (of tokens per second) and ``recording_overhead`` (decode seconds over those without
+        recording; ``None`` where nothing is recorded), each a :class:`Spread` over the repeats; ``same_tokens`` and
+        ``same_share``: tokens equal to those of Hugging Face with eager attention at the same place;
+        ``largest_gap``: see the module, in logits, ``None`` if all are equal.
 
     Raises:
         InputError: numbers out of range, a model that is not a folder, an engine that stopped early.
@@ -118,7 +115,7 @@ def bench_decoding(
         for batch in batches:
             prompts = bench_prompts(model, batch, prompt_tokens)
             for contender in contenders:  # the first call also pays for memory and libraries
-                contender.run(prompts, 2)
+                _Timings().take(contender, prompts, 2)
             timings = [_Timings() for _ in contenders]
             for _ in range(repeats):
                 for contender, timing in zip(contenders, timings, strict=True):
@@ -151,73 +148,104 @@ def bench_prompts(model: Bridge, batch: int, length: int) -> Int[Tensor, "batch 
     return ids[places % len(ids)]
 
 
+class _Clock:
+    """Notes when a call has its first token, from wherever the engine lets one look in at every step."""
+
+    def __init__(self) -> None:
+        self.first = self.start = time.perf_counter()
+
+    def update(self, n: int) -> None:
+        """As the progress bar of ``decode``, which has the tokens by then."""
+        self._note()
+
+    def __call__(self, ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """As a stopping criterion of ``generate``, which never stops anything."""
+        if self.first == self.start:
+            ids[0, -1].item()  # a GPU may still be at it
+            self._note()
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    def _note(self) -> None:
+        if self.first == self.start:
+            self.first = time.perf_counter()
+
+
+_Generate: TypeAlias = Callable[[Tensor, int, _Clock], Tensor]
+
+
 @dataclass(frozen=True)
 class _Contender:
     """One way to continue prompts ``[batch, pos]`` by some tokens, which it returns, ``[batch, step]``."""
 
     engine: str
     recording: str
-    generate: Callable[[Tensor, int], Tensor]
-
-    def run(self, prompts: Int[Tensor, "batch pos"], new_tokens: int) -> Int[Tensor, "batch step"]:
-        # Tokens on the CPU are tokens that were waited for, whatever the device.
-        tokens = self.generate(prompts, new_tokens).cpu()
-        if tokens.shape != (len(prompts), new_tokens):
-            raise InputError(
-                "bench",
-                expected=f"{len(prompts)} x {new_tokens} tokens from {self.engine}",
-                received=" x ".join(map(str, tokens.shape)),
-                remedy="It stopped early: use a model whose end-of-sequence ids stand in its generation config.",
-            )
-        return tokens
+    generate: _Generate
 
 
 @dataclass
 class _Timings:
     """What was measured of one contender on one batch."""
 
-    whole: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
     tokens: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
 
     def take(self, contender: _Contender, prompts: Int[Tensor, "batch pos"], new_tokens: int) -> None:
-        start = time.perf_counter()
-        contender.run(prompts, 1)
-        middle = time.perf_counter()
-        self.tokens = contender.run(prompts, new_tokens)
-        self.first.append(middle - start)
-        self.whole.append(time.perf_counter() - middle)
-
-    @property
-    def decode(self) -> list[float]:
-        """NaN where the prompt alone took as long as everything: too few tokens, or a busy machine."""
-        differences = (whole - first for whole, first in zip(self.whole, self.first, strict=True))
-        return [seconds if seconds > 0 else math.nan for seconds in differences]
+        clock = _Clock()
+        # Tokens on the CPU are tokens that were waited for, whatever the device.
+        tokens = contender.generate(prompts, new_tokens, clock).cpu()
+        end = time.perf_counter()
+        if tokens.shape != (len(prompts), new_tokens):
+            raise InputError(
+                "bench",
+                expected=f"{len(prompts)} x {new_tokens} tokens from {contender.engine}",
+                received=" x ".join(map(str, tokens.shape)),
+                remedy="It stopped early: use a model whose end-of-sequence ids stand in its generation config.",
+            )
+        assert clock.first > clock.start
+        self.tokens = tokens
+        self.first.append(clock.first - clock.start)
+        self.decode.append(end - clock.first)
 
 
 def _contenders(model: Bridge, eager: Any, sdpa: Any) -> list[_Contender]:
+    from transformers import StoppingCriteriaList
+
     from interp.decoding import decode
     from interp.record import ResidualSites, ResidualStream
 
-    def ours(record: ResidualSites | None) -> Callable[[Tensor, int], Tensor]:
-        def generate(prompts: Tensor, n: int) -> Tensor:
-            rollouts = decode(model, list(prompts), max_new_tokens=n, batch_size=len(prompts), record=record)
+    def ours(record: ResidualSites | None) -> _Generate:
+        def generate(prompts: Tensor, n: int, clock: _Clock) -> Tensor:
+            rollouts = decode(
+                model, list(prompts), max_new_tokens=n, batch_size=len(prompts), record=record, progress=clock
+            )
             return torch.stack([rollout.token_ids for rollout in rollouts])
 
         return generate
 
-    def lens(prompts: Tensor, n: int) -> Tensor:
+    def lens(prompts: Tensor, n: int, clock: _Clock) -> Tensor:
         whole = model.generate(
-            prompts.to(_device(model)), max_new_tokens=n, do_sample=False, stop_at_eos=False, use_past_kv_cache=True,
-            return_type="tokens", verbose=False,
-        )  # fmt: skip
+            prompts.to(_device(model)),
+            max_new_tokens=n,
+            do_sample=False,
+            stop_at_eos=False,
+            use_past_kv_cache=True,
+            return_type="tokens",
+            verbose=False,
+            stopping_criteria=StoppingCriteriaList([clock]),
+        )
         assert isinstance(whole, Tensor)
         return whole[:, prompts.shape[1] :]
 
-    def plain(network: Any) -> Callable[[Tensor, int], Tensor]:
-        def generate(prompts: Tensor, n: int) -> Tensor:
+    def plain(network: Any) -> _Generate:
+        def generate(prompts: Tensor, n: int, clock: _Clock) -> Tensor:
             ids = prompts.to(network.device)
-            whole: Tensor = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n)
+            whole: Tensor = network.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=n,
+                stopping_criteria=StoppingCriteriaList([clock]),
+            )
             return whole[:, prompts.shape[1] :]
 
         return generate
@@ -253,7 +281,6 @@ def _rows(
                 "prompt_tokens": prompts.shape[1],
                 "new_tokens": new_tokens,
                 "tokens": timing.tokens.numel(),
-                "seconds": spread(timing.whole),
                 "first_token_seconds": spread(timing.first),
                 "decode_seconds": spread(timing.decode),
                 "tokens_per_s": spread([batch * steps / seconds for seconds in timing.decode]),
@@ -270,7 +297,7 @@ def _rows(
 
 
 def _ratios(above: list[float], below: list[float]) -> list[float]:
-    """Turn by turn; NaN stays NaN."""
+    """Turn by turn."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
