@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test check bench toys wheel clean
 
 demo: .venv/run.stamp
-	$(BIN)/peaklens trace --model toy-reasoner --n 32 --max-new-tokens 160 --batch-size 16 --out runs/demo
+	$(BIN)/peaklens trace --model toy-reasoner --n 64 --max-new-tokens 160 --batch-size 16 --out runs/demo
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest

@@ -78,7 +78,7 @@ def check_gguf(path: Path) -> None:
             operation,
             expected="the gguf package, which reads such files",
             received="an environment without it",
-            remedy='Run: pip install gguf',
+            remedy="Run: pip install gguf",
         )
 
 

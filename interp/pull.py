@@ -121,7 +121,7 @@ def pull_model(name: str, *, progress: bool = True, force: bool = False) -> Path
             f"pull {name}",
             expected="the gguf package, which reads the downloaded weights",
             received="an environment without it",
-            remedy='Run: pip install gguf',
+            remedy="Run: pip install gguf",
         )
     with _disk_errors(name, target.parent), _workspace(target.parent, model) as work:
         steps = tqdm(total=4, desc=f"{name}: download", unit="step", disable=not progress)
