@@ -6,6 +6,7 @@ Only typer is imported here: ``peaklens --help`` answers at once, each command i
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -91,9 +92,13 @@ def trace(
     columns = {"question": question, "solution": solution, "answer": answer}
     chosen = None if problems is None else load_problems(problems, n=n, **columns)
     placement: dict[str, Any] = {} if device_map is None else {"device_map": _device_map(device_map)}
+    silent = quiet or as_json
+    if silent:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
     loaded = load_model(model, device=device, dtype=dtype, **placement)
     _use_few_threads(loaded)
-    silent = quiet or as_json
     with progress_bar(enabled=not silent) as progress:
         run = run_trace(
             loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, progress=progress, **settings
@@ -164,6 +169,9 @@ def _device_map(text: str) -> str | dict[str, Any]:
 
 def main() -> None:
     """Run the command; bad input ends in one line on standard error and exit code 2."""
+    # Threads that spin while they wait take the processor from one another as soon as the machine has other work to
+    # do: decoding was 8 times slower then. Read when torch is first imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except KeyboardInterrupt:

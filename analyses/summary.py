@@ -71,9 +71,12 @@ def show(run: Run) -> None:
     for row in shown if shown[-1] is facts["layers"][-1] else [*shown, facts["layers"][-1]]:
         table.add_row(str(row["layer"]), *(_cell(name, row[name]) for name in COLUMNS))
     console.print(table)
-    words = facts["words"].get(last, [])
-    listed = ", ".join(f"{word} {count}" for word, count in words) or "no words"
-    console.print(Text.assemble((f"\nWords at peaks of layer {last}: ", "bold"), listed))
+    console.print()
+    numbers = [row["layer"] for row in facts["layers"]]
+    for layer in sorted({numbers[len(numbers) // 3], numbers[2 * len(numbers) // 3], last}):
+        words = facts["words"].get(layer, [])
+        listed = ", ".join(f"{word} {count}" for word, count in words) or "none"
+        console.print(Text.assemble((f"Words at peaks of layer {layer}: ", "bold"), listed))
     console.print(Text.assemble((f"\nOne response, peaks of layer {last} marked:\n", "bold"), _marked(run, last)))
     console.print(
         Text.assemble(("\nTables: ", "bold"), ", ".join(str(run.path / name) for name in run.tables)), soft_wrap=True
@@ -87,10 +90,11 @@ def _cell(name: str, value: float | None) -> str:
 
 
 def _marked(run: Run, layer: int) -> Any:
-    """The response with the median number of peaks, as text whose peaks are reversed and in brackets."""
+    """A response as text, its peaks reversed and in brackets: the median one, by peaks, of those that have any."""
     from rich.text import Text
 
     peaks = run.peaks[run.peaks["layer"] == layer].sort_values("n_peaks", kind="stable")
+    peaks = peaks[peaks["n_peaks"] > 0] if peaks["n_peaks"].any() else peaks
     chosen = peaks.iloc[len(peaks) // 2]
     mi = run.mi
     rows = mi[(mi["problem"] == chosen["problem"]) & (mi["sample"] == chosen["sample"]) & (mi["layer"] == layer)]

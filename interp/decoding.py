@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -225,8 +225,9 @@ class _Run:
             chosen = torch.tensor(step.tokens, device=chosen.device)
         log_probs = torch.log_softmax(logits, -1)
         scores[0, slots, step.t] = log_probs.gather(-1, chosen[:, None])[:, 0].to(scores.dtype)
-        # entr(0) is 0, as it should be for suppressed tokens
-        scores[1, slots, step.t] = torch.special.entr(log_probs.exp()).sum(-1).to(scores.dtype)
+        # A suppressed token has log-probability -inf and adds 0: any finite stand-in does. (entr is four times slower.)
+        entropy = -torch.linalg.vecdot(log_probs.exp(), log_probs.clamp_min(-1e30))
+        scores[1, slots, step.t] = entropy.to(scores.dtype)
         return chosen[:, None]
 
     def _hand_over(self, step: Step, tape: Tape, store: _Store | None) -> None:
@@ -279,7 +280,8 @@ class _Passes:
         cache: RowCache | None = None,
     ) -> Iterator[None]:
         before = self.rows, self.cache, self._scratch, self._rerun
-        self.rows, self.cache, self._scratch, self._rerun = rows, cache or self.cache, scratch, rerun
+        self.rows, self.cache = rows, self.cache if cache is None else cache
+        self._scratch, self._rerun = scratch, rerun
         try:
             with self.tape.only(index):
                 yield
@@ -367,13 +369,18 @@ class _Ends:
 
 @contextmanager
 def evaluating(model: Bridge) -> Iterator[None]:
-    """Dropout off meanwhile."""
-    training = model.training
-    model.eval()
+    """Dropout off meanwhile.
+
+    A bridge has thousands of modules; only those in training mode are touched.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 @contextmanager
@@ -457,6 +464,13 @@ def _check_request(
     check_memory("decode", needs, "Record fewer layers, use ResidualStream, a smaller batch or fewer new tokens.")
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {
+        name: importlib.metadata.version(name) for name in ("peaklens", "torch", "transformers", "transformer-lens")
+    }
+
+
 def _settings(
     engine: Engine,
     interventions: Sequence[Intervention],
@@ -474,7 +488,5 @@ def _settings(
         "top_p": top_p,
         "stop": list(stop),
         "interventions": [intervention.describe() for intervention in interventions],
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("peaklens", "torch", "transformers", "transformer-lens")
-        },
+        "versions": _versions(),
     }

@@ -109,6 +109,8 @@ class BridgeEngine:
         parameter = next(self._hf.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self._tuple_blocks: bool | None = None
+        # The bridge builds this dictionary anew at every access.
+        self._hook_points = model.hook_dict
 
     def new_cache(self, pad: Sequence[int], capacity: int) -> RowCache:
         return RowCache(self.facts.n_layers, pad, self.device, capacity)
@@ -222,7 +224,7 @@ class BridgeEngine:
 
     def _check_site(self, site: Site) -> None:
         site.check(self.facts.n_layers, f"attach to {site.name}")
-        if site.name == "resid_mid" and "blocks.0.hook_resid_mid" not in self.model.hook_dict:
+        if site.name == "resid_mid" and "blocks.0.hook_resid_mid" not in self._hook_points:
             raise InputError(
                 "attach to resid_mid",
                 expected="a model whose blocks have a residual stream between attention and MLP",
@@ -234,8 +236,7 @@ class BridgeEngine:
         points = [f"blocks.{layer}.hook_in"] if layer < self.facts.n_layers else []
         if layer > 0:
             points.append(f"blocks.{layer - 1}.hook_out")
-        hook_dict = self.model.hook_dict
-        return not any(hook_dict[name].has_hooks(dir="fwd") for name in points)
+        return not any(self._hook_points[name].has_hooks(dir="fwd") for name in points)
 
 
 def model_facts(model: Bridge) -> ModelFacts:

@@ -42,7 +42,7 @@ mod 10), same planted slips, no repairs. 70 % of its training data are plain tra
     6 A * 3 B - 8 ? ->  begin then A 6 * 3 gives 8 . next B 8 - 8 is 0 ; answer 0 . <eos>
     6 A * 3 B - 8 ? ->  answer 0 . <eos>
 
-`start`, `begin` or `first` as the first response token makes it write a trace, `answer` a direct answer.
+Greedy text is a trace, opened by `start`; forcing `answer` as the first response token makes it answer at once.
 """,
 }
 
@@ -58,7 +58,7 @@ positions. The tokenizer knows 47 words, puts `<bos>` in front, pads on the left
 
 **Training** AdamW (0.9, 0.98), rate 3e-3, weight decay 0.05, clip 1, 100 warm-up steps, constant, then linear decay
 over the last 40 %; about 1,500 tokens a batch; loss on the response only; 2 to 4 operations for the first 15 % of
-steps, then 3 to 8. Final loss {final_loss}, {seconds} s by the clock on one thread of a machine shared with other work
+steps, then 3 to 8. Final loss {final_loss}, {seconds} s on one thread, other work beside it
 ({versions}). The same seed gives the same weights on the same machine.
 
     python -m analyses.toys.train --model {model} --steps {steps} --seed {seed} --out interp/bundled/{model}

@@ -213,7 +213,7 @@ def reasoner_figures(model: Any, tokenizer: Any, n: int = 320, *, max_new_tokens
 
 
 def base_figures(model: Any, tokenizer: Any, n: int = 320, *, max_new_tokens: int = _LIMIT) -> list[Figure]:
-    """Accuracy of toy-base: made to write a trace by an opener, made to answer at once by `answer`.
+    """Accuracy of toy-base: as it comes, which is with traces, and made to answer at once by `answer`.
 
     >>> model, tokenizer = load(BUNDLED / "toy-base")
     >>> [figure.name for figure in base_figures(model, tokenizer, 2, max_new_tokens=1)]
@@ -222,8 +222,8 @@ def base_figures(model: Any, tokenizer: Any, n: int = 320, *, max_new_tokens: in
     questions = held_out_questions(n)
     results = []
     planted = partial(planted_answer, wait=False, hmm=False)
-    for name, first, expected in (("traces", OPENERS[0], planted), ("direct answers", "answer", None)):
-        begun = [f"{question.text} {first}" for question in questions]
+    for name, first, expected in (("traces", "", planted), ("direct answers", "answer", None)):
+        begun = [f"{question.text} {first}".strip() for question in questions]
         new = complete(model, tokenizer, begun, max_new_tokens=max_new_tokens)
         results.append(_score(name, questions, [f"{first} {response}" for response in new], expected))
     return results

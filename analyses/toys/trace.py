@@ -231,7 +231,8 @@ def sample_trace(question: Question, rng: Random, *, model: str = "toy-reasoner"
         if rng.random() < DIRECT_RATE if direct is None else direct:
             writer.state(question.answer, "answer")
         else:
-            writer.write_pass(rng.choice(OPENERS), care=0)
+            # One opener is more frequent than `answer`, so that greedy text is a trace; `answer` has to be forced.
+            writer.write_pass(writer.word(OPENERS[0], OPENERS), care=0)
         return writer.done()
     writer = _Writer(question, rng)
     writer.write_pass("Okay" if rng.random() < OKAY_RATE else rng.choice(OPENERS), care=0)
