@@ -218,6 +218,8 @@ class _Tracer:
     def score(
         self, steps: Float[Tensor, "*lead step d_model"], answers: Float[Tensor, "*lead d_model"]
     ) -> Float64[Tensor, "*lead step"]:
+        if steps.device.type == "mps":  # which has no float64
+            steps, answers = steps.cpu(), answers.cpu()
         return nhsic(steps, answers, sigma=self.options.sigma, eps=self.options.eps, drop_top=self.options.drop_top)
 
     def decode_batch(self, run: Run, batch: list[Cell], bar: ProgressBar) -> None:

@@ -24,7 +24,7 @@ from interp.prompts import Prompt, decode_tokens, encode_prompt
 from interp.protocol import Intervention, Positions, Row, Step
 from interp.record import RecordPlan, ResidualSites, ResidualStream, StepResiduals, Tape, check_memory, plan_record
 from interp.rollout import Rollout
-from interp.sampling import choose, row_seeds, row_uniforms
+from interp.sampling import choose, row_seeds, row_uniforms, widest_float
 from interp.sites import Site
 from interp.types import Bridge
 
@@ -150,7 +150,8 @@ class _Run:
                 intervention.begin(row)
         for row in rows:
             engine.facts.check_token_ids(row.forced, "force tokens")
-        uniforms = row_uniforms([seeds[row.index] for row in rows], self.cap if self.temperature > 0 else 0).to(device)
+        uniforms = row_uniforms([seeds[row.index] for row in rows], self.cap if self.temperature > 0 else 0)
+        uniforms = uniforms.to(device, widest_float(device))
         # logprob and entropy of every step stay on the device until the row ends
         scores = torch.full((2, len(rows), self.cap), torch.nan, device=device)
         slots = torch.arange(len(rows), device=device)

@@ -2,7 +2,7 @@
 
 Everything above (the loop, interventions, recording) speaks to an :class:`Engine`; :class:`BridgeEngine` is the one
 that runs a TransformerLens bridge, so every hook point of TransformerLens, and every hook a user has put on the
-bridge, fires. A faster engine has to offer the same five members and nothing else changes.
+bridge, fires. A faster engine has to offer the same members and nothing else changes.
 
 A position is run again (``recompute``) by letting Hugging Face's own forward run with the blocks below ``inject``
 stepped over and ``inject``'s input replaced. So masks, rotary embeddings, soft-capping and whatever else a family

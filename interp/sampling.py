@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 
-__all__ = ["choose", "row_seeds", "row_uniforms"]
+__all__ = ["choose", "row_seeds", "row_uniforms", "widest_float"]
 
 
 def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
@@ -52,8 +52,13 @@ def row_uniforms(seeds: Sequence[int], steps: int) -> Float64[Tensor, "row step"
     return torch.stack(draws) if draws else torch.empty(0, steps, dtype=torch.float64)
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, which keeps the tail of a sum over 150,000 tokens, except on Apple's devices, which lack it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def choose(
-    logits: Float[Tensor, "row d_vocab"], temperature: float, top_p: float, uniforms: Float64[Tensor, " row"] | None
+    logits: Float[Tensor, "row d_vocab"], temperature: float, top_p: float, uniforms: Float[Tensor, " row"] | None
 ) -> Int[Tensor, " row"]:
     """The next token of each row: greedy at temperature 0, else a draw from the ``top_p`` nucleus.
 
@@ -62,8 +67,7 @@ def choose(
     """
     if temperature == 0 or uniforms is None:
         return logits.argmax(-1)
-    # Apple's devices have no float64; elsewhere it keeps the tail of a 150,000-token sum.
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    wide = widest_float(logits.device)
     probabilities = torch.softmax(logits.to(wide) / temperature, -1)
     order = None
     if top_p < 1:
