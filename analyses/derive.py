@@ -19,9 +19,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from analyses.store import CellData, Run
+from interp.prompts import vocabulary_of
 from probes import peak_statistics, thinking_tokens, tukey_peaks
 
-__all__ = ["derive_tables", "vocabulary_of"]
+__all__ = ["derive_tables"]
 
 
 def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> None:
@@ -98,12 +99,3 @@ def _tokens(at_peaks: dict[int, list[int]], site: str, vocabulary: list[str]) ->
         for token in thinking_tokens(torch.tensor(at_peaks[layer], dtype=torch.long), vocabulary)
     ]
     return pd.DataFrame(rows, columns=["layer", "site", "word", "count", "share", "token_ids"])
-
-
-def vocabulary_of(tokenizer: Any, d_vocab: int) -> list[str]:
-    """Each token id as text; ids the model has but the tokenizer lacks (padding of the embedding) are empty."""
-    if tokenizer is None:
-        return [str(i) for i in range(d_vocab)]
-    known = min(len(tokenizer), d_vocab)
-    words = tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
-    return [*words, *[""] * (d_vocab - known)]

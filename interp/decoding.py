@@ -86,8 +86,7 @@ def decode(
     tokenizer = model.tokenizer
     _check_options(max_new_tokens, temperature, top_p, batch_size)
     ids = [encode_prompt(tokenizer, prompt, engine.facts) for prompt in prompts]
-    for intervention in interventions:
-        _check_intervention(intervention, engine)
+    interventions = [_prepared(intervention, engine) for intervention in interventions]
     cap = max_new_tokens + sum(intervention.extra_tokens for intervention in interventions)
     check_context(ids, cap, engine.facts)
     size = batch_size or DEFAULT_BATCH
@@ -106,12 +105,14 @@ def decode(
         ends=_Ends(model, stop, cap),
         settings=_settings(engine, interventions, max_new_tokens, temperature, top_p, stop),
     )
-    rows = [Row(index, prompt, max_new_tokens) for index, prompt in enumerate(ids)]
+    rows = [
+        Row(index, prompt, max_new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))
+    ]
     # Rows of like length together: the least padding.
     order = sorted(rows, key=lambda row: len(row.prompt_ids))
     with _progress(progress, len(rows) * max_new_tokens) as bar, evaluating(model):
         for begin in range(0, len(order), size):
-            run.batch(order[begin : begin + size], seeds, bar)
+            run.batch(order[begin : begin + size], bar)
     return [run.done[row.index] for row in rows]
 
 
@@ -139,7 +140,7 @@ class _Run:
         self.places = (*plan.places, *sorted(extra))
         self.done: dict[int, Rollout] = {}
 
-    def batch(self, rows: list[Row], seeds: list[int], bar: ProgressBar) -> None:
+    def batch(self, rows: list[Row], bar: ProgressBar) -> None:
         """Decode these rows to their ends."""
         engine, device = self.engine, self.engine.device
         longest = max(len(row.prompt_ids) for row in rows)
@@ -150,7 +151,7 @@ class _Run:
                 intervention.begin(row)
         for row in rows:
             engine.facts.check_token_ids(row.forced, "force tokens")
-        uniforms = row_uniforms([seeds[row.index] for row in rows], self.cap if self.temperature > 0 else 0)
+        uniforms = row_uniforms([row.seed for row in rows], self.cap if self.temperature > 0 else 0)
         uniforms = uniforms.to(device, widest_float(device))
         # logprob and entropy of every step stay on the device until the row ends
         scores = torch.full((2, len(rows), self.cap), torch.nan, device=device)
@@ -183,7 +184,7 @@ class _Run:
                         keep.append(i)
                     else:
                         row.finish_reason = step.finishing[i]
-                        self._finish(row, scores[:, slots[i], :t], store, seeds[row.index])
+                        self._finish(row, scores[:, slots[i], :t], store)
                 if len(keep) < len(rows):
                     rows = [rows[i] for i in keep]
                     index = torch.tensor(keep, dtype=torch.long, device=device)
@@ -243,7 +244,7 @@ class _Run:
         sites = dict.fromkeys(site for i in self.interventions for site in i.edits)
         return {site: [i for i in self.interventions if site in i.edits] for site in sites}
 
-    def _finish(self, row: Row, scores: Float[Tensor, "2 step"], store: _Store | None, seed: int) -> None:
+    def _finish(self, row: Row, scores: Float[Tensor, "2 step"], store: _Store | None) -> None:
         ids = row.token_ids
         text = "" if self.tokenizer is None else self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -260,7 +261,7 @@ class _Run:
             residuals={} if store is None else store.take(row, len(ids)),
             layers=() if store is None else self.plan.layers,
             events=row.events,
-            settings={**self.settings, "seed": seed},
+            settings={**self.settings, "seed": row.seed},
         )
 
 
@@ -424,8 +425,9 @@ def _check_options(max_new_tokens: int, temperature: float, top_p: float, batch_
             raise InputError("decode", expected=f"{name} {expected}", received=str(value), remedy=f"Change {name}.")
 
 
-def _check_intervention(intervention: Intervention, engine: Engine) -> None:
+def _prepared(intervention: Intervention, engine: Engine) -> Intervention:
     name = type(intervention).__name__
+    intervention = intervention.prepare(engine.facts)
     for site in (*intervention.reads, *intervention.edits):
         site.check(engine.facts.n_layers, name)
     for layer in intervention.injects:
@@ -437,7 +439,7 @@ def _check_intervention(intervention: Intervention, engine: Engine) -> None:
             received="ln_final",
             remedy="Edit the last layer's resid_post.",
         )
-    intervention.check(engine.facts)
+    return intervention
 
 
 def check_context(ids: list[list[int]], new_tokens: int, facts: ModelFacts, operation: str = "decode") -> None:

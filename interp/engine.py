@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,6 +44,7 @@ class ModelFacts:
     d_model: int
     d_vocab: int
     n_ctx: int | None
+    tokenizer: Any = field(default=None, repr=False, compare=False)
 
     def check_token_ids(self, ids: Sequence[int], operation: str) -> None:
         """Refuse ids the embedding has no row for."""
@@ -253,6 +254,7 @@ def model_facts(model: Bridge) -> ModelFacts:
         d_model=model.cfg.d_model,
         d_vocab=int(config.vocab_size),
         n_ctx=getattr(config, "max_position_embeddings", None),
+        tokenizer=model.tokenizer,
     )
 
 

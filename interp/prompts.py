@@ -10,15 +10,15 @@ from torch import Tensor
 from interp.engine import ModelFacts
 from interp.errors import InputError
 
-__all__ = ["Message", "Prompt", "check_ids", "decode_tokens", "encode_prompt", "encode_text"]
+__all__ = ["Message", "Prompt", "check_ids", "decode_tokens", "encode_prompt", "encode_text", "vocabulary_of"]
 
 Message: TypeAlias = Mapping[str, str]
 # Messages or ids; encode_prompt tells which, and refuses the rest in words of its own.
 Prompt: TypeAlias = str | Sequence[Any] | Tensor
 
 
-def encode_text(tokenizer: Any, text: str, operation: str) -> list[int]:
-    """Token ids of a text, special tokens as the tokenizer adds them by default.
+def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True) -> list[int]:
+    """Token ids of a text, special tokens as the tokenizer adds them by default, or without any.
 
     Refuses words the vocabulary cannot represent: they would silently become the unknown token.
     """
@@ -29,7 +29,7 @@ def encode_text(tokenizer: Any, text: str, operation: str) -> list[int]:
             received="text",
             remedy="Pass token ids, or load a tokenizer.",
         )
-    ids = list(tokenizer(text)["input_ids"])
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids and str(tokenizer.unk_token) not in text:
         words = [w for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]]
@@ -99,3 +99,12 @@ def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     if tokenizer is None:
         return [str(i) for i in ids]
     return list(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False))
+
+
+def vocabulary_of(tokenizer: Any, d_vocab: int) -> list[str]:
+    """Each token id as text; ids the model has but the tokenizer lacks (padding of the embedding) are empty."""
+    if tokenizer is None:
+        return [str(i) for i in range(d_vocab)]
+    known = min(len(tokenizer), d_vocab)
+    words = tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
+    return [*words, *[""] * (d_vocab - known)]

@@ -50,12 +50,14 @@ class Event:
 class Row:
     """One response in the making.
 
-    ``index`` is its place in the list of prompts; ``limit`` the number of tokens at which it ends with reason "length".
+    ``index`` is its place in the list of prompts; ``limit`` the number of tokens at which it ends with reason "length";
+    ``seed`` is its own: draw from it, and a coin falls the same whatever batch the row is in.
     """
 
     index: int
     prompt_ids: list[int]
     limit: int
+    seed: int = 0
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     events: list[Event] = field(default_factory=list)
@@ -118,8 +120,13 @@ class Intervention:
     injects: tuple[int, ...] = ()
     extra_tokens: int = 0
 
-    def check(self, facts: ModelFacts) -> None:
-        """Refuse, with an ``InputError``, what cannot work on this model; called before anything is computed."""
+    def prepare(self, facts: ModelFacts) -> Intervention:
+        """The intervention to use on this model, called before anything is computed.
+
+        The place to refuse what cannot work, with an ``InputError``, and to resolve what depends on the model (layers
+        counted from the end, text to token ids) into a copy.
+        """
+        return self
 
     def begin(self, row: Row) -> None:
         """Before the row's prompt is read; ``row.force(...)`` puts tokens at the start of its response."""

@@ -408,3 +408,24 @@ def test_undeclared_reads_and_reruns_are_refused() -> None:
 def test_interventions_are_described_in_the_settings() -> None:
     rollout = decode(F.bridge("llama"), F.prompts(1), max_new_tokens=3, interventions=[Ban([5, 6])])[0]
     assert rollout.settings["interventions"] == [{"name": "Ban", "ids": [5, 6]}]
+
+
+def test_prepare_resolves_an_intervention_for_the_model() -> None:
+    class FavourLast(Intervention):
+        """Emits the vocabulary's last token, which it learns from the model."""
+
+        def __init__(self, token: int = -1) -> None:
+            self.token = token
+
+        def prepare(self, facts: Any) -> Intervention:
+            return FavourLast(facts.d_vocab - 1)
+
+        def before_choice(self, step: Step) -> None:
+            assert self.token == F.VOCAB - 1
+            step.edit_logits(lambda logits, indices: logits.index_fill(-1, torch.tensor([self.token]), 1e9))
+
+    original = FavourLast()
+    rollout = decode(F.bridge("llama"), F.prompts(1), max_new_tokens=3, interventions=[original])[0]
+    assert rollout.token_ids.tolist() == [F.VOCAB - 1] * 3
+    assert original.token == -1
+    assert rollout.settings["interventions"] == [{"name": "FavourLast", "token": F.VOCAB - 1}]

@@ -1,0 +1,32 @@
+"""Ways to touch a thinking step; each is an :class:`interp.protocol.Intervention` and composes with the others.
+
+- :mod:`suppress`  never emit some tokens
+- :mod:`recycle`   run a position again with a block's output as an earlier or the same block's input
+- :mod:`budget`    make a response think longer or shorter
+"""
+
+from interp.interventions.budget import BudgetForcing, ContinueThinking
+from interp.interventions.recycle import (
+    Recompute,
+    RecurseLatents,
+    RecycleRepresentation,
+    any_token,
+    at_random,
+    input_token,
+    uncertain,
+)
+from interp.interventions.suppress import SuppressTokens, thinking_token_ids
+
+__all__ = [
+    "BudgetForcing",
+    "ContinueThinking",
+    "Recompute",
+    "RecurseLatents",
+    "RecycleRepresentation",
+    "SuppressTokens",
+    "any_token",
+    "at_random",
+    "input_token",
+    "thinking_token_ids",
+    "uncertain",
+]

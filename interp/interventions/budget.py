@@ -1,0 +1,177 @@
+"""Thinking longer or shorter: thinking-token test-time scaling, s1's budget forcing, and their controls.
+
+Both replace the token that would end the thinking and go on; what was decoded is never read again. Their controls are
+the same classes with another token: a neutral one, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from interp.engine import ModelFacts
+from interp.errors import InputError
+from interp.prompts import encode_text
+from interp.protocol import Intervention, Row, Step
+
+__all__ = ["BudgetForcing", "ContinueThinking"]
+
+Tokens = str | int | Sequence[int]
+
+
+def _ids(tokens: Tokens, facts: ModelFacts, operation: str) -> tuple[int, ...]:
+    """Token ids of a text (without special tokens), of an id, or of ids."""
+    if isinstance(tokens, str):
+        ids = tuple(encode_text(facts.tokenizer, tokens, operation, special=False)) if tokens else ()
+    else:
+        ids = (tokens,) if isinstance(tokens, int) else tuple(int(i) for i in tokens)
+    facts.check_token_ids(ids, operation)
+    return ids
+
+
+@dataclass(eq=False)
+class ContinueThinking(Intervention):
+    """Thinking-token test-time scaling (TTTS; Qian et al. 2025, arXiv 2506.02867).
+
+    ``at="end"``: whenever a response ends and budget remains, ``token`` takes the place of its end and it goes on.
+    ``at="start"``: ``token`` is the response's first token (the source tells it so in one place) and the end is the
+    end. Then ``final_prompt`` is appended and at most ``final_tokens`` more are decoded. An empty ``token`` with
+    ``at="start"`` is plain decoding with the same ending.
+
+    >>> from interp import decode, load_model
+    >>> think = ContinueThinking("Wait", budget=60, final_prompt="")
+    >>> response = decode(load_model("toy-reasoner"), ["6 A * 3 B - 8 ? ->"], max_new_tokens=60,
+    interventions=[think])[0]
+    >>> len(response), response.tokens.count("Wait") > 1
+    (60, True)
+
+    Args:
+        token: text, an id or ids.
+        budget: response tokens before the final prompt, inserted tokens included; at most max_new_tokens.
+        final_prompt: text, an id or ids; empty for none.
+    """
+
+    token: Tokens
+    budget: int
+    at: str = "end"
+    final_prompt: Tokens = " Final Answer within \\boxed{}:"
+    final_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        wrong = [
+            (self.at not in ("end", "start"), 'at="end" or at="start"', repr(self.at)),
+            (self.budget < 1, "a budget of at least 1 token", str(self.budget)),
+            (self.final_tokens < 1, "final_tokens of at least 1", str(self.final_tokens)),
+            (self.at == "end" and not isinstance(self.token, int) and not self.token, 'a token with at="end"', "none"),
+        ]
+        for is_wrong, expected, received in wrong:
+            if is_wrong:
+                raise InputError("ContinueThinking", expected=expected, received=received, remedy="Change it.")
+
+    def prepare(self, facts: ModelFacts) -> Intervention:
+        token = _ids(self.token, facts, "ContinueThinking")
+        final = _ids(self.final_prompt, facts, "ContinueThinking")
+        resolved = replace(self, token=token, final_prompt=final)
+        resolved.extra_tokens = len(final) + self.final_tokens if final else 0
+        return resolved
+
+    def begin(self, row: Row) -> None:
+        if row.limit < self.budget:
+            raise InputError(
+                "ContinueThinking",
+                expected=f"max_new_tokens of at least the budget, {self.budget}",
+                received=str(row.limit),
+                remedy="Raise max_new_tokens.",
+            )
+        row.limit = self.budget
+        if self.at == "start":
+            row.force(self._tokens)
+
+    @property
+    def _tokens(self) -> list[int]:
+        assert isinstance(self.token, tuple)
+        return list(self.token)
+
+    def after_choice(self, step: Step) -> None:
+        for i, row in enumerate(step.rows):
+            reason, notes = step.finishing[i], row.notes(self)
+            if reason is None or notes.get("final"):
+                continue
+            used = len(row.token_ids)  # before the token now chosen
+            if reason != "length" and self.at == "end" and used < self.budget - 1:
+                step.replace(i, self._tokens)
+                row.mark(self, "went on")
+            elif self.final_prompt:
+                assert isinstance(self.final_prompt, tuple)
+                notes["final"] = True
+                final = list(self.final_prompt)
+                row.forced.clear()
+                row.mark(self, "final prompt")
+                if reason == "length":  # the token stays, the prompt follows
+                    step.extend(i, used + 1 + len(final) + self.final_tokens)
+                    step.force(i, final)
+                else:  # the prompt takes the place of the end
+                    step.extend(i, used + len(final) + self.final_tokens)
+                    step.replace(i, final)
+
+
+@dataclass(eq=False)
+class BudgetForcing(Intervention):
+    """s1's budget forcing (Muennighoff et al. 2025, arXiv 2501.19393).
+
+    The first ``ignore`` times the end-of-thinking delimiter is chosen, ``append`` takes its place; when
+    ``max_thinking`` tokens have been thought without it, it is forced. What comes after the delimiter is left alone.
+    Where a model has no delimiter, give its end-of-sequence token.
+
+    Args:
+        end_token: the delimiter, an id or a text that is one token.
+        ignore: how often it is ignored.
+        append: text, an id or ids.
+        max_thinking: tokens before the delimiter at most; ``None`` for no limit.
+    """
+
+    end_token: Tokens
+    ignore: int = 0
+    append: Tokens = "Wait"
+    max_thinking: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.ignore < 0 or (self.max_thinking is not None and self.max_thinking < 1):
+            raise InputError(
+                "BudgetForcing",
+                expected="ignore >= 0 and a max_thinking of at least 1 token",
+                received=f"ignore={self.ignore}, max_thinking={self.max_thinking}",
+                remedy="Change it.",
+            )
+
+    def prepare(self, facts: ModelFacts) -> Intervention:
+        end = _ids(self.end_token, facts, "BudgetForcing")
+        if len(end) != 1:
+            raise InputError(
+                "BudgetForcing",
+                expected="a delimiter that is one token",
+                received=f"{self.end_token!r}, which is {len(end)}",
+                remedy="Pass the token's id.",
+            )
+        return replace(self, end_token=end[0], append=_ids(self.append, facts, "BudgetForcing"))
+
+    def after_choice(self, step: Step) -> None:
+        assert isinstance(self.end_token, int)
+        assert isinstance(self.append, tuple)
+        for i, row in enumerate(step.rows):
+            notes = row.notes(self)
+            if notes.get("done"):
+                continue
+            if self.max_thinking is not None and len(row.token_ids) >= self.max_thinking:
+                row.forced.clear()
+                notes["done"] = True
+                if step.tokens[i] != self.end_token:
+                    step.replace(i, [self.end_token])
+                    row.mark(self, "delimiter forced")
+            elif step.tokens[i] == self.end_token and not step.forced[i]:
+                if notes.get("ignored", 0) < self.ignore and self.append:
+                    notes["ignored"] = notes.get("ignored", 0) + 1
+                    step.replace(i, list(self.append))
+                    row.mark(self, "delimiter ignored")
+                else:
+                    notes["done"] = True

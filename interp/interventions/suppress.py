@@ -1,0 +1,122 @@
+"""Suppression: some tokens are never emitted (Qian et al. 2025, arXiv 2506.02867, section on thinking tokens).
+
+Their logits become -inf before a token is chosen. Models route around a missing word ("But wait"), so a word is
+expanded to all its spellings first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.engine import ModelFacts, model_facts
+from interp.errors import InputError
+from interp.prompts import vocabulary_of
+from interp.protocol import Intervention, Step
+from interp.types import Bridge
+
+__all__ = ["SuppressTokens", "flat_ids", "thinking_token_ids"]
+
+
+def thinking_token_ids(model: Bridge, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Every vocabulary id that spells each word, with or without a leading space, in any case.
+
+    >>> from interp import load_model
+    >>> thinking_token_ids(load_model("toy-reasoner"), ["Wait", "hmm"])
+    {'Wait': (27,), 'hmm': (28,)}
+
+    A list of N words counts as N, however many ids that is.
+
+    Raises:
+        InputError: a word that no single token spells.
+    """
+    facts = model_facts(model)
+    spelled: dict[str, list[int]] = {}
+    for token_id, text in enumerate(vocabulary_of(facts.tokenizer, facts.d_vocab)):
+        spelled.setdefault(text.removeprefix(" ").casefold(), []).append(token_id)
+    found = {word: tuple(spelled.get(word.casefold(), ())) for word in words}
+    missing = [word for word, ids in found.items() if not ids]
+    if missing:
+        raise InputError(
+            "expand thinking tokens",
+            expected=f"words that are single tokens of {facts.name}",
+            received=", ".join(map(repr, missing)),
+            remedy="Leave them out: a word of several tokens cannot be suppressed one token at a time.",
+        )
+    return found
+
+
+def flat_ids(token_ids: Mapping[str, Sequence[int]] | Iterable[int]) -> tuple[int, ...]:
+    """Ids, sorted, from ids or from what :func:`thinking_token_ids` gives.
+
+    >>> flat_ids({"Wait": (27, 5), "So": (5,)})
+    (5, 27)
+    """
+    parts = (
+        [i for ids in token_ids.values() for i in ids]
+        if isinstance(token_ids, Mapping)
+        else [int(i) for i in token_ids]
+    )
+    return tuple(sorted(set(parts)))
+
+
+@dataclass(eq=False)
+class SuppressTokens(Intervention):
+    """Never emit ``token_ids`` (ids, or words with their ids from :func:`thinking_token_ids`).
+
+    >>> from interp import decode, load_model
+    >>> model = load_model("toy-reasoner")
+    >>> ids = thinking_token_ids(model, ["Wait", "Hmm"])
+    >>> "Wait" in decode(model, ["6 A * 3 B - 8 ? ->"], max_new_tokens=60,
+    interventions=[SuppressTokens(ids)])[0].tokens False
+
+    Tokens that another intervention forces are emitted all the same.
+
+    Raises:
+        InputError: ids outside the vocabulary, or nothing left to emit.
+    """
+
+    token_ids: Mapping[str, Sequence[int]] | Iterable[int]
+    _ids: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._ids = self.token_ids = flat_ids(self.token_ids)
+
+    def prepare(self, facts: ModelFacts) -> Intervention:
+        facts.check_token_ids(self._ids, "SuppressTokens")
+        if len(self._ids) >= facts.d_vocab:
+            raise InputError(
+                "SuppressTokens",
+                expected="at least one token left to emit",
+                received=f"all {facts.d_vocab} of {facts.name}",
+                remedy="Suppress fewer tokens.",
+            )
+        return self
+
+    def before_choice(self, step: Step) -> None:
+        if self._ids:
+            step.edit_logits(self._ban)
+
+    def _ban(self, logits: Float[Tensor, "*some d_vocab"], indices: list[int]) -> Float[Tensor, "*some d_vocab"]:
+        return logits.index_fill(-1, torch.tensor(self._ids, device=logits.device), float("-inf"))
+
+    def hooks(self, model: Bridge) -> list[tuple[str, Callable[..., Any]]]:
+        """The same as plain TransformerLens hooks, for ``model.generate`` under ``model.hooks(fwd_hooks=...)``."""
+        self.prepare(model_facts(model))
+        if getattr(model.original_model.config.get_text_config(), "final_logit_softcapping", None):
+            raise InputError(
+                "SuppressTokens.hooks",
+                expected="a model whose logits are the unembedding's output",
+                received=f"{model.cfg.model_name}, which caps them afterwards",
+                remedy="Use decode(..., interventions=[SuppressTokens(...)]).",
+            )
+
+        def ban(logits: Tensor, hook: Any) -> Tensor:
+            return self._ban(logits, [])
+
+        return [("unembed.hook_out", ban)]
