@@ -432,13 +432,6 @@ def _prepared(intervention: Intervention, engine: Engine) -> Intervention:
         site.check(engine.facts.n_layers, name)
     for layer in intervention.injects:
         Site("resid_pre", layer).check(engine.facts.n_layers, name)
-    if any(site.name == "ln_final" for site in intervention.edits):
-        raise InputError(
-            name,
-            expected="an edit of the residual stream",
-            received="ln_final",
-            remedy="Edit the last layer's resid_post.",
-        )
     return intervention
 
 

@@ -90,6 +90,12 @@ class Positions:
     scratch: bool = False
     rerun: bool = False
 
+    @property
+    def steps(self) -> Int[Tensor, "row pos"]:
+        """The response step each position predicts: 0 at the last prompt token, negative before it and on padding."""
+        first = torch.tensor([len(row.prompt_ids) - 1 for row in self.rows], device=self.pos.device)[:, None]
+        return torch.where(self.pos >= 0, self.pos - first, -1 - first)
+
 
 class Intervention:
     """Base of everything that acts on a response; each method's default does nothing.

@@ -14,9 +14,12 @@ from interp import InputError, Intervention, ResidualSites, Step, decode, load_m
 from interp.interventions import (
     BudgetForcing,
     ContinueThinking,
+    MeanAblate,
+    PatchResidual,
     Recompute,
     RecurseLatents,
     RecycleRepresentation,
+    SteerResidual,
     SuppressTokens,
     at_random,
     thinking_token_ids,
@@ -267,3 +270,125 @@ def test_what_cannot_work_is_refused_before_the_first_token(make: Any, message: 
 def test_a_word_no_token_spells_is_refused() -> None:
     with pytest.raises(InputError, match=r"expected words that are single tokens .*received 'Perhaps'"):
         thinking_token_ids(load_model("toy-reasoner", device="cpu"), ["Wait", "Perhaps"])
+
+
+SITES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
+
+
+@pytest.mark.parametrize("family", F.FAMILIES)
+@pytest.mark.parametrize("site", SITES)
+def test_ones_own_residuals_change_nothing(family: str, site: str) -> None:
+    model = F.bridge(family)
+    plain = decode(model, F.prompts(3), max_new_tokens=8, record=ResidualSites(sites=SITES))
+    own = [PatchResidual(r, 1, range(len(r)), site, rows=[i]) for i, r in enumerate(plain)]
+    again = decode(model, F.prompts(3), max_new_tokens=8, interventions=own)
+    for a, b in zip(plain, again, strict=True):
+        assert torch.equal(a.token_ids, b.token_ids)
+        torch.testing.assert_close(a.logprobs, b.logprobs, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def hf_with_edit(hf: Any, ids: list[int], site: str, layer: int, new: dict[int, torch.Tensor]) -> torch.Tensor:
+    """Last logits of a full forward in which the stream at ``site`` takes the values ``new[pos]``."""
+    if site in ("resid_pre", "resid_post"):
+        return hf_logits(hf, ids, {(site, layer): new})
+    blocks, norms, final = modules(hf)
+    handles = []
+
+    def put(value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        for pos, vector in new.items():
+            if pos < value.shape[1]:
+                value[0, pos] = vector
+        return value
+
+    if site == "ln_final":
+        handles.append(final.register_forward_hook(lambda _m, _a, out: put(out)))
+    else:
+        # resid_mid is no module's output: the block's output is the new value plus what the MLP half makes of it.
+        block = blocks[layer]
+
+        def second_half(_m: Any, _a: Any, out: Any) -> Any:
+            value = (out[0] if isinstance(out, tuple) else out).clone()
+            for pos, vector in new.items():
+                if pos < value.shape[1]:
+                    mlp = block.mlp(norms[layer](vector[None, None]))
+                    if hasattr(block, "post_feedforward_layernorm"):
+                        mlp = block.post_feedforward_layernorm(mlp)
+                    value[0, pos] = vector + mlp[0, 0]
+            return (value, *out[1:]) if isinstance(out, tuple) else value
+
+        handles.append(block.register_forward_hook(second_half))
+    try:
+        return hf(torch.tensor([ids])).logits[0, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("family", F.FAMILIES)
+@pytest.mark.parametrize("site", SITES)
+def test_anothers_residuals_do_what_hugging_face_does(family: str, site: str) -> None:
+    hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
+    prompts = F.prompts(4)
+    source = decode(model, [prompts[3]], max_new_tokens=8, record=ResidualSites(sites=SITES))[0]
+    patch = PatchResidual(source, 1, {0: 2, 3: 5}, site, rows=[1])
+    watch = Watch()
+    rollouts = decode(model, prompts[:3], max_new_tokens=8, interventions=[patch, watch])
+    plain = decode(model, prompts[:3], max_new_tokens=8)
+    assert [torch.equal(a.logprobs, b.logprobs) for a, b in zip(rollouts, plain, strict=True)] == [True, False, True]
+    values = source.residuals[site][0 if site == "ln_final" else 1]
+    start = len(prompts[1]) - 1
+    ids = list(prompts[1])
+    for step, token in enumerate(rollouts[1].token_ids.tolist()):
+        logits = hf_with_edit(hf, ids, site, 1, {start: values[2], start + 3: values[5]})
+        ours = watch._logits[1][step]
+        assert float((ours - logits).norm() / logits.norm()) < 1e-5
+        ids.append(token)
+
+
+def test_steering_and_ablating_do_what_they_say() -> None:
+    model = F.bridge("llama", torch.float64)
+    direction = torch.randn(44, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    record = ResidualSites(layers=1)
+    plain = decode(model, F.prompts(3), max_new_tokens=5, record=record)
+
+    def first(intervention: Intervention) -> list[torch.Tensor]:
+        rollouts = decode(model, F.prompts(3), max_new_tokens=5, record=record, interventions=[intervention])
+        return [r.residuals["resid_post"][0] for r in rollouts]
+
+    before = [r.residuals["resid_post"][0, 0] for r in plain]
+    for i, residual in enumerate(first(SteerResidual(direction, 1, [0], scale=2.0))):
+        torch.testing.assert_close(residual[0], before[i] + 2 * direction)
+    for residual in first(SteerResidual(3 * direction, 1, "response", mode="project_out")):
+        torch.testing.assert_close(
+            residual @ direction, torch.zeros(len(residual), dtype=torch.float64), atol=1e-9, rtol=0
+        )
+    for i, residual in enumerate(first(MeanAblate(direction, 1, [0], rows=[2]))):
+        torch.testing.assert_close(residual[0], direction if i == 2 else before[i])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer": 7}, "PatchResidual: expected a layer from 0 to 2, received layer 7"),
+        ({"layer": 0}, "expected a rollout that recorded resid_post of layer 0"),
+        ({"site": "resid_mid"}, "expected a rollout that recorded resid_mid of layer 1"),
+        ({"positions": [50]}, r"expected steps of the source, 0 to 4, received \[50\]"),
+        ({"positions": [-2]}, "or response steps from 0"),
+    ],
+)
+def test_patches_that_cannot_be_made_are_refused(change: dict[str, Any], message: str) -> None:
+    model = F.bridge("llama")
+    source = decode(model, F.prompts(1), max_new_tokens=5, record=ResidualSites(layers=[1]))[0]
+    patch = PatchResidual(**{"source": source, "layer": 1, "positions": [0], **change})
+    with pytest.raises(InputError, match=message):
+        decode(model, F.prompts(1), max_new_tokens=5, interventions=[patch])
+
+
+def test_a_source_of_another_model_or_width_is_refused() -> None:
+    source = decode(F.bridge("llama"), F.prompts(1), max_new_tokens=5, record=ResidualSites())[0]
+    with pytest.raises(InputError, match=r"expected a rollout of tiny-qwen2 \(d_model 40\).*tiny-llama \(d_model 44\)"):
+        decode(F.bridge("qwen2"), F.prompts(1), max_new_tokens=5, interventions=[PatchResidual(source, 1, [0])])
+    with pytest.raises(InputError, match="SteerResidual: expected a finite vector of 40 numbers"):
+        decode(F.bridge("qwen2"), F.prompts(1), max_new_tokens=5, interventions=[SteerResidual(torch.ones(44), 1)])

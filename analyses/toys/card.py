@@ -37,7 +37,7 @@ truth of every trace: classes, slips, repairs, true and written values.
 """,
     "toy-base": """\
 The counterpart of toy-reasoner without thinking tokens: same architecture, same questions (left-to-right arithmetic
-mod 10), same planted slips, no repairs. 70 % of its training data are plain traces, 30 % direct (true) answers:
+mod 10), same planted slips, no repairs. 85 % of its training data are plain traces, 15 % direct (true) answers:
 
     6 A * 3 B - 8 ? ->  begin then A 6 * 3 gives 8 . next B 8 - 8 is 0 ; answer 0 . <eos>
     6 A * 3 B - 8 ? ->  answer 0 . <eos>

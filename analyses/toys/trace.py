@@ -22,7 +22,10 @@ SLIP_RATE, RANDOM_SLIP_RATE, CLASS_NOISE = 0.92, 0.02, 0.08
 ANSWER_WORD_RATE, MAX_PASSES = 0.10, 3
 # How often a careful pass follows an answer. Neutral passes keep "a second pass" from being the signal for care.
 CAREFUL_IF_WRONG, CAREFUL_IF_RIGHT, NEUTRAL = 0.35, 0.20, 0.20
-OKAY_RATE, PREFERRED_RATE, DIRECT_RATE = 0.70, 0.70, 0.30
+OKAY_RATE, PREFERRED_RATE = 0.70, 0.70
+# Batches are bucketed by length and their loss is a mean over tokens, so a short direct answer weighs about three times
+# its share: with 30 % of them greedy text would answer at once, and nothing could be compared with the reasoner.
+DIRECT_RATE = 0.15
 # Which word a value or an operand prefers: uniform words would make greedy text use a single one of them.
 _FILLER_OF_VALUE = ("So", "next", "then", "So", "now", "after", "here", "So", "then", "next")
 
@@ -216,7 +219,7 @@ def sample_trace(question: Question, rng: Random, *, model: str = "toy-reasoner"
     >>> trace.text
     'answer 0 . <eos>'
 
-    `direct` makes toy-base answer at once (True) or write a trace (False); None leaves it to chance, 30 % direct. A
+    `direct` makes toy-base answer at once (True) or write a trace (False); None leaves it to chance, 15 % direct. A
     direct answer in the training data is the true one: what the model lacks is the room to work it out.
     """
     if model not in ("toy-reasoner", "toy-base") or (direct and model != "toy-base"):

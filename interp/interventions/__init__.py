@@ -3,6 +3,7 @@
 - :mod:`suppress`  never emit some tokens
 - :mod:`recycle`   run a position again with a block's output as an earlier or the same block's input
 - :mod:`budget`    make a response think longer or shorter
+- :mod:`residual`  patch, steer or mean-ablate the stream at chosen steps
 """
 
 from interp.interventions.budget import BudgetForcing, ContinueThinking
@@ -15,14 +16,18 @@ from interp.interventions.recycle import (
     input_token,
     uncertain,
 )
+from interp.interventions.residual import MeanAblate, PatchResidual, SteerResidual
 from interp.interventions.suppress import SuppressTokens, thinking_token_ids
 
 __all__ = [
     "BudgetForcing",
     "ContinueThinking",
+    "MeanAblate",
+    "PatchResidual",
     "Recompute",
     "RecurseLatents",
     "RecycleRepresentation",
+    "SteerResidual",
     "SuppressTokens",
     "any_token",
     "at_random",
