@@ -22,6 +22,7 @@ from interp.interventions import (
     SteerResidual,
     SuppressTokens,
     at_random,
+    matched_random_tokens,
     thinking_token_ids,
     uncertain,
 )
@@ -392,3 +393,25 @@ def test_a_source_of_another_model_or_width_is_refused() -> None:
         decode(F.bridge("qwen2"), F.prompts(1), max_new_tokens=5, interventions=[PatchResidual(source, 1, [0])])
     with pytest.raises(InputError, match="SteerResidual: expected a finite vector of 40 numbers"):
         decode(F.bridge("qwen2"), F.prompts(1), max_new_tokens=5, interventions=[SteerResidual(torch.ones(44), 1)])
+
+
+def test_matched_controls_are_as_frequent_and_leave_a_word_of_each_kind() -> None:
+    from analyses.problems import bundled_problems
+    from analyses.toys.facts import FILLERS, VERBS
+
+    model = load_model("toy-reasoner", device="cpu")
+    questions = [problem.question for problem in bundled_problems(40)]
+    rollouts = decode(model, questions, max_new_tokens=120)
+    thinking = thinking_token_ids(model, ["Wait", "Hmm", "So"])
+    labels = [[label] for label in "ABCDEFGH"]
+    keep = [VERBS, FILLERS, ("Okay", "start"), ("Therefore", "answer"), *labels]
+    draws = matched_random_tokens(rollouts, thinking, draws=20, seed=3, keep=keep)
+    assert draws == matched_random_tokens(rollouts, thinking, draws=20, seed=3, keep=keep)
+    assert len({tuple(draw) for draw in draws}) > 3
+    for draw in draws:
+        assert len(draw) == 3
+        assert not set(draw) & {"wait", "hmm", "so"}
+        assert all(set(map(str.casefold, group)) - set(draw) for group in keep)
+        assert all(model.tokenizer.decode(ids).strip().casefold() == word for word, ids in draw.items())
+    with pytest.raises(InputError, match="expected at least 3 other words"):
+        matched_random_tokens([rollouts[0]], thinking, keep=[*([word] for word in (*VERBS, *FILLERS)), *labels])

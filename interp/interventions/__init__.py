@@ -3,10 +3,12 @@
 - :mod:`suppress`  never emit some tokens
 - :mod:`recycle`   run a position again with a block's output as an earlier or the same block's input
 - :mod:`budget`    make a response think longer or shorter
+- :mod:`controls`  as many other words, for comparison
 - :mod:`residual`  patch, steer or mean-ablate the stream at chosen steps
 """
 
 from interp.interventions.budget import BudgetForcing, ContinueThinking
+from interp.interventions.controls import matched_random_tokens
 from interp.interventions.recycle import (
     Recompute,
     RecurseLatents,
@@ -32,6 +34,7 @@ __all__ = [
     "any_token",
     "at_random",
     "input_token",
+    "matched_random_tokens",
     "thinking_token_ids",
     "uncertain",
 ]
