@@ -42,8 +42,8 @@ def matched_random_tokens(
 
     Args:
         token_ids: word to ids, as :func:`thinking_token_ids` gives.
-        keep: groups of words of which one at least must stay in each draw, e.g. the verbs of a task; a group of one word
-            is never drawn.
+        keep: groups of words of which one at least must stay in each draw, e.g. the verbs of a task; the word of a
+            group of one is never drawn.
 
     Raises:
         InputError: too few other words, or draws < 1.
