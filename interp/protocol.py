@@ -248,11 +248,11 @@ class Step:
 
     def scratch(self, which: Sequence[int], prefix: Sequence[int], new_tokens: int) -> Scratch:
         """Append ``prefix`` to rows ``which``, decode ``new_tokens`` greedily, and roll all of it back."""
-        if not prefix or new_tokens < 1:
+        if not prefix or new_tokens < 1 or not which:
             raise InputError(
                 "decode scratch tokens",
-                expected="a prefix of at least one token and new_tokens >= 1",
-                received=f"{len(prefix)} prefix tokens, new_tokens={new_tokens}",
+                expected="at least one row, a prefix of at least one token and new_tokens >= 1",
+                received=f"{len(which)} rows, {len(prefix)} prefix tokens, new_tokens={new_tokens}",
                 remedy="The prefix is what asks the model for the answer.",
             )
         self._engine.facts.check_token_ids(prefix, "decode scratch tokens")
