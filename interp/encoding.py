@@ -57,7 +57,7 @@ def encode(
 
     Raises:
         InputError: empty text, ids outside the vocabulary, layer or site out of range, larger than the context or
-        memory.
+            memory.
     """
     record = record or ResidualSites()
     if isinstance(record, ResidualStream):

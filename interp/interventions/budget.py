@@ -39,9 +39,9 @@ class ContinueThinking(Intervention):
     ``at="start"`` is plain decoding with the same ending.
 
     >>> from interp import decode, load_model
+    >>> model, question = load_model("toy-reasoner"), "6 A * 3 B - 8 ? ->"
     >>> think = ContinueThinking("Wait", budget=60, final_prompt="")
-    >>> response = decode(load_model("toy-reasoner"), ["6 A * 3 B - 8 ? ->"], max_new_tokens=60,
-    interventions=[think])[0]
+    >>> response = decode(model, [question], max_new_tokens=60, interventions=[think])[0]
     >>> len(response), response.tokens.count("Wait") > 1
     (60, True)
 

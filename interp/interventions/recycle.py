@@ -135,12 +135,10 @@ def RecycleRepresentation(
     2
 
     Args:
-        probability: of recycling at a thinking token (the authors' scripts: 0.5, the paper: 1); the coin is the row's
-        own.
+        probability: of recycling at a thinking token (scripts: 0.5, paper: 1); the coin is the row's own.
         repeats: each feeds the new output back again.
-        trigger: "predicted", the argmax before recycling is a thinking token (the emitted token may then be another),
-        or
-            "input", the token just read is one.
+        trigger: "predicted", the argmax before recycling is a thinking token (the emitted token may then be another);
+            or "input", the token just read is one.
     """
     if trigger not in ("predicted", "input"):
         raise InputError(

@@ -72,8 +72,9 @@ class SuppressTokens(Intervention):
     >>> from interp import decode, load_model
     >>> model = load_model("toy-reasoner")
     >>> ids = thinking_token_ids(model, ["Wait", "Hmm"])
-    >>> "Wait" in decode(model, ["6 A * 3 B - 8 ? ->"], max_new_tokens=60,
-    interventions=[SuppressTokens(ids)])[0].tokens False
+    >>> ban = SuppressTokens(ids)
+    >>> "Wait" in decode(model, ["6 A * 3 B - 8 ? ->"], max_new_tokens=60, interventions=[ban])[0].tokens
+    False
 
     Tokens that another intervention forces are emitted all the same.
 
