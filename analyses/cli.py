@@ -170,7 +170,7 @@ def _device_map(text: str) -> str | dict[str, Any]:
 def main() -> None:
     """Run the command; bad input ends in one line on standard error and exit code 2."""
     # Threads that spin while they wait take the processor from one another as soon as the machine has other work to
-    # do: decoding was 8 times slower then. Read when torch is first imported, which is later.
+    # do, and decoding becomes many times slower. Read when torch is first imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 
-__all__ = ["choose", "row_seeds", "row_uniforms", "widest_float"]
+__all__ = ["choose", "entropy", "row_seeds", "row_uniforms", "widest_float"]
 
 
 def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
@@ -50,6 +50,16 @@ def row_uniforms(seeds: Sequence[int], steps: int) -> Float64[Tensor, "row step"
     """
     draws = [torch.rand(steps, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
     return torch.stack(draws) if draws else torch.empty(0, steps, dtype=torch.float64)
+
+
+def entropy(log_probs: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+    """Entropy of each row, in nats.
+
+    >>> entropy(torch.tensor([[0.5, 0.5, 0.0]]).log()).exp().round().tolist()
+    [2.0]
+    """
+    # A suppressed token has log-probability -inf and adds 0: any finite stand-in does.
+    return -torch.linalg.vecdot(log_probs.exp(), log_probs.clamp_min(-1e30))
 
 
 def widest_float(device: torch.device) -> torch.dtype:

@@ -21,13 +21,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from interp.engine import ModelFacts
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
 from interp.protocol import Intervention, Row, Step
+from interp.sampling import entropy
 from interp.sites import Site
 
 __all__ = [
@@ -68,7 +67,7 @@ def input_token(token_ids: TokenIds) -> Gate:
 
 def uncertain(threshold: float) -> Gate:
     """Open where the entropy of the next token exceeds ``threshold`` nats."""
-    return lambda step: (_entropy(step.logits) > threshold).tolist()
+    return lambda step: (entropy(step.logits.log_softmax(-1)) > threshold).tolist()
 
 
 def at_random(rate: float, salt: str = "at random") -> Gate:
@@ -177,11 +176,6 @@ def RecurseLatents(
     if top_layers < 1:
         raise InputError("RecurseLatents", expected="top_layers >= 1", received=str(top_layers), remedy="Change it.")
     return Recompute(-1, -top_layers, uncertain(entropy_threshold), max_iterations, tolerance)
-
-
-def _entropy(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    log_probs = logits.log_softmax(-1)
-    return -(log_probs.exp() * log_probs.clamp_min(-1e30)).sum(-1)
 
 
 def _coin(row: Row, t: int, salt: str) -> float:
