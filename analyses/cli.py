@@ -80,7 +80,6 @@ def trace(
     from analyses.summary import progress_bar, show, summary
     from analyses.trace import TraceSettings
     from analyses.trace import trace as run_trace
-    from interp.models import load_model
 
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
@@ -91,14 +90,8 @@ def trace(
     TraceSettings(**settings)
     columns = {"question": question, "solution": solution, "answer": answer}
     chosen = None if problems is None else load_problems(problems, n=n, **columns)
-    placement: dict[str, Any] = {} if device_map is None else {"device_map": _device_map(device_map)}
     silent = quiet or as_json
-    if silent:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-    loaded = load_model(model, device=device, dtype=dtype, **placement)
-    _use_few_threads(loaded)
+    loaded = _load(model, device, dtype, device_map, silent)
     with progress_bar(enabled=not silent) as progress:
         run = run_trace(
             loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, progress=progress, **settings
@@ -107,6 +100,60 @@ def trace(
         typer.echo(json.dumps(summary(run)))
     elif not quiet:
         show(run)
+
+
+@app.command()
+def generate(
+    question: Annotated[str, typer.Argument(help="What to ask; for the toy e.g. '6 A * 3 B - 8 ? ->'.")],
+    model: Annotated[str, typer.Option(help="As for trace.")] = "toy-reasoner",
+    suppress: Annotated[str | None, typer.Option(help='"thinking", or words separated by commas.')] = None,
+    recycle: Annotated[
+        str | None, typer.Option(help="layer=2[,p=1][,repeats=1][,trigger=predicted|input][,words=Wait+Hmm]")
+    ] = None,
+    recurse: Annotated[str | None, typer.Option(help="top=2[,iterations=4][,entropy=1.0][,tolerance=0.001]")] = None,
+    continue_with: Annotated[
+        str | None,
+        typer.Option("--continue", help="token=Wait,budget=200[,at=end|start][,final=...][,final_tokens=16]"),
+    ] = None,
+    force_budget: Annotated[
+        str | None, typer.Option(help="end=</think>[,ignore=1][,append=Wait][,max=200]; end may be a token id.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 256,
+    prompt: Annotated[
+        PromptMode, typer.Option(help="The question as it is, or in the chat template.")
+    ] = PromptMode.raw,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
+    device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The response as JSON on standard output.")] = False,
+) -> None:
+    """One response, with marks where interventions acted.
+
+    Interventions act in the order suppress, recycle, recurse, continue, force-budget.
+    """
+    from analyses.generate import build_interventions, response_facts, show_response
+    from interp.decoding import decode
+
+    loaded = _load(model, device, dtype, device_map, silent=quiet or as_json)
+    interventions = build_interventions(loaded, suppress, recycle, recurse, continue_with, force_budget)
+    rollout = decode(
+        loaded,
+        [question if prompt == PromptMode.raw else [{"role": "user", "content": question}]],
+        max_new_tokens=max_new_tokens,
+        interventions=interventions,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        progress=not (quiet or as_json),
+    )[0]
+    if as_json:
+        typer.echo(json.dumps(response_facts(rollout)))
+    else:
+        show_response(rollout)
 
 
 @models_app.callback()
@@ -128,6 +175,19 @@ def pull(
     from interp.pull import pull_model
 
     typer.echo(f"{name} is in {pull_model(name, force=force)}")
+
+
+def _load(model: str, device: str | None, dtype: str | None, device_map: str | None, silent: bool) -> Any:
+    from interp.models import load_model
+
+    placement: dict[str, Any] = {} if device_map is None else {"device_map": _device_map(device_map)}
+    if silent:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    loaded = load_model(model, device=device, dtype=dtype, **placement)
+    _use_few_threads(loaded)
+    return loaded
 
 
 def _use_few_threads(model: Any) -> None:

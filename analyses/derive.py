@@ -1,8 +1,7 @@
 """The tables of a trace, derived from its cells: what people read, plot and join.
 
 - ``mi.parquet``     one row a (problem, sample, layer, site, step): problem, sample, layer, site, step, token_id,
-  token, mi,
-  is_peak (Tukey's rule on that layer's trajectory)
+  token, mi, is_peak (Tukey's rule on that layer's trajectory)
 - ``peaks.parquet``  one row a (problem, sample, layer, site): the columns of the paper's Table 1, mean MI and AOM
 - ``tokens.csv``     one row a (layer, site, word): words among the tokens at that layer's peaks over all responses
 

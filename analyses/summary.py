@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from analyses.store import Run
 from interp.decoding import ProgressBar
 from interp.models import ModelEntry
 
-__all__ = ["progress_bar", "show", "show_models", "summary"]
+__all__ = ["clean_token", "marked_tokens", "progress_bar", "show", "show_models", "summary"]
 
 COLUMNS = {
     "n_steps": "steps", "n_peaks": "peaks", "ratio": "ratio", "interval_max": "max interval",
@@ -98,13 +98,37 @@ def _marked(run: Run, layer: int) -> Any:
     chosen = peaks.iloc[len(peaks) // 2]
     mi = run.mi
     rows = mi[(mi["problem"] == chosen["problem"]) & (mi["sample"] == chosen["sample"]) & (mi["layer"] == layer)]
-    text = Text(f"[{chosen['problem']}] ", style="dim")
+    peaks_at = {place: "" for place, is_peak in enumerate(rows["is_peak"]) if is_peak}
+    return Text(f"[{chosen['problem']}] ", style="dim").append(marked_tokens(rows["token"].tolist(), peaks_at))
+
+
+def marked_tokens(tokens: Sequence[str], marks: Mapping[int, str]) -> Any:
+    """Tokens as text for a terminal, the marked ones reversed, in brackets and followed by their mark.
+
+    >>> print(marked_tokens(["2", "gives", "4"], {1: "a"}))
+    2 «gives»a 4
+    """
+    from rich.text import Text
+
+    text = Text()
     # Word-level vocabularies have no spaces in their tokens.
-    gap = "" if rows["token"].str.contains(" ").any() else " "
-    for token, is_peak in zip(rows["token"], rows["is_peak"], strict=True):
-        clean = "".join(c if c.isprintable() or c == "\n" else "�" for c in token)
-        text.append(f"«{clean}»" if is_peak else clean, style="bold reverse" if is_peak else "not dim").append(gap)
+    gap = "" if any(" " in token for token in tokens) else " "
+    for place, token in enumerate(tokens):
+        if place in marks:
+            text.append(f"«{clean_token(token)}»", style="bold reverse not dim").append(marks[place], style="bold")
+        else:
+            text.append(clean_token(token), style="not dim")
+        text.append(gap if place + 1 < len(tokens) else "")
     return text
+
+
+def clean_token(token: str) -> str:
+    """Without characters that would steer the terminal.
+
+    >>> clean_token("a" + chr(27) + "[2J")
+    'a�[2J'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in token)
 
 
 def show_models(entries: Sequence[ModelEntry]) -> None:

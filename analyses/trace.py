@@ -3,8 +3,7 @@
 1. The reference text of each problem (its gold solution, or its answer) goes through the model on its own; the residual
    stream at its last token is ``a[l]``.
 2. The model responds in batches; a streaming recorder hands each step's residual streams to nHSIC, some steps at a
-   time, so
-   that no residual is kept.
+   time, so that no residual is kept.
 3. Each response with its scores becomes one cell of the run folder. The same command goes on where it stopped; more
    problems, samples or layers extend the run (missing layers are scored by reading the stored response once more).
 4. Tables are derived from the cells: mi.parquet, peaks.parquet, tokens.csv (see :mod:`analyses.derive`).

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interp.pull import pull_model
     from interp.record import ResidualSites, ResidualStream, StepResiduals
     from interp.rollout import Rollout
+    from interp.scoring import score
     from interp.sites import Site
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "list_models",
     "load_model",
     "pull_model",
+    "score",
 ]
 
 _HOMES = {
@@ -57,6 +59,7 @@ _HOMES = {
     "list_models": "models",
     "load_model": "models",
     "pull_model": "pull",
+    "score": "scoring",
 }
 
 

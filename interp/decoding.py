@@ -28,7 +28,7 @@ from interp.sampling import choose, entropy, row_seeds, row_uniforms, widest_flo
 from interp.sites import Site
 from interp.types import Bridge
 
-__all__ = ["ProgressBar", "check_context", "decode", "evaluating"]
+__all__ = ["Passes", "ProgressBar", "check_context", "decode", "evaluating", "prepared"]
 
 DEFAULT_BATCH = 16
 
@@ -86,7 +86,7 @@ def decode(
     tokenizer = model.tokenizer
     _check_options(max_new_tokens, temperature, top_p, batch_size)
     ids = [encode_prompt(tokenizer, prompt, engine.facts) for prompt in prompts]
-    interventions = [_prepared(intervention, engine) for intervention in interventions]
+    interventions = [prepared(intervention, engine) for intervention in interventions]
     cap = max_new_tokens + sum(intervention.extra_tokens for intervention in interventions)
     check_context(ids, cap, engine.facts)
     size = batch_size or DEFAULT_BATCH
@@ -158,14 +158,14 @@ class _Run:
         slots = torch.arange(len(rows), device=device)
         store = _Store(self.record, self.plan, rows, self.cap, engine) if _keeps(self.record) else None
         tape = Tape(self.places, len(rows), engine)
-        passes = _Passes(tape, rows, cache)
+        passes = Passes(tape, rows, cache)
         prompt = [[0] * p + row.prompt_ids for p, row in zip(pad, rows, strict=True)]
         last_ids = torch.tensor(prompt, device=device)
         t = 0
         with engine.tapped(tape.reads(), {site: passes.edit(site, who) for site, who in self._editors().items()}):
             while rows:
                 passes.rows = rows
-                logits = engine.forward(last_ids, cache)
+                logits = engine.forward(last_ids, cache)[:, -1]
                 step = Step(
                     rows, t, logits, engine, cache, partial(_value, tape, len(rows)), passes.over, self.injects,
                     last_ids[:, -1:], self.ends.reason,
@@ -204,7 +204,8 @@ class _Run:
         chosen = choose(logits, self.temperature, self.top_p, draws)
         finite = torch.isfinite(logits.amax(-1))
         # The step's one wait for the device
-        tokens, sound = torch.stack([chosen, finite.to(chosen.dtype)]).tolist()
+        tokens, sound, *marks = torch.stack([chosen, finite.to(chosen.dtype), *step._marks()]).tolist()
+        step._leave_marks(marks)
         if not all(sound):
             row = step.rows[sound.index(0)]
             raise InputError(
@@ -263,7 +264,7 @@ class _Run:
         )
 
 
-class _Passes:
+class Passes:
     """Tells tape and interventions which rows the pass now running is over."""
 
     def __init__(self, tape: Tape, rows: list[Row], cache: RowCache) -> None:
@@ -423,7 +424,8 @@ def _check_options(max_new_tokens: int, temperature: float, top_p: float, batch_
             raise InputError("decode", expected=f"{name} {expected}", received=str(value), remedy=f"Change {name}.")
 
 
-def _prepared(intervention: Intervention, engine: Engine) -> Intervention:
+def prepared(intervention: Intervention, engine: Engine) -> Intervention:
+    """The intervention as it will act on this model, its layers checked."""
     name = type(intervention).__name__
     intervention = intervention.prepare(engine.facts)
     for site in (*intervention.reads, *intervention.edits):

@@ -74,8 +74,8 @@ class Engine(Protocol):
         """Bytes of keys and values."""
         ...
 
-    def forward(self, ids: Int[Tensor, "row pos"], cache: RowCache) -> Float[Tensor, "row d_vocab"]:
-        """Add columns to the cache; the logits of the last one."""
+    def forward(self, ids: Int[Tensor, "row pos"], cache: RowCache, keep: int = 1) -> Float[Tensor, "row keep d_vocab"]:
+        """Add columns to the cache; the logits of the last ``keep`` of them."""
         ...
 
     def recompute(
@@ -121,12 +121,12 @@ class BridgeEngine:
         d_head = getattr(self._config, "head_dim", None) or self.facts.d_model // self._config.num_attention_heads
         return 2 * self.facts.n_layers * rows * heads * columns * d_head * self.dtype.itemsize
 
-    def forward(self, ids: Int[Tensor, "row pos"], cache: RowCache) -> Float[Tensor, "row d_vocab"]:
+    def forward(self, ids: Int[Tensor, "row pos"], cache: RowCache, keep: int = 1) -> Float[Tensor, "row keep d_vocab"]:
         if self._tuple_blocks is None:
             with self._watch_block_output():
-                logits = self._run(ids, cache)
+                logits = self._run(ids, cache, keep)
         else:
-            logits = self._run(ids, cache)
+            logits = self._run(ids, cache, keep)
         cache.advance(ids.shape[1])
         return logits
 
@@ -139,9 +139,9 @@ class BridgeEngine:
         cache: RowCache,
     ) -> Float[Tensor, "rerun d_vocab"]:
         with cache.rewriting(rows), self._starting_at(inject, residual[:, None, :]):
-            return self._run(ids, cache)
+            return self._run(ids, cache, 1)[:, -1]
 
-    def _run(self, ids: Int[Tensor, "row pos"], cache: RowCache) -> Float[Tensor, "row d_vocab"]:
+    def _run(self, ids: Int[Tensor, "row pos"], cache: RowCache, keep: int) -> Float[Tensor, "row keep d_vocab"]:
         count = ids.shape[1]
         masks = {kind: cache.mask(count, window, self.dtype) for kind, window in self._windows.items()}
         logits = self.model.forward(
@@ -151,9 +151,10 @@ class BridgeEngine:
             position_ids=cache.positions(count),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
-        return logits[:, -1]
+        # A family that ignores logits_to_keep returns them all.
+        return logits[:, -keep:]
 
     @contextmanager
     def _watch_block_output(self) -> Iterator[None]:

@@ -98,7 +98,8 @@ def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """Each id as text, by itself."""
     if tokenizer is None:
         return [str(i) for i in ids]
-    return list(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False))
+    # batch_decode makes one text of no ids
+    return list(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)) if ids else []
 
 
 def vocabulary_of(tokenizer: Any, d_vocab: int) -> list[str]:

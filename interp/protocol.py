@@ -74,7 +74,7 @@ class Row:
 
     def mark(self, intervention: Intervention, note: str) -> None:
         """Leave an :class:`Event` at the current step."""
-        self.events.append(Event(len(self.token_ids), type(intervention).__name__, note))
+        self.events.append(Event(len(self.token_ids), intervention.name, note))
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,11 @@ class Intervention:
     injects: tuple[int, ...] = ()
     extra_tokens: int = 0
 
+    @property
+    def name(self) -> str:
+        """What events and stored settings call it."""
+        return type(self).__name__
+
     def prepare(self, facts: ModelFacts) -> Intervention:
         """The intervention to use on this model, called before anything is computed.
 
@@ -152,7 +157,7 @@ class Intervention:
         options = (
             {f.name: getattr(self, f.name) for f in fields(self) if f.repr} if is_dataclass(self) else dict(vars(self))
         )
-        return {"name": type(self).__name__, **{k: _plain(v) for k, v in options.items() if not k.startswith("_")}}
+        return {"name": self.name, **{k: _plain(v) for k, v in options.items() if not k.startswith("_")}}
 
 
 def _plain(value: Any) -> Any:
@@ -207,6 +212,7 @@ class Step:
         self._injects, self._last_ids, self._finish_of = injects, last_ids, finish_of
         self._logit_edits: list[Callable[[Tensor, list[int]], Tensor]] = []
         self._kept: set[int] = set()
+        self._later: list[tuple[Intervention, Int[Tensor, " row"], Callable[[int], str | None]]] = []
 
     # Before the choice
 
@@ -223,6 +229,25 @@ class Step:
         """
         self.logits = edit(self.logits, list(range(len(self.rows))))
         self._logit_edits.append(edit)
+
+    def mark_later(
+        self, intervention: Intervention, values: Int[Tensor, " row"], note: Callable[[int], str | None]
+    ) -> None:
+        """Leave an :class:`Event` in each row for which ``note(value)`` is a text.
+
+        ``values`` may still be on the device: they travel with the chosen tokens, so that marking waits for nothing.
+        """
+        self._later.append((intervention, values, note))
+
+    def _marks(self) -> list[Int[Tensor, " row"]]:
+        return [values for _, values, _ in self._later]
+
+    def _leave_marks(self, columns: Sequence[Sequence[int]]) -> None:
+        for (intervention, _, note), values in zip(self._later, columns, strict=True):
+            for row, value in zip(self.rows, values, strict=True):
+                text = note(value)
+                if text is not None:
+                    row.mark(intervention, text)
 
     def rerun(self, which: Sequence[int], inject: int, residual: Float[Tensor, "rerun d_model"]) -> None:
         """Run the current position of rows ``which`` again from block ``inject``, with ``residual`` as its input.
@@ -261,7 +286,7 @@ class Step:
         chosen, seen = [], []
         with self._passing([self.rows[i] for i in which], None, scratch=True, cache=fork):
             for _ in range(new_tokens):
-                logits = self._engine.forward(ids, fork)
+                logits = self._engine.forward(ids, fork)[:, -1]
                 ids = logits.argmax(-1, keepdim=True)
                 seen.append(logits)
                 chosen.append(ids)

@@ -3,8 +3,7 @@
 1. ``plan_record`` turns "which layers, which sites" into the distinct places to read: ``resid_pre[l+1]`` and
    ``resid_post[l]`` are one tensor unless something edits between them, and then it is read and stored once.
 2. A :class:`Tape` holds the value of each place at the position just run, ``[place, row, d_model]``; a position that
-   is run
-   again overwrites its rows, so what is kept is the last pass.
+   is run again overwrites its rows, so what is kept is the last pass.
 3. At the end of each step a sink takes the tape: :class:`ResidualSites` into preallocated buffers, one a response;
    :class:`ResidualStream` into a callback, storing nothing.
 """

@@ -5,6 +5,7 @@
 - :mod:`budget`    make a response think longer or shorter
 - :mod:`controls`  as many other words, for comparison
 - :mod:`residual`  patch, steer or mean-ablate the stream at chosen steps
+- :mod:`sweep`     patch every layer and step in turn and measure what changes
 """
 
 from interp.interventions.budget import BudgetForcing, ContinueThinking
@@ -20,6 +21,7 @@ from interp.interventions.recycle import (
 )
 from interp.interventions.residual import MeanAblate, PatchResidual, SteerResidual
 from interp.interventions.suppress import SuppressTokens, thinking_token_ids
+from interp.interventions.sweep import log_probability, logit_difference, patch_sweep
 
 __all__ = [
     "BudgetForcing",
@@ -34,7 +36,10 @@ __all__ = [
     "any_token",
     "at_random",
     "input_token",
+    "log_probability",
+    "logit_difference",
     "matched_random_tokens",
+    "patch_sweep",
     "thinking_token_ids",
     "uncertain",
 ]

@@ -4,11 +4,9 @@ Block ``extract``'s output becomes block ``inject``'s input at one position, and
 again.
 
 - Representation recycling (RR; Qian et al. 2025, arXiv 2506.02867): ``extract = inject = layer``, where the next
-  token (or
-  the one just read) is a thinking token.
+  token (or the one just read) is a thinking token.
 - Latent recursion (arXiv 2606.16620): ``extract`` the last block, ``inject = n_layers - top_layers``, where the
-  next-token
-  entropy is high, until the next-token distribution stops moving.
+  next-token entropy is high, until the next-token distribution stops moving.
 
 Cache rule, whatever the gate: keys and values of the position in blocks >= ``inject`` are those of the last pass,
 blocks below keep theirs, one entry a position. What the texts leave open is decided in the docstrings below.
@@ -86,6 +84,7 @@ class Recompute(Intervention):
         repeats: each feeds the new output back again.
         tolerance: stop repeating a row once the total variation distance between the next-token distributions of two
             passes falls below it; ``None`` never stops early.
+        label: its name in events and stored settings.
 
     The gate is asked once a step, before the first repetition. ``gate`` sees the logits as edited by the interventions
     listed before this one.
@@ -96,17 +95,22 @@ class Recompute(Intervention):
     gate: Gate = field(repr=False)
     repeats: int = 1
     tolerance: float | None = None
+    label: str = field(default="Recompute", repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.label
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise InputError(
-                type(self).__name__, expected="repeats >= 1", received=str(self.repeats), remedy="Or leave it out."
+                self.name, expected="repeats >= 1", received=str(self.repeats), remedy="Or leave it out."
             )
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         extract, inject = (n + facts.n_layers if n < 0 else n for n in (self.extract, self.inject))
-        Site("resid_post", extract).check(facts.n_layers, type(self).__name__)
-        Site("resid_pre", inject).check(facts.n_layers, type(self).__name__)
+        Site("resid_post", extract).check(facts.n_layers, self.name)
+        Site("resid_pre", inject).check(facts.n_layers, self.name)
         resolved = replace(self, extract=extract, inject=inject)
         resolved.reads, resolved.injects = (Site("resid_post", extract),), (inject,)
         return resolved
@@ -156,7 +160,7 @@ def RecycleRepresentation(
         coins = [_coin(row, step.t, "recycle") < probability for row in step.rows]
         return [heads and is_open for heads, is_open in zip(coins, token(step), strict=True)] if any(coins) else coins
 
-    return Recompute(layer, layer, gate, repeats)
+    return Recompute(layer, layer, gate, repeats, label="RecycleRepresentation")
 
 
 def RecurseLatents(
@@ -175,7 +179,8 @@ def RecurseLatents(
     """
     if top_layers < 1:
         raise InputError("RecurseLatents", expected="top_layers >= 1", received=str(top_layers), remedy="Change it.")
-    return Recompute(-1, -top_layers, uncertain(entropy_threshold), max_iterations, tolerance)
+    gate = uncertain(entropy_threshold)
+    return Recompute(-1, -top_layers, gate, max_iterations, tolerance, label="RecurseLatents")
 
 
 def _coin(row: Row, t: int, salt: str) -> float:

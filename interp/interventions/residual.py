@@ -7,7 +7,7 @@ token and the same step of two responses with different prompts means the same t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,9 +20,11 @@ from interp.protocol import Intervention, Positions
 from interp.rollout import Rollout
 from interp.sites import Site
 
-__all__ = ["MeanAblate", "PatchResidual", "SteerResidual"]
+__all__ = ["Exchange", "MeanAblate", "PatchResidual", "SteerResidual", "check_source"]
 
 Steps = str | Sequence[int]
+Exchange = Callable[[Float[Tensor, "patch d_model"], Float[Tensor, "patch d_model"]], Float[Tensor, "patch d_model"]]
+"""The stream to go on with, from the one that is there and the source's."""
 
 
 def _chosen(at: Positions, steps: Steps, rows: Sequence[int] | None) -> Bool[Tensor, "row pos"]:
@@ -46,6 +48,26 @@ def _check_vector(name: str, vector: Tensor, facts: ModelFacts) -> None:
             expected=f"a finite vector of {facts.d_model} numbers (d_model of {facts.name})",
             received=f"shape {tuple(vector.shape)}{'' if vector.isfinite().all() else ' with NaN or inf'}",
             remedy="Take it from this model's residual stream.",
+        )
+
+
+def check_source(name: str, source: Rollout, facts: ModelFacts, site: Site | None = None) -> None:
+    """Refuse a rollout of another model or width, or one that has not recorded ``site``."""
+    model, recorded = source.settings.get("model"), None if site is None else source.residuals.get(site.name)
+    width = source.settings.get("d_model") if recorded is None else recorded.shape[-1]
+    if model != facts.name or width != facts.d_model:
+        raise InputError(
+            name,
+            expected=f"a rollout of {facts.name} (d_model {facts.d_model})",
+            received=f"one of {model} (d_model {width})",
+            remedy="Residual streams of different models cannot be exchanged.",
+        )
+    if site is not None and (recorded is None or (site.name != "ln_final" and site.layer not in source.layers)):
+        raise InputError(
+            name,
+            expected=f"a rollout that recorded {site.name} of layer {site.layer}",
+            received=f"{', '.join(source.residuals) or 'none'} of layers {list(source.layers)}",
+            remedy="Decode the source with record=ResidualSites(...).",
         )
 
 
@@ -79,6 +101,8 @@ class PatchResidual(Intervention):
         source: a rollout that recorded ``site`` at ``layer``.
         positions: steps, or a mapping from the step written to the source's step read.
         rows: places in the list of prompts; all unless given.
+        exchange: the new stream from (the one that is there, the source's), both ``[patch, d_model]``; the source's
+            unless given. TransformerLens's ``SubspaceInterchange`` and ``NormMatchedPlacebo`` are such callables.
 
     Raises:
         InputError: the source is of another model or width, or lacks the site, layer or step.
@@ -89,28 +113,17 @@ class PatchResidual(Intervention):
     positions: Sequence[int] | Mapping[int, int]
     site: str = "resid_post"
     rows: Sequence[int] | None = None
+    exchange: Exchange | None = None
 
     def prepare(self, facts: ModelFacts) -> Intervention:
+        return self.prepared(facts)
+
+    def prepared(self, facts: ModelFacts) -> PatchResidual:
+        """What :meth:`prepare` returns, with :attr:`values` to be read."""
         name = type(self).__name__
-        model, recorded = self.source.settings.get("model"), self.source.residuals.get(self.site)
-        width = None if recorded is None else recorded.shape[-1]
-        if model != facts.name or width not in (None, facts.d_model):
-            raise InputError(
-                name,
-                expected=f"a rollout of {facts.name} (d_model {facts.d_model})",
-                received=f"one of {model} (d_model {width})",
-                remedy="Residual streams of different models cannot be exchanged.",
-            )
         site = _at_layer(self.site, self.layer, facts)
         site.check(facts.n_layers, name)
-        has_layer = self.site == "ln_final" or site.layer in self.source.layers
-        if recorded is None or not has_layer:
-            raise InputError(
-                name,
-                expected=f"a rollout that recorded {self.site} of layer {site.layer}",
-                received=f"{', '.join(self.source.residuals) or 'none'} of layers {list(self.source.layers)}",
-                remedy="Decode the source with record=ResidualSites(...).",
-            )
+        check_source(name, self.source, facts, site)
         pairs = dict(self.positions) if isinstance(self.positions, Mapping) else {step: step for step in self.positions}
         _check_steps(name, list(pairs))
         if not all(0 <= step < len(self.source) for step in pairs.values()):
@@ -120,20 +133,22 @@ class PatchResidual(Intervention):
                 received=str(sorted(pairs.values())),
                 remedy="Choose steps within the source's response.",
             )
-        ready = PatchResidual(self.source, site.layer, pairs, self.site, self.rows)
+        ready = PatchResidual(self.source, site.layer, pairs, self.site, self.rows, self.exchange)
         ready.edits = (site,)
         place = 0 if self.site == "ln_final" else self.source.layers.index(site.layer)
-        ready._values = recorded[place][list(pairs.values())]
+        ready.values = self.source.residuals[self.site][place][list(pairs.values())]
         return ready
 
-    _values: Float[Tensor, "patch d_model"] | None = field(default=None, init=False, repr=False)
+    values: Float[Tensor, "patch d_model"] = field(init=False, repr=False)
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
-        assert self._values is not None
         where = _chosen(at, list(self.positions), self.rows).to(residual.device)
         targets = torch.tensor(list(self.positions), device=at.pos.device)
         which: Int[Tensor, "row pos"] = (at.steps[..., None] == targets).int().argmax(-1)
-        return torch.where(where[..., None], self._values.to(residual)[which.to(residual.device)], residual)
+        new = self.values.to(residual)[which.to(residual.device)]
+        if self.exchange is not None:
+            new = self.exchange(residual.flatten(0, 1), new.flatten(0, 1)).view_as(residual)
+        return torch.where(where[..., None], new, residual)
 
 
 @dataclass(eq=False)

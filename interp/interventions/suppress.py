@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine import ModelFacts, model_facts
 from interp.errors import InputError
-from interp.prompts import vocabulary_of
+from interp.prompts import decode_tokens, vocabulary_of
 from interp.protocol import Intervention, Step
 from interp.types import Bridge
 
@@ -76,7 +76,8 @@ class SuppressTokens(Intervention):
     >>> "Wait" in decode(model, ["6 A * 3 B - 8 ? ->"], max_new_tokens=60, interventions=[ban])[0].tokens
     False
 
-    Tokens that another intervention forces are emitted all the same.
+    Tokens that another intervention forces are emitted all the same. An event marks each step at which a suppressed
+    token was the likeliest.
 
     Raises:
         InputError: ids outside the vocabulary, or nothing left to emit.
@@ -84,6 +85,8 @@ class SuppressTokens(Intervention):
 
     token_ids: Mapping[str, Sequence[int]] | Iterable[int]
     _ids: tuple[int, ...] = field(init=False, repr=False)
+    _notes: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+    _index: Int[Tensor, " suppressed"] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._ids = self.token_ids = flat_ids(self.token_ids)
@@ -97,18 +100,24 @@ class SuppressTokens(Intervention):
                 received=f"all {facts.d_vocab} of {facts.name}",
                 remedy="Suppress fewer tokens.",
             )
-        return self
+        ready = SuppressTokens(self._ids)
+        texts = decode_tokens(facts.tokenizer, self._ids)
+        ready._notes = {i: f"suppressed {text!r}" for i, text in zip(self._ids, texts, strict=True)}
+        return ready
 
     def before_choice(self, step: Step) -> None:
         if self._ids:
+            step.mark_later(self, step.logits.argmax(-1), self._notes.get)
             step.edit_logits(self._ban)
 
     def _ban(self, logits: Float[Tensor, "*some d_vocab"], indices: list[int]) -> Float[Tensor, "*some d_vocab"]:
-        return logits.index_fill(-1, torch.tensor(self._ids, device=logits.device), float("-inf"))
+        if self._index is None or self._index.device != logits.device:
+            self._index = torch.tensor(self._ids, device=logits.device)
+        return logits.index_fill(-1, self._index, float("-inf"))
 
     def hooks(self, model: Bridge) -> list[tuple[str, Callable[..., Any]]]:
         """The same as plain TransformerLens hooks, for ``model.generate`` under ``model.hooks(fwd_hooks=...)``."""
-        self.prepare(model_facts(model))
+        self.prepare(model_facts(model))  # refuses what cannot be suppressed
         if getattr(model.original_model.config.get_text_config(), "final_logit_softcapping", None):
             raise InputError(
                 "SuppressTokens.hooks",

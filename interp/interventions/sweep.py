@@ -1,0 +1,214 @@
+"""Activation patching over layers x steps: which residual stream, taken from another response, changes a prediction.
+
+1. The target's text is read once; its keys and values up to a step are shared by all patches at or after that step.
+2. Patches run as rows of a batch, each row with its own (layer, step), sorted by step so that a batch reads only what
+   comes after its first step.
+3. A metric of the logits at one later step is kept for each.
+
+TransformerLens's ``patching.get_act_patch_resid_pre`` and relatives say the same with one whole forward pass for each
+(layer, position); its interchange interventions (``transformer_lens.tools.analysis.SubspaceInterchange``,
+``NormMatchedPlacebo``) go in as ``exchange``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.decoding import check_context, evaluating
+from interp.engine import BridgeEngine, Edit
+from interp.errors import InputError
+from interp.interventions.residual import Exchange, PatchResidual, check_source
+from interp.record import check_memory
+from interp.rollout import Rollout
+from interp.sites import Site, resolve_layers
+from interp.types import Bridge
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Metric", "log_probability", "logit_difference", "patch_sweep"]
+
+Metric = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, " row"]]
+"""A number for each row, from its logits."""
+
+
+def log_probability(token_id: int) -> Metric:
+    """Nats of one next token.
+
+    >>> log_probability(1)(torch.tensor([[0.0, 0.0]])).exp().tolist()
+    [0.5]
+    """
+    return lambda logits: logits.log_softmax(-1)[:, token_id]
+
+
+def logit_difference(right: int, wrong: int) -> Metric:
+    """Logit of one next token minus that of another.
+
+    >>> logit_difference(1, 0)(torch.tensor([[0.5, 2.0]])).tolist()
+    [1.5]
+    """
+    return lambda logits: logits[:, right] - logits[:, wrong]
+
+
+@torch.no_grad()
+def patch_sweep(
+    model: Bridge,
+    target: Rollout,
+    source: Rollout,
+    metric: Metric,
+    *,
+    at: int = -1,
+    layers: str | int | Sequence[int] = "all",
+    steps: Sequence[int] | Mapping[int, int] | None = None,
+    site: str = "resid_post",
+    exchange: Exchange | None = None,
+    batch_size: int = 32,
+) -> pandas.DataFrame:
+    """Put ``source``'s residual stream into ``target``'s, at one layer and step at a time, and see what changes.
+
+    >>> from interp import ResidualSites, decode, load_model
+    >>> model = load_model("toy-reasoner")
+    >>> prompts = ["6 A * 3 B - 8 ? ->", "6 A * 4 B - 8 ? ->"]
+    >>> target, source = decode(model, prompts, max_new_tokens=8, record=ResidualSites())
+    >>> metric = log_probability(int(target.token_ids[7]))
+    >>> table = patch_sweep(model, target, source, metric, layers=[0, 2], steps=[3, 7])
+    >>> list(table.columns), len(table)
+    (['layer', 'site', 'step', 'source_step', 'token', 'value', 'baseline', 'effect'], 4)
+
+    Args:
+        target: the response whose prediction is watched.
+        source: a response that recorded ``site`` at ``layers``.
+        metric: of the logits ``[row, d_vocab]`` at step ``at``: :func:`log_probability`, :func:`logit_difference`, or
+            your own.
+        at: the step whose prediction is read; negative from the end of the response.
+        layers: "all" that the source recorded, or some.
+        steps: response steps to patch, or a mapping from the target's steps to the source's; unless given all that
+            both have, up to ``at``. Step 0 is the last prompt token.
+        site: resid_pre, resid_mid or resid_post.
+        exchange: the new stream from (the target's, the source's), both ``[patch, d_model]``; the source's unless
+            given.
+        batch_size: patches at a time.
+
+    Returns:
+        One row a (layer, step): ``token`` is the target's response token at that step (the one the patched position
+        predicts), ``value`` the metric with the patch, ``baseline`` without, ``effect`` their difference.
+
+    Raises:
+        InputError: rollouts of other models or widths, layers or steps out of range, a metric that gives something
+            else than one finite number a row.
+    """
+    import pandas as pd
+
+    engine = BridgeEngine(model)
+    end = at + len(target) if at < 0 else at
+    if not 0 <= end < len(target) or batch_size < 1:
+        raise InputError(
+            "patch_sweep",
+            expected=f"at from 0 to {len(target) - 1} (or -{len(target)} to -1), batch_size at least 1",
+            received=f"at={at}, batch_size={batch_size}",
+            remedy="at is the response step whose prediction is read.",
+        )
+    check_source("patch_sweep", target, engine.facts)
+    chosen = source.layers if layers == "all" else resolve_layers(layers, engine.facts.n_layers, "patch_sweep")
+    pairs = _pairs(steps, end, len(source))
+    patches = [PatchResidual(source, layer, pairs, site).prepared(engine.facts) for layer in chosen]
+    cells = sorted((step, place, layer) for layer in range(len(chosen)) for place, step in enumerate(pairs))
+    first = len(target.prompt_ids) - 1
+    text = torch.cat([target.prompt_ids, target.token_ids[:end]]).to(engine.device)[None]
+    check_context([text[0].tolist()], 0, engine.facts, "patch_sweep")
+    needs = {engine.device: engine.cache_bytes(min(batch_size, len(cells)) + 1, text.shape[1])}
+    check_memory("patch_sweep", needs, "Lower batch_size.")
+
+    base = engine.new_cache([0], capacity=text.shape[1])
+    values = []
+    with evaluating(model):
+        for begin in range(0, len(cells), batch_size):
+            batch = cells[begin : begin + batch_size]
+            start = first + batch[0][0]
+            if start > base.length:
+                engine.forward(text[:, base.length : start], base)
+            fork = base.fork([0] * len(batch), extra=text.shape[1] - start)
+            edits: dict[Site, Edit] = {}
+            for layer in {layer for _, _, layer in batch}:
+                rows = [row for row, cell in enumerate(batch) if cell[2] == layer]
+                columns = [first + batch[row][0] - start for row in rows]
+                new = patches[layer].values[[batch[row][1] for row in rows]]
+                edits[patches[layer].edits[0]] = _at(
+                    torch.tensor(rows, device=engine.device), torch.tensor(columns, device=engine.device), new, exchange
+                )
+            with engine.tapped({}, edits):
+                values.append(_measure(metric, engine.forward(text[:, start:].expand(len(batch), -1), fork)[:, -1]))
+        baseline = _measure(metric, engine.forward(text[:, base.length :], base)[:, -1])
+    measured = torch.cat([baseline, *values]).cpu()
+    if not measured.isfinite().all():
+        raise InputError(
+            "patch_sweep",
+            expected="a metric that is finite",
+            received=f"{int((~measured.isfinite()).sum())} values that are not",
+            remedy="Check the metric and the source's residuals.",
+        )
+    plain, found = float(measured[0]), dict(zip(cells, measured[1:].tolist(), strict=True))
+    sources = list(pairs.values())
+    return pd.DataFrame(
+        [
+            {
+                "layer": chosen[layer],
+                "site": site,
+                "step": step,
+                "source_step": sources[place],
+                "token": target.tokens[step],
+                "value": found[step, place, layer],
+                "baseline": plain,
+                "effect": found[step, place, layer] - plain,
+            }
+            for layer in range(len(chosen))
+            for place, step in enumerate(pairs)
+        ]
+    )
+
+
+def _pairs(steps: Sequence[int] | Mapping[int, int] | None, end: int, source_steps: int) -> dict[int, int]:
+    if steps is None:
+        return {step: step for step in range(min(end + 1, source_steps))}
+    pairs = dict(steps) if isinstance(steps, Mapping) else {step: step for step in steps}
+    if not pairs or not all(0 <= step <= end for step in pairs):
+        raise InputError(
+            "patch_sweep",
+            expected=f"steps from 0 to {end}, the one whose prediction is read",
+            received=str(sorted(pairs)),
+            remedy="A later step cannot change an earlier prediction.",
+        )
+    return pairs
+
+
+def _at(
+    rows: Int[Tensor, " patch"],
+    columns: Int[Tensor, " patch"],
+    new: Float[Tensor, "patch d_model"],
+    exchange: Exchange | None,
+) -> Edit:
+    def edit(residual: Float[Tensor, "row pos d_model"]) -> Tensor:
+        where = rows.to(residual.device), columns.to(residual.device)
+        source = new.to(residual)
+        out = residual.clone()
+        out[where] = source if exchange is None else exchange(residual[where], source)
+        return out
+
+    return edit
+
+
+def _measure(metric: Metric, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+    values = metric(logits.float() if logits.dtype.itemsize < 4 else logits)
+    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+        raise InputError(
+            "patch_sweep",
+            expected=f"a metric that gives one number a row, shape ({len(logits)},)",
+            received=f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__,
+            remedy="It is given logits [row, d_vocab].",
+        )
+    return values

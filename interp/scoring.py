@@ -1,0 +1,120 @@
+"""How likely a model finds a given response, under interventions that edit the residual stream: nothing is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.decoding import DEFAULT_BATCH, Passes, check_context, evaluating, prepared
+from interp.engine import BridgeEngine
+from interp.errors import InputError
+from interp.prompts import Prompt, check_ids, encode_prompt
+from interp.protocol import Intervention, Row
+from interp.record import Tape, check_memory
+from interp.types import Bridge
+
+__all__ = ["score"]
+
+LOGIT_BYTES = 1 << 29  # of a batch's logits, before fewer rows are taken at a time
+
+
+@torch.no_grad()
+def score(
+    model: Bridge,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Sequence[int] | Tensor],
+    *,
+    interventions: Sequence[Intervention] = (),
+    last: int | None = None,
+    batch_size: int | None = None,
+) -> list[Float[Tensor, " step"]]:
+    """Log-probability, in nats, of each token of a given response to each prompt.
+
+    >>> from interp import decode, load_model
+    >>> model, question = load_model("toy-reasoner"), "6 A * 3 B - 8 ? ->"
+    >>> rollout = decode(model, [question], max_new_tokens=60)[0]
+    >>> logprobs = score(model, [question], [rollout.token_ids])[0]
+    >>> torch.allclose(logprobs, rollout.logprobs, atol=1e-4)
+    True
+
+    Args:
+        prompts: as in :func:`interp.decode`.
+        responses: token ids; step t is the position that predicts ``responses[i][t]``, as in decoding.
+        interventions: those that only edit residuals (patching, steering, ablation); their positions are the steps of
+            the given response.
+        last: score only so many tokens at the end, an answer say.
+        batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
+
+    Raises:
+        InputError: an empty prompt or response, ids outside the vocabulary, an intervention that acts on choices or
+            runs positions again, texts beyond the context; all before the first pass.
+    """
+    engine = BridgeEngine(model)
+    if len(prompts) != len(responses):
+        raise InputError(
+            "score",
+            expected=f"{len(prompts)} responses, one a prompt",
+            received=str(len(responses)),
+            remedy="Pair them.",
+        )
+    ids = [encode_prompt(model.tokenizer, prompt, engine.facts, "score") for prompt in prompts]
+    answers = [check_ids([int(i) for i in response], engine.facts, "score a response") for response in responses]
+    if last is not None and not 1 <= last <= min(map(len, answers), default=1):
+        raise InputError(
+            "score",
+            expected=f"last from 1 to {min(map(len, answers), default=1)}, the shortest response",
+            received=str(last),
+            remedy="Change last.",
+        )
+    ready = [prepared(intervention, engine) for intervention in interventions]
+    for intervention in ready:
+        if intervention.injects or any(_overrides(intervention, name) for name in ("before_choice", "after_choice")):
+            raise InputError(
+                "score",
+                expected="interventions that only edit residuals",
+                received=type(intervention).__name__,
+                remedy="Here the tokens are given: nothing is chosen. Use decode for this one.",
+            )
+    texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
+    check_context(texts, 0, engine.facts, "score")
+    size = batch_size or DEFAULT_BATCH
+    longest = max(map(len, texts), default=0)
+    check_memory("score", {engine.device: engine.cache_bytes(min(size, len(texts)), longest)}, "Score fewer at a time.")
+
+    found: list[Tensor] = [torch.empty(0)] * len(texts)
+    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
+    with evaluating(model):
+        while order:
+            keep = max(last or len(answers[n]) for n in order[:size])
+            room = max(1, LOGIT_BYTES // (keep * engine.facts.d_vocab * engine.dtype.itemsize))
+            batch, order = order[: min(size, room)], order[min(size, room) :]
+            width = max(len(texts[n]) for n in batch) - 1
+            pad = [width - len(texts[n]) + 1 for n in batch]
+            rows = [Row(n, ids[n], len(answers[n])) for n in batch]
+            cache = engine.new_cache(pad, width)
+            passes = Passes(Tape((), len(rows), engine), rows, cache)
+            sites = dict.fromkeys(site for intervention in ready for site in intervention.edits)
+            edits = {site: passes.edit(site, [i for i in ready if site in i.edits]) for site in sites}
+            fed = torch.tensor([[0] * p + texts[n][:-1] for p, n in zip(pad, batch, strict=True)], device=engine.device)
+            with engine.tapped({}, edits):
+                logits = engine.forward(fed, cache, keep)
+            for n, kept in zip(batch, logits, strict=True):
+                count = last or len(answers[n])
+                wanted = torch.tensor(answers[n][-count:], device=kept.device)
+                wide = kept[-count:].float() if kept.dtype.itemsize < 4 else kept[-count:]
+                found[n] = wide.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+    if any(not logprobs.isfinite().all() for logprobs in found):
+        raise InputError(
+            "score",
+            expected="finite log-probabilities",
+            received="NaN or -inf",
+            remedy="NaN activations: check the weights, dtype and interventions.",
+        )
+    return [logprobs.cpu() for logprobs in found]
+
+
+def _overrides(intervention: Intervention, method: str) -> bool:
+    return getattr(type(intervention), method) is not getattr(Intervention, method)
