@@ -69,6 +69,10 @@ def trace(
     eps: Annotated[float, typer.Option(help="Regularisation of nHSIC.")] = 1e-5,
     drop_top: Annotated[int, typer.Option(help="Leave out the answer's K largest coordinates.")] = 0,
     tau: Annotated[float, typer.Option(help="A peak is above Q3 + tau * IQR.")] = 1.5,
+    workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
     device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
@@ -94,8 +98,9 @@ def trace(
     loaded = _load(model, device, dtype, device_map, silent)
     with progress_bar(enabled=not silent) as progress:
         run = run_trace(
-            loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, progress=progress, **settings
-        )
+            loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, workers=workers,
+            retry_failed=retry_failed, progress=progress, **settings,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(summary(run)))
     elif not quiet:
@@ -156,6 +161,98 @@ def generate(
         show_response(rollout)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of traces.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """One offline page about one trace or several."""
+    from analyses.store import Run
+    from analyses.views.report import write_report
+
+    typer.echo(f"{write_report([Run.open(run) for run in runs], out)}")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Of a study, or a .py file with one of your own; none lists them.")] = "",
+    model: Annotated[str, typer.Option(help="As for trace.")] = "toy-reasoner",
+    problems: Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet; toys have bundled problems.")] = None,
+    question: Annotated[str | None, typer.Option(help="Column of the question.")] = None,
+    solution: Annotated[str | None, typer.Option(help="Column of the gold solution.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Column of the gold answer.")] = None,
+    n: Annotated[int | None, typer.Option(help="The first N problems.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/NAME unless given.")] = None,
+    baselines: Annotated[
+        Path | None, typer.Option(help="Folder of shared baselines; beside --out unless given.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the study, e.g. draws=5 or layers=0,2.")
+    ] = None,
+    words: Annotated[str, typer.Option(help='Thinking words: "thinking", or words separated by commas.')] = "thinking",
+    max_new_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 16,
+    prompt: Annotated[
+        PromptMode, typer.Option(help="The question as it is, or in the chat template.")
+    ] = PromptMode.raw,
+    layers: Annotated[str, typer.Option(help='Layers of the baseline\'s nHSIC: "all" or numbers.')] = "all",
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
+    samples: Annotated[int, typer.Option(help="Responses a problem (needs a temperature).")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that failed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, from a short warm-up.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
+    device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Readings and main table as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Ask a question of many responses: a figure of the paper, or one beyond it, with its statistics."""
+    from analyses.problems import load_problems
+    from analyses.studies import STUDIES, find_study, make_study
+    from analyses.studies.commands import do_dry_run, do_study
+    from analyses.trace import TraceSettings
+
+    if not name:
+        for known in STUDIES:
+            typer.echo(f"{known:14}{find_study(known).title} ({find_study(known).source})")
+        return
+    chosen = make_study(name, dict(_pair(option) for option in options or ()))
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "prompt": str(prompt), "layers": _layers(layers),
+        "temperature": temperature, "top_p": top_p, "samples": samples, "seed": seed,
+    }  # fmt: skip
+    TraceSettings(**settings)
+    columns = {"question": question, "solution": solution, "answer": answer}
+    asked = None if problems is None else load_problems(problems, n=n, **columns)
+    silent = quiet or as_json
+    loaded = _load(model, device, dtype, device_map, silent)
+    common: dict[str, Any] = {
+        "n": n if asked is None else None, "words": words, "batch_size": batch_size, "workers": workers, **settings,
+    }  # fmt: skip
+    if dry_run:
+        do_dry_run(chosen, loaded, asked, as_json, **common)
+    else:
+        folder = out or Path("runs") / chosen.name
+        more = {"retry_failed": retry_failed, "baselines": baselines}
+        do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common)
+
+
+def _pair(option: str) -> tuple[str, str]:
+    from interp.errors import InputError
+
+    key, equals, value = option.partition("=")
+    if not equals:
+        raise InputError(
+            "study", expected="--set option=value", received=option, remedy="Write it with an equals sign."
+        )
+    return key.strip(), value.strip()
+
+
 @models_app.callback()
 def models(context: typer.Context) -> None:
     """List models: bundled with the package, in a cache, or known and not yet pulled."""
@@ -178,6 +275,7 @@ def pull(
 
 
 def _load(model: str, device: str | None, dtype: str | None, device_map: str | None, silent: bool) -> Any:
+    from analyses.model_ref import share_threads
     from interp.models import load_model
 
     placement: dict[str, Any] = {} if device_map is None else {"device_map": _device_map(device_map)}
@@ -186,16 +284,8 @@ def _load(model: str, device: str | None, dtype: str | None, device_map: str | N
 
         logging.disable_progress_bar()
     loaded = load_model(model, device=device, dtype=dtype, **placement)
-    _use_few_threads(loaded)
+    share_threads(loaded)
     return loaded
-
-
-def _use_few_threads(model: Any) -> None:
-    """Matrices of a toy are done before a second thread has woken up: on a busy machine several threads are slower."""
-    import torch
-
-    if sum(parameter.numel() for parameter in model.original_model.parameters()) < 10_000_000:
-        torch.set_num_threads(1)
 
 
 def _layers(text: str) -> str | list[int]:

@@ -6,8 +6,9 @@
 4. `Run.write_table` and `Run.table_writer` put the tables derived from the cells beside ``run.json``.
 
     run.json                                       kind, settings, provenance, format, creation time
+    failures.json                                  cells that could not be done, and why
     cells/<condition>/<problem>/<sample>.safetensors   tensors; payload, cell and checksum as JSON in the metadata
-    mi.parquet  peaks.parquet  tokens.csv          derived tables
+    mi.parquet  peaks.parquet  responses.parquet  tokens.csv          derived tables
 
 Names in the paths are quoted (`quote_name`), so any id is safe; nothing is ever unpickled.
 """
@@ -43,11 +44,15 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
+    from analyses.trajectory import Trajectory
+    from analyses.views.view import View
+
 __all__ = ["Cell", "CellData", "Run"]
 
 _KEY = "peaklens"  # of the safetensors metadata, whose values must be text
 _HEADER_LIMIT = 90_000_000  # characters; safetensors reads headers up to 100 MB
 _LOCK = ".lock"
+_FAILURES = "failures.json"
 _SAFE = "Finished cells are safe: free some space or choose another folder, then run again to go on from there."
 
 
@@ -231,6 +236,28 @@ class Run:
             with replacing(file) as temporary:
                 save_file(stored, temporary, metadata={_KEY: header})
 
+    def failures(self) -> dict[Cell, str]:
+        """Cells that could not be done, with their reasons; those finished since are left out."""
+        file = self.path / _FAILURES
+        if not file.is_file():
+            return {}
+        try:
+            entries = json.loads(file.read_text(encoding="utf-8"))
+            found = {Cell(**entry["cell"]): str(entry["reason"]) for entry in entries}
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise _damaged(file, error) from error
+        return {cell: reason for cell, reason in found.items() if not self.has(cell)}
+
+    def record_failures(self, failures: Mapping[Cell, str]) -> None:
+        """Add to the list of failures; one process at a time does so."""
+        merged = self.failures() | {cell: reason for cell, reason in failures.items() if not self.has(cell)}
+        entries = [{"cell": asdict(cell), "reason": reason} for cell, reason in sorted(merged.items())]
+        with (
+            disk_errors("record failures", self.path / _FAILURES, _SAFE),
+            replacing(self.path / _FAILURES) as temporary,
+        ):
+            temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
     def table(self, name: str) -> pandas.DataFrame:
         """The derived table of that file name."""
         file = self._table_file(name)
@@ -258,6 +285,23 @@ class Run:
         """File names of the derived tables there are."""
         return sorted(file.name for file in self.path.iterdir() if is_table(file.name))
 
+    def trajectory(self, problem: str, sample: int = 0) -> Trajectory:
+        """The scores of one response of a trace, to look at (:class:`analyses.trajectory.Trajectory`)."""
+        from analyses.trajectory import Trajectory
+
+        return Trajectory.from_run(self, problem, sample)
+
+    def show(self, problem: str | None = None, view: str = "heatmap") -> View:
+        """A picture of one response of a trace (the first unless named): "heatmap", "lines" or "text"."""
+        cells = self.cells("baseline")
+        if problem is None and not cells:
+            raise InputError("show run", expected="a trace with responses", received=str(self), remedy="Trace some.")
+        return self.trajectory(cells[0].problem if problem is None else problem).show(view)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The table mi.parquet."""
+        return self.mi
+
     @property
     def mi(self) -> pandas.DataFrame:
         """The table mi.parquet."""
@@ -267,6 +311,11 @@ class Run:
     def peaks(self) -> pandas.DataFrame:
         """The table peaks.parquet."""
         return self.table("peaks.parquet")
+
+    @property
+    def responses(self) -> pandas.DataFrame:
+        """The table responses.parquet."""
+        return self.table("responses.parquet")
 
     @property
     def tokens(self) -> pandas.DataFrame:

@@ -6,7 +6,8 @@
    time, so that no residual is kept.
 3. Each response with its scores becomes one cell of the run folder. The same command goes on where it stopped; more
    problems, samples or layers extend the run (missing layers are scored by reading the stored response once more).
-4. Tables are derived from the cells: mi.parquet, peaks.parquet, tokens.csv (see :mod:`analyses.derive`).
+4. Tables are derived from the cells: mi.parquet, peaks.parquet, responses.parquet, tokens.csv (see
+   :mod:`analyses.derive`), and a page to look at, report.html.
 
 Source: Qian et al. 2025, arXiv 2506.02867. nHSIC is a dependence score of coordinates, not bits of information.
 """
@@ -15,18 +16,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from analyses.batches import Batch, do_batches, guarded, plan_batches
 from analyses.derive import derive_tables
+from analyses.model_ref import ModelRef, share_threads
 from analyses.problems import Problem, bundled_problems, load_problems
+from analyses.scheduler import Report, Work
 from analyses.store import Cell, Run
 from interp.decoding import ProgressBar, check_context, decode
 from interp.encoding import encode
@@ -40,7 +45,7 @@ from interp.sites import resolve_layers
 from interp.types import Bridge
 from probes import nhsic
 
-__all__ = ["TraceSettings", "trace"]
+__all__ = ["TraceSettings", "Tracer", "row_seed", "trace", "traced_problems"]
 
 CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
 
@@ -105,7 +110,11 @@ def trace(
     *,
     n: int | None = None,
     batch_size: int = 8,
+    workers: int = 1,
+    retry_failed: bool = False,
+    report: bool = True,
     progress: Callable[[int, int], ProgressBar] | None = None,
+    on_done: Callable[[Run, Batch], None] = lambda run, batch: None,
     **settings: Any,
 ) -> Run:
     """Trace a model on problems into a run folder; see the module for what happens.
@@ -121,28 +130,48 @@ def trace(
         problems: a file, problems, or ``None`` for those bundled with the toy models.
         out: the run folder, new or of the same settings.
         n: the first n problems.
+        workers: processes, each with a model of its own; the run is the same.
+        retry_failed: try problems again that failed before (``run.failures()``).
+        report: write report.html too.
         progress: called with (responses to do, tokens at most); what it returns is told of every decoded token.
+        on_done: called with the run and each batch of cells as it ends.
         settings: fields of :class:`TraceSettings`.
 
     Raises:
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded.
     """
+    from analyses.views.report import write_report
+
     options = TraceSettings(**settings)
-    chosen = _problems(model, problems, n)
+    chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model
-    tracer = _Tracer(bridge, chosen, options)
+    tracer = Tracer(bridge, chosen, options)
     run = tracer.start(Path(out))
-    pending = [cell for cell in tracer.cells if not run.has(cell)]
-    batches = list(_batches(run, pending, tracer.cells, batch_size))
-    bar = (progress or _silent)(sum(map(len, batches)), sum(map(len, batches)) * options.max_new_tokens)
-    for batch in batches:
-        tracer.decode_batch(run, batch, bar)
+    skip = [] if retry_failed else list(run.failures())
+    batches = plan_batches(run, tracer.cells, batch_size, skip)
+    total = sum(map(len, batches))
+    bar = (progress or _silent)(total, total * options.max_new_tokens)
+    make = partial(_start_worker, ModelRef.of(bridge), chosen, options, Path(out), workers) if workers > 1 else None
+    do_batches(run, batches, make or (lambda: partial(tracer.do, run)), bar.update, workers, partial(on_done, run))
     tracer.add_layers(run)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
+    if report:
+        write_report([run], run.path / "report.html")
     return run
 
 
-def _problems(model: str | Bridge, problems: str | Path | Sequence[Problem] | None, n: int | None) -> list[Problem]:
+def _start_worker(ref: ModelRef, problems: list[Problem], options: TraceSettings, out: Path, workers: int) -> Work:
+    """In another process: the same model, the same settings; the run's pins compare both."""
+    model = ref.load()
+    share_threads(model, workers)
+    tracer = Tracer(model, problems, options)
+    return partial(tracer.do, tracer.start(out))
+
+
+def traced_problems(
+    model: str | Bridge, problems: str | Path | Sequence[Problem] | None, n: int | None
+) -> list[Problem]:
+    """The problems of a run: given, read from a file, or those that come with a bundled toy."""
     if problems is None:
         name = model if isinstance(model, str) else model_source(model).name
         if name not in BUNDLED:
@@ -160,7 +189,7 @@ def _problems(model: str | Bridge, problems: str | Path | Sequence[Problem] | No
     return list(problems)[:n]
 
 
-class _Tracer:
+class Tracer:
     """A model, problems and settings, all found to fit each other."""
 
     def __init__(self, model: Bridge, problems: list[Problem], options: TraceSettings) -> None:
@@ -221,7 +250,11 @@ class _Tracer:
             steps, answers = steps.cpu(), answers.cpu()
         return nhsic(steps, answers, sigma=self.options.sigma, eps=self.options.eps, drop_top=self.options.drop_top)
 
-    def decode_batch(self, run: Run, batch: list[Cell], bar: ProgressBar) -> None:
+    def do(self, run: Run, batch: Batch, report: Report) -> dict[Cell, str]:
+        """Decode and write a batch; reasons of what failed."""
+        return guarded(lambda cells: self.decode_batch(run, cells, report), batch)
+
+    def decode_batch(self, run: Run, batch: Batch, report: Report) -> None:
         options = self.options
         answers = torch.stack([self.answers(cell.problem, self.layers) for cell in batch])
         scorer = _Scorer(self, answers)
@@ -232,9 +265,9 @@ class _Tracer:
             record=ResidualStream(layers=self.layers, sites=(options.site,), on_step=scorer.add),
             temperature=options.temperature,
             top_p=options.top_p,
-            seed=[_seed(options.seed, cell) for cell in batch],
+            seed=[row_seed(options.seed, cell) for cell in batch],
             batch_size=len(batch),
-            progress=bar,
+            progress=SimpleNamespace(update=report),
         )
         scores = scorer.finish()
         mates = [[mate.problem, mate.sample] for mate in batch]
@@ -254,6 +287,8 @@ class _Tracer:
         }
         payload = {
             "layers": list(self.layers),
+            "question": self.problems[cell.problem].question,
+            "answer": self.problems[cell.problem].answer,
             "text": rollout.text,
             "tokens": rollout.tokens,
             "finish_reason": rollout.finish_reason,
@@ -285,7 +320,7 @@ class _Tracer:
 class _Scorer:
     """Takes streamed residuals and scores them ``CHUNK_STEPS`` at a time."""
 
-    def __init__(self, tracer: _Tracer, answers: Float[Tensor, "row layer d_model"]) -> None:
+    def __init__(self, tracer: Tracer, answers: Float[Tensor, "row layer d_model"]) -> None:
         self.tracer, self.answers = tracer, answers
         self.rows: list[int] = []
         self.held: list[Float[Tensor, "layer row d_model"]] = []
@@ -309,28 +344,7 @@ class _Scorer:
         return [torch.cat(parts, dim=1) for parts in self.done]
 
 
-def _batches(run: Run, pending: list[Cell], cells: list[Cell], size: int) -> Iterable[list[Cell]]:
-    """The cells to decode together.
-
-    A batch that was stopped while its cells were being written is decoded again as it was, finished cells included
-    (and not written again), so that a resumed run has the very numbers of one that was never stopped: what a row's
-    last digits are depends on the rows beside it.
-    """
-    if size < 1:
-        raise InputError("trace", expected="batch_size at least 1", received=str(size), remedy="Change batch_size.")
-    left = dict.fromkeys(pending)
-    for cell in cells if left else []:
-        if run.has(cell):
-            batch = [Cell(problem, sample) for problem, sample in run.read(cell).payload["batch"]]
-            if any(mate in left for mate in batch) and set(batch) <= set(cells):
-                for mate in batch:
-                    left.pop(mate, None)
-                yield batch
-    rest = list(left)
-    yield from (rest[begin : begin + size] for begin in range(0, len(rest), size))
-
-
-def _seed(seed: int, cell: Cell) -> int:
+def row_seed(seed: int, cell: Cell) -> int:
     """The same draws for a (problem, sample) whatever else is in the run."""
     digest = hashlib.blake2b(f"{seed}:{cell.problem}:{cell.sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

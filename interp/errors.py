@@ -17,3 +17,11 @@ class InputError(ValueError):
     def __init__(self, operation: str, *, expected: str, received: str, remedy: str) -> None:
         self.operation, self.expected, self.received, self.remedy = operation, expected, received, remedy
         super().__init__(f"{operation}: expected {expected}, received {received}. {remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Exceptions pickle by position; this one has names. It has to come back whole from another process."""
+        return _again, (self.operation, self.expected, self.received, self.remedy)
+
+
+def _again(operation: str, expected: str, received: str, remedy: str) -> InputError:
+    return InputError(operation, expected=expected, received=received, remedy=remedy)

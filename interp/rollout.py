@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.html import Fragment, details_table, number, token_spans
 from interp.protocol import Event
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Rollout"]
 
 FORMAT = "peaklens rollout 1"
+_SHOWN = 400  # tokens that a notebook shows unasked
 
 
 @dataclass
@@ -57,6 +63,93 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def show(
+        self, by: str | Tensor | Sequence[float | int] = "logprobs", marks: Tensor | Iterable[int] | None = None
+    ) -> Fragment:
+        """The response as text coloured by a number a token; all of it.
+
+        >>> import torch
+        >>> ids = torch.tensor([1, 2])
+        >>> Rollout(ids, ids, ["a", "b"], "ab", "eos", torch.tensor([-0.5, -2.0]), torch.zeros(2)).show()
+        2 tokens by log-probability (nats), from -2 to -0.5
+
+        Args:
+            by: "logprobs" (dark is improbable), "entropy", or a number a token in any unit.
+            marks: steps to mark, as numbers or truth values; where interventions acted unless given.
+
+        Raises:
+            InputError: another name, or as many numbers as there are not tokens.
+        """
+        named = {"logprobs": "log-probability (nats)", "entropy": "entropy (nats)"}
+        if isinstance(by, str) and by not in named:
+            raise InputError(
+                "Rollout.show",
+                expected='"logprobs", "entropy" or one number a token',
+                received=repr(by),
+                remedy="For views with layers, use analyses.views.",
+            )
+        values: Tensor | Sequence[float | int] = getattr(self, by) if isinstance(by, str) else by
+        label = named[by] if isinstance(by, str) else "value"
+        plain = [float(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
+        finite = [v for v in plain if abs(v) < float("inf")]
+        low, high = (min(finite), max(finite)) if finite else (None, None)
+        ends = "no finite values" if low is None or high is None else f"from {number(low)} to {number(high)}"
+        if by == "logprobs":
+            low, high = high, low
+        noted = self._notes()
+        body = token_spans(
+            self.tokens,
+            plain,
+            marks=[step for step, note in enumerate(noted) if note] if marks is None else marks,
+            titles=noted,
+            label=label,
+            low=low,
+            high=high,
+            marked="intervention" if marks is None else "marked",
+        )
+        return Fragment(body, f"{len(self)} tokens by {label}, {ends}")
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a step: step, token_id, token, logprob and entropy (nats), event (notes of interventions, or "")."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "step": range(len(self)),
+                "token_id": self.token_ids.tolist(),
+                "token": self.tokens,
+                "logprob": self.logprobs.double().tolist(),
+                "entropy": self.entropy.double().tolist(),
+                "event": self._notes(),
+            }
+        )
+
+    def _notes(self) -> list[str]:
+        """What interventions did at each step, or nothing."""
+        notes: list[list[str]] = [[] for _ in range(len(self))]
+        for event in self.events:
+            if 0 <= event.step < len(notes):
+                notes[event.step].append(f"{event.intervention}: {event.note}")
+        return ["; ".join(at) for at in notes]
+
+    def _repr_html_(self) -> str:
+        noted = self._notes()
+        facts = {
+            "model": self.settings.get("model", "not named"),
+            "length": f"{len(self)} tokens after a prompt of {len(self.prompt_ids)}",
+            "finish reason": self.finish_reason,
+            "events": len(self.events),
+        }
+        text = token_spans(
+            self.tokens,
+            marks=[step for step, note in enumerate(noted) if note],
+            titles=noted,
+            label="response",
+            marked="intervention",
+            limit=_SHOWN,
+        )
+        return details_table(facts) + text
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one ``.safetensors`` file, whole or not at all.

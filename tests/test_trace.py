@@ -184,7 +184,7 @@ def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path) -> None:
         ({"samples": 2}, "expected one greedy response a problem"),
         ({"sigma": 0.0}, "sigma"),
         ({"drop_top": 127}, "drop_top"),
-        ({"batch_size": 0}, "trace: expected batch_size at least 1"),
+        ({"batch_size": 0}, "expected batch_size at least 1"),
         ({"max_new_tokens": 10**6}, "trace: expected at most .* positions"),
         ({"out": "/proc/peaklens/run"}, "start run: .*/proc/peaklens"),
     ],

@@ -1,0 +1,82 @@
+"""What the views take: tensors, arrays and lists of numbers, made one thing and checked against the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from interp.errors import InputError
+
+__all__ = ["finite_range", "matrix", "one_each", "truths"]
+
+
+def matrix(values: Any, operation: str) -> np.ndarray:
+    """Numbers as float64 ``[series, step]``; one dimension is one series.
+
+    >>> matrix([0.5, 1], "text").shape
+    (1, 2)
+    """
+    try:
+        plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+        array = np.atleast_2d(np.asarray(plain, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise _refused(operation, f"{type(values).__name__} ({error})") from error
+    if array.ndim != 2:
+        raise _refused(operation, f"shape {array.shape}")
+    return array
+
+
+def _refused(operation: str, received: str) -> InputError:
+    return InputError(
+        operation,
+        expected="numbers as [step] or [layer, step]",
+        received=received,
+        remedy="Pass a tensor, an array or lists of equal length.",
+    )
+
+
+def one_each(things: Sequence[Any], count: int, what: str, operation: str) -> list[Any]:
+    """The things as a list, one for each of `count`; anything else is an `InputError`."""
+    if len(things) != count:
+        raise InputError(
+            operation, expected=f"{count} {what}", received=str(len(things)), remedy="Pass those of the same response."
+        )
+    return list(things)
+
+
+def truths(marks: Any, shape: tuple[int, int], operation: str) -> np.ndarray:
+    """Marks as booleans ``[series, step]``: given so, as booleans ``[step]``, or as the numbers of steps.
+
+    >>> truths([1], (2, 3), "text").tolist()
+    [[False, True, False], [False, True, False]]
+    """
+    plain = marks.detach().cpu().numpy() if isinstance(marks, Tensor) else marks
+    array = np.asarray(list(plain) if isinstance(plain, set | frozenset | range) else plain)
+    result = np.zeros(shape, dtype=bool)
+    if array.dtype == bool and array.shape in (shape, shape[1:]):
+        result[:] = array
+    elif array.size == 0 and array.ndim == 1:
+        pass
+    elif np.issubdtype(array.dtype, np.integer) and array.ndim == 1 and (array >= 0).all() and (array < shape[1]).all():
+        result[:, array] = True
+    else:
+        raise InputError(
+            operation,
+            expected=f"marks as steps from 0 to {shape[1] - 1}, or booleans of shape {shape} or {shape[1:]}",
+            received=f"{array.dtype} of shape {array.shape}",
+            remedy="Pass the steps or the is_peak of the same response.",
+        )
+    return result
+
+
+def finite_range(values: np.ndarray) -> tuple[float, float] | None:
+    """The smallest and the largest finite number; None if there is none.
+
+    >>> finite_range(np.array([1.0, np.nan, 3.0]))
+    (1.0, 3.0)
+    """
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else None

@@ -1,0 +1,175 @@
+"""Attention of one layer's heads while a response was written, at chosen steps and a window before each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analyses.views.view import View
+from interp.errors import InputError
+from interp.html import number, table, visible
+from interp.prompts import decode_tokens
+from interp.rollout import Rollout
+from interp.sites import resolve_layers
+from interp.types import Bridge
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["attention"]
+
+MOST = 80  # positions in a figure: heads times its square is what the page holds
+_LONGEST = 12  # characters of a token at an axis
+
+
+def attention(
+    model: Bridge,
+    rollout: Rollout,
+    layer: int,
+    steps: Sequence[int] | None = None,
+    *,
+    window: int = 12,
+    title: str = "",
+) -> View:
+    """Who attends to whom: the attention patterns of all heads of a layer, from and to the chosen tokens.
+
+    >>> from interp import decode, load_model
+    >>> model = load_model("toy-reasoner")
+    >>> rollout = decode(model, ["6 A * 3 B - 8 ? ->"], max_new_tokens=60)[0]
+    >>> view = attention(model, rollout, layer=1, steps=[5], window=4)
+    >>> view.title, len(view.to_frame())
+    ('Attention of layer 1', 60)
+
+    The prompt and the response are read once more, without interventions. Chosen are the response token of each step
+    and the `window` tokens before it; without `steps`, the last tokens of all. A token's label ends on its position in
+    prompt and response together. Step t was predicted at the token before it.
+
+    Args:
+        layer: negative numbers count from the last.
+        steps: response steps, from 0.
+        window: tokens before each step.
+
+    Raises:
+        InputError: a layer or a step that is not there, more than 80 tokens chosen, a model without attention patterns.
+    """
+    number_of = resolve_layers(layer, model.cfg.n_layers, "attention")[0]
+    positions = _positions(rollout, steps, window)
+    pattern = _pattern(model, rollout, number_of, positions)
+    ids = torch.cat([rollout.prompt_ids, rollout.token_ids]).tolist()
+    prompt = decode_tokens(model.tokenizer, ids[: len(rollout.prompt_ids)])
+    words = [[*prompt, *rollout.tokens][position] for position in positions]
+    names = [f"{_axis(word)}·{position}" for word, position in zip(words, positions, strict=True)]
+    heads = pattern.double().cpu().numpy()
+    live = {
+        "needs": "circuitsvis",
+        "component": "AttentionHeads",
+        "start": 0,
+        "props": {},
+        "series": [
+            {
+                "label": "",
+                "note": "A darker cell is more attention; grey lies ahead. Labels end on the position.",
+                "props": {
+                    "attention": np.round(heads, 6).tolist(),
+                    "attentionHeadNames": [f"head {head}" for head in range(len(heads))],
+                    "tokens": names,
+                    "maxValue": float(heads.max()),
+                    "minValue": -float(heads.max()),
+                    "positiveColor": "#123f6e",
+                    "negativeColor": "#b03a00",
+                },
+            }
+        ],
+    }
+    last = heads[:, -1]
+    rows = [
+        [head, *(f"{names[place]} {number(last[head, place])}" for place in np.argsort(-last[head], kind="stable")[:5])]
+        for head in range(len(heads))
+    ]
+    columns = ["head", *(f"{place}." for place in range(1, len(rows[0])))]
+    static = table(columns, rows, caption=f"Where {names[-1]} attends most")
+    alt = (
+        f"{len(heads)} heads of layer {number_of}, from each of {len(names)} tokens (rows) to those before it "
+        f"(columns). A row adds up to 1 over all tokens, over the shown ones to "
+        f"{number(heads.sum(-1).mean())} on average."
+    )
+
+    def frame() -> pandas.DataFrame:
+        import pandas as pd
+
+        head, to, source = _lower(heads)
+        return pd.DataFrame(
+            {
+                "layer": number_of,
+                "head": head,
+                "position": np.asarray(positions)[to],
+                "token": [words[i] for i in to],
+                "source_position": np.asarray(positions)[source],
+                "source_token": [words[i] for i in source],
+                "attention": heads[head, to, source],
+            }
+        )
+
+    return View(title or f"Attention of layer {number_of}", static, alt, live, frame)
+
+
+def _positions(rollout: Rollout, steps: Sequence[int] | None, window: int) -> list[int]:
+    before, count = len(rollout.prompt_ids), len(rollout)
+    wanted = list(steps) if steps is not None else [count - 1]
+    reach = window if steps is not None else max(window, 47)
+    if not wanted or window < 0 or any(not 0 <= step < count for step in wanted):
+        raise InputError(
+            "attention",
+            expected=f"steps from 0 to {count - 1} and a window of at least 0",
+            received=f"steps {wanted[:5]}, window {window}",
+            remedy="The response must have at least one token.",
+        )
+    chosen = sorted({p for step in wanted for p in range(max(0, before + step - reach), before + step + 1)})
+    if len(chosen) > MOST:
+        raise InputError(
+            "attention",
+            expected=f"at most {MOST} tokens",
+            received=f"{len(chosen)}, of {len(wanted)} steps with a window of {window}",
+            remedy="Choose fewer steps or a smaller window.",
+        )
+    return chosen
+
+
+@torch.no_grad()
+def _pattern(model: Bridge, rollout: Rollout, layer: int, positions: list[int]) -> Float[Tensor, "head chosen chosen"]:
+    name = f"blocks.{layer}.attn.hook_pattern"
+    if name not in model.hook_dict:
+        raise InputError(
+            "attention",
+            expected="a model whose attention patterns have a hook point",
+            received=f"{model.cfg.model_name} without {name}",
+            remedy="Choose another layer, or another model.",
+        )
+    kept: list[Tensor] = []
+
+    def keep(pattern: Tensor, hook: Any) -> None:
+        at = torch.tensor(positions, device=pattern.device)
+        kept.append(pattern[0][:, at][:, :, at])
+
+    ids = torch.cat([rollout.prompt_ids, rollout.token_ids])[None]
+    device = next(model.original_model.parameters()).device
+    with model.hooks(fwd_hooks=[(name, keep)]):
+        model.forward(ids.to(device), return_type=None)
+    return kept[0]
+
+
+def _lower(heads: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Head, row and column of every cell that causal attention can fill."""
+    rows, columns = np.tril_indices(heads.shape[1])
+    count = len(rows)
+    return np.repeat(np.arange(len(heads)), count), np.tile(rows, len(heads)), np.tile(columns, len(heads))
+
+
+def _axis(word: str) -> str:
+    shown = visible(word if len(word) <= _LONGEST else word[: _LONGEST - 1] + "…")
+    return shown.replace(" ", "␣") or "⟨empty⟩"

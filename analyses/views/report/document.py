@@ -1,0 +1,121 @@
+"""The report of a trace, or of several: one page that holds everything it shows and asks for nothing.
+
+1. `digest` reads each run's tables into numbers.
+2. `parts` and `made` make of them what needs no script, `explorer`, `words` and `verdicts` what the reader chooses in.
+3. `report` puts both into a page, `write_report` writes that whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analyses.atomic import disk_errors, make_folder, replacing
+from analyses.store import Run
+from analyses.views.page import page
+from analyses.views.report.digest import Digest, digest
+from analyses.views.report.explorer import explorer
+from analyses.views.report.made import made, meaning
+from analyses.views.report.parts import comparison, headline, statistics
+from analyses.views.report.script import REPORT_SCRIPT
+from analyses.views.report.style import REPORT_STYLE
+from analyses.views.report.text import escaped, name_of
+from analyses.views.report.verdicts import groups
+from analyses.views.report.words import thinking
+from interp.errors import InputError
+
+__all__ = ["report", "write_report"]
+
+ROOM = 280_000  # scores in a page: 1.5 MB, beside 2.7 MB of libraries
+
+
+def report(runs: Sequence[Run]) -> str:
+    """The report as an HTML document.
+
+    >>> import tempfile
+    >>> from analyses.trace import trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     document = report([trace("toy-reasoner", n=1, out=folder, max_new_tokens=20)])
+    >>> document.startswith("<!doctype html>"), document.count("<h2")
+    (True, 7)
+
+    The curves of all responses are in the page as long as there is room (280 000 scores, layers times steps, shared by
+    the runs); beyond, those of the first responses. The tables count all responses.
+
+    Raises:
+        InputError: no run; one that lacks the tables of a trace or has no responses.
+    """
+    if not runs:
+        raise InputError("report", expected="at least one run", received="none", remedy="Pass the folders of traces.")
+    digests = [digest(run, ROOM // len(runs)) for run in runs]
+    anchors = [f"r{k}" for k in range(len(runs))]
+    if len(runs) == 1:
+        title = f"peaklens report: {name_of(runs[0].settings.get('model', digests[0].name))}"
+        body = f"{_top(digests[0])}{_nav(0)}{_parts(digests[0], 0, 2)}"
+    else:
+        title = f"peaklens report: {len(runs)} runs"
+        links = "".join(
+            f'<li><a href="#{anchor}">{escaped(one.name)}</a></li>'
+            for one, anchor in zip(digests, anchors, strict=True)
+        )
+        body = (
+            f'<nav class="rp-nav" aria-label="Runs"><ul>{links}</ul></nav><section aria-labelledby="runs">'
+            f'<h2 id="runs">The runs beside each other</h2>{comparison(digests, anchors)}</section>'
+        )
+        for k, (one, anchor) in enumerate(zip(digests, anchors, strict=True)):
+            body += (
+                f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escaped(one.name)}</h2>{_top(one)}{_nav(k)}'
+                f"{_parts(one, k, 3)}</section>"
+            )
+    return page(title, [body, REPORT_SCRIPT], needs=("bokeh", "circuitsvis"), head=REPORT_STYLE)
+
+
+def write_report(runs: Sequence[Run], path: str | Path) -> Path:
+    """Write the report to a file, whole or not at all; what was there before is replaced.
+
+    Raises:
+        InputError: as `report`; a folder that cannot be written.
+    """
+    document, target = report(runs), Path(path)
+    with disk_errors("write report", target, "Choose a folder that can be written and has room."):
+        make_folder(target.parent)
+        with replacing(target) as temporary:
+            temporary.write_text(document, encoding="utf-8")
+    return target
+
+
+def _top(one: Digest) -> str:
+    return f'<p class="rp-sub">Run {escaped(one.name)}, made {escaped(one.run.created.replace("T", " "))}</p>'
+
+
+_SECTIONS = {
+    "summary": "In short",
+    "responses": "One response at a time",
+    "peaks": "Peaks by layer",
+    "words": "Words at peaks",
+    "verdicts": "Correct against wrong responses",
+    "meaning": "What nHSIC is and is not",
+    "made": "How it was made",
+}
+
+
+def _nav(run: int) -> str:
+    links = "".join(f'<li><a href="#r{run}-{key}">{name}</a></li>' for key, name in _SECTIONS.items())
+    return f'<nav class="rp-nav" aria-label="On this page"><ul>{links}</ul></nav>'
+
+
+def _parts(one: Digest, run: int, level: int) -> str:
+    contents = {
+        "summary": f'<div class="rp-headline">{headline(one)}</div>',
+        "responses": explorer(one, run, level + 1),
+        "peaks": statistics(one),
+        "words": thinking(one, run),
+        "verdicts": groups(one, run),
+        "meaning": meaning(one),
+        "made": made(one),
+    }
+    return "".join(
+        f'<section aria-labelledby="r{run}-{key}" class="rp-section"><h{level} id="r{run}-{key}">{name}</h{level}>'
+        f"{contents[key]}</section>"
+        for key, name in _SECTIONS.items()
+    )

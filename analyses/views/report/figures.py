@@ -1,0 +1,161 @@
+"""The figures of a report, each once and empty: the page's script fills them with the response and layer chosen.
+
+A figure of every response would take far more room than the numbers do. The script finds the models by the names given
+here: ``line``, ``peaks``, ``limit``, ``cells``, ``dots``, ``undefined``, ``row``, ``colours``, ``steps`` and ``height``
+in the curves, ``groups``, ``medians``, ``height`` and ``figure`` in the comparison. Text of models and files comes into
+columns alone, which tooltips escape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["comparison_item", "curves_item"]
+
+_BLUE, _UNDEFINED = "#0072b2", "#bdbdbd"
+_LEFT = 58  # pixels left of both figures, so that their steps stand below each other
+
+
+def curves_item(layers: Sequence[int], run: int) -> dict[str, Any]:
+    """Scores of one layer as a line over steps, and of all layers as a heatmap below it; they pan and zoom together.
+
+    >>> item = curves_item([0, 1, 2], 0)
+    >>> sorted(item)
+    ['doc', 'root_id', 'target_id', 'version']
+    """
+    from bokeh.embed import json_item
+    from bokeh.layouts import column
+    from bokeh.models import Range1d
+
+    steps = Range1d(start=0, end=1, name="steps")
+    return dict(json_item(column(_line(steps, run), _heatmap(steps, layers, run), sizing_mode="stretch_width")))
+
+
+def _line(steps: Any, run: int) -> Any:
+    from bokeh.models import ColumnDataSource, HoverTool, Range1d
+
+    height = Range1d(start=0, end=1, name="height")
+    figure = _figure(height=230, x_range=steps, y_range=height, y_axis_label="nHSIC", tags=[run])
+    figure.xaxis.major_label_text_font_size = "0px"
+    figure.xaxis.major_tick_line_color = None
+    data = ColumnDataSource({"step": [], "value": [], "token": [], "peak": []}, name="line")
+    limit = ColumnDataSource({"step": [], "value": []}, name="limit")
+    peaks = ColumnDataSource({"step": [], "value": []}, name="peaks")
+    figure.line("step", "value", source=limit, color="#b03a00", line_dash="dashed", width=1.2)
+    figure.line("step", "value", source=data, color=_BLUE, width=1.5)
+    # Points too: a value between two undefined ones is on no line.
+    figure.scatter("step", "value", source=data, size=3.5, color=_BLUE)
+    figure.scatter(
+        "step", "value", source=peaks, marker="circle_dot", size=11, fill_color="#ffffff", line_color="#000000",
+        line_width=1.6,
+    )  # fmt: skip
+    # What the pointer is above: the whole column of a step, also where there is no score.
+    columns = figure.vbar(x="step", width=1, bottom=0, top=1, source=data, fill_alpha=0, line_alpha=0)
+    tips = [("step", "@step"), ("token", "@token"), ("nHSIC", "@value{%.4g}"), ("peak", "@peak")]
+    figure.add_tools(HoverTool(renderers=[columns], tooltips=tips, formatters={"@value": "printf"}, mode="vline"))
+    _cursor(figure)
+    return figure
+
+
+def _heatmap(steps: Any, layers: Sequence[int], run: int) -> Any:
+    from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, LinearColorMapper
+    from bokeh.models.annotations import ColorBar
+
+    count = len(layers)
+    figure = _figure(
+        height=min(520, 120 + max(13, min(36, 400 // count)) * count), x_range=steps, y_range=(-0.5, count - 0.5),
+        x_axis_label="step", y_axis_label="layer", tags=[run], toolbar_location=None,
+    )  # fmt: skip
+    figure.grid.grid_line_color = None
+    mapper = LinearColorMapper(palette="Viridis256", low=0, high=1, nan_color=_UNDEFINED, name="colours")
+    # One cell, from which the script learns what kind of array an image is.
+    blank: dict[str, Any] = {name: [0] for name in ("x", "y", "dw", "dh", "step", "layer", "token", "value", "peak")}
+    cells = ColumnDataSource(blank | {"image": [np.zeros((1, 1))]}, name="cells")
+    drawn = figure.image("image", x="x", y="y", dw="dw", dh="dh", source=cells, color_mapper=mapper)
+    figure.rect(
+        "x", "y", width=1, height=1, source=ColumnDataSource({"x": [], "y": []}, name="undefined"), line_color=None,
+        fill_color=_UNDEFINED, hatch_pattern="/", hatch_color="#6e6e6e", hatch_scale=6, hatch_alpha=0.8,
+    )  # fmt: skip
+    row = ColumnDataSource({"x": [], "y": [], "width": []}, name="row")
+    for colour, width in (("#000000", 4), ("#ffffff", 1.6)):  # seen on any colour
+        figure.rect("x", "y", width="width", height=1, source=row, fill_color=None, line_color=colour, line_width=width)
+    figure.scatter(
+        "x", "y", source=ColumnDataSource({"x": [], "y": []}, name="dots"), marker="circle_dot", size=7,
+        fill_color="#ffffff", line_color="#000000", line_width=1.2,
+    )  # fmt: skip
+    tips = [
+        ("layer", "@layer"), ("step", "@step"), ("token", "@token"), ("nHSIC", "@value{%.4g}"), ("peak", "@peak"),
+    ]  # fmt: skip
+    figure.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"@value": "printf"}))
+    every = max(1, -(-count // 14))
+    figure.yaxis.ticker = FixedTicker(ticks=list(range(0, count, every)))
+    figure.yaxis.major_label_overrides = {i: str(layers[i]) for i in range(0, count, every)}
+    _cursor(figure)
+    bar = ColorBar(
+        color_mapper=mapper, orientation="horizontal", height=10, title="nHSIC", padding=4, name="bar",
+        major_label_text_color="#333333", title_text_color="#333333", title_text_font_style="normal",
+    )  # fmt: skip
+    figure.add_layout(bar, "below")
+    return figure
+
+
+def _cursor(figure: Any) -> None:
+    """A line at the step chosen, and a tap that chooses a step (and, on the heatmap, a layer)."""
+    from bokeh.models import CustomJS
+    from bokeh.models.annotations import Span
+
+    line = Span(
+        location=0, dimension="height", line_color="#c2185b", line_width=1.5, line_dash="solid", tags=["cursor"]
+    )
+    figure.add_layout(line)
+    tapped = 'document.dispatchEvent(new CustomEvent("peaklens-tap", {detail: {run: RUN, x: cb_obj.x, y: ROW}}))'
+    row = "cb_obj.y" if figure.yaxis[0].axis_label == "layer" else "null"
+    figure.js_on_event("tap", CustomJS(code=tapped.replace("RUN", str(figure.tags[0])).replace("ROW", row)))
+
+
+def comparison_item(groups: Sequence[str]) -> dict[str, Any]:
+    """Dots by group, one a response, and medians as lines.
+
+    >>> comparison_item(["correct", "wrong"])["root_id"] is not None
+    True
+    """
+    from bokeh.embed import json_item
+    from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
+
+    count, height = len(groups), Range1d(start=0, end=1, name="height")
+    figure = _figure(height=320, x_range=(-0.6, count - 0.4), y_range=height, y_axis_label="nHSIC", name="figure")
+    dots = ColumnDataSource({"x": [], "y": [], "name": [], "group": [], "colour": [], "steps": []}, name="groups")
+    medians = ColumnDataSource({"x0": [], "x1": [], "y": []}, name="medians")
+    drawn = figure.scatter(
+        "x", "y", source=dots, size=9, fill_color="colour", fill_alpha=0.65, line_color="#222222", line_width=0.8
+    )
+    figure.segment("x0", "y", "x1", "y", source=medians, line_color="#000000", line_width=3)
+    tips = [("response", "@name"), ("", "@group"), ("value", "@y{%.4g}"), ("steps", "@steps")]
+    figure.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"@y": "printf"}))
+    figure.xaxis.ticker = FixedTicker(ticks=list(range(count)))
+    figure.xaxis.major_label_overrides = dict(enumerate(groups))
+    figure.xgrid.grid_line_color = None
+    return dict(json_item(figure))
+
+
+def _figure(height: int, **options: Any) -> Any:
+    """An empty figure as wide as its place; nothing scrolls or drags until a tool is chosen."""
+    from bokeh.plotting import figure
+
+    made = figure(
+        height=height, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,box_zoom,reset,save", active_drag=None,
+        active_scroll=None, background_fill_color="#ffffff", border_fill_color="#ffffff", min_width=200,
+        min_border_left=_LEFT, min_border_right=14, **({"toolbar_location": "above"} | options),
+    )  # fmt: skip
+    made.toolbar.logo = None
+    made.axis.minor_tick_line_color = None
+    made.grid.grid_line_color = "#e6e6e6"
+    made.outline_line_color = "#999999"
+    for axis in made.axis:
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_color = axis.major_label_text_color = "#333333"
+        axis.major_label_text_font_size = "12px"
+    return made

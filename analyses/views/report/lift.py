@@ -1,0 +1,152 @@
+"""How often words stand at peaks, and how much more often than anywhere.
+
+1. `WordCount` counts while responses go by, by problem, so that nothing but counts is kept.
+2. A word's lift is its share among the tokens at peaks over its share among all tokens.
+3. Its interval is a percentile bootstrap over problems, since the tokens of one response are not independent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["FEWEST_PROBLEMS", "RESAMPLES", "TOP_WORDS", "OtherTokens", "Word", "WordCount", "interval", "lift"]
+
+TOP_WORDS, TOP_OTHERS = 15, 6
+RESAMPLES, FEWEST_PROBLEMS = 1000, 5  # of the bootstrap
+
+_WORD = re.compile(r"[A-Za-z]+")  # as `probes.thinking_tokens` has it
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word at peaks of a layer. `lift` is its share at peaks over its share among all tokens."""
+
+    word: str
+    count: int
+    responses: int
+    share: float
+    overall: float
+    lift: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class OtherTokens:
+    """How many peaks of a layer there are, and the most frequent tokens at them that are no words."""
+
+    peaks: int
+    at_words: int
+    tokens: list[tuple[str, int]]
+
+
+class WordCount:
+    """Counts the words of a run's tokens.csv, at peaks and anywhere, while responses go by."""
+
+    def __init__(self, tokens: pandas.DataFrame, layers: Sequence[int], problems: Sequence[str]) -> None:
+        self.top: dict[int, dict[str, int]] = {}
+        self.at_words: dict[int, int] = {}
+        for layer in layers:
+            rows = tokens[tokens["layer"] == layer]
+            best = rows.head(TOP_WORDS)
+            self.top[layer] = dict(zip(map(str, best["word"]), map(int, best["count"]), strict=True))
+            self.at_words[layer] = int(rows["count"].sum())
+        self.problems = {problem: row for row, problem in enumerate(problems)}
+        words = sorted({word for words in self.top.values() for word in words})
+        self.known = {word: k for k, word in enumerate(words)}
+        count = len(problems)
+        self.steps = np.zeros(count)
+        self.anywhere = np.zeros((count, len(self.known)))
+        self.peaks = {layer: np.zeros(count) for layer in layers}
+        self.at_peaks = {layer: np.zeros((count, len(self.top[layer]))) for layer in layers}
+        self.scored = {layer: np.zeros(count, dtype=bool) for layer in layers}
+        self.in_responses: dict[int, Counter[str]] = {layer: Counter() for layer in layers}
+        self.plain: dict[int, Counter[str]] = {layer: Counter() for layer in layers}
+
+    def add(self, problem: str, tokens: Sequence[str], layers: Sequence[int], is_peak: np.ndarray) -> None:
+        """Count a response; `is_peak` is ``[layer, step]``."""
+        row, words = self.problems[problem], [token.strip() for token in tokens]
+        self.steps[row] += len(words)
+        for word, count in Counter(words).items():
+            if word in self.known:
+                self.anywhere[row, self.known[word]] += count
+        for layer, marked in zip(layers, is_peak, strict=True):
+            places = np.flatnonzero(marked).tolist()
+            self.peaks[layer][row] += len(places)
+            self.scored[layer][row] = True
+            found = Counter(words[step] for step in places)
+            self.at_peaks[layer][row] += [found[word] for word in self.top[layer]]
+            self.in_responses[layer].update(word for word in found if word in self.top[layer])
+            self.plain[layer].update(tokens[step] for step in places if not _WORD.fullmatch(words[step]))
+
+    def words(self, layer: int) -> list[Word]:
+        """The words most often at peaks of a layer, the most frequent first."""
+        top, rows = self.top[layer], self.scored[layer]
+        if not top:
+            return []
+        anywhere = self.anywhere[rows][:, [self.known[word] for word in top]]
+        data = (self.at_peaks[layer][rows], self.peaks[layer][rows], anywhere, self.steps[rows])
+        at_peaks, peaks, everywhere, steps = (part.sum(axis=0) for part in data)
+        columns = (
+            at_peaks / peaks, everywhere / steps, lift(at_peaks[None], peaks[None], everywhere[None], steps[None])[0],
+            *interval(*data),
+        )  # fmt: skip
+        return [
+            Word(word, count, self.in_responses[layer][word], *map(float, numbers))
+            for (word, count), *numbers in zip(top.items(), *columns, strict=True)
+        ]
+
+    def others(self, layer: int) -> OtherTokens:
+        """What else is at peaks of a layer."""
+        ranked = sorted(self.plain[layer].items(), key=lambda item: (-item[1], item[0]))
+        return OtherTokens(int(self.peaks[layer].sum()), self.at_words[layer], ranked[:TOP_OTHERS])
+
+
+def lift(at_peaks: np.ndarray, peaks: np.ndarray, anywhere: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Share at peaks over share anywhere, ``[resample, word]``; NaN where there is nothing to divide by.
+
+    >>> lift(np.array([[3.0]]), np.array([6.0]), np.array([[5.0]]), np.array([100.0]))
+    array([[10.]])
+
+    Args:
+        at_peaks, anywhere: tokens that are the word, ``[resample, word]``.
+        peaks, steps: tokens in all, ``[resample]``.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lift = (at_peaks / peaks[:, None]) / (anywhere / steps[:, None])
+    return np.where(np.isfinite(lift), lift, np.nan)
+
+
+def interval(
+    at_peaks: np.ndarray, peaks: np.ndarray, anywhere: np.ndarray, steps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap of the lift over problems; NaN with fewer than `FEWEST_PROBLEMS`.
+
+    >>> same = np.ones((5, 1))
+    >>> interval(same, same[:, 0] * 2, same * 4, same[:, 0] * 80)
+    (array([10.]), array([10.]))
+
+    Rows are problems, as those of `lift` are resamples. The seed is 0.
+    """
+    count, words = at_peaks.shape
+    if count < FEWEST_PROBLEMS:
+        return np.full(words, np.nan), np.full(words, np.nan)
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(RESAMPLES // 100):  # some at a time: draws times problems can be many
+        weights = generator.multinomial(count, np.full(count, 1 / count), size=100).astype(np.float64)
+        drawn.append(lift(weights @ at_peaks, weights @ peaks, weights @ anywhere, weights @ steps))
+    lifts = np.concatenate(drawn)
+    ends = np.full((2, words), np.nan)
+    defined = np.isfinite(lifts).any(axis=0)
+    ends[:, defined] = np.nanpercentile(lifts[:, defined], [2.5, 97.5], axis=0)
+    return ends[0], ends[1]

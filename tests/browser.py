@@ -1,0 +1,198 @@
+"""Pages in a real browser, without a network: what they print, ask for, say and look like.
+
+`Browser.rendered` opens a page in Chromium and hands back what came of it. One browser serves the whole session, each
+page has a context of its own. Chromium is what ``PEAKLENS_BROWSER`` names, or what is found; tests that use the
+`browser` fixture are skipped where there is none, unless ``PEAKLENS_BROWSER=required``.
+
+Playwright runs in a thread of its own: its event loop would else be in the way of tests that have theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
+]  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+@dataclass
+class Rendered:
+    """What came of a page: what it printed as errors, what it asked for, its text, its document, its picture."""
+
+    console_errors: list[str] = field(default_factory=list)
+    page_errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    text: str = ""
+    dom: str = ""
+    screenshot: bytes = b""
+    result: Any = None
+
+    def check(self) -> Rendered:
+        """Nothing went wrong, and nothing was asked of the network."""
+        assert (self.console_errors, self.page_errors, self.requests) == ([], [], [])
+        return self
+
+
+class Browser:
+    """One Chromium."""
+
+    def __init__(self, executable: str) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="playwright")
+        try:
+            self._thread.submit(self._start, executable).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    def _start(self, executable: str) -> None:
+        from playwright.sync_api import sync_playwright
+
+        self._playwright = sync_playwright().start()
+        try:
+            self._chromium = self._playwright.chromium.launch(executable_path=executable, headless=True, args=FLAGS)
+        except BaseException:
+            self._playwright.stop()
+            raise
+
+    def close(self) -> None:
+        def stop() -> None:
+            self._chromium.close()
+            self._playwright.stop()
+
+        self._thread.submit(stop).result()
+        self._thread.shutdown()
+
+    def rendered(
+        self,
+        page: str | Path,
+        *,
+        width: int = 1000,
+        height: int = 800,
+        dark: bool = False,
+        script: bool = True,
+        patience: float = 10.0,
+        actions: Callable[[Any], Any] | None = None,
+    ) -> Rendered:
+        """Open a page, given as HTML or as a file, and wait until it is quiet.
+
+        Args:
+            width, height: of the window, in CSS pixels.
+            dark: whether the reader prefers dark pages.
+            script: False turns JavaScript off.
+            patience: seconds to wait for figures to be drawn.
+            actions: called with Playwright's page before text and picture are taken; what it returns is `result`.
+        """
+        return self._thread.submit(self._rendered, page, width, height, dark, script, patience, actions).result()
+
+    def _rendered(
+        self,
+        page: str | Path,
+        width: int,
+        height: int,
+        dark: bool,
+        script: bool,
+        patience: float,
+        actions: Callable[[Any], Any] | None,
+    ) -> Rendered:
+        from playwright.sync_api import TimeoutError
+
+        out = Rendered()
+        context = self._chromium.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            offline=True,
+            java_script_enabled=script,
+        )
+        try:
+            tab = context.new_page()
+
+            def refuse(route: Any) -> None:
+                if route.request.url.startswith(("file:", "data:", "blob:", "about:")):
+                    route.continue_()
+                else:
+                    route.abort()
+
+            context.route("**/*", refuse)
+            main = page.resolve().as_uri() if isinstance(page, Path) else None
+
+            def asked(request: Any) -> None:
+                if request.url != main and not request.url.startswith(("data:", "blob:", "about:")):
+                    out.requests.append(request.url)
+
+            tab.on("request", asked)
+            tab.on("websocket", lambda socket: out.requests.append(socket.url))
+            tab.on("console", lambda m: out.console_errors.append(m.text) if m.type in ("error", "warning") else None)
+            tab.on("pageerror", lambda error: out.page_errors.append(str(error)))
+            if main is not None:
+                tab.goto(main, wait_until="load")
+            else:
+                tab.set_content(str(page), wait_until="load")
+            if script:
+                with contextlib.suppress(TimeoutError):
+                    tab.wait_for_function(_DRAWN, timeout=1000 * patience)
+                tab.wait_for_timeout(250)
+            if actions is not None:
+                out.result = actions(tab)
+                tab.wait_for_timeout(150)
+            if script:
+                out.text, out.dom = tab.evaluate(_READ)
+            else:
+                out.text, out.dom = tab.inner_text("body"), tab.content()
+            out.screenshot = tab.screenshot(full_page=True)
+            return out
+        finally:
+            context.close()
+
+
+# Every figure whose library is there stands in place of its static form (a page without figures is ready at once).
+_DRAWN = """() => [...document.querySelectorAll(".pl-view")].every(
+  (view) => !view.dataset.drawn || view.querySelector(".pl-static").hidden)"""
+
+# Text as it is shown, that of bokeh's shadow trees included.
+_READ = """() => {
+  const texts = [document.body.innerText];
+  const visit = (node) => node.querySelectorAll("*").forEach((e) => {
+    if (e.shadowRoot) { texts.push(e.shadowRoot.textContent); visit(e.shadowRoot); }
+  });
+  visit(document);
+  return [texts.join("\\n"), document.documentElement.outerHTML];
+}"""
+
+
+def executable() -> str | None:
+    """The browser to use, None where there is none."""
+    named = os.environ.get("PEAKLENS_BROWSER", "")
+    if named not in ("", "required"):
+        return named
+    return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+_open: list[Browser] = []
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The session's browser. Several test modules import this fixture; they share what it opens."""
+    path = executable()
+    if path is None and os.environ.get("PEAKLENS_BROWSER") == "required":
+        raise RuntimeError(f"PEAKLENS_BROWSER=required, and none of {', '.join(NAMES)} is on the path")
+    if path is None:
+        pytest.skip("no Chromium (set PEAKLENS_BROWSER)")
+    first = not _open
+    if first:
+        _open.append(Browser(path))
+    yield _open[0]
+    if first:
+        _open.pop().close()
