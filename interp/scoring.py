@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.decoding import DEFAULT_BATCH, Passes, check_context, evaluating, prepared
@@ -16,9 +17,16 @@ from interp.protocol import Intervention, Row
 from interp.record import Tape, check_memory
 from interp.types import Bridge
 
-__all__ = ["score"]
+__all__ = ["Scores", "score"]
 
 LOGIT_BYTES = 1 << 29  # of a batch's logits, before fewer rows are taken at a time
+
+
+class Scores(NamedTuple):
+    """What a model makes of each token of a given response: nats, and whether it is the likeliest token."""
+
+    logprobs: Float[Tensor, " step"]
+    is_greedy: Bool[Tensor, " step"]
 
 
 @torch.no_grad()
@@ -30,15 +38,15 @@ def score(
     interventions: Sequence[Intervention] = (),
     last: int | None = None,
     batch_size: int | None = None,
-) -> list[Float[Tensor, " step"]]:
-    """Log-probability, in nats, of each token of a given response to each prompt.
+) -> list[Scores]:
+    """Log-probability of each token of a given response to each prompt, and whether greedy decoding would emit it.
 
     >>> from interp import decode, load_model
     >>> model, question = load_model("toy-reasoner"), "6 A * 3 B - 8 ? ->"
     >>> rollout = decode(model, [question], max_new_tokens=60)[0]
-    >>> logprobs = score(model, [question], [rollout.token_ids])[0]
-    >>> torch.allclose(logprobs, rollout.logprobs, atol=1e-4)
-    True
+    >>> logprobs, is_greedy = score(model, [question], [rollout.token_ids])[0]
+    >>> torch.allclose(logprobs, rollout.logprobs, atol=1e-4), bool(is_greedy.all())
+    (True, True)
 
     Args:
         prompts: as in :func:`interp.decode`.
@@ -84,7 +92,7 @@ def score(
     longest = max(map(len, texts), default=0)
     check_memory("score", {engine.device: engine.cache_bytes(min(size, len(texts)), longest)}, "Score fewer at a time.")
 
-    found: list[Tensor] = [torch.empty(0)] * len(texts)
+    found: dict[int, Scores] = {}
     order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
     with evaluating(model):
         while order:
@@ -105,15 +113,16 @@ def score(
                 count = last or len(answers[n])
                 wanted = torch.tensor(answers[n][-count:], device=kept.device)
                 wide = kept[-count:].float() if kept.dtype.itemsize < 4 else kept[-count:]
-                found[n] = wide.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
-    if any(not logprobs.isfinite().all() for logprobs in found):
+                logprobs = wide.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+                found[n] = Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu())
+    if any(not scores.logprobs.isfinite().all() for scores in found.values()):
         raise InputError(
             "score",
             expected="finite log-probabilities",
             received="NaN or -inf",
             remedy="NaN activations: check the weights, dtype and interventions.",
         )
-    return [logprobs.cpu() for logprobs in found]
+    return [found[n] for n in range(len(texts))]
 
 
 def _overrides(intervention: Intervention, method: str) -> bool:

@@ -23,12 +23,13 @@ def test_scores_equal_hugging_face_on_ragged_texts(family: str) -> None:
     prompts, responses = F.prompts(5), answers(5, 6)
     ours = score(model, prompts, responses, batch_size=3)
     tail = score(model, prompts, responses, last=4)
-    for prompt, response, logprobs, some in zip(prompts, responses, ours, tail, strict=True):
+    for prompt, response, (logprobs, is_greedy), (some, _) in zip(prompts, responses, ours, tail, strict=True):
         with torch.no_grad():
             logits = hf(torch.tensor([prompt + response])).logits[0]
         expected = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, torch.tensor(response)[:, None])[:, 0]
         torch.testing.assert_close(logprobs, expected, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(some, expected[-4:], rtol=1e-6, atol=1e-6)
+        assert is_greedy.tolist() == (logits.argmax(-1)[len(prompt) - 1 : -1] == torch.tensor(response)).tolist()
 
 
 def test_an_edit_acts_at_its_steps_of_the_given_response() -> None:
@@ -36,7 +37,7 @@ def test_an_edit_acts_at_its_steps_of_the_given_response() -> None:
     prompts, responses = F.prompts(3), answers(3, 6)
     mean = torch.linspace(-2, 2, 44, dtype=torch.float64)
     ours = score(model, prompts, responses, interventions=[MeanAblate(mean, 1, [2, 4])])
-    for prompt, response, logprobs in zip(prompts, responses, ours, strict=True):
+    for prompt, response, (logprobs, _) in zip(prompts, responses, ours, strict=True):
         edits: dict[tuple[str, int], dict[int, Tensor]] = {
             ("resid_post", 1): {len(prompt) - 1 + step: mean for step in (2, 4)}
         }
@@ -44,7 +45,9 @@ def test_an_edit_acts_at_its_steps_of_the_given_response() -> None:
             logits = hf_logits(hf, prompt + response[:step], edits)
             assert float(logprobs[step]) == pytest.approx(float(logits.log_softmax(-1)[response[step]]), abs=2e-6)
     untouched = score(model, prompts, responses)
-    assert all(torch.equal(a[:2], b[:2]) and not torch.allclose(a, b) for a, b in zip(ours, untouched, strict=True))
+    for (edited, _), (plain, _) in zip(ours, untouched, strict=True):
+        assert torch.equal(edited[:2], plain[:2])
+        assert not torch.allclose(edited, plain)
 
 
 def test_a_patch_scores_as_it_decodes() -> None:
@@ -52,7 +55,7 @@ def test_a_patch_scores_as_it_decodes() -> None:
     a, b = decode(model, F.prompts(2), max_new_tokens=6, record=ResidualSites())
     patch = PatchResidual(b, 1, [0, 3])
     patched = decode(model, [a.prompt_ids], max_new_tokens=6, interventions=[patch])[0]
-    scored = score(model, [a.prompt_ids], [patched.token_ids], interventions=[patch])[0]
+    scored = score(model, [a.prompt_ids], [patched.token_ids], interventions=[patch])[0].logprobs
     torch.testing.assert_close(scored, patched.logprobs.double(), rtol=1e-5, atol=1e-5)
 
 

@@ -53,7 +53,9 @@ def test_a_sweep_equals_one_patch_at_a_time(site: str) -> None:
     for row in table.to_dict("records"):
         assert row["source_step"] == steps[row["step"]]
         patch = PatchResidual(source, row["layer"], {row["step"]: row["source_step"]}, site)
-        logprob = score(model, [target.prompt_ids], [target.token_ids[: at + 1]], interventions=[patch], last=1)[0]
+        logprob = score(model, [target.prompt_ids], [target.token_ids[: at + 1]], interventions=[patch], last=1)[
+            0
+        ].logprobs
         assert row["value"] == pytest.approx(float(logprob), abs=2e-6)
 
 
@@ -84,7 +86,7 @@ def test_transformer_lens_interchange_goes_in_as_exchange() -> None:
         assert value == pytest.approx(float(theirs.log_softmax(-1)[0, 5]), abs=2e-6)
         one = PatchResidual(source, 1, [step], exchange=exchange)
         logits = score(model, [target.prompt_ids], [[*target.token_ids[:-1].tolist(), 5]], interventions=[one], last=1)
-        assert value == pytest.approx(float(logits[0]), abs=2e-6)
+        assert value == pytest.approx(float(logits[0].logprobs), abs=2e-6)
 
 
 def test_what_cannot_be_swept_is_refused_before_any_pass() -> None:

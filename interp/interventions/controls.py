@@ -26,6 +26,7 @@ def matched_random_tokens(
     seed: int = 0,
     keep: Sequence[Collection[str]] = (),
     nearest: int = 3,
+    exclude: Collection[str] = (),
 ) -> list[dict[str, tuple[int, ...]]]:
     """Several draws of as many words as ``token_ids`` has, from the words these responses use.
 
@@ -44,6 +45,7 @@ def matched_random_tokens(
         token_ids: word to ids, as :func:`thinking_token_ids` gives.
         keep: groups of words of which one at least must stay in each draw, e.g. the verbs of a task; the word of a
             group of one is never drawn.
+        exclude: words never drawn, beside those of ``token_ids``: the rest of a list of which that is a part.
 
     Raises:
         InputError: too few other words, or draws < 1.
@@ -57,7 +59,7 @@ def matched_random_tokens(
                 counts[word.casefold()] += 1
                 ids.setdefault(word.casefold(), set()).add(token_id)
     thinking = sorted((word.casefold() for word in token_ids), key=lambda word: (-counts[word], word))
-    others = sorted(set(counts) - set(thinking))
+    others = sorted(set(counts) - set(thinking) - {word.casefold() for word in exclude})
     groups = [{word.casefold() for word in group} for group in keep]
     dice = random.Random(seed)
     found = []

@@ -1,0 +1,85 @@
+"""A reasoning model against the model it came from, on the same problems (Fig. 3 and Table 2 of arXiv 2506.02867)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from analyses.stats import accuracy_table, paired_bootstrap
+from analyses.studies.base import Study, StudyData, accuracy_reading, by_number
+
+if TYPE_CHECKING:
+    import pandas
+
+    from analyses.views.view import View
+
+__all__ = ["Compare"]
+
+STATISTICS = ("n_steps", "ratio", "mean_mi", "median_mi", "aom")
+
+
+@dataclass(frozen=True)
+class Compare(Study):
+    """Mean nHSIC, AOM, peak ratio and accuracy of two models, paired by problem.
+
+    nHSIC values of two models are on one scale only as far as their activations are: kernel width is fixed, norms are
+    not. What can be compared safely is the shape (AOM, ratio).
+
+    Options:
+        origin: the other model.
+        seed: of the bootstrap.
+    """
+
+    name: ClassVar[str] = "compare"
+    title: ClassVar[str] = "A reasoning model against its origin"
+    source: ClassVar[str] = "Fig. 3, Table 2"
+
+    origin: str = "toy-base"
+    seed: int = 0
+
+    def other_models(self) -> tuple[str, ...]:
+        return (self.origin,)
+
+    def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
+        import pandas as pd
+
+        runs = {data.lab.facts.name: data.lab.baseline, self.origin: data.others[self.origin]}
+        peaks = pd.concat([data.of_these(run.peaks).assign(model=name) for name, run in runs.items()])
+        rows = []
+        ours, theirs = runs
+        for layer, part in by_number(peaks, "layer"):
+            for statistic in STATISTICS:
+                values = part.pivot_table(index=["problem", "sample"], columns="model", values=statistic)
+                both = values.reindex(columns=[ours, theirs]).astype(float).dropna()
+                if both.empty:
+                    continue
+                gap = paired_bootstrap(both[ours].to_numpy(), both[theirs].to_numpy(), seed=self.seed)
+                rows.append(
+                    {"layer": layer, "statistic": statistic, "model": both[ours].mean(),
+                     "origin": both[theirs].mean(), "difference": gap.estimate, "low": gap.low, "high": gap.high,
+                     "n": len(both)}
+                )  # fmt: skip
+        responses = pd.concat([data.of_these(run.responses).assign(condition=name) for name, run in runs.items()])
+        accuracy = accuracy_table(responses.reset_index(drop=True), by="condition", baseline=self.origin)
+        return {"compare": pd.DataFrame(rows), "compare_accuracy": accuracy}
+
+    def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
+        import pandas as pd
+
+        from analyses.views.curves import lines
+
+        table = tables["compare"]
+        mean = table[table["statistic"] == "mean_mi"]
+        long = pd.concat([mean.assign(who=who, value=mean[who]) for who in ("model", "origin")])
+        return [lines(long, x="layer", y="value", by=["who"], title="Mean nHSIC by layer")]
+
+    def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
+        table = tables["compare"]
+        last = table[table["layer"] == table["layer"].max()]
+        said = [
+            f"Last layer, {row['statistic']}: {row['model']:.3g} against {row['origin']:.3g}, difference "
+            f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}], n = {row['n']} responses."
+            for row in last.to_dict("records")
+        ]
+        return said + accuracy_reading(tables["compare_accuracy"], baseline=f"the origin, {self.origin}")

@@ -1,0 +1,78 @@
+"""Do peaks go with being right? Peak count, cumulative and maximal nHSIC of right and wrong responses (as data)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from analyses.stats import auc_with_interval, length_matched_auc
+from analyses.studies.base import Study, StudyData, by_number
+
+if TYPE_CHECKING:
+    import pandas
+
+    from analyses.views.view import View
+
+__all__ = ["Correctness"]
+
+MEASURES = ("n_peaks", "cumulative_mi", "max_mi", "mean_mi", "n_steps")
+
+
+@dataclass(frozen=True)
+class Correctness(Study):
+    """AUC of each measure for telling right responses from wrong ones, by layer; plain and matched on length.
+
+    Wrong responses are often longer, and whatever grows with length then tells them apart: ``n_steps`` is listed as a
+    measure of its own, and the matched AUC compares responses of like length only.
+    """
+
+    name: ClassVar[str] = "correctness"
+    title: ClassVar[str] = "Peaks and nHSIC of right and wrong responses"
+    source: ClassVar[str] = "the claim that peaks go with correct answers"
+
+    def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
+        import pandas as pd
+
+        keys = ["problem", "sample"]
+        mi = data.of_these(data.lab.baseline.mi)
+        sums = mi.groupby([*keys, "layer"], as_index=False, observed=True)["mi"].agg(cumulative_mi="sum", max_mi="max")
+        peaks = data.of_these(data.lab.baseline.peaks)[[*keys, "layer", "n_steps", "n_peaks", "mean_mi"]]
+        graded = data.baseline_responses()[[*keys, "correct"]].dropna()
+        scores = peaks.merge(sums, on=[*keys, "layer"]).merge(graded, on=keys)
+        rows = []
+        for layer, part in by_number(scores, "layer"):
+            right = part["correct"].astype(bool).to_numpy()
+            for measure in MEASURES:
+                values = part[measure].astype(float).to_numpy()
+                row = {"layer": layer, "measure": measure, "right": int(right.sum()), "wrong": int((~right).sum())}
+                if right.all() or not right.any():
+                    rows.append({**row, "auc": float("nan")})
+                    continue
+                plain = auc_with_interval(values, right)
+                matched = length_matched_auc(values, right, part["n_steps"].astype(float).to_numpy()).matched
+                rows.append(
+                    {**row, "auc": plain.estimate, "low": plain.low, "high": plain.high,
+                     "matched_auc": matched.estimate, "matched_low": matched.low, "matched_high": matched.high}
+                )  # fmt: skip
+        return {"correctness": pd.DataFrame(rows), "correctness_responses": scores}
+
+    def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
+        from analyses.views.curves import lines
+
+        return [
+            lines(tables["correctness"], x="layer", y="matched_auc", low="matched_low", high="matched_high",
+                  by=["measure"], reference=0.5, title="AUC among responses of like length")
+        ]  # fmt: skip
+
+    def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
+        table = tables["correctness"]
+        last = table[table["layer"] == table["layer"].max()]
+        if last["auc"].isna().all():
+            return ["All responses are right, or all wrong: nothing to tell apart."]
+        return [
+            f"Last layer, {row['measure']}: AUC {row['auc']:.2f} [{row['low']:.2f}, {row['high']:.2f}], among "
+            f"responses of like length {row['matched_auc']:.2f} [{row['matched_low']:.2f}, {row['matched_high']:.2f}] "
+            f"({row['right']} right, {row['wrong']} wrong; 0.5 tells nothing)."
+            for row in last.to_dict("records")
+        ]

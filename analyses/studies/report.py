@@ -1,0 +1,52 @@
+"""The page of a study: what it asks, what the numbers say, the figure, the tables, how it was made."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import TYPE_CHECKING
+
+from analyses.views.page import page
+from interp.html import details_table, table, visible
+
+if TYPE_CHECKING:
+    from analyses.studies.base import StudyData
+    from analyses.studies.run import StudyResult
+
+__all__ = ["study_report"]
+
+ROWS = 200  # of a table that the page shows; the files hold all
+
+
+def study_report(result: StudyResult, data: StudyData) -> str:
+    """One self-contained document."""
+    study, settings = result.study, data.run.settings
+    readings = "".join(f"<li>{html.escape(visible(reading))}</li>" for reading in result.readings)
+    parts: list[object] = [
+        f"<p>{html.escape(study.source)} (arXiv 2506.02867), on {html.escape(settings['model'])}, "
+        f"{len(data.lab.cells())} responses a condition, {len(data.conditions)} conditions beside the baseline. "
+        "Nothing here reproduces the paper's numbers: those are of other models.</p>",
+        f"<h2>What the numbers say</h2><ul>{readings}</ul>",
+        *result.figures,
+    ]
+    for name, frame in result.tables.items():
+        shown = frame.head(ROWS)
+        note = f"<p>The first {ROWS} of {len(frame)} rows; all are in {name}.csv.</p>" if len(frame) > ROWS else ""
+        rows = shown.astype(object).where(shown.notna(), None).to_numpy().tolist()
+        parts.append(
+            f"<details{' open' if len(frame) <= 40 else ''}><summary>Table {html.escape(name)} ({len(frame)} rows)"
+            f"</summary>{note}{table(list(map(str, frame.columns)), rows, limit=ROWS)}</details>"
+        )
+    if result.failures:
+        failed = [[cell.condition, cell.problem, cell.sample, reason] for cell, reason in result.failures.items()]
+        parts.append(f"<h2>Failed</h2>{table(['condition', 'problem', 'sample', 'reason'], failed, limit=ROWS)}")
+    made = {
+        "options": json.dumps(settings["options"]),
+        "thinking words": ", ".join(settings["words"]),
+        "baseline": json.dumps(settings["baseline"]),
+        "weights": data.run.provenance["model"]["weight_hash"],
+        "versions": json.dumps(data.run.provenance["versions"]),
+        "begun": data.run.created,
+    }
+    parts.append(f"<h2>How it was made</h2>{details_table(made)}")
+    return page(study.title, parts)  # type: ignore[arg-type]

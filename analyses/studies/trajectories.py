@@ -1,0 +1,77 @@
+"""Trajectories of MI along responses and the peaks on them (Fig. 2 and Table 1 of arXiv 2506.02867)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from analyses.stats import bootstrap_interval
+from analyses.studies.base import Study, StudyData, by_number
+
+if TYPE_CHECKING:
+    import pandas
+
+    from analyses.views.view import View
+
+__all__ = ["Trajectories"]
+
+STATISTICS = (
+    "n_steps", "n_peaks", "ratio", "interval_max", "interval_min", "interval_mean", "mean_mi", "aom",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trajectories(Study):
+    """Peaks a response, how far apart they are and how far they stand out, by layer.
+
+    Options:
+        examples: responses drawn in full.
+        seed: of the bootstrap.
+    """
+
+    name: ClassVar[str] = "trajectories"
+    title: ClassVar[str] = "How nHSIC with the answer moves along a response"
+    source: ClassVar[str] = "Fig. 2, Table 1"
+
+    examples: int = 3
+    seed: int = 0
+
+    def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
+        import pandas as pd
+
+        peaks = data.of_these(data.lab.baseline.peaks)
+        rows = []
+        for layer, part in by_number(peaks, "layer"):
+            for statistic in STATISTICS:
+                values = part[statistic].astype(float).dropna()
+                if len(values):
+                    found = bootstrap_interval(values.to_numpy(), seed=self.seed)
+                    mean, low, high = found.estimate, found.low, found.high
+                else:  # no response of this layer has two peaks, say
+                    mean = low = high = float("nan")
+                rows.append(
+                    {"layer": layer, "statistic": statistic, "mean": mean, "low": low, "high": high,
+                     "n": len(values)}
+                )  # fmt: skip
+        return {"trajectories": pd.DataFrame(rows)}
+
+    def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
+        from analyses.trajectory import Trajectory
+        from analyses.views.figures import trajectories
+
+        cells = [cell for cell in data.lab.cells() if data.lab.baseline.has(cell)][: self.examples]
+        drawn = [Trajectory.from_run(data.lab.baseline, cell.problem, cell.sample) for cell in cells]
+        return [trajectories(drawn, title=f"{self.title} (last layer)")]
+
+    def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
+        table = tables["trajectories"]
+        last = table[table["layer"] == table["layer"].max()].set_index("statistic")
+        ratio, count, gap = last.loc["ratio"], last.loc["n_peaks"], last.loc["interval_mean"]
+        return [
+            f"Last layer: {ratio['mean']:.1%} of the steps are peaks [{ratio['low']:.1%}, {ratio['high']:.1%}], "
+            f"{count['mean']:.1f} a response, n = {count['n']:.0f} responses; "
+            f"mean interval {gap['mean']:.1f} steps where there are two peaks (n = {gap['n']:.0f}).",
+            "nHSIC is a similarity of coordinates, not bits: a peak says that this vector resembles the answer's "
+            "vector more than those of other steps do.",
+        ]
