@@ -1,15 +1,18 @@
-# make demo   set-up, then trace the bundled toy reasoner on bundled problems
-# make test   set-up, then the whole test suite
-# make check  formatting, lint, types
-# make bench  speed against the paper's route, TransformerLens and Hugging Face (minutes)
-# make toys   train the bundled toy models again, from their seeds (half an hour)
-# make wheel  build dist/*.whl
+# make demo       set-up, then trace the bundled toy reasoner on bundled problems
+# make test       set-up, then the whole test suite
+# make check      formatting, lint, types
+# make notebooks  the notebooks, executed, as .ipynb and offline HTML
+# make studies    all studies on the toys; writes docs/RESULTS.md (20 minutes)
+# make pictures   the pictures of the README (needs Chromium)
+# make bench      speed against the paper's route, TransformerLens and Hugging Face (minutes)
+# make toys       train the bundled toy models again, from their seeds (half an hour)
+# make wheel      build dist/*.whl
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench toys wheel clean
+.PHONY: demo test check notebooks studies pictures bench toys wheel clean
 
 demo: .venv/run.stamp
 	$(BIN)/peaklens trace --model toy-reasoner --n 64 --max-new-tokens 160 --batch-size 16 --out runs/demo
@@ -22,6 +25,15 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+notebooks: .venv/dev.stamp
+	$(BIN)/python -m analyses.notebooks --out notebooks
+
+studies: .venv/dev.stamp
+	$(BIN)/python -m analyses.studies --out runs/studies --results docs/RESULTS.md
+
+pictures: .venv/dev.stamp
+	$(BIN)/python -m analyses.views.pictures --out docs/pictures
+
 bench: .venv/dev.stamp
 	$(BIN)/python -m analyses.bench --out bench
 
@@ -33,7 +45,7 @@ wheel: .venv/dev.stamp
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf .venv build dist bench runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist bench notebooks runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/run.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("peaklens needs Python 3.11 or newer; set PYTHON=... (this is %d.%d)" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

@@ -106,3 +106,27 @@ def prompts(count: int = 5, seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     lengths = [3, 11, 19, 8, 14, 5, 23][:count]
     return [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in lengths]
+
+
+@cache
+def pair(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """The plain Hugging Face model and a bridge of its own: a family, or ``"toy"`` for the bundled toy-reasoner."""
+    if name != "toy":
+        return hf_model(name, dtype), bridge(name, dtype)
+    from transformers import AutoModelForCausalLM
+
+    from interp import bundled_model_path, load_model
+
+    path = bundled_model_path("toy-reasoner")
+    hf = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=dtype).eval()
+    return hf, load_model("toy-reasoner", device="cpu", dtype=dtype)
+
+
+def texts(name: str, count: int = 5) -> list[list[int]]:
+    """Prompts as token ids, of different lengths: ``prompts`` for a family, bundled problems for ``"toy"``."""
+    if name != "toy":
+        return prompts(count)
+    from analyses.problems import bundled_problems
+
+    tokenizer = pair("toy")[1].tokenizer
+    return [tokenizer(problem.question)["input_ids"] for problem in bundled_problems(40)[: 3 * count : 3]]

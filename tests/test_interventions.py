@@ -1,16 +1,22 @@
-"""Suppression, recycling and budgets against plain Hugging Face: cacheless full forwards, naive re-prefill."""
+"""Thinking longer or shorter, patching, refusals and reproducibility, against plain Hugging Face: naive re-prefill."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import families as F
 import pytest
 import torch
 from test_protocol import continued, hf_logits
-from test_residuals import modules
+from test_recycling import MODELS, Watch
+from test_residuals import SITES, modules
 
-from interp import InputError, Intervention, ResidualSites, Step, decode, load_model
+from interp import InputError, Intervention, ResidualSites, Rollout, decode, interventions
 from interp.interventions import (
     BudgetForcing,
     ContinueThinking,
@@ -22,223 +28,313 @@ from interp.interventions import (
     SteerResidual,
     SuppressTokens,
     at_random,
-    matched_random_tokens,
-    thinking_token_ids,
     uncertain,
 )
 
-NEW = 40
+IDLE = {
+    "probability 0": RecycleRepresentation(1, [5, 6], probability=0.0),
+    "empty set": RecycleRepresentation(1, []),
+    "empty set, input": RecycleRepresentation(1, [], trigger="input"),
+    "gate never opens": RecurseLatents(2, entropy_threshold=1e9),
+    "rate 0": Recompute(2, 0, at_random(0.0)),
+    "nothing suppressed": SuppressTokens([]),
+}
 
 
-def common_tokens(rollouts: list[Any], count: int = 4) -> list[int]:
-    """The tokens these responses use most: stand-ins for thinking tokens of random models."""
-    counts = torch.bincount(torch.cat([r.token_ids for r in rollouts]))
-    return counts.argsort(descending=True, stable=True)[:count].tolist()
-
-
-class Watch(Intervention):
-    """Keeps the logits every token was chosen from."""
-
-    def __init__(self) -> None:
-        self._logits: dict[int, list[torch.Tensor]] = {}
-
-    def before_choice(self, step: Step) -> None:
-        for i, row in enumerate(step.rows):
-            self._logits.setdefault(row.index, []).append(step.logits[i].clone())
-
-
-@torch.no_grad()
-def cacheless(
-    hf: Any, prompt: list[int], thinking: set[int], extract: int, inject: int, repeats: int, trigger: str
-) -> tuple[list[int], list[torch.Tensor]]:
-    """Recycling by definition: at every recycled position the substitution is made again in each later full forward."""
-    ids, swaps, seen = list(prompt), {}, []
-    caught: list[torch.Tensor] = []
-    handle = modules(hf)[0][extract].register_forward_hook(
-        lambda _m, _a, out: caught.append((out[0] if isinstance(out, tuple) else out)[0, -1].clone())
-    )
-    try:
-        for _ in range(NEW):
-            logits = hf_logits(hf, ids, {("resid_pre", inject): swaps})
-            if (int(logits.argmax()) if trigger == "predicted" else ids[-1]) in thinking:
-                for _ in range(repeats):
-                    swaps[len(ids) - 1] = caught[-1]
-                    logits = hf_logits(hf, ids, {("resid_pre", inject): swaps})
-            seen.append(logits)
-            ids.append(int(logits.argmax()))
-            if ids[-1] == 1:
-                break
-    finally:
-        handle.remove()
-    return ids[len(prompt) :], seen
-
-
-CASES = [
-    (0, 0, 1, "predicted"),
-    (1, 1, 3, "predicted"),
-    (-1, -1, 2, "predicted"),
-    (1, 1, 1, "input"),
-    (-1, 1, 2, "predicted"),
-]
-
-
-@pytest.mark.parametrize("family", F.FAMILIES)
-@pytest.mark.parametrize(("extract", "inject", "repeats", "trigger"), CASES)
-@pytest.mark.parametrize("count", [1, 5])
-def test_recycling_equals_a_cacheless_reference(
-    family: str, extract: int, inject: int, repeats: int, trigger: str, count: int
-) -> None:
-    hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
-    prompts = F.prompts(count)
-    plain = decode(model, prompts, max_new_tokens=NEW)
-    thinking = common_tokens(plain)
-    recycle = RecycleRepresentation(0, thinking, repeats=repeats, trigger=trigger)
-    recycle = Recompute(extract, inject, recycle.gate, repeats)
-    watch = Watch()
-    rollouts = decode(model, prompts, max_new_tokens=NEW, interventions=[recycle, watch])
-    for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
-        layers = [layer % model.cfg.n_layers for layer in (extract, inject)]
-        tokens, logits = cacheless(hf, prompt, set(thinking), *layers, repeats, trigger)
-        assert rollout.token_ids.tolist() == tokens
-        for ours, theirs in zip(watch._logits[i], logits, strict=True):
-            assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
-    assert any(rollout.events for rollout in rollouts)
-
-
-@pytest.mark.parametrize(
-    "idle",
-    [
-        RecycleRepresentation(1, [5, 6], probability=0.0),
-        RecycleRepresentation(1, []),
-        RecycleRepresentation(1, [], trigger="input"),
-        Recompute(2, 0, uncertain(1e9)),
-        Recompute(2, 0, at_random(0.0)),
-        SuppressTokens([]),
-    ],
-    ids=["probability 0", "empty set", "empty set, input", "gate never opens", "rate 0", "nothing suppressed"],
-)
-def test_what_never_acts_changes_nothing(idle: Intervention) -> None:
-    model = F.bridge("qwen3")
-    record = ResidualSites(sites=("resid_pre", "resid_post"))
-    plain = decode(model, F.prompts(), max_new_tokens=12, record=record)
-    with_idle = decode(model, F.prompts(), max_new_tokens=12, record=record, interventions=[idle])
+@pytest.mark.parametrize(("name", "which"), [*((name, "all") for name in MODELS), *(("qwen3", one) for one in IDLE)])
+def test_what_never_acts_changes_nothing(name: str, which: str) -> None:
+    idle = list(IDLE.values()) if which == "all" else [IDLE[which]]
+    model, options = F.pair(name)[1], {"max_new_tokens": 9, "record": ResidualSites(sites=SITES)}
+    plain = decode(model, F.texts(name, 3), **options)
+    with_idle = decode(model, F.texts(name, 3), interventions=idle, **options)
     for a, b in zip(plain, with_idle, strict=True):
-        assert torch.equal(a.token_ids, b.token_ids)
-        assert torch.equal(a.logprobs, b.logprobs)
-        assert all(torch.equal(a.residuals[site], b.residuals[site]) for site in a.residuals)
+        assert_identical(a, b)
         assert b.events == []
 
 
-def test_latent_recursion_stops_when_the_distribution_does() -> None:
-    model = F.bridge("llama", torch.float64)
-    seen: list[int] = []
-
-    class Count(Intervention):
-        def before_choice(self, step: Step) -> None:
-            seen.extend(len(row.events) for row in step.rows)
-
-    never = RecurseLatents(top_layers=2, max_iterations=5, entropy_threshold=0.0, tolerance=0.0)
-    at_once = RecurseLatents(top_layers=2, max_iterations=5, entropy_threshold=0.0, tolerance=2.0)
-    five = Recompute(-1, -2, uncertain(0.0), repeats=5)
-    one = Recompute(-1, -2, uncertain(0.0), repeats=1)
-    tokens = [decode(model, F.prompts(), max_new_tokens=9, interventions=[i]) for i in (never, five, at_once, one)]
-    logprobs = [torch.cat([r.logprobs for r in rollouts]) for rollouts in tokens]
-    assert torch.equal(logprobs[0], logprobs[1])
-    assert torch.equal(logprobs[2], logprobs[3])
-    assert not torch.equal(logprobs[0], logprobs[2])
+def assert_identical(a: Rollout, b: Rollout) -> None:
+    """Not close: the same numbers."""
+    assert a.token_ids.tolist() == b.token_ids.tolist()
+    assert torch.equal(a.logprobs, b.logprobs)
+    assert torch.equal(a.entropy, b.entropy)
+    assert a.residuals.keys() == b.residuals.keys()
+    assert all(torch.equal(a.residuals[site], b.residuals[site]) for site in a.residuals)
+    assert (a.events, a.finish_reason) == (b.events, b.finish_reason)
 
 
-def test_coins_belong_to_the_row_not_to_its_batch() -> None:
-    model = F.bridge("llama", torch.float64)
-    gate = Recompute(1, 1, at_random(0.3))
-    together = decode(model, F.prompts(), max_new_tokens=20, seed=[1, 2, 3, 4, 5], interventions=[gate])
-    alone = decode(model, [F.prompts()[3]], max_new_tokens=20, seed=[4], interventions=[gate])[0]
-    assert alone.events == together[3].events
-    share = sum(len(r.events) for r in together) / sum(map(len, together))
-    assert 0.1 < share < 0.5
+@cache
+def short_texts(name: str) -> list[list[int]]:
+    """Four prompts; the toy's are bundled problems cut to their first one to three operations, soon answered."""
+    texts = F.texts(name, 4)
+    return texts if name != "toy" else [[*ids[: 2 + 3 * (1 + i % 3)], *ids[-2:]] for i, ids in enumerate(texts)]
 
 
-def test_suppression_as_plain_transformer_lens_hooks() -> None:
-    model = load_model("toy-reasoner", device="cpu")
-    ids = SuppressTokens(thinking_token_ids(model, ["Wait", "Hmm"]))
-    question = "4 A + 9 B * 3 C - 5 D - 4 E - 6 ? ->"
-    ours = decode(model, [question], max_new_tokens=80, interventions=[ids])[0]
-    plain = decode(model, [question], max_new_tokens=80)[0]
-    assert ours.tokens != plain.tokens
-    tokens = torch.tensor([model.tokenizer(question)["input_ids"]])
-    with model.hooks(fwd_hooks=ids.hooks(model)):
-        out = model.generate(tokens, max_new_tokens=80, do_sample=False, return_type="tokens", verbose=False)
-    assert out[0, tokens.shape[1] :].tolist()[: len(ours)] == ours.token_ids.tolist()
+@cache
+def staggered_end(name: str) -> int:
+    """The token that would, as end of text, end these responses at as many different places as possible.
+
+    Not one that the tests insert.
+    """
+    free = [r.token_ids.tolist() for r in decode(F.pair(name, torch.float64)[1], short_texts(name), max_new_tokens=15)]
+    candidates = sorted({token for response in free for token in response} - {9, 10, 20, 21, 22, 30, 31, 33})
+    places = {token: len({response.index(token) for response in free if token in response}) for token in candidates}
+    best = max(places, key=lambda token: places[token])
+    assert places[best] >= 2, "these responses are too much alike"
+    return best
 
 
-def test_suppression_before_recycling_holds_after_it() -> None:
-    model = F.bridge("llama", torch.float64)
-    plain = decode(model, F.prompts(), max_new_tokens=20)
-    thinking = common_tokens(plain, 6)
-    both = [SuppressTokens(thinking[:3]), RecycleRepresentation(1, thinking[3:])]
-    record = ResidualSites()
-    rollouts = decode(model, F.prompts(), max_new_tokens=20, interventions=both, record=record)
-    assert not {t for r in rollouts for t in r.token_ids.tolist()} & set(thinking[:3])
-    assert any(r.events for r in rollouts)
-    assert all(r.residuals["resid_post"].shape[1] == len(r) for r in rollouts)
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_continuing_equals_naive_prefill(family: str) -> None:
-    hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
-    plain = decode(model, F.prompts(), max_new_tokens=30)
-    # The end of text becomes a token these responses do use, for both sides.
-    ends = F.staggering_stops([r.token_ids.tolist() for r in plain])
+@contextmanager
+def ending_with(name: str, end: int | None = None) -> Iterator[tuple[Any, Any, int]]:
+    """Model, bridge and end of text; that of a random family becomes, for both sides, a token its responses do use."""
+    hf, model = F.pair(name, torch.float64)
     configs = [hf.generation_config, model.original_model.generation_config]
     before = [config.eos_token_id for config in configs]
+    end = before[0] if name == "toy" else staggered_end(name) if end is None else end
     try:
         for config in configs:
-            config.eos_token_id = ends[0]
-        token, final = [9, 10], [20, 21, 22]
-        think = ContinueThinking(token, budget=25, final_prompt=final, final_tokens=5)
-        rollouts = decode(model, F.prompts(), max_new_tokens=25, interventions=[think])
-        went_on = 0
-        for prompt, rollout in zip(F.prompts(), rollouts, strict=True):
-            text = rollout.token_ids.tolist()
-            expected: list[int] = []
-            while len(expected) < 25:
-                new = continued(hf, prompt + expected, 25 - len(expected))
-                expected += new
-                if expected[-1] != ends[0]:
-                    break
-                if len(expected) >= 25:
-                    expected.pop()
-                    break
-                expected = [*expected[:-1], *token][:25]
-                went_on += 1
-            expected += final
-            expected += continued(hf, prompt + expected, 5)
-            assert text == expected
-        assert went_on >= 2
+            config.eos_token_id = end
+        yield hf, model, end
     finally:
         for config, eos in zip(configs, before, strict=True):
             config.eos_token_id = eos
 
 
-def test_budget_forcing_equals_naive_prefill() -> None:
-    hf, model = F.hf_model("llama", torch.float64), F.bridge("llama", torch.float64)
-    prompts = F.prompts()
-    plain = [r.token_ids.tolist() for r in decode(model, prompts, max_new_tokens=20)]
-    end = common_tokens(decode(model, prompts, max_new_tokens=20), 1)[0]
-    forcing = BudgetForcing(end, ignore=1, append=[30, 31], max_thinking=12)
-    rollouts = decode(model, prompts, max_new_tokens=20, interventions=[forcing])
-    for prompt, free, rollout in zip(prompts, plain, rollouts, strict=True):
-        cut = free[:12].index(end) if end in free[:12] else None
-        expected = free[:12] if cut is None else [*free[:cut], 30, 31]
-        if cut is not None:
-            expected += continued(hf, prompt + expected, max(0, 12 - len(expected)) or 1)[: 12 - len(expected)]
-            expected = expected[:12]
-        again = [i for i in range(0 if cut is None else cut + 2, len(expected)) if expected[i] == end]
-        # the second time it stands
-        expected = expected[: again[0] + 1] if again else [*expected, end]
-        expected += continued(hf, prompt + expected, 20 - len(expected))
+def reprefilled(hf: Any, prompt: list[int], end: int, think: ContinueThinking) -> tuple[list[int], int, int]:
+    """Continuing by definition: every stretch is decoded from a prompt that holds all before it.
+
+    The response, how many of its tokens come before the final prompt, and how often it went on.
+    """
+    response: list[int] = list(think.token)[: think.budget] if think.at == "start" else []
+    went_on = 0
+    while len(response) < think.budget:
+        response += continued(hf, prompt + response, think.budget - len(response))
+        if response[-1] != end:
+            break
+        if think.at == "start" or len(response) == think.budget:
+            # No more of it: the final prompt takes the place of the end, or the response is over.
+            response = response[:-1] if think.final_prompt else response
+            break
+        response = [*response[:-1], *think.token][: think.budget]
+        went_on += 1
+    thought = len(response)
+    if think.final_prompt:
+        response += think.final_prompt
+        response += continued(hf, prompt + response, think.final_tokens)
+    return response, thought, went_on
+
+
+THINK = ContinueThinking([9, 10], budget=18, final_prompt=[20, 21, 22], final_tokens=4)
+PLAIN = replace(THINK, token=[], at="start")
+THINKS = {
+    "end": THINK,
+    "start": replace(THINK, at="start"),
+    "neutral": replace(THINK, token=[33]),  # a control: another token
+    "plain": PLAIN,  # a control: none, and as many tokens
+    "end, no ending": replace(THINK, final_prompt=[]),
+    "plain, no ending": replace(PLAIN, final_prompt=[]),
+}
+TOY = {"budget": 34, "final_prompt": [29], "final_tokens": 2}  # "Therefore" and an answer
+
+
+def thinking_on(name: str, how: str) -> ContinueThinking:
+    """For the toy with "Wait" ("then" as the neutral control) and with as many tokens as it needs to come to an end."""
+    think = THINKS[how]
+    if name != "toy":
+        return think
+    token = think.token and [31 if how == "neutral" else 27]
+    return replace(think, **{**TOY, "token": token, "final_prompt": think.final_prompt and TOY["final_prompt"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [(name, how) for how in THINKS for name in MODELS if how in ("end", "start") or name in ("llama", "toy")],
+)
+def test_continuing_equals_naive_prefill(name: str, how: str) -> None:
+    think = thinking_on(name, how)
+    with ending_with(name) as (hf, model, end):
+        rollouts = decode(model, short_texts(name), max_new_tokens=think.budget, interventions=[think])
+        references = [reprefilled(hf, prompt, end, think) for prompt in short_texts(name)]
+    total, early = 0, 0
+    for rollout, (expected, thought, went_on) in zip(rollouts, references, strict=True):
         assert rollout.token_ids.tolist() == expected
-    assert any(r.events for r in rollouts)
+        assert [e.note for e in rollout.events].count("went on") == went_on
+        final = rollout.token_ids[thought:].tolist()
+        assert final[: len(think.final_prompt)] == think.final_prompt
+        assert len(final) <= len(think.final_prompt) + (think.final_tokens if think.final_prompt else 0)
+        if think.at == "end":
+            # All of the budget is used; only an end in its last place gives way to the final prompt.
+            assert thought == think.budget or (thought == think.budget - 1 and think.final_prompt)
+        total, early = total + went_on, early + (thought < think.budget - 1)
+    assert (total >= 2) == (think.at == "end")
+    assert early >= 1 or think.token, "some finish early"
+
+
+def test_plain_continuation_is_greedy_decoding_cut_at_the_budget() -> None:
+    with ending_with("llama") as (hf, model, end):
+        rollouts = decode(model, short_texts("llama"), max_new_tokens=18, interventions=[PLAIN])
+        for prompt, rollout in zip(short_texts("llama"), rollouts, strict=True):
+            greedy = continued(hf, prompt, 18)
+            head = greedy[: greedy.index(end)] if end in greedy else greedy
+            tail = continued(hf, [*prompt, *head, *PLAIN.final_prompt], 4)
+            assert rollout.token_ids.tolist() == [*head, *PLAIN.final_prompt, *tail]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+@pytest.mark.parametrize("at", ["end", "start"])
+def test_budgets_smaller_than_what_is_inserted(budget: int, at: str) -> None:
+    # The first prompt's first token is made the end, so that something ends within any budget.
+    first = continued(F.hf_model("llama", torch.float64), short_texts("llama")[0], 1)[0]
+    with ending_with("llama", first) as (hf, model, end):
+        think = replace(THINK, budget=budget, at=at)
+        rollouts = decode(model, short_texts("llama"), max_new_tokens=budget, interventions=[think])
+        for prompt, rollout in zip(short_texts("llama"), rollouts, strict=True):
+            assert rollout.token_ids.tolist() == reprefilled(hf, prompt, end, think)[0]
+
+
+@torch.no_grad()
+def forced(
+    hf: Any, prompt: list[int], new: int, eos: int, end: int, ignore: int, append: list[int], limit: int | None
+) -> list[int]:
+    """Budget forcing by definition, every stretch decoded from a prompt that holds all before it."""
+    thought: list[int] = []
+    for ignored in range(ignore + 1):
+        room = (new if limit is None else limit) - len(thought)
+        stretch = continued(hf, prompt + thought, room) if room > 0 else []
+        if end not in stretch:
+            thought += stretch
+            if limit is None or thought[-1] == eos:
+                return thought
+            thought.append(end)
+            break
+        thought += stretch[: stretch.index(end)]
+        thought += [end] if ignored == ignore else append
+        thought = thought[: limit if ignored < ignore else None]
+    if thought[-1] == eos:
+        return thought
+    return thought + continued(hf, prompt + thought, new - len(thought))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("ignore", "limit"), [(0, 8), (1, 15), (2, None)])
+def test_budget_forcing_equals_naive_prefill(name: str, ignore: int, limit: int | None) -> None:
+    hf, model = F.pair(name, torch.float64)
+    new, eos, end, append = 20, hf.generation_config.eos_token_id, -1, [30, 31]
+    if name == "toy":  # which has no delimiter but its end of text
+        new, limit, end, append = 50, limit and 3 * limit, eos, [27]
+    else:
+        end = staggered_end(name)
+    forcing = BudgetForcing(end, ignore, append, limit)
+    rollouts = decode(model, short_texts(name), max_new_tokens=new, interventions=[forcing])
+    for prompt, rollout in zip(short_texts(name), rollouts, strict=True):
+        assert rollout.token_ids.tolist() == forced(hf, prompt, new, eos, end, ignore, append, limit)
+        notes = [e.note for e in rollout.events]
+        assert notes.count("delimiter ignored") <= ignore
+        assert notes.count("delimiter forced") <= (limit is not None)
+    happened = {e.note for rollout in rollouts for e in rollout.events}
+    assert ("delimiter ignored" in happened) == (ignore > 0)
+    assert ("delimiter forced" in happened) == (limit is not None)
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("llama", 1.0), ("gemma3", 0.0), ("toy", 0.7)])
+@pytest.mark.parametrize("how", ["end", "start", "plain, no ending", "budget"])
+def test_rows_that_leave_or_go_on_disturb_nobody(name: str, temperature: float, how: str) -> None:
+    with ending_with(name) as (_, model, end):
+        intervention: Intervention = BudgetForcing(end, ignore=1, append=[30, 31], max_thinking=30)
+        if how != "budget":
+            intervention = thinking_on(name, how)
+        options: dict[str, Any] = {"max_new_tokens": 34 if name == "toy" else 18, "temperature": temperature}
+
+        def run(which: Sequence[int], size: int) -> list[Rollout]:
+            prompts, seeds = [short_texts(name)[i] for i in which], [7 + i for i in which]
+            return decode(model, prompts, interventions=[intervention], seed=seeds, batch_size=size, **options)
+
+        together = run(range(4), 4)
+        for others in (run(range(4), 1), run([3, 2, 1, 0], 2)[::-1]):
+            for a, b in zip(together, others, strict=True):
+                assert a.token_ids.tolist() == b.token_ids.tolist()
+                assert (a.events, a.finish_reason) == (b.events, b.finish_reason)
+                torch.testing.assert_close(a.logprobs, b.logprobs, atol=1e-5, rtol=1e-5)
+        if how == "plain, no ending":
+            assert len({len(rollout) for rollout in together}) >= 2, "rows leave at different steps"
+        if how == "end":
+            assert any(e.note == "went on" for rollout in together for e in rollout.events)
+
+
+BANNED = [5, 6, 7, 8, 9]
+DIRECTION = torch.randn(44, generator=torch.Generator().manual_seed(4))
+TOKENS = range(3, 60)
+
+# One of everything, each acting on the tiny Llama's responses; made anew at each use, some of them from a source
+READY: dict[str, Callable[[Rollout], Intervention]] = {
+    "recycle": lambda _: RecycleRepresentation(1, TOKENS, probability=0.5),
+    "recycle thrice": lambda _: RecycleRepresentation(-1, TOKENS, repeats=3, trigger="input"),
+    "recurse": lambda _: RecurseLatents(2, entropy_threshold=0.5),
+    "at random": lambda _: Recompute(2, 1, at_random(0.4)),
+    "uncertain": lambda _: Recompute(1, 0, uncertain(1.0), repeats=2),
+    "suppress": lambda _: SuppressTokens(BANNED),
+    "think on": lambda _: ContinueThinking([40], budget=12, final_prompt=[20], final_tokens=3),
+    "think first": lambda _: ContinueThinking([40], budget=12, at="start", final_prompt=[20], final_tokens=3),
+    "budget": lambda _: BudgetForcing(11, ignore=1, append=[40], max_thinking=9),
+    "patch": lambda source: PatchResidual(source, 1, {1: 2, 4: 0}),
+    "steer": lambda _: SteerResidual(DIRECTION, 1, "response", scale=3.0),
+    "ablate": lambda _: MeanAblate(DIRECTION, 0, [1, 2]),
+}
+
+
+@pytest.fixture(scope="module")
+def source() -> Rollout:
+    model = F.bridge("llama", torch.float64)
+    return decode(model, [F.prompts(7)[5]], max_new_tokens=4, record=ResidualSites(sites=SITES))[0]
+
+
+def test_nothing_ready_made_is_left_out(source: Rollout) -> None:
+    public = {name for name in interventions.__all__ if name[0].isupper()}
+    assert {make(source).describe()["name"] for make in READY.values()} == public
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("which", READY)
+def test_the_same_seed_twice_gives_the_same_and_the_last_pass_is_kept(
+    which: str, temperature: float, source: Rollout
+) -> None:
+    hf, model = F.pair("llama", torch.float64)
+
+    def run(*some: Intervention) -> list[Rollout]:
+        record = ResidualSites(sites=SITES)
+        options: dict[str, Any] = {"max_new_tokens": 12, "temperature": temperature, "seed": 3, "record": record}
+        return decode(model, F.prompts(3), interventions=some, **options)
+
+    intervention = READY[which](source)
+    first, second = run(intervention), run(intervention)
+    for a, b in zip(first, second, strict=True):
+        assert_identical(a, b)
+        assert a.settings == b.settings == json.loads(json.dumps(a.settings))
+    plain = run()
+    assert any(not torch.equal(a.logprobs, b.logprobs) for a, b in zip(first, plain, strict=True)), "it does nothing"
+    for rollout in first:
+        # What was recorded is what the token was chosen from: unembedded, it gives the token's probability.
+        with torch.no_grad():
+            logits = hf.lm_head(rollout.residuals["ln_final"][0])
+        if which == "suppress":
+            logits = logits.index_fill(1, torch.tensor(BANNED), float("-inf"))
+        expected = logits.log_softmax(-1).gather(1, rollout.token_ids[:, None])[:, 0]
+        torch.testing.assert_close(rollout.logprobs.double(), expected, atol=1e-5, rtol=1e-5)
+        assert all(values.shape[1] == len(rollout) for values in rollout.residuals.values())
+
+
+def assert_refused(model: Any, make: Callable[[], Intervention], message: str) -> None:
+    """Refused in these words, and before any of the model ran."""
+    passes: list[int] = []
+
+    def count(residual: torch.Tensor, hook: Any) -> None:
+        passes.append(1)
+
+    with model.hooks(fwd_hooks=[("blocks.0.hook_in", count)]):
+        with pytest.raises(InputError, match=message):
+            decode(model, F.prompts(2), max_new_tokens=4, interventions=[make()])
+        assert passes == []
+        decode(model, F.prompts(1), max_new_tokens=2)
+        assert passes == [1, 1], "the counter counts"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +344,10 @@ def test_budget_forcing_equals_naive_prefill() -> None:
         (lambda: RecycleRepresentation(1, [5], probability=1.5), "expected a probability from 0 to 1"),
         (lambda: RecycleRepresentation(1, [5], repeats=0), "expected repeats >= 1"),
         (lambda: RecycleRepresentation(1, [5], trigger="both"), "expected trigger predicted or input"),
+        (lambda: RecycleRepresentation(-4, [5]), "expected a layer from 0 to 2, received layer -1"),
+        (lambda: Recompute(1, 5, uncertain(1.0)), "expected a layer from 0 to 2, received layer 5 for resid_pre"),
         (lambda: RecurseLatents(4), "expected a layer from 0 to 2"),
+        (lambda: RecurseLatents(0), "expected top_layers >= 1, received 0"),
         (lambda: SuppressTokens([101]), r"SuppressTokens: expected token ids from 0 to 100 .*received \[101\]"),
         (lambda: SuppressTokens(range(101)), "expected at least one token left to emit, received all 101"),
         (lambda: ContinueThinking([5], budget=0), "expected a budget of at least 1 token, received 0"),
@@ -258,34 +357,42 @@ def test_budget_forcing_equals_naive_prefill() -> None:
         ),
         (lambda: ContinueThinking([], budget=4), 'expected a token with at="end"'),
         (lambda: ContinueThinking("ducks", budget=4), "expected text made of words the tokenizer has"),
+        (lambda: ContinueThinking([101], budget=4), r"token ids from 0 to 100 .*received \[101\]"),
+        (lambda: ContinueThinking([5], budget=4, final_prompt=[5, -1]), r"token ids from 0 to 100 .*received \[-1\]"),
+        (lambda: ContinueThinking([5], budget=4, at="middle"), 'expected at="end" or at="start", received \'middle\''),
+        (lambda: ContinueThinking([5], budget=4, final_tokens=0), "expected final_tokens of at least 1, received 0"),
+        (lambda: BudgetForcing(101), r"BudgetForcing: expected token ids from 0 to 100 .*received \[101\]"),
+        (lambda: BudgetForcing(5, append=[300]), r"BudgetForcing: expected token ids .*received \[300\]"),
+        (lambda: BudgetForcing(5, ignore=-1), "expected ignore >= 0"),
         (lambda: BudgetForcing("w5 w6"), "expected a delimiter that is one token"),
         (lambda: BudgetForcing(5, max_thinking=0), "a max_thinking of at least 1 token"),
+        (lambda: SteerResidual(torch.ones(44), 3), "SteerResidual: expected a layer from 0 to 2, received layer 3"),
+        (lambda: SteerResidual(torch.full((44,), torch.nan), 1), "a finite vector of 44 numbers .* with NaN or inf"),
+        (lambda: SteerResidual(torch.ones(44), 1, mode="subtract"), "expected mode add or project_out"),
+        (lambda: SteerResidual(torch.zeros(44), 1, mode="project_out"), "expected a direction that is not zero"),
+        (lambda: MeanAblate(torch.ones(44), 1, [-1]), '"all", "response", or response steps from 0'),
+        (lambda: MeanAblate(torch.ones(40), 1), r"MeanAblate: expected a finite vector of 44 .*received shape \(40,\)"),
+        (lambda: MeanAblate(torch.ones(44), -4), "MeanAblate: expected a layer from 0 to 2, received layer -1"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_token(make: Any, message: str) -> None:
-    model = F.bridge("llama")
-    with pytest.raises(InputError, match=message):
-        decode(model, F.prompts(1), max_new_tokens=4, interventions=[make()])
+    assert_refused(F.bridge("llama"), make, message)
 
 
-def test_a_word_no_token_spells_is_refused() -> None:
-    with pytest.raises(InputError, match=r"expected words that are single tokens .*received 'Perhaps'"):
-        thinking_token_ids(load_model("toy-reasoner", device="cpu"), ["Wait", "Perhaps"])
-
-
-SITES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
-
-
-@pytest.mark.parametrize("family", F.FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("site", SITES)
-def test_ones_own_residuals_change_nothing(family: str, site: str) -> None:
-    model = F.bridge(family)
-    plain = decode(model, F.prompts(3), max_new_tokens=8, record=ResidualSites(sites=SITES))
+def test_ones_own_residuals_change_nothing(name: str, site: str) -> None:
+    model, first, second = F.pair(name)[1], Watch(), Watch()
+    options = {"max_new_tokens": 6, "record": ResidualSites(sites=SITES)}
+    plain = decode(model, F.texts(name, 3), interventions=[first], **options)
     own = [PatchResidual(r, 1, range(len(r)), site, rows=[i]) for i, r in enumerate(plain)]
-    again = decode(model, F.prompts(3), max_new_tokens=8, interventions=own)
+    again = decode(model, F.texts(name, 3), interventions=[*own, second], **options)
     for a, b in zip(plain, again, strict=True):
         assert torch.equal(a.token_ids, b.token_ids)
-        torch.testing.assert_close(a.logprobs, b.logprobs, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
+    for row, logits in first._logits.items():
+        for a, b in zip(logits, second._logits[row], strict=True):
+            assert float((a - b).norm() / a.norm()) <= 1e-5
 
 
 @torch.no_grad()
@@ -327,16 +434,16 @@ def hf_with_edit(hf: Any, ids: list[int], site: str, layer: int, new: dict[int, 
             handle.remove()
 
 
-@pytest.mark.parametrize("family", F.FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("site", SITES)
-def test_anothers_residuals_do_what_hugging_face_does(family: str, site: str) -> None:
-    hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
-    prompts = F.prompts(4)
-    source = decode(model, [prompts[3]], max_new_tokens=8, record=ResidualSites(sites=SITES))[0]
+def test_anothers_residuals_do_what_hugging_face_does(name: str, site: str) -> None:
+    hf, model = F.pair(name, torch.float64)
+    prompts = F.texts(name, 4)
+    source = decode(model, [prompts[3]], max_new_tokens=6, record=ResidualSites(sites=SITES))[0]
     patch = PatchResidual(source, 1, {0: 2, 3: 5}, site, rows=[1])
     watch = Watch()
-    rollouts = decode(model, prompts[:3], max_new_tokens=8, interventions=[patch, watch])
-    plain = decode(model, prompts[:3], max_new_tokens=8)
+    rollouts = decode(model, prompts[:3], max_new_tokens=6, interventions=[patch, watch])
+    plain = decode(model, prompts[:3], max_new_tokens=6)
     assert [torch.equal(a.logprobs, b.logprobs) for a, b in zip(rollouts, plain, strict=True)] == [True, False, True]
     values = source.residuals[site][0 if site == "ln_final" else 1]
     start = len(prompts[1]) - 1
@@ -383,35 +490,13 @@ def test_patches_that_cannot_be_made_are_refused(change: dict[str, Any], message
     model = F.bridge("llama")
     source = decode(model, F.prompts(1), max_new_tokens=5, record=ResidualSites(layers=[1]))[0]
     patch = PatchResidual(**{"source": source, "layer": 1, "positions": [0], **change})
-    with pytest.raises(InputError, match=message):
-        decode(model, F.prompts(1), max_new_tokens=5, interventions=[patch])
+    assert_refused(model, lambda: patch, message)
 
 
 def test_a_source_of_another_model_or_width_is_refused() -> None:
     source = decode(F.bridge("llama"), F.prompts(1), max_new_tokens=5, record=ResidualSites())[0]
-    with pytest.raises(InputError, match=r"expected a rollout of tiny-qwen2 \(d_model 40\).*tiny-llama \(d_model 44\)"):
-        decode(F.bridge("qwen2"), F.prompts(1), max_new_tokens=5, interventions=[PatchResidual(source, 1, [0])])
-    with pytest.raises(InputError, match="SteerResidual: expected a finite vector of 40 numbers"):
-        decode(F.bridge("qwen2"), F.prompts(1), max_new_tokens=5, interventions=[SteerResidual(torch.ones(44), 1)])
-
-
-def test_matched_controls_are_as_frequent_and_leave_a_word_of_each_kind() -> None:
-    from analyses.problems import bundled_problems
-    from analyses.toys.facts import FILLERS, VERBS
-
-    model = load_model("toy-reasoner", device="cpu")
-    questions = [problem.question for problem in bundled_problems(40)]
-    rollouts = decode(model, questions, max_new_tokens=120)
-    thinking = thinking_token_ids(model, ["Wait", "Hmm", "So"])
-    labels = [[label] for label in "ABCDEFGH"]
-    keep = [VERBS, FILLERS, ("Okay", "start"), ("Therefore", "answer"), *labels]
-    draws = matched_random_tokens(rollouts, thinking, draws=20, seed=3, keep=keep)
-    assert draws == matched_random_tokens(rollouts, thinking, draws=20, seed=3, keep=keep)
-    assert len({tuple(draw) for draw in draws}) > 3
-    for draw in draws:
-        assert len(draw) == 3
-        assert not set(draw) & {"wait", "hmm", "so"}
-        assert all(set(map(str.casefold, group)) - set(draw) for group in keep)
-        assert all(model.tokenizer.decode(ids).strip().casefold() == word for word, ids in draw.items())
-    with pytest.raises(InputError, match="expected at least 3 other words"):
-        matched_random_tokens([rollouts[0]], thinking, keep=[*([word] for word in (*VERBS, *FILLERS)), *labels])
+    message = r"PatchResidual: expected a rollout of tiny-qwen2 \(d_model 40\).*one of tiny-llama \(d_model 44\)"
+    assert_refused(F.bridge("qwen2"), lambda: PatchResidual(source, 1, [0]), message)
+    narrow = replace(source, residuals={site: values[..., :40] for site, values in source.residuals.items()})
+    message = r"expected a rollout of tiny-llama \(d_model 44\).*one of tiny-llama \(d_model 40\)"
+    assert_refused(F.bridge("llama"), lambda: PatchResidual(narrow, 1, [0]), message)

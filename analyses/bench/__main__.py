@@ -1,7 +1,8 @@
-"""``python -m analyses.bench``: run both benchmarks, print their tables, write ``bench.json`` and ``bench.md``.
+"""``python -m analyses.bench``: run the benchmarks, print their tables, write ``bench.json`` and ``bench.md``.
 
-bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic`` and ``decoding``; a measurement
-is ``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
+bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic``, ``decoding`` and, in
+``interventions``, of ``reruns``, ``overheads`` and ``batches``; what ``--only`` left out is not there. A measurement is
+``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["bench", "main"]
 
 REAL, TOY = "smollm2-135m-instruct", "toy-reasoner"
+PARTS = ("nhsic", "decoding", "interventions")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,11 +38,20 @@ class Size:
     inner: int  # repeats inside one nHSIC timing, of which it takes the median
     new_tokens: int
     prompt_tokens: int
+    edited_tokens: int  # response tokens while interventions are on
+    edited_prompt_tokens: int
+    circles: int  # turns of each rerun within a decode
     repeats: int
 
 
-FULL = Size(dims=(576, 2048, 4096), n_steps=64, inner=3, new_tokens=64, prompt_tokens=60, repeats=3)
-QUICK = Size(dims=(64,), n_steps=8, inner=1, new_tokens=8, prompt_tokens=60, repeats=1)
+FULL = Size(
+    dims=(576, 2048, 4096), n_steps=64, inner=3, new_tokens=64, prompt_tokens=60,
+    edited_tokens=16, edited_prompt_tokens=24, circles=6, repeats=3,
+)  # fmt: skip
+QUICK = Size(
+    dims=(64,), n_steps=8, inner=1, new_tokens=8, prompt_tokens=60,
+    edited_tokens=6, edited_prompt_tokens=60, circles=1, repeats=1,
+)  # fmt: skip
 
 
 @app.command()
@@ -51,8 +62,11 @@ def bench(
     ] = None,
     repeats: Annotated[int | None, typer.Option(help="Timings of each; 3, or 1 with --quick.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help=f"Seconds instead of minutes: {TOY}, few tokens.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(PARTS)}; repeatable; all unless given.")
+    ] = None,
 ) -> None:
-    """Time nHSIC and decoding on this machine, which should have nothing else to do."""
+    """Time nHSIC, decoding and interventions on this machine, which should have nothing else to do."""
     from analyses.atomic import disk_errors, make_folder, probe
     from interp.errors import InputError
 
@@ -60,20 +74,24 @@ def bench(
     times = size.repeats if repeats is None else repeats
     if times < 1:
         raise InputError("bench", expected="repeats of at least 1", received=str(times), remedy="Raise --repeats.")
+    unknown = [part for part in only or () if part not in PARTS]
+    if unknown:
+        raise InputError("bench", expected=", ".join(PARTS), received=", ".join(unknown), remedy="Change --only.")
     with disk_errors("bench", out, "Choose another --out."):  # before minutes of work, not after
         make_folder(out)
         probe(out)
-    result = _measure(size, times, model, quick)
-    sheets = [_nhsic_sheet(result["nhsic"]), _decoding_sheet(result["decoding"])]
+    result = _measure(size, times, model, quick, only or PARTS)
+    sheets = _sheets(result)
     _write(out, result, sheets)
     _print(result, sheets)
     typer.echo(f"{out / 'bench.json'}, {out / 'bench.md'}")
 
 
-def _measure(size: Size, repeats: int, name: str | None, quick: bool) -> dict[str, Any]:
+def _measure(size: Size, repeats: int, name: str | None, quick: bool, parts: Sequence[str]) -> dict[str, Any]:
     from datetime import UTC, datetime
 
     from analyses.bench.decoding import bench_decoding
+    from analyses.bench.interventions import bench_interventions
     from interp.models import load_model
     from interp.pull import cached_model_path
 
@@ -89,11 +107,25 @@ def _measure(size: Size, repeats: int, name: str | None, quick: bool) -> dict[st
         notes.append("--quick: shows that everything runs; the numbers mean little.")
     loaded = load_model(name)
     before = _load()
+    measured: dict[str, Any] = {}
     with _progress() as show:
-        nhsic = _nhsic(size, repeats, show)
-        decoding = bench_decoding(
-            loaded, new_tokens=size.new_tokens, prompt_tokens=size.prompt_tokens, repeats=repeats, on_run=show
-        )
+        if "nhsic" in parts:
+            measured["nhsic"] = _nhsic(size, repeats, show)
+        if "decoding" in parts:
+            rows = bench_decoding(
+                loaded, new_tokens=size.new_tokens, prompt_tokens=size.prompt_tokens, repeats=repeats, on_run=show
+            )
+            measured["decoding"] = [_plain(row) for row in rows]
+        if "interventions" in parts:
+            tables = bench_interventions(
+                loaded,
+                new_tokens=size.edited_tokens,
+                prompt_tokens=size.edited_prompt_tokens,
+                circles=size.circles,
+                repeats=repeats,
+                on_run=show,
+            )
+            measured["interventions"] = {name: [_plain(row) for row in rows] for name, rows in tables.items()}
     return {
         "format": "peaklens bench 1",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -103,12 +135,14 @@ def _measure(size: Size, repeats: int, name: str | None, quick: bool) -> dict[st
             "repeats": repeats,
             "new_tokens": size.new_tokens,
             "prompt_tokens": size.prompt_tokens,
+            "edited_tokens": size.edited_tokens,
+            "edited_prompt_tokens": size.edited_prompt_tokens,
+            "circles": size.circles,
             "nhsic_steps": size.n_steps,
             "quick": quick,
         },
         "notes": notes,
-        "nhsic": nhsic,
-        "decoding": [_plain(row) for row in decoding],
+        **measured,
     }
 
 
@@ -236,6 +270,22 @@ class Sheet:
         return table
 
 
+def _sheets(result: dict[str, Any]) -> list[Sheet]:
+    sheets = []
+    if "nhsic" in result:
+        sheets.append(_nhsic_sheet(result["nhsic"]))
+    if "decoding" in result:
+        sheets.append(_decoding_sheet(result["decoding"]))
+    if "interventions" in result:
+        tables = result["interventions"]
+        sheets += [
+            _rerun_sheet(tables["reruns"]),
+            _overhead_sheet(tables["overheads"]),
+            _batch_sheet(tables["batches"]),
+        ]
+    return sheets
+
+
 def _nhsic_sheet(rows: list[dict[str, Any]]) -> Sheet:
     return Sheet(
         "nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula",
@@ -290,6 +340,65 @@ def _decoding_sheet(rows: list[dict[str, Any]]) -> Sheet:
     )
 
 
+def _rerun_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    return Sheet(
+        "A position run again: ms a step, median (min to max); shares are of a plain step of as many rows",
+        ("rows run again", "from block", "plain step", "with a rerun", "extra", "extra share", "target share"),
+        [
+            [
+                f"{row['rows']} of {row['batch']}",
+                f"{row['inject']} of {row['n_layers']}",
+                _span(row["plain_ms"]),
+                _span(row["step_ms"]),
+                _span(row["extra_ms"]),
+                _span(row["extra_share"]),
+                _span(row["target_share"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _overhead_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    new, prompt = rows[0]["new_tokens"], rows[0]["prompt_tokens"]
+    return Sheet(
+        f"Interventions on: {new} tokens after prompts of {prompt}, median (min to max); without the first token",
+        ("intervention", "batch", "ms a step", "costs", "acts on tokens", "in steps"),
+        [
+            [
+                row["intervention"],
+                str(row["batch"]),
+                _span(row["ms_per_step"]),
+                "-" if row["overhead"] is None else f"x {_span(row['overhead'])}",
+                "-" if row["overhead"] is None else f"{row['acted_tokens']:.0%}",
+                "-" if row["overhead"] is None else f"{row['acted_steps']:.0%}",
+            ]
+            for row in rows
+        ],
+        text=1,
+    )
+
+
+def _batch_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    batch = rows[0]["batch"]
+    return Sheet(
+        "Batches with interventions on: tokens/s, median (min to max)",
+        ("intervention", "batch 1", f"batch {batch}", "faster by", "acts in steps, batch 1", f"batch {batch}"),
+        [
+            [
+                row["intervention"],
+                _span(row["tokens_per_s_of_one"]),
+                _span(row["tokens_per_s"]),
+                _span(row["ratio"]),
+                f"{row['acted_steps_of_one']:.0%}",
+                f"{row['acted_steps']:.0%}",
+            ]
+            for row in rows
+        ],
+        text=1,
+    )
+
+
 def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -303,16 +412,27 @@ def _span(value: dict[str, Any]) -> str:
 def _facts(result: dict[str, Any]) -> list[str]:
     machine, model = result["machine"], result["model"]
     repeats = result["settings"]["repeats"]
-    return [
+    facts = [
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']} on "
         f"{machine['threads']} threads, load {machine['load_before']:g} before and {machine['load_after']:g} after, "
         f"{result['date']}.",
         f"{model['name']}: {model['n_layers']} layers, d_model {model['d_model']}, {model['dtype']} on "
         f"{model['device']}. {repeats} {'repeat' if repeats == 1 else 'repeats, taking turns'}.",
         *result["notes"],
-        "gap: where a text departs from HF eager's, by how many logits HF eager prefers its own token, at most; after "
-        "such a place the texts differ, so that later tokens are the same only by chance.",
     ]
+    if "decoding" in result:
+        facts.append(
+            "gap: where a text departs from HF eager's, by how many logits HF eager prefers its own token, at most; "
+            "after such a place the texts differ, so that later tokens are the same only by chance."
+        )
+    if "interventions" in result:
+        facts.append(
+            "target share: what the blocks run again are of all blocks' time, by their number, plus the final norm and "
+            "unembedding, both clocked in plain steps of as many rows, over such a step; plus 0.15. The extra is the "
+            "rerun's alone: gates are part of the table after it, where interventions act as it occurs (and the most "
+            "frequent token stands for the end that ContinueThinking and BudgetForcing wait for)."
+        )
+    return facts
 
 
 def _write(out: Path, result: dict[str, Any], sheets: Sequence[Sheet]) -> None:

@@ -28,7 +28,19 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.types import Bridge
 
-__all__ = ["Spread", "bench_decoding", "bench_prompts", "spread"]
+__all__ = [
+    "PLAIN",
+    "Clock",
+    "Contender",
+    "Spread",
+    "Timings",
+    "bench_decoding",
+    "bench_prompts",
+    "check_counts",
+    "endless",
+    "ratios",
+    "spread",
+]
 
 PLAIN = "-"  # no recording
 OURS, LENS, EAGER, SDPA = "peaklens", "TransformerLens", "HF eager", "HF sdpa"
@@ -106,17 +118,24 @@ def bench_decoding(
     Raises:
         InputError: numbers out of range, a model that is not a folder, an engine that stopped early.
     """
-    _check(model, batches, new_tokens, prompt_tokens, repeats)
+    _check_folder(model)
+    check_counts(
+        model,
+        batches=(min(batches, default=0), 1),
+        new_tokens=(new_tokens, 2),
+        prompt_tokens=(prompt_tokens, 1),
+        repeats=(repeats, 1),
+    )
     eager, sdpa = _plain_model(model, "eager"), _plain_model(model, "sdpa")
     contenders = _contenders(model, eager, sdpa)
     rows: list[dict[str, Any]] = []
     done, total = 0, len(batches) * len(contenders) * repeats
-    with _endless(model):
+    with endless(model):
         for batch in batches:
             prompts = bench_prompts(model, batch, prompt_tokens)
             for contender in contenders:  # the first call also pays for memory and libraries
-                _Timings().take(contender, prompts, 2)
-            timings = [_Timings() for _ in contenders]
+                Timings().take(contender, prompts, 2)
+            timings = [Timings() for _ in contenders]
             for _ in range(repeats):
                 for contender, timing in zip(contenders, timings, strict=True):
                     on_run(done, total, f"{contender.engine} {contender.recording}, batch {batch}")
@@ -148,7 +167,7 @@ def bench_prompts(model: Bridge, batch: int, length: int) -> Int[Tensor, "batch 
     return ids[places % len(ids)]
 
 
-class _Clock:
+class Clock:
     """Notes when a call has its first token, from wherever the engine lets one look in at every step."""
 
     def __init__(self) -> None:
@@ -170,11 +189,11 @@ class _Clock:
             self.first = time.perf_counter()
 
 
-_Generate: TypeAlias = Callable[[Tensor, int, _Clock], Tensor]
+_Generate: TypeAlias = Callable[[Tensor, int, Clock], Tensor]
 
 
 @dataclass(frozen=True)
-class _Contender:
+class Contender:
     """One way to continue prompts ``[batch, pos]`` by some tokens, which it returns, ``[batch, step]``."""
 
     engine: str
@@ -183,15 +202,15 @@ class _Contender:
 
 
 @dataclass
-class _Timings:
+class Timings:
     """What was measured of one contender on one batch."""
 
     first: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
     tokens: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
 
-    def take(self, contender: _Contender, prompts: Int[Tensor, "batch pos"], new_tokens: int) -> None:
-        clock = _Clock()
+    def take(self, contender: Contender, prompts: Int[Tensor, "batch pos"], new_tokens: int) -> None:
+        clock = Clock()
         # Tokens on the CPU are tokens that were waited for, whatever the device.
         tokens = contender.generate(prompts, new_tokens, clock).cpu()
         end = time.perf_counter()
@@ -208,14 +227,14 @@ class _Timings:
         self.decode.append(end - clock.first)
 
 
-def _contenders(model: Bridge, eager: Any, sdpa: Any) -> list[_Contender]:
+def _contenders(model: Bridge, eager: Any, sdpa: Any) -> list[Contender]:
     from transformers import StoppingCriteriaList
 
     from interp.decoding import decode
     from interp.record import ResidualSites, ResidualStream
 
     def ours(record: ResidualSites | None) -> _Generate:
-        def generate(prompts: Tensor, n: int, clock: _Clock) -> Tensor:
+        def generate(prompts: Tensor, n: int, clock: Clock) -> Tensor:
             rollouts = decode(
                 model, list(prompts), max_new_tokens=n, batch_size=len(prompts), record=record, progress=clock
             )
@@ -223,7 +242,7 @@ def _contenders(model: Bridge, eager: Any, sdpa: Any) -> list[_Contender]:
 
         return generate
 
-    def lens(prompts: Tensor, n: int, clock: _Clock) -> Tensor:
+    def lens(prompts: Tensor, n: int, clock: Clock) -> Tensor:
         whole = model.generate(
             prompts.to(_device(model)),
             max_new_tokens=n,
@@ -238,7 +257,7 @@ def _contenders(model: Bridge, eager: Any, sdpa: Any) -> list[_Contender]:
         return whole[:, prompts.shape[1] :]
 
     def plain(network: Any) -> _Generate:
-        def generate(prompts: Tensor, n: int, clock: _Clock) -> Tensor:
+        def generate(prompts: Tensor, n: int, clock: Clock) -> Tensor:
             ids = prompts.to(network.device)
             whole: Tensor = network.generate(
                 ids,
@@ -251,18 +270,18 @@ def _contenders(model: Bridge, eager: Any, sdpa: Any) -> list[_Contender]:
         return generate
 
     return [
-        _Contender(OURS, PLAIN, ours(None)),
-        _Contender(OURS, "ResidualSites", ours(ResidualSites(sites=SITES))),
-        _Contender(OURS, "ResidualStream", ours(ResidualStream(sites=SITES, on_step=lambda step: None))),
-        _Contender(LENS, PLAIN, lens),
-        _Contender(EAGER, PLAIN, plain(eager)),
-        _Contender(SDPA, PLAIN, plain(sdpa)),
+        Contender(OURS, PLAIN, ours(None)),
+        Contender(OURS, "ResidualSites", ours(ResidualSites(sites=SITES))),
+        Contender(OURS, "ResidualStream", ours(ResidualStream(sites=SITES, on_step=lambda step: None))),
+        Contender(LENS, PLAIN, lens),
+        Contender(EAGER, PLAIN, plain(eager)),
+        Contender(SDPA, PLAIN, plain(sdpa)),
     ]
 
 
 def _rows(
-    contenders: list[_Contender],
-    timings: list[_Timings],
+    contenders: list[Contender],
+    timings: list[Timings],
     prompts: Int[Tensor, "batch pos"],
     new_tokens: int,
     eager: Any,
@@ -284,10 +303,10 @@ def _rows(
                 "first_token_seconds": spread(timing.first),
                 "decode_seconds": spread(timing.decode),
                 "tokens_per_s": spread([batch * steps / seconds for seconds in timing.decode]),
-                "ratio_to_hf_eager": spread(_ratios(reference.decode, timing.decode)),
+                "ratio_to_hf_eager": spread(ratios(reference.decode, timing.decode)),
                 "recording_overhead": None
                 if contender.recording == PLAIN
-                else spread(_ratios(timing.decode, unrecorded.decode)),
+                else spread(ratios(timing.decode, unrecorded.decode)),
                 "same_tokens": same,
                 "same_share": same / timing.tokens.numel(),
                 "largest_gap": _largest_gap(eager, prompts, reference.tokens, timing.tokens),
@@ -296,7 +315,7 @@ def _rows(
     return rows
 
 
-def _ratios(above: list[float], below: list[float]) -> list[float]:
+def ratios(above: list[float], below: list[float]) -> list[float]:
     """Turn by turn."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
@@ -341,7 +360,7 @@ def _plain_model(model: Bridge, attention: str) -> Any:
 
 
 @contextmanager
-def _endless(model: Bridge) -> Iterator[None]:
+def endless(model: Bridge) -> Iterator[None]:
     """Take away the ids that end a text."""
     config = model.original_model.generation_config
     before = config.eos_token_id
@@ -356,19 +375,26 @@ def _device(model: Bridge) -> torch.device:
     return next(model.original_model.parameters()).device
 
 
-def _check(model: Bridge, batches: Sequence[int], new_tokens: int, prompt_tokens: int, repeats: int) -> None:
-    from interp.models import model_source
+def check_counts(model: Bridge, **counts: tuple[int, int]) -> None:
+    """Refuse numbers below their least, and a model without a tokenizer.
 
-    for name, value, least in (
-        ("batches", min(batches, default=0), 1),
-        ("new_tokens", new_tokens, 2),
-        ("prompt_tokens", prompt_tokens, 1),
-        ("repeats", repeats, 1),
-    ):
+    >>> from interp import load_model
+    >>> check_counts(load_model("toy-reasoner"), repeats=(3, 1))
+    """
+    for name, (value, least) in counts.items():
         if value < least:
             raise InputError(
                 "bench", expected=f"{name} of at least {least}", received=str(value), remedy=f"Raise {name}."
             )
+    if model.tokenizer is None:
+        raise InputError(
+            "bench", expected="a model with a tokenizer", received="none", remedy="Save one in its folder."
+        )
+
+
+def _check_folder(model: Bridge) -> None:
+    from interp.models import model_source
+
     source = model_source(model)
     if source.path is None or not source.path.is_dir():
         raise InputError(
@@ -376,8 +402,4 @@ def _check(model: Bridge, batches: Sequence[int], new_tokens: int, prompt_tokens
             expected="a model loaded from a Hugging Face folder, which the plain models are read from",
             received=f"{source.name} ({source.kind})",
             remedy="Save it with save_pretrained and load that folder.",
-        )
-    if model.tokenizer is None:
-        raise InputError(
-            "bench", expected="a model with a tokenizer", received="none", remedy="Save one in its folder."
         )
