@@ -193,6 +193,18 @@ PAIRS = [
     (r"(-\infty, 2) \cup (3, \infty)", r"\boxed{(3, \infty) \cup (-\infty, 2)}", "correct", "boxed"),
     ("120", r"\boxed{5!}", "correct", "boxed"),
     ("10,\\!080", r"\boxed{10080}", "correct", "boxed"),
+    # formulas in prose, and braces that only group
+    ("720", r"The answer is $3! \times 5! = {720}$.", "correct", "marker"),
+    (r"30^\circ", r"Thus, the answer is ${30^\circ}$.", "correct", "marker"),
+    ("6", "The answer is $4.00 + $2.00 = $<<4+2=6.00>>6.00", "correct", "marker"),
+    ("(-2,1)", "so we get $(a,b) = {(-2,1)}.$", "correct", "last_number"),
+    ("(3,4]", r"the set that satisfies it is $\lambda \in {(3,4]}.$", "correct", "last_number"),
+    ("10080", r"the number of them is $7!\times 2!={10,\!080}$.", "correct", "last_number"),
+    (r"\frac{3}{56}", r"so \[p(8) = \frac{q(8) + 8}{8^2 - 1} = {\frac{3}{56}}.\]", "correct", "last_number"),
+    ("118000", "The net proceeds are $400 000 - $282 000 = $118 000.", "correct", "last_number"),
+    ("500", "Therefore 1.04X = 520\nThe temperature is 500", "correct", "last_number"),
+    ("30", r"\boxed{x \approx 30}", "correct", "boxed"),
+    ("5", r"\boxed{x^{5}}", "wrong", "boxed"),
 ]
 
 

@@ -253,6 +253,8 @@ def test_bootstrap_interval_is_scipys(statistic: Any) -> None:
 def test_bootstrap_interval_of_clusters() -> None:
     values, clusters = [1.0, 1, 1, 5, 5, 5], list("aaabbb")
     assert bootstrap_interval(values, clusters=clusters, level=0.9).low == 1
+    shuffled = bootstrap_interval([1.0, 5, 1, 5, 1, 5], clusters=list("abbaab"), level=0.9)
+    assert (shuffled.low, shuffled.high) == pytest.approx((7 / 3, 11 / 3))  # a holds 1, 5, 1 and b holds 1, 5, 5
     same = bootstrap_interval(values, lambda rows: rows.mean(axis=1), clusters=clusters)
     assert (same.estimate, same.low, same.high) == (3, 1, 5)
     unequal = bootstrap_interval([1.0, 1, 1, 5], clusters=list("aaab"), level=0.9)

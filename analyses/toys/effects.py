@@ -263,7 +263,7 @@ class Table:
 class Study:
     """Decodes the same problems under one condition after another and keeps the outcomes by name.
 
-    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=1, max_ops=1))
+    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=3, max_ops=3))
     >>> study.run("normal").figure.n
     2
     """
@@ -312,7 +312,7 @@ def _tick(bar: Any, name: str) -> None:
 def suppression(study: Study, *, draws: int = 5) -> Table:
     """Table A; see the head of this module.
 
-    >>> study = Study(load_model("toy-reasoner"), held_out_questions(9, min_ops=1, max_ops=1))
+    >>> study = Study(load_model("toy-reasoner"), held_out_questions(9, min_ops=3, max_ops=3))
     >>> suppression(study, draws=2).rows[-1].against
     'mean of its 2 draws'
     """
@@ -342,7 +342,7 @@ def suppression(study: Study, *, draws: int = 5) -> Table:
 def continuation(study: Study, *, budgets: Sequence[int] = BUDGETS) -> list[Table]:
     """Tables B; see the head of this module.
 
-    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=1, max_ops=1))
+    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=3, max_ops=3))
     >>> [len(table.rows) for table in continuation(study, budgets=())]
     [5, 2]
     """
@@ -368,7 +368,7 @@ def continuation(study: Study, *, budgets: Sequence[int] = BUDGETS) -> list[Tabl
             pair.append(study.run(f"{token}, budget {budget}", think, limit=budget))
             rows.append(Effect.of(pair[-1], plain))
         contrasts.append(Effect.of(*pair))
-    note = f"The longest normal response has {study.longest} tokens. Appending until a budget is spent cuts every response."
+    note = f"The longest normal response has {study.longest} tokens. Where a budget is spent, all are cut."
     return [
         Table.of("B. Continuation", note, rows),
         Table.of("B. Wait against the neutral token", "", contrasts),
@@ -378,7 +378,7 @@ def continuation(study: Study, *, budgets: Sequence[int] = BUDGETS) -> list[Tabl
 def recycling(study: Study, *, layers: Sequence[int] = LAYERS, repeats: Sequence[int] = (1, 2)) -> list[Table]:
     """Tables C; see the head of this module.
 
-    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=1, max_ops=1))
+    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=3, max_ops=3))
     >>> [len(table.rows) for table in recycling(study, layers=[2], repeats=[1])]
     [5, 3]
     """

@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analyses.views.alignment import compare
+    from analyses.views.curves import lines
     from analyses.views.figures import bars, heatmap, sweep, trajectories
     from analyses.views.heads import attention
     from analyses.views.lens import logit_lens
     from analyses.views.tokens import text
     from analyses.views.view import View, load
 
-__all__ = ["View", "attention", "bars", "compare", "heatmap", "load", "logit_lens", "sweep", "text", "trajectories"]
+__all__ = [
+    "View",
+    "attention",
+    "bars",
+    "compare",
+    "heatmap",
+    "lines",
+    "load",
+    "logit_lens",
+    "sweep",
+    "text",
+    "trajectories",
+]
 
 # No module is named like what it holds: importing it would put the module in the function's place.
 _HOMES = {
@@ -25,6 +38,7 @@ _HOMES = {
     "bars": "figures",
     "compare": "alignment",
     "heatmap": "figures",
+    "lines": "curves",
     "load": "view",
     "logit_lens": "lens",
     "sweep": "figures",

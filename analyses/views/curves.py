@@ -61,7 +61,7 @@ def lines(
     else:
         groups.append((y, frame.sort_values(x)))
     told = [
-        f"{name} ({', '.join(f'{number(float(a))}: {number(float(b))}' for a, b in zip(part[x], part[y], strict=True))})"
+        f"{name} ({', '.join(f'{number(a)}: {number(b)}' for a, b in part[[x, y]].astype(float).to_numpy().tolist())})"
         for name, part in groups[:6]
     ]
     more = f"; and {len(groups) - 6} more" if len(groups) > 6 else ""

@@ -152,7 +152,7 @@ def _note(values: np.ndarray, marked: np.ndarray) -> str:
 
 
 def _alt(words: list[str], labels: list[str]) -> str:
-    shown = ", ".join(label[:_LONGEST] for label in labels[:6]) + (" ..." if len(labels) > 6 else "")
+    shown = "; ".join(label[:_LONGEST] for label in labels[:6]) + (" ..." if len(labels) > 6 else "")
     choice = "" if len(labels) == 1 else f"{len(labels)} series to choose from: "
     return f"{len(words)} token{'' if len(words) == 1 else 's'} coloured by {choice}{shown}."
 

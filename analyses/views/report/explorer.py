@@ -101,7 +101,7 @@ def response_data(one: Digest, curves: Curves, row: dict[Any, Any]) -> dict[str,
         "layers": [one.layers.index(layer) for layer in curves.layers],
         "tokens": [_short(token) for token in curves.tokens],
         "safe": [safe_token(token) for token in curves.tokens],
-        "mi": base64.b64encode(np.ascontiguousarray(finite, dtype="<f2").tobytes()).decode(),
+        "mi": base64.b64encode(np.ascontiguousarray(finite, dtype="<f4").tobytes()).decode(),
         "peaks": [np.flatnonzero(marked).tolist() for marked in curves.is_peak],
         "limits": [_limit(values, tau) for values in finite],
         # Word-level vocabularies have no spaces in their tokens.
