@@ -304,7 +304,7 @@ def accuracy_reading(table: pandas.DataFrame, baseline: str = "the baseline") ->
             said.append(
                 f"{row['condition']}: {row['accuracy']:.1%}, {100 * row['difference']:+.1f} points from {baseline} "
                 f"[{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}], n = {row['n']}, "
-                f"McNemar p = {row['p_holm']:.2g} after Holm."
+                f"paired test p = {row['p_holm']:.2g} after Holm."
             )
         else:
             alike.append(row["condition"])

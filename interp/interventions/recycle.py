@@ -103,9 +103,7 @@ class Recompute(Intervention):
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
-            raise InputError(
-                self.name, expected="repeats >= 1", received=str(self.repeats), remedy="Or leave it out."
-            )
+            raise InputError(self.name, expected="repeats >= 1", received=str(self.repeats), remedy="Or leave it out.")
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         extract, inject = (n + facts.n_layers if n < 0 else n for n in (self.extract, self.inject))
