@@ -22,7 +22,7 @@ from analyses.toys.task import held_out_questions, planted_answer
 from interp import InputError
 
 LIMIT = 160
-N = 96
+N = 64
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_killed_at_random_moments_the_tables_are_the_same(tmp_path: Path, worker
     took = time.monotonic() - begun
     dice = random.Random(workers)
     out = tmp_path / "cut" / "run"
-    for _ in range(5):
+    for _ in range(3):
         process = start(out)
         time.sleep(took * dice.uniform(0.3, 0.95))
         os.kill(process.pid, signal.SIGKILL)

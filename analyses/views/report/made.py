@@ -92,7 +92,7 @@ def command(one: Digest) -> tuple[str, str]:
     if size:
         words.append(("--batch-size", size))
     words.append(("--out", f"runs/{one.name}"))
-    parts = [f"{flag} {value}" for flag, value in words]
+    parts = [f"{flag} {shlex.quote(str(value))}" for flag, value in words]
     lines = ["peaklens trace", *(" ".join(parts[k : k + 4]) for k in range(0, len(parts), 4))]
     remarks.append("The folder is in runs/; any other will do.")
     return " \\\n    ".join(lines), " ".join(remarks)
