@@ -713,10 +713,14 @@ def test_no_path_is_in_the_page_and_the_run_is_described(toy: Run, hostile: Run,
     assert "/home/me" not in report([hostile])
 
 
-def words_of(text: str) -> list[str]:
+def words_of(text: str, folder: Path) -> list[str]:
     """A command as a shell takes it apart, without the name of the program."""
     taken = subprocess.run(
-        ["bash", "-c", f"peaklens() {{ printf '%s\\0' \"$@\"; }}; {text}"], capture_output=True, text=True, check=True
+        ["bash", "-c", f"peaklens() {{ printf '%s\\0' \"$@\"; }}; {text}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return taken.stdout.split("\0")[:-1]
 
@@ -727,7 +731,7 @@ def test_the_command_makes_the_same_run(toy: Run, tmp_path: Path, monkeypatch: p
     from analyses.cli import app
 
     text, _ = command(digest(toy, 1))
-    words = words_of(text)
+    words = words_of(text, tmp_path)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, [*words, "--quiet"])
     assert result.exit_code == 0, result.output
@@ -737,9 +741,9 @@ def test_the_command_makes_the_same_run(toy: Run, tmp_path: Path, monkeypatch: p
     pandas.testing.assert_frame_equal(again.mi, toy.mi)
 
 
-def test_the_command_quotes_what_it_holds(hostile: Run) -> None:
+def test_the_command_quotes_what_it_holds(hostile: Run, tmp_path: Path) -> None:
     text, remarks = command(digest(hostile, 1))
-    words = words_of(text)
+    words = words_of(text, tmp_path)
     assert words[-2:] == ["--out", "runs/run <b> $(touch x)"]
     assert words[words.index("--problems") + 1] == "PROBLEMS.jsonl"
     assert "PROBLEMS.jsonl stands for the problem file" in remarks

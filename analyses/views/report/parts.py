@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.toys.evaluate import wilson
+from analyses.stats import wilson
 from analyses.views.report.digest import Digest
 from analyses.views.report.text import (
     cell,
@@ -120,13 +120,14 @@ def _accuracy_sentence(one: Digest) -> str:
     if not one.graded:
         return "No response was graded."
     right, count = one.accuracy
-    low, high = _wilson(right, count)
+    found = wilson(right, count)
     left = len(one.responses) - count
     ungraded = f" {several(left, 'response')} without a verdict are not counted." if left else ""
     samples = " Several responses to a problem are not independent: the interval is too narrow."
     return (
         f"{right} of {several(count, 'graded response')} are correct: <b>{percent(right / count)}</b> (95 % Wilson "
-        f"interval {percent(low)} to {percent(high)}).{ungraded}{samples if one.problems < len(one.responses) else ''}"
+        f"interval {percent(found.low)} to {percent(found.high)}).{ungraded}"
+        f"{samples if one.problems < len(one.responses) else ''}"
     )
 
 
@@ -134,13 +135,8 @@ def _accuracy_tile(one: Digest) -> tuple[str, str]:
     if not one.graded:
         return "–", "not graded"
     right, count = one.accuracy
-    low, high = _wilson(right, count)
-    return percent(right / count), f"{right} of {count}; {percent(low)} to {percent(high)}"
-
-
-def _wilson(right: int, count: int) -> tuple[float, float]:
-    low, high = wilson(right, count)
-    return max(0.0, low), min(1.0, high)  # rounding leaves -1e-16 at 0 right
+    found = wilson(right, count)
+    return percent(right / count), f"{right} of {count}; {percent(found.low)} to {percent(found.high)}"
 
 
 def statistics(one: Digest) -> str:
