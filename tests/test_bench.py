@@ -236,6 +236,13 @@ def test_every_intervention_is_on_and_keeps_all_rows_going(toy):
     for condition in others[0], others[2]:
         assert not thinking & {i for rollout in condition.rollouts for i in rollout.token_ids.tolist()}
 
+    # What stands for the end is what all rows say most often of the words the first row says after its first token.
+    (end,) = next(condition.stop for condition in conditions if condition.stop)
+    said = [i for rollout in plain.rollouts for i in rollout.token_ids.tolist()]
+    words = set(plain.rollouts[0].token_ids[1:].tolist()) - thinking
+    assert end in words
+    assert said.count(end) == max(said.count(word) for word in words)
+
     # The typical prompt comes first, the others are all there.
     assert sorted(ordered.tolist()) == sorted(prompts.tolist())
     counts = [sum(i in thinking for i in rollout.token_ids.tolist()) for rollout in plain.rollouts]

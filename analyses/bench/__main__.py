@@ -429,7 +429,7 @@ def _facts(result: dict[str, Any]) -> list[str]:
         facts.append(
             "target share: what the blocks run again are of all blocks' time, by their number, plus the final norm and "
             "unembedding, both clocked in plain steps of as many rows, over such a step; plus 0.15. The extra is the "
-            "rerun's alone: gates are part of the table after it, where interventions act as it occurs (and the most "
+            "rerun's alone: gates are part of the table after it, where interventions act as it occurs (and a "
             "frequent token stands for the end that ContinueThinking and BudgetForcing wait for)."
         )
     return facts

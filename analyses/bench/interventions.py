@@ -9,7 +9,7 @@
    clocked within plain steps.
 3. *Interventions on*, acting as it occurs: whole decodes of equal length, each right before or after a plain one that
    it is compared with (A plain B, C plain D, ...). Where an end is needed (``ContinueThinking``, ``BudgetForcing``), it
-   is the token that the model says most often, so that something happens.
+   is a token that the model says often, so that something happens.
 4. *Batches*: a decode of one row, then one of 16.
 
 Wall-clock time, with the threads torch is set to use.
@@ -384,8 +384,9 @@ def _conditions(
     mean = sum(counts) / len(counts)
     typical = min(range(len(plain)), key=lambda i: abs(counts[i] - mean))
     order = [typical, *(i for i in range(len(plain)) if i != typical)]
-    said = Counter(i for rollout in plain for i in rollout.token_ids.tolist() if i not in thinking)
-    end = said.most_common(1)[0][0]
+    said = Counter(i for rollout in plain for i in rollout.token_ids.tolist())
+    # One that the first row says too, after its prompt's step: alone it would otherwise never come to an end.
+    end = max(plain[typical].token_ids[1:].tolist(), key=lambda i: (i not in thinking, said[i]))
 
     source = plain[typical]
     stream = source.residuals["resid_post"][0]
