@@ -4,7 +4,7 @@
 # make notebooks  the notebooks, executed, as .ipynb and offline HTML
 # make studies    all studies on the toys; writes docs/RESULTS.md (20 minutes)
 # make pictures   the pictures of the README (needs Chromium)
-# make bench      speed against the paper's route, TransformerLens and Hugging Face (minutes)
+# make bench      speed against the paper's route, TransformerLens and Hugging Face; cost of interventions (20 minutes)
 # make toys       train the bundled toy models again, from their seeds (half an hour)
 # make wheel      build dist/*.whl
 

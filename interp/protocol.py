@@ -34,7 +34,7 @@ from interp.engine import Engine, ModelFacts
 from interp.errors import InputError
 from interp.sites import Site
 
-__all__ = ["Event", "Intervention", "Positions", "Row", "Scratch", "Step"]
+__all__ = ["Event", "ForcedToken", "Intervention", "Positions", "Row", "Scratch", "Step", "name_of"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,18 @@ class Event:
     step: int
     intervention: str
     note: str
+
+
+class ForcedToken(int):
+    """A token id that was forced, and by whom, so that an intervention takes back its own tokens alone."""
+
+    owner: int | None = None
+
+    @classmethod
+    def by(cls, intervention: Intervention | None, token_id: int) -> ForcedToken:
+        token = cls(token_id)
+        token.owner = None if intervention is None else id(intervention)
+        return token
 
 
 @dataclass(eq=False)
@@ -61,12 +73,16 @@ class Row:
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     events: list[Event] = field(default_factory=list)
-    forced: deque[int] = field(default_factory=deque)
+    forced: deque[ForcedToken] = field(default_factory=deque)
     _notes: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def force(self, token_ids: Sequence[int]) -> None:
+    def force(self, token_ids: Sequence[int], by: Intervention | None = None) -> None:
         """Emit these next, one a step, after whatever is already forced."""
-        self.forced.extend(token_ids)
+        self.forced.extend(ForcedToken.by(by, token_id) for token_id in token_ids)
+
+    def take_back(self, by: Intervention) -> None:
+        """Do not emit what this intervention has forced and what has not been emitted yet."""
+        self.forced = deque(token for token in self.forced if token.owner != id(by))
 
     def notes(self, intervention: Intervention) -> dict[str, Any]:
         """This intervention's memory about this row."""
@@ -74,7 +90,7 @@ class Row:
 
     def mark(self, intervention: Intervention, note: str) -> None:
         """Leave an :class:`Event` at the current step."""
-        self.events.append(Event(len(self.token_ids), intervention.name, note))
+        self.events.append(Event(len(self.token_ids), name_of(intervention), note))
 
 
 @dataclass(frozen=True)
@@ -126,11 +142,6 @@ class Intervention:
     injects: tuple[int, ...] = ()
     extra_tokens: int = 0
 
-    @property
-    def name(self) -> str:
-        """What events and stored settings call it."""
-        return type(self).__name__
-
     def prepare(self, facts: ModelFacts) -> Intervention:
         """The intervention to use on this model, called before anything is computed.
 
@@ -157,7 +168,12 @@ class Intervention:
         options = (
             {f.name: getattr(self, f.name) for f in fields(self) if f.repr} if is_dataclass(self) else dict(vars(self))
         )
-        return {"name": self.name, **{k: _plain(v) for k, v in options.items() if not k.startswith("_")}}
+        return {"name": name_of(self), **{k: _plain(v) for k, v in options.items() if not k.startswith("_")}}
+
+
+def name_of(intervention: Intervention) -> str:
+    """What events and stored settings call it: its ``label`` if it has one, else its class."""
+    return str(getattr(intervention, "label", type(intervention).__name__))
 
 
 def _plain(value: Any) -> Any:
@@ -294,17 +310,22 @@ class Step:
 
     # After the choice
 
-    def replace(self, i: int, token_ids: Sequence[int]) -> None:
+    def replace(self, i: int, token_ids: Sequence[int], by: Intervention | None = None) -> None:
         """Row ``i`` emits these instead of the chosen token: the first now, the others next, before anything forced."""
         self._engine.facts.check_token_ids(token_ids, "replace a token")
         self.tokens[i] = token_ids[0]
-        self.rows[i].forced.extendleft(reversed(token_ids[1:]))
+        self.rows[i].forced.extendleft(ForcedToken.by(by, token_id) for token_id in reversed(token_ids[1:]))
         self.finishing[i] = None if i in self._kept else self._finish_of(self.rows[i], token_ids[0])
 
-    def force(self, i: int, token_ids: Sequence[int]) -> None:
+    def force(self, i: int, token_ids: Sequence[int], by: Intervention | None = None) -> None:
         """Row ``i`` emits these after the chosen token."""
         self._engine.facts.check_token_ids(token_ids, "force tokens")
-        self.rows[i].force(token_ids)
+        self.rows[i].force(token_ids, by)
+
+    def forced_by_another(self, i: int, intervention: Intervention) -> bool:
+        """Whether row ``i``'s token was forced, and not by this intervention."""
+        token = self.tokens[i]
+        return isinstance(token, ForcedToken) and token.owner != id(intervention)
 
     def keep(self, i: int) -> None:
         """Row ``i`` goes on even if its token would have ended it."""

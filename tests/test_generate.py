@@ -15,6 +15,7 @@ from analyses.generate import build_interventions, parse_options, show_response
 from analyses.thinking import thinking_words
 from interp import InputError, decode, load_model
 from interp.interventions import SuppressTokens, thinking_token_ids
+from interp.protocol import name_of
 
 QUESTION = "6 A * 3 B - 8 C + 1 ? ->"
 
@@ -59,7 +60,7 @@ def test_every_option_acts() -> None:
         force_budget="end=<eos>,ignore=1,append=next",
     )
     rollout = decode(model, [QUESTION], max_new_tokens=60, interventions=built)[0]
-    names = [intervention.name for intervention in built]
+    names = [name_of(intervention) for intervention in built]
     assert names == ["SuppressTokens", "RecycleRepresentation", "RecurseLatents", "ContinueThinking", "BudgetForcing"]
     assert {event.intervention for event in rollout.events} == set(names) - {"BudgetForcing"}
 

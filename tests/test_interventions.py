@@ -497,8 +497,68 @@ def test_patches_that_cannot_be_made_are_refused(change: dict[str, Any], message
 
 def test_a_source_of_another_model_or_width_is_refused() -> None:
     source = decode(F.bridge("llama"), F.prompts(1), max_new_tokens=5, record=ResidualSites())[0]
-    message = r"PatchResidual: expected a rollout of tiny-qwen2 \(d_model 40\).*one of tiny-llama \(d_model 44\)"
-    assert_refused(F.bridge("qwen2"), lambda: PatchResidual(source, 1, [0]), message)
+    for other, width in (("qwen2", 40), ("qwen3", 44)):
+        message = rf"expected a rollout of tiny-{other} \(d_model {width}\).*one of tiny-llama \(d_model 44\)"
+        assert_refused(F.bridge(other), lambda: PatchResidual(source, 1, [0]), message)
     narrow = replace(source, residuals={site: values[..., :40] for site, values in source.residuals.items()})
     message = r"expected a rollout of tiny-llama \(d_model 44\).*one of tiny-llama \(d_model 40\)"
     assert_refused(F.bridge("llama"), lambda: PatchResidual(narrow, 1, [0]), message)
+
+
+def test_a_final_prompt_is_not_cut_by_another_intervention() -> None:
+    """The delimiter of budget forcing waits until what another intervention forces has been said."""
+    model = F.bridge("llama")
+    think = ContinueThinking([40], budget=10, final_prompt=[20, 21, 22, 23], final_tokens=3)
+    force = BudgetForcing(33, append=[40], max_thinking=12)
+    tokens = decode(model, F.prompts(1), max_new_tokens=10, interventions=[think, force])[0].token_ids.tolist()
+    assert tokens[10:15] == [20, 21, 22, 23, 33]
+
+
+def test_subclasses_keep_what_they_override() -> None:
+    class Louder(SteerResidual):
+        def edit_residual(self, site: Any, residual: Tensor, at: Any) -> Tensor:
+            return residual + 100.0
+
+    model = F.bridge("llama")
+    plain, loud = (
+        decode(model, F.prompts(1), max_new_tokens=4, interventions=[kind(torch.ones(44), 1, scale=0.0)])[0]
+        for kind in (SteerResidual, Louder)
+    )
+    assert not torch.equal(plain.logprobs, loud.logprobs)
+
+
+def test_names_of_ones_own_do_not_get_in_the_way() -> None:
+    class Mine(SteerResidual):
+        name = "mine"
+
+    row = decode(F.bridge("llama"), F.prompts(1), max_new_tokens=2, interventions=[Mine(torch.ones(44), 1)])[0]
+    assert row.settings["interventions"][0]["name"] == "Mine"
+
+
+def test_two_recyclers_have_coins_of_their_own() -> None:
+    model = F.bridge("llama")
+    both = [RecycleRepresentation(layer, range(3, F.VOCAB), probability=0.5) for layer in (0, 2)]
+    rollout = decode(model, F.prompts(1), max_new_tokens=40, interventions=both)[0]
+    steps = [{e.step for e in rollout.events if f"into block {layer}" in e.note} for layer in (0, 2)]
+    assert steps[0] - steps[1]
+    assert steps[1] - steps[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RecycleRepresentation(1, [999, -5]), "token ids from 0 to 100"),
+        (lambda: Recompute(1, 1, at_random(1.5)), "a rate from 0 to 1"),
+        (lambda: Recompute(1, 1, at_random(0.5), tolerance=-1.0), "tolerance of 0 or more"),
+    ],
+)
+def test_wrong_tokens_and_rates_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        decode(F.bridge("llama"), F.prompts(1), max_new_tokens=2, interventions=[make()])
+
+
+def test_an_empty_patch_changes_nothing() -> None:
+    model = F.bridge("llama")
+    plain = decode(model, F.prompts(1), max_new_tokens=5, record=ResidualSites())[0]
+    patched = decode(model, F.prompts(1), max_new_tokens=5, interventions=[PatchResidual(plain, 1, [])])[0]
+    assert torch.equal(plain.token_ids, patched.token_ids)

@@ -40,7 +40,7 @@ from analyses.bench.decoding import (
     ratios,
     spread,
 )
-from interp.protocol import Intervention, Step
+from interp.protocol import Intervention, Step, name_of
 from interp.rollout import Rollout
 from interp.types import Bridge
 
@@ -336,7 +336,7 @@ class _Condition:
             return 0.0, 0.0
         if self.acting is None:
             return 1.0, 1.0
-        name = self.acting.name
+        name = name_of(self.acting)
         steps = len(self.rollouts[0]) - 1
         places = {
             (i, event.step)

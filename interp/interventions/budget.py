@@ -85,7 +85,7 @@ class ContinueThinking(Intervention):
             )
         row.limit = self.budget
         if self.at == "start":
-            row.force(self._tokens)
+            row.force(self._tokens, self)
 
     @property
     def _tokens(self) -> list[int]:
@@ -99,20 +99,20 @@ class ContinueThinking(Intervention):
                 continue
             used = len(row.token_ids)  # before the token now chosen
             if reason != "length" and self.at == "end" and used < self.budget - 1:
-                step.replace(i, self._tokens)
+                step.replace(i, self._tokens, self)
                 row.mark(self, "went on")
             elif self.final_prompt:
                 assert isinstance(self.final_prompt, tuple)
                 notes["final"] = True
                 final = list(self.final_prompt)
-                row.forced.clear()
+                row.take_back(self)
                 row.mark(self, "final prompt")
                 if reason == "length":  # the token stays, the prompt follows
                     step.extend(i, used + 1 + len(final) + self.final_tokens)
-                    step.force(i, final)
+                    step.force(i, final, self)
                 else:  # the prompt takes the place of the end
                     step.extend(i, used + len(final) + self.final_tokens)
-                    step.replace(i, final)
+                    step.replace(i, final, self)
 
 
 @dataclass(eq=False)
@@ -163,15 +163,17 @@ class BudgetForcing(Intervention):
             if notes.get("done"):
                 continue
             if self.max_thinking is not None and len(row.token_ids) >= self.max_thinking:
-                row.forced.clear()
+                if step.forced_by_another(i, self):
+                    continue  # another's words are not cut in two; the delimiter comes after them
+                row.take_back(self)
                 notes["done"] = True
                 if step.tokens[i] != self.end_token:
-                    step.replace(i, [self.end_token])
+                    step.replace(i, [self.end_token], self)
                     row.mark(self, "delimiter forced")
             elif step.tokens[i] == self.end_token and not step.forced[i]:
                 if notes.get("ignored", 0) < self.ignore and self.append:
                     notes["ignored"] = notes.get("ignored", 0) + 1
-                    step.replace(i, list(self.append))
+                    step.replace(i, list(self.append), self)
                     row.mark(self, "delimiter ignored")
                 else:
                     notes["done"] = True

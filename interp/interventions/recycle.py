@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 
 import torch
 
@@ -70,6 +71,8 @@ def uncertain(threshold: float) -> Gate:
 
 def at_random(rate: float, salt: str = "at random") -> Gate:
     """Open at this share of all positions: the control. A row's positions depend on its own seed."""
+    if not 0 <= rate <= 1:
+        raise InputError("at_random", expected="a rate from 0 to 1", received=str(rate), remedy="Change it.")
     return lambda step: [_coin(row, step.t, salt) < rate for row in step.rows]
 
 
@@ -84,6 +87,7 @@ class Recompute(Intervention):
         repeats: each feeds the new output back again.
         tolerance: stop repeating a row once the total variation distance between the next-token distributions of two
             passes falls below it; ``None`` never stops early.
+        token_ids: those the gate looks for, if any, to be checked against the vocabulary.
         label: its name in events and stored settings.
 
     The gate is asked once a step, before the first repetition. ``gate`` sees the logits as edited by the interventions
@@ -95,21 +99,25 @@ class Recompute(Intervention):
     gate: Gate = field(repr=False)
     repeats: int = 1
     tolerance: float | None = None
+    token_ids: tuple[int, ...] = ()
     label: str = field(default="Recompute", repr=False)
 
-    @property
-    def name(self) -> str:
-        return self.label
-
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise InputError(self.name, expected="repeats >= 1", received=str(self.repeats), remedy="Or leave it out.")
+        if self.repeats < 1 or (self.tolerance is not None and not self.tolerance >= 0):
+            raise InputError(
+                self.label,
+                expected="repeats >= 1, and a tolerance of 0 or more or none",
+                received=f"repeats={self.repeats}, tolerance={self.tolerance}",
+                remedy="Change it.",
+            )
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         extract, inject = (n + facts.n_layers if n < 0 else n for n in (self.extract, self.inject))
-        Site("resid_post", extract).check(facts.n_layers, self.name)
-        Site("resid_pre", inject).check(facts.n_layers, self.name)
-        resolved = replace(self, extract=extract, inject=inject)
+        Site("resid_post", extract).check(facts.n_layers, self.label)
+        Site("resid_pre", inject).check(facts.n_layers, self.label)
+        facts.check_token_ids(self.token_ids, self.label)
+        resolved = copy(self)
+        resolved.extract, resolved.inject = extract, inject
         resolved.reads, resolved.injects = (Site("resid_post", extract),), (inject,)
         return resolved
 
@@ -152,13 +160,15 @@ def RecycleRepresentation(
             received=str(probability),
             remedy="Change it.",
         )
-    token = any_token(token_ids) if trigger == "predicted" else input_token(token_ids)
+    ids = flat_ids(token_ids)
+    token = any_token(ids) if trigger == "predicted" else input_token(ids)
+    salt = f"recycle {layer} {trigger} {probability} {repeats}"  # two of them in one run have coins of their own
 
     def gate(step: Step) -> Sequence[bool]:
-        coins = [_coin(row, step.t, "recycle") < probability for row in step.rows]
+        coins = [_coin(row, step.t, salt) < probability for row in step.rows]
         return [heads and is_open for heads, is_open in zip(coins, token(step), strict=True)] if any(coins) else coins
 
-    return Recompute(layer, layer, gate, repeats, label="RecycleRepresentation")
+    return Recompute(layer, layer, gate, repeats, token_ids=ids, label="RecycleRepresentation")
 
 
 def RecurseLatents(

@@ -8,6 +8,7 @@ token and the same step of two responses with different prompts means the same t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -133,8 +134,8 @@ class PatchResidual(Intervention):
                 received=str(sorted(pairs.values())),
                 remedy="Choose steps within the source's response.",
             )
-        ready = PatchResidual(self.source, site.layer, pairs, self.site, self.rows, self.exchange)
-        ready.edits = (site,)
+        ready = copy(self)
+        ready.layer, ready.positions, ready.edits = site.layer, pairs, (site,)
         place = 0 if self.site == "ln_final" else self.source.layers.index(site.layer)
         ready.values = self.source.residuals[self.site][place][list(pairs.values())]
         return ready
@@ -142,6 +143,8 @@ class PatchResidual(Intervention):
     values: Float[Tensor, "patch d_model"] = field(init=False, repr=False)
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
+        if not self.positions:
+            return None
         where = _chosen(at, list(self.positions), self.rows).to(residual.device)
         targets = torch.tensor(list(self.positions), device=at.pos.device)
         which: Int[Tensor, "row pos"] = (at.steps[..., None] == targets).int().argmax(-1)
@@ -181,8 +184,8 @@ class SteerResidual(Intervention):
             )
         site = _at_layer(self.site, self.layer, facts)
         site.check(facts.n_layers, name)
-        ready = SteerResidual(self.direction, site.layer, self.positions, self.mode, self.site, self.scale, self.rows)
-        ready.edits = (site,)
+        ready = copy(self)
+        ready.layer, ready.edits = site.layer, (site,)
         return ready
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
@@ -216,8 +219,8 @@ class MeanAblate(Intervention):
         _check_steps(name, self.positions)
         site = _at_layer(self.site, self.layer, facts)
         site.check(facts.n_layers, name)
-        ready = MeanAblate(self.mean, site.layer, self.positions, self.site, self.rows)
-        ready.edits = (site,)
+        ready = copy(self)
+        ready.layer, ready.edits = site.layer, (site,)
         return ready
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:

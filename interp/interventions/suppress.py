@@ -7,6 +7,7 @@ expanded to all its spellings first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,12 +58,16 @@ def flat_ids(token_ids: Mapping[str, Sequence[int]] | Iterable[int]) -> tuple[in
     >>> flat_ids({"Wait": (27, 5), "So": (5,)})
     (5, 27)
     """
-    parts = (
-        [i for ids in token_ids.values() for i in ids]
-        if isinstance(token_ids, Mapping)
-        else [int(i) for i in token_ids]
-    )
-    return tuple(sorted(set(parts)))
+    try:
+        given = [i for ids in token_ids.values() for i in ids] if isinstance(token_ids, Mapping) else list(token_ids)
+        return tuple(sorted({int(i) for i in given}))
+    except (TypeError, ValueError):
+        raise InputError(
+            "choose tokens",
+            expected="token ids, or words with their ids from thinking_token_ids",
+            received=repr(token_ids)[:80],
+            remedy="thinking_token_ids(model, [word]) gives the ids of a word.",
+        ) from None
 
 
 @dataclass(eq=False)
@@ -100,7 +105,7 @@ class SuppressTokens(Intervention):
                 received=f"all {facts.d_vocab} of {facts.name}",
                 remedy="Suppress fewer tokens.",
             )
-        ready = SuppressTokens(self._ids)
+        ready = copy(self)
         texts = decode_tokens(facts.tokenizer, self._ids)
         ready._notes = {i: f"suppressed {text!r}" for i, text in zip(self._ids, texts, strict=True)}
         return ready
