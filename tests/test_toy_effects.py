@@ -36,7 +36,7 @@ from analyses.toys.task import held_out_questions
 from interp import load_model
 from interp.errors import InputError
 
-N = 24
+N, SLIPS = 24, 16
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,17 +69,12 @@ def suppressed(study) -> Table:
 
 @pytest.fixture(scope="module")
 def continued(study) -> list[Table]:
-    return continuation(study, budgets=(40, 110))
-
-
-@pytest.fixture(scope="module")
-def recycled(study) -> list[Table]:
-    return recycling(study, layers=[1], repeats=[1])
+    return continuation(study, budgets=(40, 90))
 
 
 @pytest.fixture(scope="module")
 def slips(model) -> list[Slip]:
-    return find_slips(model, slip_questions(N, min_ops=4, max_ops=4))
+    return find_slips(model, slip_questions(SLIPS, min_ops=4, max_ops=4))
 
 
 @pytest.fixture(scope="module")
@@ -197,28 +192,34 @@ def test_paired_difference_is_its_definition():
     assert paired_difference(base, base).p == 1.0
 
 
-def test_recycling_is_gated_as_it_says(study, recycled):
+def test_recycling_is_gated_as_it_says(model):
+    study = Study(model, held_out_questions(12, min_ops=3, max_ops=3))
+    against_normal, against_random = recycling(study, layers=[1], repeats=[1])
     normal = study.outcomes["normal"].rollouts
     steps = sum(len(rollout) for rollout in normal)
     thinking = sum(token in THINKING for rollout in normal for token in rollout.tokens)
+
+    def opened(name: str) -> set[tuple[int, int]]:
+        return {(i, event.step) for i, rollout in enumerate(study.outcomes[name].rollouts) for event in rollout.events}
+
     for name, rate in (("layer 1, 1 time, at random", thinking / steps), ("recursion, at random", 0.5)):
-        rollouts = study.outcomes[name].rollouts
-        opened = len({(i, event.step) for i, rollout in enumerate(rollouts) for event in rollout.events})
-        total = sum(len(rollout) for rollout in rollouts)
-        assert opened / total == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / total))
+        total = sum(len(rollout) for rollout in study.outcomes[name].rollouts)
+        assert len(opened(name)) / total == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / total))
     for rollout in study.outcomes["layer 1, 1 time, input"].rollouts:
         before = ["->", *rollout.tokens]
         assert [event.step for event in rollout.events] == [
             i for i, token in enumerate(before[:-1]) if token in THINKING
         ]
-    assert any(rollout.events for rollout in study.outcomes["recursion, uncertain"].rollouts)
-    against_normal, against_random = recycled
+    threshold = torch.cat([rollout.entropy for rollout in normal]).median()
+    start = {(i, 0) for i, rollout in enumerate(normal) if rollout.entropy[0] > threshold}
+    assert {mark for mark in opened("recursion, uncertain") if mark[1] == 0} == start
+    assert opened("recursion, uncertain") != opened("recursion, at random")
     assert {effect.against for effect in against_normal.rows} == {"normal"}
     assert [effect.against.split(", ")[-1] for effect in against_random.rows] == ["at random"] * 3
 
 
 def test_slips_are_planted_and_their_runs_differ_in_nothing_else(model, slips):
-    assert len(slips) >= N - 3
+    assert len(slips) >= SLIPS - 3
     for slip in slips:
         sloppy, careful, after = (
             model.tokenizer.decode(ids).split() for ids in (slip.sloppy, slip.careful, slip.after_wait)
@@ -243,7 +244,7 @@ def test_slips_are_planted_and_their_runs_differ_in_nothing_else(model, slips):
 
 def test_patches_that_can_do_nothing_or_everything(patched):
     n = patched["slip", "careful pass", 0, "resid_pre"].n
-    assert n >= N - 3
+    assert n >= SLIPS - 3
     for target, source in (("slip", "careful pass"), ("careful pass", "slip")):
         same = patched[target, source, 0, "resid_pre"]  # the same token: its embedding replaced by itself
         assert (same.right, same.slip) == ((0, n) if target == "slip" else (n, 0))
@@ -310,7 +311,7 @@ def test_command_prints_and_writes_the_tables(tmp_path, capsys):
         "site": "resid_post",
     }
     assert last["slip"] == last["n"]
-    share = "0.0 [0.0, {:.1f}]".format(100 * wilson(0, last["n"])[1])
+    share = f" 0.0 [0.0, {100 * wilson(0, last['n'])[1]:.1f}]"
     for text in (capsys.readouterr().out, files[1].read_text()):
         for part in ("into a correct run", share, "resid_post", "no evidence about large models"):
             assert part in text

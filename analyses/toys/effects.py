@@ -11,8 +11,9 @@ The last row of each set is the thinking words' accuracy minus the mean of the d
 
 **B. Continuation** "Appended" is s1's rule with `<eos>` as the delimiter: it is ignored once or twice and the token
 takes its place. At a fixed budget `ContinueThinking` does so at every end until the budget is spent; its baseline is
-plain decoding under the same cap. The neutral token opens a pass too, a sloppy one. The last answer stated counts, and
-no final prompt is added: in the middle of a pass it would ask for an answer that is not there yet.
+plain decoding under the same cap, which is normal decoding unless that cuts something off. The neutral token opens a
+pass too, a sloppy one. The last answer stated counts, and no final prompt is added: in the middle of a pass it would
+ask for an answer that is not there yet.
 
 **C. Recycling** `RecycleRepresentation` at all five thinking words, for every layer, and `RecurseLatents` of the last
 layer above the median entropy of normal responses. Nothing is planted here. The control runs as many positions again at
@@ -55,7 +56,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from analyses.stats import mcnemar, paired_bootstrap
+from analyses.stats import mcnemar, paired_bootstrap, wilson
 from interp import Intervention, ResidualSites, Rollout, decode, load_model
 from interp.errors import InputError
 from interp.interventions import (
@@ -240,8 +241,8 @@ class Patched:
 
 
 def _share(figure: Figure) -> str:
-    low, high = (100 * edge for edge in figure.interval)
-    return f"{100 * figure.share:.1f} [{low:.1f}, {high:.1f}]"
+    found = wilson(figure.right, figure.n)
+    return f"{100 * found.estimate:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -529,7 +530,7 @@ def patching(model: Any, slips: Sequence[Slip], *, layers: Sequence[int] = LAYER
     for title, pairs in PATCHES.items():
         columns, cells, rows = ["layer", "site"], [], []
         for target, source in pairs:
-            columns += [f"{target if source == 'slip' else source}: right, % [95 %]", "slip, %"]
+            columns += [f"{target if source == 'slip' else source}: right, %", "slip, %"]
             columns += ["its value, %"] * (source == "other problem")
         for layer in layers:
             for site in SITES:
@@ -612,12 +613,14 @@ def _show(tables: Sequence[Table]) -> None:
     from rich.text import Text
 
     # Numbers must stay whole: what is too wide for the terminal is wrapped by it, not cut.
-    console = Console(width=max(140, Console().width))
+    console = Console(width=max(150, Console().width))
     for table in tables:
         shown = Shown(title=table.title, caption=table.note, title_justify="left", caption_justify="left")
         for column in table.columns:
-            words = column in ("condition", "against")
-            shown.add_column(Text(column), justify="left" if words else "right", overflow="fold", no_wrap=not words)
+            if column in ("condition", "against"):
+                shown.add_column(Text(column), overflow="fold", min_width=24)
+            else:
+                shown.add_column(Text(column), justify="right", no_wrap=True)
         for line in table.cells:
             shown.add_row(*map(Text, line))  # as text: [1, 2] would be taken for markup
         console.print(shown)
