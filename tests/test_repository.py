@@ -13,12 +13,25 @@ ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_readme_code_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def run_block(number: int) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(BLOCKS[number], f"README.md block {number}", "exec"), names)
-    printed = capsys.readouterr().out
-    assert ("'.'" in printed) if number == 0 else ("Wait" in printed)
+    return names
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "'.'"), (1, "Wait")])
+def test_readme_code_runs(number: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_block(number)
+    assert said in capsys.readouterr().out
+
+
+def test_the_study_of_the_readme_runs(tmp_path: Path) -> None:
+    from analyses.studies.run import run_study
+
+    assert len(BLOCKS) == 3
+    result = run_study(run_block(2)["EachWord"](), n=4, out=tmp_path / "each", max_new_tokens=30)
+    assert {"baseline", "Okay", "Wait", "Hmm"} <= set(result.table["condition"])
+    assert (tmp_path / "each" / "report.html").is_file()
 
 
 def test_the_notebook_use_is_under_ten_lines() -> None:
