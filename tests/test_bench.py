@@ -16,7 +16,7 @@ from analyses.bench.interventions import bench_interventions, target_share
 from interp import decode, load_model
 from interp.engine import BridgeEngine
 from interp.errors import InputError
-from interp.protocol import Event
+from interp.protocol import Event, name_of
 
 ENGINES = [
     ("peaklens", "-"),
@@ -257,9 +257,9 @@ def test_share_of_tokens_and_steps_acted_on(toy):
     condition = interventions._Condition("some", [acting], acting, rollouts=rollouts)
     assert condition.acted() == (0.0, 0.0)
     # Step 0 is the prompt's and not timed; two marks at one step are one.
-    for step, name in ((0, acting.name), (2, acting.name), (2, acting.name), (3, "another")):
+    for step, name in ((0, name_of(acting)), (2, name_of(acting)), (2, name_of(acting)), (3, "another")):
         rollouts[0].events.append(Event(step, name, ""))
-    rollouts[1].events.extend([Event(2, acting.name, ""), Event(4, acting.name, "")])
+    rollouts[1].events.extend([Event(2, name_of(acting), ""), Event(4, name_of(acting), "")])
     assert condition.acted() == (3 / 8, 2 / 4)
 
 

@@ -59,7 +59,8 @@ class WordCount:
             rows = tokens[tokens["layer"] == layer]
             best = rows.head(TOP_WORDS)
             self.top[layer] = dict(zip(map(str, best["word"]), map(int, best["count"]), strict=True))
-            self.at_words[layer] = int(rows["count"].sum())
+            # Read back from a file without rows, the column is one of text, whose sum is "".
+            self.at_words[layer] = int(rows["count"].sum()) if len(rows) else 0
         self.problems = {problem: row for row, problem in enumerate(problems)}
         words = sorted({word for words in self.top.values() for word in words})
         self.known = {word: k for k, word in enumerate(words)}
