@@ -81,6 +81,7 @@ def show(run: Run) -> None:
     console.print(
         Text.assemble(("\nTables: ", "bold"), ", ".join(str(run.path / name) for name in run.tables)), soft_wrap=True
     )
+    console.print(Text.assemble(("Report: ", "bold"), str(run.path / "report.html")), soft_wrap=True)
 
 
 def _cell(name: str, value: float | None) -> str:
