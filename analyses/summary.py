@@ -31,6 +31,7 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "model": run.settings["model"],
+        "failed": len(run.failures()),
         "responses": int(len(peaks) / max(1, peaks["layer"].nunique())),
         "steps": int(peaks.loc[peaks["layer"] == peaks["layer"].max(), "n_steps"].sum()),
         "layers": [
@@ -81,6 +82,8 @@ def show(run: Run) -> None:
     console.print(
         Text.assemble(("\nTables: ", "bold"), ", ".join(str(run.path / name) for name in run.tables)), soft_wrap=True
     )
+    if failed := run.failures():
+        console.print(Text(f"{len(failed)} failed: see {run.path / 'failures.json'} and --retry-failed", style="bold"))
     console.print(Text.assemble(("Report: ", "bold"), str(run.path / "report.html")), soft_wrap=True)
 
 

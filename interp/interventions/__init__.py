@@ -21,12 +21,13 @@ from interp.interventions.recycle import (
 )
 from interp.interventions.residual import MeanAblate, PatchResidual, SteerResidual
 from interp.interventions.suppress import SuppressTokens, thinking_token_ids
-from interp.interventions.sweep import log_probability, logit_difference, patch_sweep
+from interp.interventions.sweep import Metric, log_probability, logit_difference, patch_sweep
 
 __all__ = [
     "BudgetForcing",
     "ContinueThinking",
     "MeanAblate",
+    "Metric",
     "PatchResidual",
     "Recompute",
     "RecurseLatents",
