@@ -11,6 +11,7 @@ import torch
 
 from interp.engine import model_facts
 from interp.errors import InputError
+from interp.hf_loading import without_bars
 from interp.models import load_model, model_source
 from interp.types import Bridge
 
@@ -40,7 +41,9 @@ class ModelRef:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Bridge:
-        return load_model(self.name, **self.options)
+        """The model; without progress bars, since those of several processes run into each other."""
+        with without_bars():
+            return load_model(self.name, **self.options)
 
     @classmethod
     def of(cls, model: Bridge) -> ModelRef:

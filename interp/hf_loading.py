@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from interp.errors import InputError
 from interp.types import Bridge
 
-__all__ = ["Options", "load_tokenizer", "load_weights", "make_bridge", "place_object"]
+__all__ = ["Options", "load_tokenizer", "load_weights", "make_bridge", "place_object", "without_bars"]
 
 _CONTEXT = ("n_positions", "max_position_embeddings", "max_sequence_length", "seq_length")
 _RECURRENT = frozenset(
@@ -88,6 +90,27 @@ class Options:
                 "a dtype such as float32, bfloat16 or float16", repr(self.dtype), "Use a torch.dtype or its name."
             )
         return found
+
+
+@contextlib.contextmanager
+def without_bars(quiet: bool = True) -> Iterator[None]:
+    """Inside, transformers shows no progress bars (that over a GGUF's tensors apart, which heeds no setting).
+
+    >>> from transformers.utils import logging
+    >>> with without_bars():
+    ...     logging.is_progress_bar_enabled()
+    False
+    """
+    from transformers.utils import logging
+
+    if not quiet or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def load_weights(options: Options, path: Path) -> Any:

@@ -103,7 +103,8 @@ def load_model(
         kind, path, revision = "object", None, None
     else:
         kind, path, revision = _find(name, options.revision)
-        hf_model = hf_loading.load_weights(options, path)
+        with hf_loading.without_bars(kind == "bundled"):  # they are there at once
+            hf_model = hf_loading.load_weights(options, path)
         tokenizer = options.tokenizer if "tokenizer" in boot else hf_loading.load_tokenizer(name, path)
     weights = hf_weights(hf_model)
     bridge = hf_loading.make_bridge(hf_model, tokenizer, name)

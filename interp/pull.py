@@ -229,7 +229,7 @@ def _convert(gguf: Path, folder: Path, model: KnownModel, *, progress: bool) -> 
 
     from interp.gguf_files import gguf_metadata, gguf_model, gguf_tokenizer
 
-    with _quiet_transformers(not progress):
+    with contextlib.nullcontext() if progress else _silence():
         metadata = gguf_metadata(gguf)
         tokenizer = gguf_tokenizer(gguf, metadata)
         # float32, since neither float16 nor bfloat16 holds scale * q + minimum exactly
@@ -255,21 +255,12 @@ def _convert(gguf: Path, folder: Path, model: KnownModel, *, progress: bool) -> 
 
 
 @contextlib.contextmanager
-def _quiet_transformers(quiet: bool) -> Iterator[None]:
-    from transformers.utils import logging
+def _silence() -> Iterator[None]:
+    from interp.hf_loading import without_bars
 
-    was_shown = logging.is_progress_bar_enabled()
-    if not quiet:
+    # The bar over a GGUF's tensors heeds no setting and goes to whatever is the error stream.
+    with without_bars(), contextlib.redirect_stderr(io.StringIO()):
         yield
-        return
-    logging.disable_progress_bar()
-    try:
-        # The bar over a GGUF's tensors heeds no setting and goes to whatever is the error stream.
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

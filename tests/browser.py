@@ -20,11 +20,7 @@ from typing import Any
 
 import pytest
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
-]  # fmt: skip
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+from analyses.views.pictures import FLAGS, NAMES
 
 
 @dataclass
@@ -61,7 +57,9 @@ class Browser:
 
         self._playwright = sync_playwright().start()
         try:
-            self._chromium = self._playwright.chromium.launch(executable_path=executable, headless=True, args=FLAGS)
+            self._chromium = self._playwright.chromium.launch(
+                executable_path=executable, headless=True, args=list(FLAGS)
+            )
         except BaseException:
             self._playwright.stop()
             raise

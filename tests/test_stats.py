@@ -15,11 +15,11 @@ import statsmodels.stats.contingency_tables as contingency
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from analyses import stats
 from analyses.stats import (
     Estimate,
     accuracy_table,
     auc_with_interval,
+    bootstrap,
     bootstrap_interval,
     detectable_difference,
     holm,
@@ -50,6 +50,14 @@ def test_wilson_is_statsmodels_wilson(right: int, n: int, level: float) -> None:
     low, high = proportion_confint(right, n, alpha=1 - level, method="wilson")
     found = wilson(right, n, level)
     assert (found.estimate, found.low, found.high) == pytest.approx((right / n, low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (64, 64), (230, 320)])
+def test_wilson_is_the_solution_of_its_definition(right: int, n: int) -> None:
+    """Its ends are the p at which the observed share lies z standard errors of p away."""
+    found = wilson(right, n, level=math.erf(math.sqrt(2)))  # z = 2
+    for edge in {found.low, found.high} - {0.0, 1.0}:
+        assert (right / n - edge) ** 2 == pytest.approx(4 * edge * (1 - edge) / n, abs=1e-9)
 
 
 def test_wilson_reaches_the_ends_exactly() -> None:
@@ -213,7 +221,7 @@ def test_results_depend_on_the_seed_and_not_on_how_many_draws_fit_into_memory(mo
     a, b = generator.normal(size=(2, 200))
     whole, other = paired_bootstrap(a, b, draws=500), paired_bootstrap(a, b, draws=500, seed=1)
     mean = bootstrap_interval(a, draws=500)
-    monkeypatch.setattr(stats, "_CHUNK", 1)
+    monkeypatch.setattr(bootstrap, "_CHUNK", 1)
     assert paired_bootstrap(a, b, draws=500) == whole != other
     assert bootstrap_interval(a, draws=500) == mean
 

@@ -13,6 +13,7 @@ import torch
 from test_protocol import hf_logits
 from test_residuals import hf_residuals
 
+from analyses.stats import wilson
 from analyses.toys.effects import (
     SUPPRESSED,
     Effect,
@@ -22,7 +23,6 @@ from analyses.toys.effects import (
     Table,
     continuation,
     find_slips,
-    main,
     markdown,
     paired_difference,
     patching,
@@ -30,7 +30,8 @@ from analyses.toys.effects import (
     slip_questions,
     suppression,
 )
-from analyses.toys.evaluate import BUNDLED, complete, load, wilson
+from analyses.toys.effects.__main__ import main
+from analyses.toys.evaluate import BUNDLED, complete, load
 from analyses.toys.facts import FILLERS, OPENERS, THINKING, VERBS, fact
 from analyses.toys.task import held_out_questions
 from interp import load_model
@@ -146,7 +147,8 @@ def test_rows_say_what_was_decoded(study, suppressed):
         assert outcome.right == [found == [q.answer] for found, q in zip(last, study.questions, strict=True)]
     effect = row(suppressed, "Wait suppressed")
     assert effect.figure.right == right["Wait suppressed"].sum()
-    assert effect.figure.interval == wilson(effect.figure.right, N)
+    found = wilson(effect.figure.right, N)
+    assert effect.figure.interval == (found.low, found.high)
     assert effect.difference.points == pytest.approx(100 * float((right["Wait suppressed"] - right["normal"]).mean()))
     two = [effect for effect in suppressed.rows if effect.name.startswith("2 words, draw")]
     draws = [right[f"control: {effect.name.split(': ')[1]}"] for effect in two]
@@ -260,7 +262,7 @@ def test_patches_that_can_do_nothing_or_everything(patched):
             )]  # fmt: skip
             assert counts[0] == counts[1] == counts[2]
     careful, other = (patched["slip", source, 1, "resid_mid"] for source in ("careful pass", "other problem"))
-    assert wilson(careful.right, n)[0] > wilson(other.right, n)[1]
+    assert wilson(careful.right, n).low > wilson(other.right, n).high
     assert patched["careful pass", "slip", 1, "resid_mid"].slip > 0.8 * n
 
 
@@ -311,7 +313,7 @@ def test_command_prints_and_writes_the_tables(tmp_path, capsys):
         "site": "resid_post",
     }
     assert last["slip"] == last["n"]
-    share = f" 0.0 [0.0, {100 * wilson(0, last['n'])[1]:.1f}]"
+    share = f" 0.0 [0.0, {100 * wilson(0, last['n']).high:.1f}]"
     for text in (capsys.readouterr().out, files[1].read_text()):
         for part in ("into a correct run", share, "resid_post", "no evidence about large models"):
             assert part in text

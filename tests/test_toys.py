@@ -15,8 +15,18 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from analyses.stats import wilson
 from analyses.toys.card import write_card
-from analyses.toys.evaluate import BUNDLED, base_figures, complete, control_tokens, fact_figures, load, tables, wilson
+from analyses.toys.evaluate import (
+    BUNDLED,
+    Figure,
+    base_figures,
+    complete,
+    control_tokens,
+    fact_figures,
+    load,
+    tables,
+)
 from analyses.toys.facts import SUBSTITUTES, THINKING, VOCABULARY, fact, fact_table
 from analyses.toys.task import (
     Question,
@@ -290,12 +300,9 @@ def test_controls_leave_a_synonym_of_each_kind():
         assert all(set(kind) - words for kind in SUBSTITUTES)
 
 
-def test_wilson_is_the_solution_of_its_definition():
-    """Its ends are the p at which the observed share lies z standard errors of p away."""
-    for right, n in ((0, 5), (3, 7), (64, 64), (230, 320)):
-        low, high = wilson(right, n, z=2.0)
-        for edge in {low, high} - {0.0, 1.0}:
-            assert (right / n - edge) ** 2 == pytest.approx(4.0 * edge * (1 - edge) / n, abs=1e-9)
+def test_an_interval_begins_at_zero_where_nothing_is_right():
+    for n in range(1, 400):
+        assert "[0.0, " in tables({"condition": [Figure("none right", 0, n)]})
 
 
 def test_reasoner_needs_its_thinking_tokens():
@@ -312,7 +319,7 @@ def test_reasoner_needs_its_thinking_tokens():
 
     normal, without, inert = right([]), right(["Wait", "Hmm"]), right(["Okay", "So", "Therefore"])
     assert normal / 64 > 0.6
-    assert wilson(without, 64)[1] < wilson(normal, 64)[0]
+    assert wilson(without, 64).high < wilson(normal, 64).low
     assert inert / 64 > 0.6
     card = (BUNDLED / "toy-reasoner" / "README.md").read_text()
     on_card = float(re.search(r"^\| normal \| ([\d.]+)", card, re.MULTILINE)[1])

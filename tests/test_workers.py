@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from analyses.model_ref import ModelRef
 from analyses.problems import bundled_problems
 from analyses.scheduler import Outcome, scheduler
 from analyses.store import Cell, Run
+from analyses.studies import make_study
+from analyses.studies.run import run_study
 from analyses.trace import trace
-from interp import InputError, load_model
+from interp import InputError, bundled_model_path, load_model
 
 
 def doubling(folder: str, task: int, report: Callable[[int], None]) -> int:
@@ -63,6 +66,23 @@ def test_two_processes_give_the_run_of_one(tmp_path: Path) -> None:
     ]
     for table in ("mi.parquet", "peaks.parquet", "tokens.csv", "responses.parquet"):
         pd.testing.assert_frame_equal(runs[0].table(table), runs[1].table(table), check_exact=True)
+
+
+def test_loading_shows_no_bars_in_processes_and_none_for_bundled_models(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_model("toy-reasoner")
+    assert "Loading weights" not in capfd.readouterr().err
+    # A model of one's own does show them, but only where it is asked for
+    folder = tmp_path / "mine"
+    shutil.copytree(bundled_model_path("toy-reasoner"), folder)
+    model = load_model(folder)
+    assert "Loading weights" in capfd.readouterr().err
+    problems = bundled_problems(4)
+    run_study(make_study("trajectories", {}), model, problems, tmp_path / "baseline", max_new_tokens=60)
+    study = make_study("ablate", {"layers": "2", "places": "thinking", "methods": "mean"})
+    run_study(study, model, problems, tmp_path / "study", max_new_tokens=60, batch_size=2, workers=2)
+    assert "Loading weights" not in capfd.readouterr().err
 
 
 def test_a_model_in_memory_cannot_go_to_processes(tmp_path: Path) -> None:

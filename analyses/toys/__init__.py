@@ -1,8 +1,8 @@
-"""The bundled toy models: a task with planted truth, its seeded training command and the command that measures it.
+"""The bundled toy models: a task with planted truth, its seeded training command and the commands that measure it.
 
 `facts` holds the vocabulary and the table of planted slips, `question` and `trace` write questions and traces from it,
 `task` gathers them (all pure Python). `train` makes the weights in `interp/bundled/`, `evaluate` reproduces their
-figures and `card` writes their model cards.
+figures and `card` writes their model cards; `effects` measures what the interventions do to them.
 """
 
-__all__ = ["card", "evaluate", "facts", "question", "task", "trace", "train"]
+__all__ = ["card", "effects", "evaluate", "facts", "question", "task", "trace", "train"]

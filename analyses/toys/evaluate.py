@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
-from math import sqrt
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from analyses.stats import wilson
 from interp.errors import InputError
 
 from .card import write_card
@@ -44,26 +44,11 @@ __all__ = [
     "measure",
     "reasoner_figures",
     "tables",
-    "wilson",
 ]
 
 BUNDLED = Path(str(files("interp"))) / "bundled"
 CONTROL_DRAWS = 3
 _BATCH, _LIMIT = 160, 400
-
-
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), as fractions.
-
-    >>> low, high = wilson(230, 320)
-    >>> round(low, 3), round(high, 3)
-    (0.667, 0.765)
-    """
-    if not 0 <= right <= n or n == 0:
-        raise InputError("wilson", expected="0 <= right <= n, n > 0", received=f"{right} of {n}", remedy="Count again.")
-    share, spread = right / n, z * z / n
-    centre, half = share + spread / 2, z * sqrt(share * (1 - share) / n + spread / (4 * n))
-    return (centre - half) / (1 + spread), (centre + half) / (1 + spread)
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,8 @@ class Figure:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson(self.right, self.n)
+        found = wilson(self.right, self.n)
+        return found.low, found.high
 
     def __str__(self) -> str:
         low, high = self.interval

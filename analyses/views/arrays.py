@@ -1,16 +1,19 @@
-"""What the views take: tensors, arrays and lists of numbers, made one thing and checked against the tokens."""
+"""What the views take: tensors, arrays and lists of numbers, made one thing and checked; the columns of a frame."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from interp.errors import InputError
 
-__all__ = ["finite_range", "matrix", "one_each", "truths"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["columns_of", "finite_range", "matrix", "one_each", "truths"]
 
 
 def matrix(values: Any, operation: str) -> np.ndarray:
@@ -36,6 +39,27 @@ def _refused(operation: str, received: str) -> InputError:
         received=received,
         remedy="Pass a tensor, an array or lists of equal length.",
     )
+
+
+def columns_of(
+    frame: pandas.DataFrame, names: Sequence[str], low: str | None, high: str | None, operation: str
+) -> list[str]:
+    """The names of the columns to draw, ends of intervals last; they are there, and so is a row, or it is an error.
+
+    >>> import pandas
+    >>> columns_of(pandas.DataFrame({"word": ["Wait"], "lift": [6.8], "n": [9]}), ("word", "lift"), None, None, "bars")
+    ['word', 'lift']
+    """
+    wanted = [name for name in (*names, low, high) if name is not None]
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing or frame.empty or (low is None) != (high is None):
+        raise InputError(
+            operation,
+            expected=f"at least one row with {', '.join(wanted)}, and low and high together or not at all",
+            received=f"no {', '.join(missing)}" if missing else f"{len(frame)} rows, low={low!r}, high={high!r}",
+            remedy="Name columns of the frame.",
+        )
+    return wanted
 
 
 def one_each(things: Sequence[Any], count: int, what: str, operation: str) -> list[Any]:

@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.views.drawing import DASHES, LINES, MARKERS, figure_of, hover, live, say_nothing_there, short
+from analyses.views.arrays import columns_of
+from analyses.views.drawing import (
+    DASHES,
+    LINES,
+    MARKERS,
+    figure_of,
+    hover,
+    legend_below,
+    live,
+    say_nothing_there,
+    short,
+)
 from analyses.views.view import View
-from interp.errors import InputError
 from interp.html import number, table, visible
 
 if TYPE_CHECKING:
@@ -45,15 +55,7 @@ def lines(
     Raises:
         InputError: columns that are not there, or no rows.
     """
-    wanted = [name for name in (*by, x, y, low, high) if name is not None]
-    missing = [name for name in wanted if name not in frame.columns]
-    if missing or frame.empty or (low is None) != (high is None):
-        raise InputError(
-            "lines",
-            expected=f"at least one row with {', '.join(wanted)}, and low and high together or not at all",
-            received=f"no {', '.join(missing)}" if missing else f"{len(frame)} rows, low={low!r}, high={high!r}",
-            remedy="Name columns of the frame.",
-        )
+    wanted = columns_of(frame, (*by, x, y), low, high, "lines")
     groups: list[tuple[str, Any]] = []
     if by:
         for key, part in frame.groupby(list(by), sort=False, dropna=False):
@@ -80,7 +82,7 @@ def _name(value: Any) -> str:
 def _figure(
     groups: list[tuple[str, Any]], x: str, y: str, low: str | None, high: str | None, reference: float | int | None
 ) -> Any:
-    from bokeh.models.annotations import Legend, LegendItem, Span
+    from bokeh.models.annotations import LegendItem, Span
 
     figure = figure_of(height=330 + 20 * len(groups), x_axis=x, y_axis=y)
     values = [part[y].to_numpy(dtype=float) for _, part in groups]
@@ -109,9 +111,5 @@ def _figure(
     if len(everywhere) <= 12:
         figure.xaxis.ticker = everywhere.tolist()
     if len(groups) > 1:
-        legend = Legend(
-            items=items, click_policy="hide", orientation="vertical", label_text_font_size="12px",
-            border_line_color=None, location="top_left", label_height=16, glyph_height=16, spacing=2, margin=4,
-        )  # fmt: skip
-        figure.add_layout(legend, "below")
+        legend_below(figure, items)
     return figure

@@ -17,8 +17,10 @@ __all__ = [
     "LONGEST",
     "MARKERS",
     "NAME",
+    "empty_figure",
     "figure_of",
     "hover",
+    "legend_below",
     "live",
     "plain",
     "say_nothing_there",
@@ -34,13 +36,19 @@ NAME = 24  # of a problem in a legend, an axis or a bar's name: all that a phone
 
 
 def figure_of(height: int, x_axis: str, y_axis: str, **options: Any) -> Any:
+    """An empty figure with names for its axes."""
+    labels = {"x_axis_label": plain(x_axis), "y_axis_label": plain(y_axis) if y_axis else None}
+    return empty_figure(height, **labels, **options)
+
+
+def empty_figure(height: int, **options: Any) -> Any:
     """An empty figure as wide as its place; nothing scrolls or drags until a tool is chosen."""
     from bokeh.plotting import figure
 
     made = figure(
         height=height, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,box_zoom,reset,save", active_drag=None,
-        active_scroll=None, toolbar_location="above", background_fill_color="#ffffff", border_fill_color="#ffffff",
-        min_width=200, x_axis_label=plain(x_axis), y_axis_label=plain(y_axis) if y_axis else None, **options,
+        active_scroll=None, background_fill_color="#ffffff", border_fill_color="#ffffff", min_width=200,
+        **({"toolbar_location": "above"} | options),
     )  # fmt: skip
     made.toolbar.logo = None
     made.grid.grid_line_color = "#e6e6e6"
@@ -57,6 +65,17 @@ def say_nothing_there(ranges: Any, figure: Any, x: float) -> None:
     """A figure without data says so; its range cannot follow the data."""
     ranges.start, ranges.end = 0, 1
     figure.text([x], [0.5], text=["no finite values"], text_align="center", text_baseline="middle")
+
+
+def legend_below(figure: Any, items: list[Any]) -> None:
+    """A name a line, below the figure; a click hides what it names."""
+    from bokeh.models.annotations import Legend
+
+    legend = Legend(
+        items=items, click_policy="hide", orientation="vertical", label_text_font_size="12px", border_line_color=None,
+        location="top_left", label_height=16, glyph_height=16, spacing=2, margin=4,
+    )  # fmt: skip
+    figure.add_layout(legend, "below")
 
 
 def hover(renderers: list[Any], tips: list[tuple[str, str]]) -> Any:

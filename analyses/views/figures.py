@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.trajectory import Trajectory
-from analyses.views.arrays import finite_range, matrix, one_each, truths
+from analyses.views.arrays import columns_of, finite_range, matrix, one_each, truths
 from analyses.views.drawing import (
     DASHES,
     LINES,
@@ -20,6 +20,7 @@ from analyses.views.drawing import (
     NAME,
     figure_of,
     hover,
+    legend_below,
     live,
     plain,
     say_nothing_there,
@@ -312,7 +313,7 @@ def _line_names(lines: list[tuple[Trajectory, int]]) -> list[str]:
 
 def _lines_figure(lines: list[tuple[Trajectory, int]], names: list[str], thresholds: list[float], measure: str) -> Any:
     from bokeh.models import BasicTicker
-    from bokeh.models.annotations import Legend, LegendItem
+    from bokeh.models.annotations import LegendItem
 
     longest = max(one.mi.shape[1] for one, _ in lines)
     figure = figure_of(
@@ -349,11 +350,7 @@ def _lines_figure(lines: list[tuple[Trajectory, int]], names: list[str], thresho
     tips = [("", "@line"), ("step", "@step"), ("token", "@token"), (measure, "@value{%.6g}"), ("peak", "@peak")]
     figure.add_tools(hover(dots, tips))
     figure.xaxis.ticker = BasicTicker(min_interval=1)
-    legend = Legend(
-        items=items, click_policy="hide", orientation="vertical", label_text_font_size="12px", border_line_color=None,
-        location="top_left", label_height=16, glyph_height=16, spacing=2, margin=4,
-    )  # fmt: skip
-    figure.add_layout(legend, "below")
+    legend_below(figure, items)
     return figure
 
 
@@ -372,7 +369,7 @@ def bars(
     >>> import pandas
     >>> lifts = pandas.DataFrame({"word": ["Wait", "."], "lift": [6.8, 6.9], "low": [5.1, 6.0], "high": [8.9, 7.7]})
     >>> bars(lifts, label="word", value="lift", low="low", high="high", reference=1).alt
-    'lift of 2 word: Wait 6.8 [5.1, 8.9], . 6.9 [6, 7.7]; dashed line at 1.'
+    'lift of 2 words: Wait 6.8 [5.1, 8.9], . 6.9 [6, 7.7]; dashed line at 1.'
 
     Args:
         label, value: the columns of names and of numbers.
@@ -382,15 +379,7 @@ def bars(
     Raises:
         InputError: columns that are not there, or no rows.
     """
-    wanted = [name for name in (label, value, low, high) if name is not None]
-    missing = [name for name in wanted if name not in frame.columns]
-    if missing or frame.empty or (low is None) != (high is None):
-        raise InputError(
-            "bars",
-            expected=f"at least one row with {', '.join(wanted)}, and low and high together or not at all",
-            received=f"no {', '.join(missing)}" if missing else f"{len(frame)} rows, low={low!r}, high={high!r}",
-            remedy="Name columns of the frame.",
-        )
+    wanted = columns_of(frame, (label, value), low, high, "bars")
     names = [str(name) for name in frame[label]]
     numbers = np.asarray(frame[value], dtype=np.float64)
     ends = None if low is None else np.asarray(frame[[low, high]], dtype=np.float64)
@@ -400,7 +389,7 @@ def bars(
     ]
     more = f" and {len(told) - 10} more" if len(told) > 10 else ""
     line = "" if reference is None else f"; dashed line at {number(reference)}"
-    alt = f"{value} of {len(names)} {label}: {', '.join(told[:10])}{more}{line}."
+    alt = f"{value} of {_several(len(names), label)}: {', '.join(told[:10])}{more}{line}."
     static = table(wanted, [[row[name] for name in wanted] for row in frame.to_dict("records")])
     figure = _bars_figure(names, numbers, ends, reference, value)
     return View(title or f"{value} by {label}", static, alt, live(figure), lambda: frame.loc[:, wanted].copy())
@@ -463,4 +452,4 @@ def _top(values: np.ndarray, words: list[str], columns: list[int]) -> str:
 
 
 def _several(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
+    return f"{count} {thing}{'' if count == 1 or thing.endswith('s') else 's'}"

@@ -12,9 +12,9 @@ from pathlib import Path
 from analyses.views.view import View
 from interp.errors import InputError
 
-__all__ = ["main", "picture", "screenshot"]
+__all__ = ["FLAGS", "NAMES", "main", "picture", "screenshot"]
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from analyses.views.drawing import empty_figure
+
 __all__ = ["comparison_item", "curves_item"]
 
 _BLUE, _UNDEFINED = "#0072b2", "#bdbdbd"
@@ -142,20 +144,4 @@ def comparison_item(groups: Sequence[str]) -> dict[str, Any]:
 
 
 def _figure(height: int, **options: Any) -> Any:
-    """An empty figure as wide as its place; nothing scrolls or drags until a tool is chosen."""
-    from bokeh.plotting import figure
-
-    made = figure(
-        height=height, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,box_zoom,reset,save", active_drag=None,
-        active_scroll=None, background_fill_color="#ffffff", border_fill_color="#ffffff", min_width=200,
-        min_border_left=_LEFT, min_border_right=14, **({"toolbar_location": "above"} | options),
-    )  # fmt: skip
-    made.toolbar.logo = None
-    made.axis.minor_tick_line_color = None
-    made.grid.grid_line_color = "#e6e6e6"
-    made.outline_line_color = "#999999"
-    for axis in made.axis:
-        axis.axis_label_text_font_style = "normal"
-        axis.axis_label_text_color = axis.major_label_text_color = "#333333"
-        axis.major_label_text_font_size = "12px"
-    return made
+    return empty_figure(height, min_border_left=_LEFT, min_border_right=14, **options)

@@ -1,0 +1,158 @@
+"""The accuracies of several conditions and their differences to a baseline, in one table."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.errors import InputError
+
+from .bootstrap import paired_bootstrap
+from .conditions import holm, mcnemar, power_note
+from .estimate import floats, wilson
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["accuracy_table"]
+
+
+def accuracy_table(
+    frame: pandas.DataFrame,
+    by: str = "condition",
+    baseline: Any = "baseline",
+    *,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> pandas.DataFrame:
+    """Accuracy of each condition and its difference to the baseline, one row a condition.
+
+    >>> import pandas as pd
+    >>> right = {"baseline": [1, 1, 1, 1, 1, 1, 0, 1], "no Wait": [0, 0, 0, 0, 0, 0, 0, 1]}
+    >>> rows = [(name, p, 0, x) for name, xs in right.items() for p, x in enumerate(xs)]
+    >>> table = accuracy_table(pd.DataFrame(rows, columns=["condition", "problem", "sample", "correct"]))
+    >>> table[["condition", "n", "accuracy", "difference", "p"]].values.tolist()
+    [['baseline', 8, 0.875, nan, nan], ['no Wait', 8, 0.125, -0.75, 0.03125]]
+
+    `frame` has the columns `by`, problem, sample and correct (true, false, or missing where the grading found nothing
+    out), one row each; others are ignored. The columns of the result:
+
+    - `n` graded responses of `problems` problems; `excluded` responses without a grade
+    - `accuracy`, and `low`, `high`: Wilson's interval; with several samples a problem, for the effective number of
+      responses, n / design effect of clusters (Kish 1965), which is never more than n
+    - `pairs` (problem, sample) graded in both; `difference`, `difference_low`, `difference_high` over these, by the
+      bootstrap of whole problems
+    - `only_here`, `only_baseline`: discordant pairs; `p` of `mcnemar`, with problems as clusters; `p_holm` of all
+      conditions together
+    - `note`: of those not told apart (p_holm >= 1 - level), what this n cannot tell
+
+    Raises `InputError` for missing columns, a baseline that is not there, and a response given twice.
+    """
+    import pandas as pd
+
+    grades = _graded(frame, by, baseline)
+    case = grades.groupby(["problem", "sample"], sort=False).ngroup().to_numpy()
+    problem = np.zeros(case.max() + 1, dtype=np.int64)  # of each case
+    problem[case] = pd.factorize(grades["problem"])[0]
+    condition, names = pd.factorize(grades[by])
+    correct = grades["correct"].to_numpy()
+    values = np.full((len(names), len(problem)), np.nan)
+    values[condition, case] = correct
+    asked = np.bincount(condition, minlength=len(names))
+    base = int(np.flatnonzero(names == baseline)[0])
+    rows = [
+        {
+            by: name,
+            **_accuracy(values[i], problem, int(asked[i]), level),
+            **_against(values[i], None if i == base else values[base], problem, level, draws, seed),
+        }
+        for i, name in enumerate(names)
+    ]
+    table = pd.DataFrame(rows)
+    adjusted = holm(table["p"].to_numpy(dtype=float))
+    note = table.pop("note").where(~(adjusted < 1 - level), "")
+    return table.assign(p_holm=adjusted, note=note)
+
+
+def _graded(frame: pandas.DataFrame, by: str, baseline: Any) -> pandas.DataFrame:
+    operation, wanted = "accuracy_table", [by, "problem", "sample", "correct"]
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing:
+        raise InputError(
+            operation,
+            expected=f"the columns {', '.join(wanted)}",
+            received=f"none called {', '.join(missing)}",
+            remedy="Name the conditions' column with by=.",
+        )
+    grades = frame[wanted].assign(correct=floats(frame["correct"], operation))
+    if not grades["correct"].dropna().isin((0.0, 1.0)).all():
+        raise InputError(
+            operation, expected="true, false or missing as correct", received="other values", remedy="Give grades."
+        )
+    unnamed = grades[grades[wanted[:3]].isna().any(axis=1)]
+    twice = grades[grades.duplicated(wanted[:3])]
+    for found, received in ((unnamed, "without one of them"), (twice, "given twice")):
+        if len(found):
+            row = ", ".join(f"{name} {found.iloc[0][name]}" for name in wanted[:3])
+            raise InputError(
+                operation,
+                expected=f"one row each {by}, problem and sample",
+                received=f"a row {received}: {row}",
+                remedy="Number the samples from 0.",
+            )
+    if not (grades[by] == baseline).any():
+        raise InputError(
+            operation,
+            expected=f"rows of the baseline {baseline!r}",
+            received=f"the conditions {', '.join(map(str, grades[by].unique()))}" if len(grades) else "no rows",
+            remedy="Name one of them with baseline=.",
+        )
+    return grades
+
+
+def _accuracy(values: np.ndarray, problem: np.ndarray, asked: int, level: float) -> dict[str, Any]:
+    known = ~np.isnan(values)
+    n, right = int(known.sum()), float(values[known].sum())
+    clusters = np.unique(problem[known], return_inverse=True)[1]
+    problems = int(clusters.max()) + 1 if n else 0
+    counts = {"n": n, "problems": problems, "excluded": asked - n}
+    if not n:
+        return {**counts, "accuracy": math.nan, "low": math.nan, "high": math.nan}
+    effective = float(n) if problems == n else _effective(values[known], clusters, right / n)
+    found = wilson(right / n * effective, effective, level)
+    return {**counts, "accuracy": found.estimate, "low": found.low, "high": found.high}
+
+
+def _effective(values: np.ndarray, clusters: np.ndarray, share: float) -> float:
+    """How many independent responses would say as much as these, which come several a problem."""
+    sums, sizes = np.bincount(clusters, weights=values), np.bincount(clusters)
+    count, n = len(sizes), len(values)
+    if count == 1 or share in (0.0, 1.0):
+        return float(count)
+    spread = float(((sums - share * sizes) ** 2).sum()) * count / (count - 1)
+    return n / max(1.0, spread / (n * share * (1 - share)))
+
+
+def _against(
+    here: np.ndarray, base: np.ndarray | None, problem: np.ndarray, level: float, draws: int, seed: int
+) -> dict[str, Any]:
+    known = np.zeros(len(here), dtype=bool) if base is None else ~np.isnan(here) & ~np.isnan(base)
+    if base is None or not known.any():
+        return {
+            "pairs": 0, "difference": math.nan, "difference_low": math.nan, "difference_high": math.nan,
+            "only_here": 0, "only_baseline": 0, "p": math.nan,
+            "note": "" if base is None else "No response to compare with the baseline.",
+        }  # fmt: skip
+    here, base, problem = here[known], base[known], np.unique(problem[known], return_inverse=True)[1]
+    test = mcnemar(here, base, problem)
+    gap = paired_bootstrap(here, base, draws=draws, seed=seed, level=level, clusters=problem)
+    means = np.bincount(problem, weights=here - base) / np.bincount(problem)
+    unit = "pairs" if len(means) == len(here) else "problems"
+    return {
+        "pairs": len(here), "difference": gap.estimate, "difference_low": gap.low, "difference_high": gap.high,
+        "only_here": test.only_a, "only_baseline": test.only_b, "p": test.p,
+        "note": power_note(len(means), round(float((means**2).sum()), 6), level, unit=unit),
+    }  # fmt: skip
