@@ -1,22 +1,61 @@
 """Measures of a reasoning trajectory that need tensors only: no model, no tokenizer, no tables.
 
-`hsic` scores every step against an answer, `peaks` finds and describes the steps that stand out, `tokens` counts the
-words generated there. Nothing here imports `interp` or `analyses`.
+One trajectory against one answer, coordinates as samples: `hsic` scores every step, `bandwidth` asks at other kernel
+widths, `similarity` has the alternatives on the same footing, `nulls` asks whether a wrong answer would score as high.
+`peaks` finds and describes the steps that stand out, `tokens` counts the words generated there, `depth` finds the block
+in which each prediction settles.
+
+Across many problems, problems as samples: `information` and `vinformation` estimate bits, `bounds` says which errors
+they allow. Nothing here imports `interp` or `analyses`.
 """
 
+from probes.bandwidth import BandwidthSweep, bandwidth_sweep, median_distance
+from probes.bounds import ErrorBounds, error_bounds
+from probes.depth import Depth, settling_depth
 from probes.errors import InputError
 from probes.hsic import nhsic, nhsic_dense
+from probes.information import Information, discrete_mi, entropy_bits, gaussian_mi, ksg_mi, reduce_dimensions
+from probes.nulls import NullTest, holm_over_layers, null_scores, null_test, nulls_needed, random_answers
 from probes.peaks import PeakStatistics, peak_statistics, top_k_peaks, tukey_peaks
+from probes.similarity import SCORES, cka, cosine, kernel_cka, linear_cka, pearson_r2
 from probes.tokens import ThinkingToken, thinking_tokens
+from probes.vinformation import VInformation, v_information
 
 __all__ = [
+    "SCORES",
+    "BandwidthSweep",
+    "Depth",
+    "ErrorBounds",
+    "Information",
     "InputError",
+    "NullTest",
     "PeakStatistics",
     "ThinkingToken",
+    "VInformation",
+    "bandwidth_sweep",
+    "cka",
+    "cosine",
+    "discrete_mi",
+    "entropy_bits",
+    "error_bounds",
+    "gaussian_mi",
+    "holm_over_layers",
+    "kernel_cka",
+    "ksg_mi",
+    "linear_cka",
+    "median_distance",
     "nhsic",
     "nhsic_dense",
+    "null_scores",
+    "null_test",
+    "nulls_needed",
     "peak_statistics",
+    "pearson_r2",
+    "random_answers",
+    "reduce_dimensions",
+    "settling_depth",
     "thinking_tokens",
     "top_k_peaks",
     "tukey_peaks",
+    "v_information",
 ]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor
 
 from probes.errors import InputError
 
-__all__ = ["check_drop_top", "check_fit", "check_options", "check_pair", "check_tensor"]
+__all__ = ["check_drop_top", "check_fit", "check_options", "check_pair", "check_tensor", "median_multiple"]
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+_MEDIAN = re.compile(r"(?:([0-9]+\.?[0-9]*|\.[0-9]+)\s*\*\s*)?median")
 
 
-def check_pair(operation: str, steps: Tensor, answer: Tensor, sigma: float | int, drop_top: int) -> None:
+def check_pair(operation: str, steps: Tensor, answer: Tensor, sigma: float | int | str, drop_top: int) -> None:
     check_options(operation, sigma)
     check_tensor(operation, "answer", answer, axes=("d_model",), sigma=sigma)
     check_tensor(operation, "steps", steps, axes=("step", "d_model"), sigma=sigma)
@@ -23,13 +25,28 @@ def check_pair(operation: str, steps: Tensor, answer: Tensor, sigma: float | int
 
 
 def check_options(
-    operation: str, sigma: float | int, eps: float | int = 1.0, *, tol: float | int = 0.5, max_bytes: int = 1
+    operation: str, sigma: float | int | str, eps: float | int = 1.0, *, tol: float | int = 0.5, max_bytes: int = 1
 ) -> None:
-    for name, value in {"sigma": sigma, "eps": eps, "tol": tol, "max_bytes": max_bytes}.items():
+    number = median_multiple(operation, sigma) if isinstance(sigma, str) else sigma
+    for name, value in {"sigma": number, "eps": eps, "tol": tol, "max_bytes": max_bytes}.items():
         if not (math.isfinite(value) and value > 0):
             raise InputError(
                 operation, expected=f"{name} > 0 and finite", received=repr(value), remedy=f"Give a positive {name}."
             )
+
+
+def median_multiple(operation: str, sigma: str) -> float:
+    """The m of "m*median" ("median" alone is 1), or an `InputError` that says what is allowed."""
+    match = _MEDIAN.fullmatch(sigma.strip())
+    multiple = float(match[1] or 1) if match else math.nan
+    if not (math.isfinite(multiple) and multiple > 0):
+        raise InputError(
+            operation,
+            expected='sigma > 0 and finite, or "median", or a positive multiple of it such as "0.5*median"',
+            received=repr(sigma),
+            remedy="A number is in activation units; the median is each vector's own.",
+        )
+    return multiple
 
 
 def check_drop_top(operation: str, drop_top: int, d_model: int) -> None:
@@ -61,7 +78,7 @@ def check_fit(operation: str, steps: Tensor, answer_lead: tuple[int, ...], d_mod
         ) from None
 
 
-def check_tensor(operation: str, name: str, x: Tensor, *, axes: tuple[str, ...], sigma: float | int) -> None:
+def check_tensor(operation: str, name: str, x: Tensor, *, axes: tuple[str, ...], sigma: float | int | str) -> None:
     layout = f"{name} of shape [*lead, {', '.join(axes)}]"
     if not isinstance(x, Tensor) or x.dtype not in _DTYPES:
         kind = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
@@ -79,8 +96,9 @@ def check_tensor(operation: str, name: str, x: Tensor, *, axes: tuple[str, ...],
             remedy="Check which axes were indexed away.",
         )
     largest = float(x.detach().abs().amax())
+    unit = 1.0 if isinstance(sigma, str) else min(1.0, sigma)
     # Beyond this, squared distances overflow and the kernel would be silently wrong.
-    if largest <= 1e150 * min(1.0, sigma):
+    if largest <= 1e150 * unit:
         return
     nans, infs = x.isnan(), x.isinf()
     bad = nans | infs

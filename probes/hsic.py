@@ -24,7 +24,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from probes.checks import check_drop_top, check_fit, check_options, check_pair, check_tensor
+from probes.bandwidth import no_bandwidth, rescaled
+from probes.checks import check_drop_top, check_fit, check_options, check_pair, check_tensor, median_multiple
 from probes.errors import InputError
 from probes.lowrank import DEFAULT_MAX_BYTES, factor_blocks, factorise
 
@@ -35,7 +36,7 @@ def nhsic(
     steps: Tensor,
     answer: Tensor,
     *,
-    sigma: float | int = 50.0,
+    sigma: float | int | str = 50.0,
     eps: float | int = 1e-5,
     tol: float | int = 1e-10,
     drop_top: int = 0,
@@ -51,14 +52,19 @@ def nhsic(
     `d_model - 1`); a constant vector scores exactly 0. Any floating dtype and device; float64 inside and out.
     Truncating the kernel changes the score by at most `2 * tol` (or rounding), so it agrees with `nhsic_dense`.
 
+    `sigma` is a number in activation units, or "median": then each vector, step or answer, has its own, the median
+    distance between its coordinates (`median_distance`), and the score depends on the scale of neither. Multiples are
+    written "0.5*median". A vector that is not constant but has a median distance of 0 is refused.
+
     `drop_top=k` leaves the k largest-magnitude coordinates of the answer out of both vectors (massive activations;
-    earlier coordinates first where magnitudes tie), and `d` becomes `d - k` in the formula. `max_bytes` bounds the
+    earlier coordinates first where magnitudes tie), and `d` becomes `d - k` in the formula; a median distance is that
+    of the coordinates left. `max_bytes` bounds the
     working memory, down to one step at a time.
 
     Raises `InputError` for NaN or inf, for shapes that do not fit and for options out of range.
 
     Source: Qian et al. 2025, arXiv 2506.02867, and MI-Peaks (sigma = 50, eps = 1e-5); Fukumizu et al. 2007; Fine &
-    Scheinberg 2001 for the incomplete Cholesky factorisation.
+    Scheinberg 2001 for the incomplete Cholesky factorisation; Gretton et al. 2012 for the median heuristic.
     """
     check_pair("nhsic", steps, answer, sigma, drop_top)
     factor = factor_answers(answer, sigma=sigma, eps=eps, tol=tol, drop_top=drop_top, max_bytes=max_bytes)
@@ -69,7 +75,7 @@ def nhsic_dense(
     steps: Tensor,
     answer: Tensor,
     *,
-    sigma: float | int = 50.0,
+    sigma: float | int | str = 50.0,
     eps: float | int = 1e-5,
     drop_top: int = 0,
 ) -> Float64[Tensor, "*lead step"]:
@@ -89,14 +95,16 @@ def nhsic_dense(
     answers = answer.detach().expand(*lead, d_model).reshape(-1, d_model)
     scores: list[Tensor] = []
     for trajectory, y in zip(all_steps, answers, strict=True):
-        keep = _kept_coordinates(y[None], drop_top)[0] if drop_top else slice(None)
-        r_y = _dense_operator(y[keep], sigma, eps)
-        scores.extend((_dense_operator(x[keep], sigma, eps) * r_y.T).sum() for x in trajectory)
+        keep = kept_coordinates(y[None], drop_top)[0] if drop_top else slice(None)
+        r_y = _dense_operator(y[keep], "answer", sigma, eps)
+        scores.extend((_dense_operator(x[keep], "steps", sigma, eps) * r_y.T).sum() for x in trajectory)
     return torch.stack(scores).reshape(*lead, steps.shape[-2])
 
 
-def _dense_operator(x: Tensor, sigma: float | int, eps: float | int) -> Tensor:
+def _dense_operator(x: Tensor, name: str, sigma: float | int | str, eps: float | int) -> Tensor:
     x = x.to(torch.float64)
+    if isinstance(sigma, str):
+        sigma = _dense_bandwidth(x, name, sigma)
     # K - 1 in place of K: 11^T H = 0, so K H is the same, and where coordinates are much closer than sigma its digits
     # survive (with exp the score of vectors of scale 1e-3 keeps an error of 3e-12, whatever its size).
     kernel = torch.expm1(-(x[:, None] - x[None, :]).square() / (2 * sigma**2))
@@ -105,23 +113,37 @@ def _dense_operator(x: Tensor, sigma: float | int, eps: float | int) -> Tensor:
     return torch.linalg.solve(ridge, centred, left=False)
 
 
+def _dense_bandwidth(x: Tensor, name: str, sigma: str) -> float:
+    """The literal definition of "median", over all pairs; 1 for a constant vector, whose kernel has no scale."""
+    first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    distance = (x[first] - x[second]).abs().sort().values
+    bandwidth = float((distance[(len(distance) - 1) // 2] + distance[len(distance) // 2]) / 2)
+    if bandwidth == 0 and distance[-1] > 0:
+        raise no_bandwidth("nhsic_dense", name, "one of them")
+    return median_multiple("nhsic_dense", sigma) * bandwidth or 1.0
+
+
 @dataclass(frozen=True)
 class AnswerFactor:
-    """Answers ready to be scored against: A_y^-1 P_y per answer, zero-padded to one rank. Made by `factor_answers`."""
+    """Answers ready to be scored against: A_y^-1 P_y per answer, zero-padded to one rank. Made by `factor_answers`.
+
+    `sigma` as it was given: steps are treated likewise. `bandwidth` is each answer's own, in activation units.
+    """
 
     whitened: Float64[Tensor, "answer rank kept"]
     keep: Int64[Tensor, "answer kept"] | None
     lead: tuple[int, ...]
     d_model: int
-    sigma: float
+    sigma: float | str
     eps: float
     tol: float
+    bandwidth: Float64[Tensor, " answer"]
 
 
 def factor_answers(
     answer: Tensor,
     *,
-    sigma: float | int = 50.0,
+    sigma: float | int | str = 50.0,
     eps: float | int = 1e-5,
     tol: float | int = 1e-10,
     drop_top: int = 0,
@@ -140,13 +162,20 @@ def factor_answers(
     check_tensor("factor_answers", "answer", answer, axes=("d_model",), sigma=sigma)
     check_drop_top("factor_answers", drop_top, answer.shape[-1])
     flat = answer.detach().reshape(-1, answer.shape[-1])
-    keep = _kept_coordinates(flat, drop_top) if drop_top else None
+    keep = kept_coordinates(flat, drop_top) if drop_top else None
     kept = flat if keep is None else flat.gather(1, keep)
-    factor = factorise(kept, sigma=sigma, eps=eps, tol=tol, max_bytes=max_bytes)
+    lead = tuple(answer.shape[:-1])
+    if isinstance(sigma, str):
+        fetch, bandwidth = rescaled(
+            "factor_answers", "answer", kept.__getitem__, kept, sigma=sigma, shape=lead, max_bytes=max_bytes
+        )
+        kept, width = fetch(torch.arange(len(kept), device=kept.device)), 1.0
+    else:
+        sigma = width = float(sigma)
+        bandwidth = torch.full((len(kept),), sigma, dtype=torch.float64, device=kept.device)
+    factor = factorise(kept, sigma=width, eps=eps, tol=tol, max_bytes=max_bytes)
     whitened = torch.linalg.solve_triangular(_ridge_cholesky(factor, eps), factor, upper=False)
-    return AnswerFactor(
-        whitened, keep, tuple(answer.shape[:-1]), answer.shape[-1], float(sigma), float(eps), float(tol)
-    )
+    return AnswerFactor(whitened, keep, lead, answer.shape[-1], sigma, float(eps), float(tol), bandwidth)
 
 
 def nhsic_with(
@@ -188,7 +217,13 @@ def nhsic_with(
             return flat[first[source] + rows % n_steps].gather(1, keep[source])
 
     out = torch.zeros(len(answer_of), n_steps, dtype=torch.float64, device=device)
-    kernel = {"sigma": factor.sigma, "eps": factor.eps, "tol": factor.tol}
+    if isinstance(factor.sigma, str):
+        shape = (*(steps.shape[:-2] if factor.keep is None else lead), n_steps)
+        take, _ = rescaled(
+            "nhsic", "steps", take, factor.whitened, sigma=factor.sigma, shape=shape, max_bytes=max_bytes
+        )
+    width = 1.0 if isinstance(factor.sigma, str) else factor.sigma
+    kernel = {"sigma": width, "eps": factor.eps, "tol": factor.tol}
     with torch.no_grad():
         for rows, p in factor_blocks(
             take, factor.whitened, n_rows=len(cells_of) * n_steps, max_bytes=max_bytes, **kernel
@@ -225,6 +260,7 @@ def _contract(p: Tensor, cholesky: Tensor, whitened: Tensor) -> Tensor:
     return cross.square_().sum(dim=1).reshape(n, *whitened.shape[:2]).sum(dim=-1)
 
 
-def _kept_coordinates(answers: Tensor, drop_top: int) -> Tensor:
+def kept_coordinates(answers: Tensor, drop_top: int) -> Tensor:
+    """[answer, kept] coordinates of each of `answers [answer, d_model]` but the `drop_top` largest, in order."""
     order = answers.abs().sort(dim=-1, descending=True, stable=True).indices
     return order[:, drop_top:].sort(dim=-1).values

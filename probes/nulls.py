@@ -1,0 +1,329 @@
+"""What scores would look like by chance: the same steps against answers of other problems.
+
+1. `null_scores`: the score of every step with each of K other answers, the step factorised once; 2. `null_test`:
+p-values per step and per trajectory, familywise over its steps by the maximum; 3. `holm_over_layers`: over layers too.
+
+The null hypothesis of a step: its scores with the true answer and with the K others are exchangeable, as they are when
+the true answer was drawn like the others and the step knows nothing of it. So the others should be matched (same last
+token, for example), or the test finds the mismatch. The smallest p is 1 / (K + 1).
+
+Source: Westfall & Young 1993 (maximum statistic); Phipson & Smyth 2010 (the observed one counts among the nulls); Holm
+1979; Marcus, Peritz & Gabriel 1976 (closed testing).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from probes.checks import check_drop_top, check_fit, check_options, check_tensor
+from probes.errors import InputError
+from probes.hsic import factor_answers, nhsic_with
+from probes.lowrank import DEFAULT_MAX_BYTES
+
+__all__ = [
+    "NullTest",
+    "holm",
+    "holm_over_layers",
+    "null_scores",
+    "null_test",
+    "nulls_needed",
+    "random_answers",
+    "smallest_p",
+]
+
+
+def null_scores(
+    steps: Tensor,
+    answers: Tensor,
+    *,
+    sigma: float | int | str = 50.0,
+    eps: float | int = 1e-5,
+    drop_top: int = 0,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> Float64[Tensor, "*lead null step"]:
+    """nHSIC of `steps [*lead, step, d_model]` with each of `answers [*lead, null, d_model]`, leading axes alike.
+
+    >>> steps, answers = torch.arange(24.0).sin().reshape(2, 3, 4) * 30, torch.arange(72.0).cos().reshape(2, 9, 4) * 30
+    >>> null_scores(steps, answers).shape
+    torch.Size([2, 9, 3])
+
+    Each step is factorised once for all answers; with `drop_top` once for each, since an answer takes out its own
+    coordinates. Equal to `nhsic` with one answer at a time. Unit, options, errors and source as for `nhsic`.
+    """
+    check_options("null_scores", sigma, eps, max_bytes=max_bytes)
+    check_tensor("null_scores", "answers", answers, axes=("null", "d_model"), sigma=sigma)
+    check_tensor("null_scores", "steps", steps, axes=("step", "d_model"), sigma=sigma)
+    check_drop_top("null_scores", drop_top, answers.shape[-1])
+    lead = steps.shape[:-2]
+    if answers.shape[:-2] != lead:
+        raise InputError(
+            "null_scores",
+            expected=f"answers with the leading axes {tuple(lead)} of the steps",
+            received=f"answers of shape {tuple(answers.shape)}",
+            remedy="steps is [*lead, step, d_model], answers is [*lead, null, d_model].",
+        )
+    check_fit("null_scores", steps, tuple(lead), answers.shape[-1])
+    n_answers, d_model = answers.shape[-2:]
+    trajectories, sets = steps.reshape(-1, *steps.shape[-2:]), answers.reshape(-1, n_answers, d_model)
+    out = torch.empty(len(sets), n_answers, steps.shape[-2], dtype=torch.float64, device=steps.device)
+    # The factors of all answers are held at once: as many trajectories, then answers, as fit at a rank of 32.
+    room = max(1, max_bytes // (2 * 8 * 32 * d_model))
+    for cells in torch.arange(len(sets)).split(max(1, room // n_answers)):
+        for null in torch.arange(n_answers).split(room):
+            part = slice(int(cells[0]), int(cells[-1]) + 1), slice(int(null[0]), int(null[-1]) + 1)
+            factor = factor_answers(sets[part], sigma=sigma, eps=eps, drop_top=drop_top, max_bytes=max_bytes)
+            out[part] = nhsic_with(trajectories[part[0], None], factor, max_bytes=max_bytes)
+    return out.reshape(*lead, n_answers, steps.shape[-2])
+
+
+def random_answers(answer: Tensor, count: int, generator: torch.Generator) -> Float64[Tensor, "*lead null d_model"]:
+    """Gaussian directions of the norm of `answer [*lead, d_model]`, `count` for each: a floor for the null.
+
+    >>> drawn = random_answers(torch.tensor([3.0, 4.0]), 2, torch.Generator().manual_seed(0))
+    >>> [round(norm, 12) for norm in drawn.norm(dim=-1).tolist()]
+    [5.0, 5.0]
+
+    No answer of a model looks like these (no massive activations, no shared direction): a score that does not exceed
+    them means nothing, one that does may still mean little. Drawn on the generator's device, in float64,
+    so that norms are equal to rounding. Raises `InputError` for count < 1 and for NaN or inf.
+    """
+    check_tensor("random_answers", "answer", answer, axes=("d_model",), sigma=1.0)
+    if count < 1:
+        raise InputError("random_answers", expected="count >= 1", received=repr(count), remedy="99 allow p = 0.01.")
+    *lead, d_model = answer.shape
+    draws = torch.randn(*lead, count, d_model, dtype=torch.float64, device=generator.device, generator=generator)
+    draws = draws.to(answer.device)
+    norm = torch.linalg.vector_norm(answer.detach().double(), dim=-1)[..., None, None]
+    return draws * (norm / torch.linalg.vector_norm(draws, dim=-1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class NullTest:
+    """P-values of one trajectory per leading index. Made by `null_test`, which says what each is.
+
+    `null_mean`, `null_sd` and `z` describe the K nulls of a step (sd with K - 1): z = (observed - mean) / sd, in null
+    standard deviations, NaN where the nulls do not vary. `null_max` is each null's maximum over steps of the statistic.
+    """
+
+    p_step: Float64[Tensor, "*lead step"]
+    p_family: Float64[Tensor, "*lead step"]
+    p_trajectory: Float64[Tensor, "*lead"]
+    null_mean: Float64[Tensor, "*lead step"]
+    null_sd: Float64[Tensor, "*lead step"]
+    null_max: Float64[Tensor, "*lead null"]
+    z: Float64[Tensor, "*lead step"]
+
+
+def null_test(observed: Tensor, null: Tensor, statistic: Literal["score", "standardised"] = "score") -> NullTest:
+    """Which of the `observed [*lead, step]` scores exceed what the K answers of `null [*lead, null, step]` give.
+
+    >>> null = torch.rand(99, 6, generator=torch.Generator().manual_seed(0))
+    >>> test = null_test(torch.tensor([0.5, 0.5, 0.5, 2.0, 0.5, 0.5]), null)
+    >>> test.p_family[3].item(), test.p_trajectory.item()
+    (0.01, 0.01)
+
+    `p_step` = (1 + #{k: null_k(t) >= observed(t)}) / (K + 1), for a step chosen beforehand. `p_family` compares with
+    the maximum over steps, max_t' null_k(t'): the chance that any step rises so high, valid for the step picked because
+    it is highest. `p_trajectory` is the smallest `p_family`. Ties count as exceeding. All use one set of nulls across
+    the steps, so the dependence between steps is kept.
+
+    "score" takes the maximum of the scores. "standardised" first centres and scales each step by the mean and sd of
+    its K + 1 scores, the observed one among them: exchangeability survives, and steps of a low level count as much as
+    those of a high one. A step whose K + 1 scores are all equal gets p = 1 there.
+
+    Raises `InputError` for NaN or inf, K < 1, shapes that do not fit and an unknown statistic.
+    Source: Westfall & Young 1993; Phipson & Smyth 2010, Permutation p-values should never be zero.
+    """
+    if statistic not in ("score", "standardised"):
+        raise InputError(
+            "null_test", expected='"score" or "standardised"', received=repr(statistic), remedy="Choose one."
+        )
+    _check_scores("null_test", "observed", observed, min_axes=1)
+    fits = isinstance(null, Tensor) and null.ndim == observed.ndim + 1 and null.shape[-2] > 0
+    if not (fits and (*null.shape[:-2], null.shape[-1]) == tuple(observed.shape)):
+        shape = f"shape {tuple(null.shape)}" if isinstance(null, Tensor) else type(null).__name__
+        layout = ", ".join([*map(str, observed.shape[:-1]), "null", str(observed.shape[-1])])
+        raise InputError(
+            "null_test",
+            expected=f"null of shape [{layout}] with at least one null",
+            received=shape,
+            remedy="Give null_scores of the same steps with other answers.",
+        )
+    _check_scores("null_test", "null", null, min_axes=2)
+    seen, others = observed.detach().double(), null.detach().double()
+    n_null = others.shape[-2]
+
+    def p_value(exceeding: Tensor) -> Tensor:
+        return (1 + exceeding.sum(dim=-2)).double() / (n_null + 1)
+
+    p_step = p_value(others >= seen[..., None, :])
+    mean, sd = _moments(others, correction=1)
+    x, y = seen, others
+    if statistic == "standardised":
+        pool = torch.cat([seen[..., None, :], others], dim=-2)
+        pool_mean, pool_sd = _moments(pool, correction=0)
+        # A constant step is out of every maximum; being -inf itself it is exceeded by all, so its p is 1.
+        pool = torch.where(
+            pool_sd[..., None, :] > 0, (pool - pool_mean[..., None, :]) / pool_sd[..., None, :], -math.inf
+        )
+        x, y = pool[..., 0, :], pool[..., 1:, :]
+    null_max = y.amax(dim=-1)
+    p_family = p_value(null_max[..., :, None] >= x[..., None, :])
+    return NullTest(
+        p_step=p_step,
+        p_family=p_family,
+        p_trajectory=p_family.amin(dim=-1),
+        null_mean=mean,
+        null_sd=sd,
+        null_max=null_max,
+        z=torch.where(sd > 0, (seen - mean) / sd, math.nan),
+    )
+
+
+def _moments(pool: Tensor, *, correction: int) -> tuple[Tensor, Tensor]:
+    """Mean and sd over the second last axis; equal values have an sd of exactly 0, a single one none (NaN)."""
+    mean = pool.mean(dim=-2)
+    total = (pool - mean[..., None, :]).square().sum(dim=-2)
+    sd = (
+        (total / (pool.shape[-2] - correction)).sqrt()
+        if pool.shape[-2] > correction
+        else torch.full_like(mean, math.nan)
+    )
+    return mean, torch.where(pool.amax(dim=-2) == pool.amin(dim=-2), 0.0 * sd, sd)
+
+
+def holm(p: Tensor) -> Float64[Tensor, "*lead test"]:
+    """Holm's adjusted p-values over the last axis: reject those <= level, whatever their dependence.
+
+    >>> holm(torch.tensor([0.01, 0.04, 0.03], dtype=torch.float64)).tolist()
+    [0.03, 0.06, 0.06]
+
+    For `p_trajectory` of several layers: which layers say anything about the answer, at whatever step.
+    Raises `InputError` for values outside [0, 1]. Source: Holm 1979.
+    """
+    _check_p("holm", p, min_axes=1)
+    ordered, order = p.detach().double().sort(dim=-1, stable=True)
+    left = torch.arange(p.shape[-1], 0, -1, device=p.device)
+    adjusted = (ordered * left).cummax(dim=-1).values.clamp(max=1.0)
+    return torch.empty_like(adjusted).scatter_(-1, order, adjusted)
+
+
+def holm_over_layers(p_family: Tensor) -> Float64[Tensor, "layer step"]:
+    """Adjusted `p_family [layer, step]`: the steps with a value <= level are named with familywise error <= level.
+
+    >>> p = torch.tensor([[0.01, 0.9], [0.02, 0.02]], dtype=torch.float64)
+    >>> holm_over_layers(p).tolist()
+    [[0.02, 0.9], [0.04, 0.04]]
+
+    The error is over all layers and steps: the chance of naming any step of any layer whose null hypothesis is true,
+    whatever holds elsewhere. For the weaker question which layers have anything to say, `holm(p_trajectory)`.
+
+    Raises `InputError` for values outside [0, 1]. Source: closed testing (Marcus, Peritz & Gabriel 1976), Holm 1979.
+    """
+    _check_p("holm_over_layers", p_family, min_axes=2, max_axes=2)
+    # Why a layer's multiplier does not fall as soon as a layer before it has a peak. Holm may stop counting a
+    # hypothesis once it is rejected. A layer is many hypotheses, its steps: one of them rejected leaves the others true
+    # and free to be named by mistake. (Two layers, each with one real peak among many idle steps: multipliers 2 and 1
+    # name an idle step with probability level / 2 in the one and level in the other, 1.5 times the level.)
+    # The closed test instead: a set S of (layer, step) pairs is rejected when n(S) * min over S of p_family <= level,
+    # n(S) the number of layers it touches. That is valid: within a layer the maximum over all steps bounds the maximum
+    # over the true ones, and over layers it is Bonferroni. A pair is named when every S that holds it is rejected. The
+    # hardest S adds, from each of some other layers, the step with the largest p, w; so the adjusted value of p is its
+    # Holm value among p and the w of the other layers. A layer stops counting only once all of its steps are named.
+    p = p_family.detach().double()
+    n_layers = len(p)
+    weakest = p.amax(dim=-1)
+    rows = []
+    for layer in range(n_layers):
+        others = torch.cat([weakest[:layer], weakest[layer + 1 :]]).sort(descending=True).values
+        # With the a largest w beside p: (a + 1) * min(p, the smallest of them).
+        times = torch.arange(2, n_layers + 1, device=p.device)
+        adjusted = torch.cat([p[layer, :, None], times * torch.minimum(p[layer, :, None], others)], dim=1)
+        rows.append(adjusted.amax(dim=1).clamp(max=1.0))
+    return torch.stack(rows)
+
+
+def nulls_needed(n_layers: int, level: float = 0.05) -> int:
+    """The fewest nulls with which anything can be found at `level` over `n_layers` layers.
+
+    >>> nulls_needed(1), nulls_needed(30)
+    (19, 599)
+
+    With K nulls the smallest p is 1 / (K + 1), and the first layer's is multiplied by the number of layers: so
+    K >= n_layers / level - 1. Raises `InputError` for n_layers < 1 or a level outside (0, 1).
+    """
+    if n_layers < 1 or not 0 < level < 1:
+        raise InputError(
+            "nulls_needed",
+            expected="n_layers >= 1 and a level between 0 and 1",
+            received=f"{n_layers!r} and {level!r}",
+            remedy="For example nulls_needed(30, 0.05).",
+        )
+    return max(1, math.ceil(n_layers / level * (1 - 1e-12)) - 1)  # 3 / 0.05 must not count as a bit more than 60
+
+
+def smallest_p(n_null: int, n_layers: int = 1) -> float:
+    """The smallest adjusted p that `n_null` nulls can give over `n_layers` layers: n_layers / (n_null + 1), at most 1.
+
+    >>> smallest_p(99), smallest_p(99, n_layers=30)
+    (0.01, 0.3)
+    """
+    if n_null < 1 or n_layers < 1:
+        raise InputError(
+            "smallest_p",
+            expected="n_null >= 1 and n_layers >= 1",
+            received=f"{n_null!r} and {n_layers!r}",
+            remedy="Count the nulls and the layers.",
+        )
+    return min(1.0, n_layers / (n_null + 1))
+
+
+def _check_scores(operation: str, name: str, x: Tensor, *, min_axes: int) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < min_axes or x.numel() == 0:
+        received = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(
+            operation,
+            expected=f"{name} as a floating tensor with at least one step",
+            received=received,
+            remedy="Give the scores of nhsic and null_scores.",
+        )
+    bad = ~x.detach().isfinite()
+    if bool(bad.any()):
+        raise InputError(
+            operation,
+            expected=f"finite {name}",
+            received=f"{int(x.isnan().sum())} NaN and {int(x.isinf().sum())} inf, first at {bad.nonzero()[0].tolist()}",
+            remedy="Leave undefined steps out before testing.",
+        )
+
+
+def _check_p(operation: str, p: Tensor, *, min_axes: int, max_axes: int | None = None) -> None:
+    if (
+        not isinstance(p, Tensor)
+        or not p.is_floating_point()
+        or p.ndim < min_axes
+        or p.ndim > (max_axes or p.ndim)
+        or not p.numel()
+    ):
+        received = f"{p.dtype} of shape {tuple(p.shape)}" if isinstance(p, Tensor) else type(p).__name__
+        axes = "[layer, step]" if max_axes else "[*lead, test]"
+        raise InputError(
+            operation,
+            expected=f"p-values as a floating tensor {axes}, not empty",
+            received=received,
+            remedy="Give the p-values of null_test.",
+        )
+    bad = ~((p >= 0) & (p <= 1))
+    if bool(bad.any()):
+        raise InputError(
+            operation,
+            expected="p-values from 0 to 1",
+            received=f"{float(p[bad][0])} at {bad.nonzero()[0].tolist()}",
+            remedy="Give the p-values of null_test; leave undefined ones out.",
+        )
