@@ -65,10 +65,22 @@ def trace(
     top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
     samples: Annotated[int, typer.Option(help="Responses a problem (needs a temperature).")] = 1,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    sigma: Annotated[float, typer.Option(help="Bandwidth of the kernel.")] = 50.0,
+    sigma: Annotated[
+        str, typer.Option(help='Bandwidth of the kernel: a number, "median", "2*median"; the first of several is main.')
+    ] = "50",
     eps: Annotated[float, typer.Option(help="Regularisation of nHSIC.")] = 1e-5,
     drop_top: Annotated[int, typer.Option(help="Leave out the answer's K largest coordinates.")] = 0,
     tau: Annotated[float, typer.Option(help="A peak is above Q3 + tau * IQR.")] = 1.5,
+    probes: Annotated[
+        str, typer.Option(help="Other measures too: nhsic,r2,cosine,cka,nhsic@SIGMA,dtr (deep-thinking ratio).")
+    ] = "nhsic",
+    null: Annotated[int, typer.Option(help="Wrong answers to score against; 99 is usual, 0 is none.")] = 0,
+    null_match: Annotated[
+        str, typer.Option(help='Wrong answers that end on the same token ("last_token") or any ("none").')
+    ] = "last_token",
+    null_statistic: Annotated[
+        str, typer.Option(help='"score", or "standardised" by each step\'s own level.')
+    ] = "score",
     workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
@@ -81,25 +93,33 @@ def trace(
 ) -> None:
     """Let a model think about problems and score every (layer, step) against the gold answer."""
     from analyses.problems import load_problems
+    from analyses.reread import Probing, bandwidth_of
     from analyses.summary import progress_bar, show, summary
     from analyses.trace import TraceSettings
     from analyses.trace import trace as run_trace
 
+    bandwidths = [bandwidth_of(part) for part in sigma.split(",")]
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
         "layers": _layers(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,
-        "seed": seed, "sigma": sigma, "eps": eps, "drop_top": drop_top, "tau": tau,
+        "seed": seed, "sigma": bandwidths[0], "eps": eps, "drop_top": drop_top, "tau": tau,
+    }  # fmt: skip
+    probing: dict[str, Any] = {
+        "probes": (*_names(probes), *(f"nhsic@{other}" for other in sigma.split(",")[1:])),
+        "null": null, "null_match": null_match, "null_statistic": null_statistic,
     }  # fmt: skip
     # What is wrong with options or problems is said before a model is loaded.
     TraceSettings(**settings)
+    Probing(**probing)
     columns = {"question": question, "solution": solution, "answer": answer}
     chosen = None if problems is None else load_problems(problems, n=n, **columns)
+    pool = load_problems(problems, n=None, **columns) if problems is not None and null else None
     silent = quiet or as_json
     loaded = _load(model, device, dtype, device_map, silent)
     with progress_bar(enabled=not silent) as progress:
         run = run_trace(
             loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, workers=workers,
-            retry_failed=retry_failed, progress=progress, **settings,
+            retry_failed=retry_failed, progress=progress, pool=pool, **settings, **probing,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(summary(run)))
@@ -240,6 +260,10 @@ def study(
         folder = out or Path("runs") / chosen.name
         more = {"retry_failed": retry_failed, "baselines": baselines}
         do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common)
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def _pair(option: str) -> tuple[str, str]:

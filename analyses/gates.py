@@ -16,7 +16,7 @@ __all__ = ["mi_above"]
 
 
 def mi_above(
-    answers: Float[Tensor, "row d_model"], thresholds: Float[Tensor, " row"], layer: int, sigma: float, eps: float
+    answers: Float[Tensor, "row d_model"], thresholds: Float[Tensor, " row"], layer: int, sigma: float | str, eps: float
 ) -> Gate:
     """Open where this step's nHSIC with the answer, at the output of block ``layer``, exceeds the row's threshold.
 

@@ -313,6 +313,11 @@ class Run:
         return self.table("peaks.parquet")
 
     @property
+    def steps(self) -> pandas.DataFrame:
+        """The table steps.parquet."""
+        return self.table("steps.parquet")
+
+    @property
     def responses(self) -> pandas.DataFrame:
         """The table responses.parquet."""
         return self.table("responses.parquet")

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from analyses.derive import SIGNIFICANT
 from analyses.store import Run
 from interp.decoding import ProgressBar
 from interp.models import ModelEntry
+from probes.nulls import nulls_needed
 
-__all__ = ["clean_token", "marked_tokens", "progress_bar", "show", "show_models", "summary"]
+__all__ = ["clean_token", "marked_tokens", "null_sentence", "progress_bar", "show", "show_models", "summary"]
 
 COLUMNS = {
     "n_steps": "steps", "n_peaks": "peaks", "ratio": "ratio", "interval_max": "max interval",
@@ -28,7 +30,7 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
     """
     peaks, tokens = run.peaks, run.tokens
     by_layer = peaks.groupby("layer", as_index=False)[list(COLUMNS)].mean()
-    return {
+    facts: dict[str, Any] = {
         "run": str(run.path),
         "model": run.settings["model"],
         "failed": len(run.failures()),
@@ -44,6 +46,30 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
             for part in [tokens[tokens["layer"] == layer]]
         },
     }
+    if null := run.settings.get("null"):
+        survive = peaks.groupby("layer")[["n_peaks", "n_significant"]].sum()
+        facts["null"] = {
+            "wrong_answers": null["null"],
+            "smallest_p": survive.shape[0] / (null["null"] + 1),
+            "peaks": dict(zip(map(int, survive.index), map(int, survive["n_peaks"]), strict=True)),
+            "survive": dict(zip(map(int, survive.index), map(int, survive["n_significant"]), strict=True)),
+        }
+    return facts
+
+
+def null_sentence(run: Run, facts: dict[str, Any]) -> str:
+    """How many peaks survive the null, and whether any could."""
+    null, last = facts["null"], facts["layers"][-1]["layer"]
+    kind = "that end on the same token" if run.settings["null"]["null_match"] == "last_token" else "of any kind"
+    text = (
+        f"Against {null['wrong_answers']} wrong answers {kind} (familywise over steps, Holm over layers, 0.05): "
+        f"{sum(null['survive'].values())} of {sum(null['peaks'].values())} peaks survive, at layer {last} "
+        f"{null['survive'][last]} of {null['peaks'][last]}."
+    )
+    if null["smallest_p"] > SIGNIFICANT:
+        needed = nulls_needed(len(facts["layers"]), SIGNIFICANT)
+        text += f" None can with so few: {len(facts['layers'])} layers need at least {needed} wrong answers."
+    return text
 
 
 def _number(value: float) -> float | None:
@@ -62,7 +88,7 @@ def show(run: Run) -> None:
     site, sigma = run.settings["site"], run.settings["sigma"]
     console.print(
         f"\n[b]{facts['model']}[/b]: {facts['responses']} responses, {facts['steps']} steps, scored at {site} "
-        f"against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma:g}; "
+        f"against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma}; "
         "a dependence score, not bits)\n"
     )
     table = Table(title="Peaks (Tukey), mean over responses", title_justify="left")
@@ -82,6 +108,8 @@ def show(run: Run) -> None:
     console.print(
         Text.assemble(("\nTables: ", "bold"), ", ".join(str(run.path / name) for name in run.tables)), soft_wrap=True
     )
+    if "null" in facts:
+        console.print(Text.assemble(("\nNull: ", "bold"), null_sentence(run, facts)), soft_wrap=True)
     if failed := run.failures():
         console.print(Text(f"{len(failed)} failed: see {run.path / 'failures.json'} and --retry-failed", style="bold"))
     console.print(Text.assemble(("Report: ", "bold"), str(run.path / "report.html")), soft_wrap=True)
@@ -164,7 +192,10 @@ def progress_bar(enabled: bool) -> Iterator[Callable[[int, int], ProgressBar] | 
     bars: list[tqdm] = []
 
     def start(responses: int, tokens: int) -> ProgressBar:
-        bars.append(tqdm(total=tokens, unit="token", desc=f"{responses} responses", disable=tokens == 0, smoothing=0.1))
+        for bar in bars:  # decoding is over: what is asked of finished responses has a bar of its own
+            bar.close()
+        what = f"{responses} responses{' read again' if bars else ''}"
+        bars.append(tqdm(total=tokens, unit="token", desc=what, disable=tokens == 0, smoothing=0.1))
         return bars[-1]
 
     try:

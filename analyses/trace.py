@@ -6,7 +6,8 @@
    time, so that no residual is kept.
 3. Each response with its scores becomes one cell of the run folder. The same command goes on where it stopped; more
    problems, samples or layers extend the run (missing layers are scored by reading the stored response once more).
-4. Tables are derived from the cells: mi.parquet, peaks.parquet, responses.parquet, tokens.csv (see
+4. Where other measures, nulls or depths are asked for, each response is read once more (:mod:`analyses.reread`).
+5. Tables are derived from the cells: mi.parquet, peaks.parquet, steps.parquet, responses.parquet, tokens.csv (see
    :mod:`analyses.derive`), and a page to look at, report.html.
 
 Source: Qian et al. 2025, arXiv 2506.02867. nHSIC is a dependence score of coordinates, not bits of information.
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ from analyses.derive import derive_tables
 from analyses.model_ref import ModelRef, share_threads
 from analyses.problems import Problem, bundled_problems, load_problems
 from analyses.scheduler import Report, Work
-from analyses.store import Cell, Run
+from analyses.store import Cell, CellData, Run
 from interp.decoding import ProgressBar, check_context, decode
 from interp.encoding import encode
 from interp.engine import ModelFacts, model_facts
@@ -47,6 +48,7 @@ from probes import nhsic
 
 __all__ = ["TraceSettings", "Tracer", "row_seed", "trace", "traced_problems"]
 
+TOY_POOL = 2000  # enough for 99 wrong answers that end on any digit
 CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
 
 
@@ -61,7 +63,7 @@ class TraceSettings:
         prompt: "raw" (the question as it is, like the paper's scripts) or "chat" (the model's chat template).
         reference: the text whose last token is the answer's representation: "solution" or "answer".
         site: resid_post, resid_pre, resid_mid or ln_final.
-        sigma, eps, drop_top: of :func:`probes.nhsic`; tau: of :func:`probes.tukey_peaks`.
+        sigma, eps, drop_top: of :func:`probes.nhsic` (sigma a number, or "median"); tau: of :func:`probes.tukey_peaks`.
         samples: responses a problem; more than one needs a temperature.
     """
 
@@ -74,7 +76,7 @@ class TraceSettings:
     top_p: float = 1.0
     seed: int = 0
     samples: int = 1
-    sigma: float = 50.0
+    sigma: float | str = 50.0
     eps: float = 1e-5
     drop_top: int = 0
     tau: float = 1.5
@@ -115,6 +117,7 @@ def trace(
     report: bool = True,
     progress: Callable[[int, int], ProgressBar] | None = None,
     on_done: Callable[[Run, Batch], None] = lambda run, batch: None,
+    pool: str | Path | Sequence[Problem] | None = None,
     **settings: Any,
 ) -> Run:
     """Trace a model on problems into a run folder; see the module for what happens.
@@ -135,18 +138,24 @@ def trace(
         report: write report.html too.
         progress: called with (responses to do, tokens at most); what it returns is told of every decoded token.
         on_done: called with the run and each batch of cells as it ends.
-        settings: fields of :class:`TraceSettings`.
+        pool: where wrong answers are taken from if a null is asked for: a file or problems; unless given, all problems
+            of the file that ``problems`` names, or of the toys.
+        settings: fields of :class:`TraceSettings` and of :class:`analyses.reread.Probing`.
 
     Raises:
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded.
     """
+    from analyses.reread import Probing, Rereader
     from analyses.views.report import write_report
 
-    options = TraceSettings(**settings)
+    asked = {field.name: settings.pop(field.name) for field in fields(Probing) if field.name in settings}
+    options, probing = TraceSettings(**settings), Probing(**asked)
     chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model
     tracer = Tracer(bridge, chosen, options)
-    run = tracer.start(Path(out))
+    run = tracer.start(Path(out), probing.pins())
+    rereader = Rereader(tracer, run, partial(_pool, problems, pool, chosen))
+    rereader.check()
     skip = [] if retry_failed else list(run.failures())
     batches = plan_batches(run, tracer.cells, batch_size, skip)
     total = sum(map(len, batches))
@@ -154,6 +163,9 @@ def trace(
     make = partial(_start_worker, ModelRef.of(bridge), chosen, options, Path(out), workers) if workers > 1 else None
     do_batches(run, batches, make or (lambda: partial(tracer.do, run)), bar.update, workers, partial(on_done, run))
     tracer.add_layers(run)
+    if rest := rereader.todo():
+        lengths = [len(run.read(cell).payload["tokens"]) for cell in rest]
+        rereader.do(rest, (progress or _silent)(len(rest), sum(lengths)))
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
     if report:
         write_report([run], run.path / "report.html")
@@ -189,6 +201,25 @@ def traced_problems(
     return list(problems)[:n]
 
 
+@cache
+def _toy_pool() -> list[Problem]:
+    return bundled_problems(TOY_POOL)
+
+
+def _pool(
+    problems: str | Path | Sequence[Problem] | None,
+    pool: str | Path | Sequence[Problem] | None,
+    chosen: list[Problem],
+) -> list[Problem]:
+    """The problems whose answers may serve as wrong ones."""
+    if pool is None and problems is None:
+        return _toy_pool()
+    source = problems if pool is None else pool
+    if isinstance(source, str | Path):
+        return load_problems(source)
+    return chosen if source is None else list(source)
+
+
 class Tracer:
     """A model, problems and settings, all found to fit each other."""
 
@@ -209,7 +240,8 @@ class Tracer:
         nhsic(probe, probe[0], sigma=options.sigma, eps=options.eps, drop_top=options.drop_top)
         self.cells = [Cell(p.id, sample) for p in problems for sample in range(options.samples)]
 
-    def start(self, out: Path) -> Run:
+    def start(self, out: Path, grown: Mapping[str, Any] | None = None) -> Run:
+        """The run, new or gone on with; ``grown`` are settings that a run may be given later."""
         options = asdict(self.options)
         settings = {
             **{k: v for k, v in options.items() if k not in ("layers", "samples")},
@@ -218,6 +250,7 @@ class Tracer:
             "layers": list(self.layers),
             "samples": list(range(self.options.samples)),
             "problems": {p.id: p.digest for p in self.problems.values()},
+            **(grown or {}),
         }
         source = model_source(self.model)
         provenance = {
@@ -233,7 +266,7 @@ class Tracer:
             kind="trace",
             settings=settings,
             provenance=provenance,
-            may_grow=("layers", "samples", "problems"),
+            may_grow=("layers", "samples", "problems", "probes", "null"),
             need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
         )
 
@@ -297,6 +330,16 @@ class Tracer:
         }
         run.write(cell, tensors, payload)
 
+    def read_steps(
+        self, data: CellData, layers: Sequence[int], site: str | None = None
+    ) -> Float[Tensor, "layer step d_model"]:
+        """Residual streams at a finished response's steps, from reading prompt and response once more."""
+        site = site or self.options.site
+        prompt, response = data.tensors["prompt_ids"], data.tensors["token_ids"]
+        record = ResidualSites(layers=tuple(layers), sites=(site,))
+        encoding = encode(self.model, [torch.cat([prompt, response])[:-1]], record=record)[0]
+        return encoding.residuals[site][:, len(prompt) - 1 :]
+
     def add_layers(self, run: Run) -> None:
         """Score layers that finished cells lack, by reading prompt and response once more."""
         wanted = run.settings["layers"]
@@ -306,10 +349,7 @@ class Tracer:
             missing = [layer for layer in wanted if layer not in have]
             if not missing or cell.problem not in self.problems:
                 continue
-            prompt, response = data.tensors["prompt_ids"], data.tensors["token_ids"]
-            record = ResidualSites(layers=missing, sites=(self.options.site,))
-            text = torch.cat([prompt, response])[:-1]
-            residuals = encode(self.model, [text], record=record)[0].residuals[self.options.site][:, len(prompt) - 1 :]
+            residuals = self.read_steps(data, missing)
             mi = torch.cat([data.tensors["mi"], self.score(residuals, self.answers(cell.problem, missing)).cpu()])
             layers = have + missing
             order = sorted(range(len(layers)), key=layers.__getitem__)

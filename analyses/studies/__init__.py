@@ -8,6 +8,9 @@
 - :mod:`scale`         accuracy against the token budget
 - :mod:`ablate`        answer log-probability with residuals at peaks replaced
 - :mod:`correctness`   peaks and nHSIC against being right
+- :mod:`information`   bits about the answer by layer and place, beside nHSIC
+- :mod:`bounds`        what errors the information allows (Theorems 1 and 2)
+- :mod:`overlap`       peaks against deep tokens, entropy, thinking tokens, other measures
 
 :mod:`base` is what they share, :mod:`run` runs them.
 """
@@ -28,7 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["STUDIES", "find_study", "make_study"]
 
-STUDIES = ("trajectories", "compare", "tokens", "suppress", "recycle", "scale", "ablate", "correctness")
+STUDIES = (
+    "trajectories", "compare", "tokens", "suppress", "recycle", "scale", "ablate", "correctness", "information",
+    "bounds", "overlap",
+)  # fmt: skip
 
 
 def find_study(name: str) -> type[Study]:

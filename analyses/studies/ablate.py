@@ -22,7 +22,7 @@ from analyses.grading import extract_answer
 from analyses.scheduler import Report
 from analyses.stats import paired_bootstrap
 from analyses.store import Cell
-from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData
+from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData, layers_of
 from interp.encoding import encode
 from interp.errors import InputError
 from interp.interventions import MeanAblate, PatchResidual
@@ -32,7 +32,6 @@ from interp.protocol import Intervention
 from interp.record import ResidualSites
 from interp.rollout import Rollout
 from interp.scoring import score
-from interp.sites import resolve_layers
 from probes import tukey_peaks
 
 if TYPE_CHECKING:
@@ -64,9 +63,8 @@ class Ablate(Study):
     seed: int = 0
 
     def conditions(self, lab: Lab) -> Sequence[Condition]:
-        wanted: str | list[int] = self.layers if self.layers == "all" else [int(n) for n in self.layers.split(",")]
         have = set(lab.baseline.settings["layers"])
-        layers = [layer for layer in resolve_layers(wanted, lab.facts.n_layers, "ablate") if layer in have]
+        layers = [layer for layer in layers_of(self.layers, lab, "ablate") if layer in have]
         plans = [{"method": m, "place": p, "layer": n} for m in self.methods for p in self.places for n in layers]
         none = [Condition("untouched", {"method": "none", "place": "none", "layer": -1})]
         return none + [Condition(f"{p['method']}-{p['place']}-{p['layer']}", p) for p in plans]

@@ -32,6 +32,7 @@ from interp.decoding import decode
 from interp.interventions import matched_random_tokens
 from interp.protocol import Intervention
 from interp.rollout import Rollout
+from interp.sites import resolve_layers
 from interp.types import Bridge
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
 
     from analyses.views.view import View
 
-__all__ = ["CellContent", "Condition", "Lab", "Study", "StudyData", "accuracy_reading", "by_number"]
+__all__ = ["CellContent", "Condition", "Lab", "Study", "StudyData", "accuracy_reading", "by_number", "layers_of"]
+
+GROWING = ("problems", "samples", "layers", "probes", "null")
+"""Settings of a baseline that may grow while studies share it."""
 
 CellContent = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and payload of a cell."""
@@ -189,6 +193,10 @@ class Study(ABC):
         """Models whose baselines are needed beside the model's own."""
         return ()
 
+    def probing(self) -> dict[str, Any]:
+        """What the baseline is to hold beside nHSIC: fields of :class:`analyses.reread.Probing`."""
+        return {}
+
     def conditions(self, lab: Lab) -> Sequence[Condition]:
         """What is decoded beside the baseline; the same list each time it is asked."""
         return ()
@@ -251,7 +259,7 @@ class Spec:
                 "study": self.study.name,
                 "options": asdict(self.study),
                 "words": {word: list(ids) for word, ids in lab.words.items()},
-                "baseline": {k: v for k, v in pins.items() if k not in ("problems", "samples", "layers")},
+                "baseline": {k: v for k, v in pins.items() if k not in GROWING},
                 "conditions": {name: dict(condition.columns) for name, condition in conditions.items()},
                 "problems": {problem.id: problem.digest for problem in self.problems},
                 "model": pins["model"],
@@ -288,6 +296,12 @@ class StartWorker:
         share_threads(model, self.workers)
         lab = self.spec.lab(model)
         return self.spec.work(lab, *self.spec.start(lab))
+
+
+def layers_of(text: str, lab: Lab, operation: str) -> tuple[int, ...]:
+    """The layers that an option names: "all", or numbers separated by commas, negative from the end."""
+    wanted: str | list[int] = text if text == "all" else [int(number) for number in text.split(",")]
+    return resolve_layers(wanted, lab.facts.n_layers, operation)
 
 
 def by_number(frame: pandas.DataFrame, column: str) -> Iterator[tuple[int, pandas.DataFrame]]:

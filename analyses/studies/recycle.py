@@ -17,7 +17,7 @@ import torch
 from analyses.gates import mi_above
 from analyses.stats import accuracy_table
 from analyses.store import Cell
-from analyses.studies.base import Condition, Lab, Study, StudyData, accuracy_reading
+from analyses.studies.base import Condition, Lab, Study, StudyData, accuracy_reading, layers_of
 from interp.errors import InputError
 from interp.interventions import Recompute, RecycleRepresentation, at_random, uncertain
 from interp.interventions.suppress import flat_ids
@@ -55,9 +55,8 @@ class Recycle(Study):
 
     def conditions(self, lab: Lab) -> Sequence[Condition]:
         count = lab.facts.n_layers
-        wanted: str | list[int] = self.layers if self.layers == "all" else [int(n) for n in self.layers.split(",")]
         at = resolve_layers([round(0.72 * count) if self.variants_at == -1000 else self.variants_at], count)[0]
-        plans = [_plan(layer) for layer in resolve_layers(wanted, count, "recycle")]
+        plans = [_plan(layer) for layer in layers_of(self.layers, lab, "recycle")]
         plans += [_plan(at, probability=p) for p in self.probabilities]
         plans += [_plan(at, repeats=r) for r in self.repeats]
         plans += [_plan(at, trigger=t) for t in self.triggers]

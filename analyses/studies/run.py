@@ -133,7 +133,7 @@ def run_study(
 
             return trace(
                 of, chosen, path, batch_size=batch_size, workers=workers, retry_failed=retry_failed,
-                report=False, progress=begin, on_done=watch.cells, **asdict(options),
+                report=False, progress=begin, on_done=watch.cells, **asdict(options), **study.probing(),
             )  # fmt: skip
 
     baseline = base_of(bridge)
@@ -212,7 +212,15 @@ def estimate_study(
     with tempfile.TemporaryDirectory(prefix="peaklens-") as folder:
         begun = clock()
         few = chosen[: min(WARM_UP, batch_size)]
-        baseline = trace(bridge, few, Path(folder) / "warm-up", batch_size=batch_size, report=False, **asdict(options))
+        baseline = trace(
+            bridge,
+            few,
+            Path(folder) / "warm-up",
+            batch_size=batch_size,
+            report=False,
+            **asdict(options),
+            **study.probing(),
+        )
         seconds = clock() - begun
         lengths = baseline.responses["n_steps"]
         lab = Lab(bridge, few, options, baseline, words)

@@ -16,6 +16,7 @@ from analyses.views.page import page
 from analyses.views.report.digest import Digest, digest
 from analyses.views.report.explorer import explorer
 from analyses.views.report.made import made, meaning
+from analyses.views.report.nulls import depth, has_depth, has_null, survivors
 from analyses.views.report.parts import comparison, headline, statistics
 from analyses.views.report.script import REPORT_SCRIPT
 from analyses.views.report.style import REPORT_STYLE
@@ -51,7 +52,7 @@ def report(runs: Sequence[Run]) -> str:
     anchors = [f"r{k}" for k in range(len(runs))]
     if len(runs) == 1:
         title = f"peaklens report: {name_of(runs[0].settings.get('model', digests[0].name))}"
-        body = f"{_top(digests[0])}{_nav(0)}{_parts(digests[0], 0, 2)}"
+        body = f"{_top(digests[0])}{_nav(digests[0], 0)}{_parts(digests[0], 0, 2)}"
     else:
         title = f"peaklens report: {len(runs)} runs"
         links = "".join(
@@ -64,8 +65,8 @@ def report(runs: Sequence[Run]) -> str:
         )
         for k, (one, anchor) in enumerate(zip(digests, anchors, strict=True)):
             body += (
-                f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escaped(one.name)}</h2>{_top(one)}{_nav(k)}'
-                f"{_parts(one, k, 3)}</section>"
+                f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escaped(one.name)}</h2>{_top(one)}'
+                f"{_nav(one, k)}{_parts(one, k, 3)}</section>"
             )
     return page(title, [body, REPORT_SCRIPT], needs=("bokeh", "circuitsvis"), head=REPORT_STYLE)
 
@@ -92,30 +93,40 @@ _SECTIONS = {
     "summary": "In short",
     "responses": "One response at a time",
     "peaks": "Peaks by layer",
+    "nulls": "Peaks against wrong answers",
     "words": "Words at peaks",
+    "depth": "Depth",
     "verdicts": "Correct against wrong responses",
     "meaning": "What nHSIC is and is not",
     "made": "How it was made",
 }
 
 
-def _nav(run: int) -> str:
-    links = "".join(f'<li><a href="#r{run}-{key}">{name}</a></li>' for key, name in _SECTIONS.items())
+def _sections(one: Digest) -> dict[str, str]:
+    """Those that the run has something to say in."""
+    there = {"nulls": has_null(one), "depth": has_depth(one)}
+    return {key: name for key, name in _SECTIONS.items() if there.get(key, True)}
+
+
+def _nav(one: Digest, run: int) -> str:
+    links = "".join(f'<li><a href="#r{run}-{key}">{name}</a></li>' for key, name in _sections(one).items())
     return f'<nav class="rp-nav" aria-label="On this page"><ul>{links}</ul></nav>'
 
 
 def _parts(one: Digest, run: int, level: int) -> str:
     contents = {
-        "summary": f'<div class="rp-headline">{headline(one)}</div>',
-        "responses": explorer(one, run, level + 1),
-        "peaks": statistics(one),
-        "words": thinking(one, run),
-        "verdicts": groups(one, run),
-        "meaning": meaning(one),
-        "made": made(one),
+        "summary": lambda: f'<div class="rp-headline">{headline(one)}</div>',
+        "responses": lambda: explorer(one, run, level + 1),
+        "peaks": lambda: statistics(one),
+        "nulls": lambda: survivors(one),
+        "words": lambda: thinking(one, run),
+        "depth": lambda: depth(one),
+        "verdicts": lambda: groups(one, run),
+        "meaning": lambda: meaning(one),
+        "made": lambda: made(one),
     }
     return "".join(
         f'<section aria-labelledby="r{run}-{key}" class="rp-section"><h{level} id="r{run}-{key}">{name}</h{level}>'
-        f"{contents[key]}</section>"
-        for key, name in _SECTIONS.items()
+        f"{contents[key]()}</section>"
+        for key, name in _sections(one).items()
     )

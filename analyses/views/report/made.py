@@ -19,16 +19,22 @@ def meaning(one: Digest) -> str:
     settings = one.run.settings
     sigma, eps, drop = (settings.get(key) for key in ("sigma", "eps", "drop_top"))
     left_out = f"; the {drop} largest coordinates of the answer are left out" if drop else ""
+    bandwidth = escaped(sigma) if isinstance(sigma, str) else plain(sigma) if sigma else "–"
+    null = (
+        "what survives them is in the part on wrong answers."
+        if settings.get("null")
+        else "this report has no such null (peaklens trace --null 99)."
+    )
     points = [
         "nHSIC takes the coordinates of two residual-stream vectors, one of the step and one of the answer's last "
         "token, as paired samples and measures how dependent they are. It is a similarity of coordinates; it is not "
         "mutual information in bits or nats, whatever the name MI peaks says.",
-        f"The kernel is Gaussian with sigma = {plain(sigma) if sigma else '–'} and the regularisation eps = "
+        f"The kernel is Gaussian with sigma = {bandwidth} and the regularisation eps = "
         f"{eps if eps is not None else '–'}{left_out}. The score is bounded by the effective rank of the kernel "
         "matrices, so scores under another sigma, or of models of another width or scale, are not comparable.",
         "It may see the kind of position rather than the answer: a step like the reference's last token (a full stop, "
         "say, or the end of a number) resembles it whatever the answer is. The control for that are the answers of "
-        "other problems; this report has no such null.",
+        f"other problems; {null}",
         "Peaks are a rule about outliers within one response and layer. Of any skewed distribution some steps are "
         "above the threshold.",
         f'Source: Qian et al. 2025, Demystifying Reasoning Dynamics with Mutual Information, <a href="{PAPER}" '
@@ -88,6 +94,10 @@ def command(one: Digest) -> tuple[str, str]:
     words += [(f"--{name.replace('_', '-')}", settings[name]) for name in flags if name in settings]
     words.append(("--layers", ",".join(map(str, settings.get("layers", one.layers)))))
     words.append(("--samples", len(settings.get("samples", (0,)))))
+    if probes := settings.get("probes"):
+        words.append(("--probes", ",".join(["nhsic", *probes])))
+    if null := settings.get("null"):
+        words += [(f"--{name.replace('_', '-')}", null[name]) for name in ("null", "null_match", "null_statistic")]
     size = _batch_size(one)
     if size:
         words.append(("--batch-size", size))

@@ -1,0 +1,173 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent}
+#   kernelspec: {name: python3, display_name: Python 3, language: python}
+# ---
+
+# %% [markdown]
+# # Is it information?
+#
+# A peak of nHSIC is called a mutual-information peak. But nHSIC compares the coordinates of two vectors: it is no
+# number of bits, and one problem alone can have none. Here the question is asked in five ways. Is the peak there at
+# another bandwidth? Is it more than a correlation? Would it be there against a wrong answer? Do the steps carry bits of
+# the answer, told by a probe that never saw the problem? And which errors would those bits allow?
+#
+# The model is the bundled `toy-reasoner`, where the truth is known. Nothing here is evidence about large models.
+
+# %%
+import os
+
+import pandas as pd
+import torch
+
+from analyses import views
+from analyses.problems import bundled_problems
+from analyses.toys.running import running_values
+from analyses.trajectory import Trajectory
+from interp import ResidualSites, decode, encode, load_model
+from probes import bandwidth_sweep, error_bounds, nhsic, pearson_r2, v_information
+from probes.nulls import null_scores, null_test
+
+views.load()
+
+# %%
+n = int(os.environ.get("PEAKLENS_NOTEBOOK_PROBLEMS", "40")) * 12
+model, problems = load_model("toy-reasoner"), bundled_problems(n)
+layer = 2
+record = ResidualSites(layers=[layer])
+questions = [problem.question for problem in problems]
+responses = decode(model, questions, max_new_tokens=120, record=record, batch_size=64)
+references = encode(model, [problem.solution for problem in problems], record=record, last_only=True)
+answers = torch.stack([reference.residuals["resid_post"][0, 0] for reference in references])
+steps, tokens = responses[0].residuals["resid_post"][0], responses[0].tokens
+print(" ".join(tokens), "\ngold answer:", problems[0].answer)
+
+# %% [markdown]
+# ## At another bandwidth?
+#
+# The kernel has a bandwidth, sigma. The authors search it between 50 and 400. The *median heuristic* takes the median
+# distance between a vector's coordinates instead. If peaks mean something they should not hang on this choice.
+
+# %%
+sweep = bandwidth_sweep(steps, answers[0])
+names = [str(sigma) for sigma in sweep.sigmas]
+print("peaks:", {name: int(peaks.sum()) for name, peaks in zip(names, sweep.is_peak, strict=True)})
+pd.DataFrame(sweep.jaccard.numpy(), names, names).round(2)
+
+# %% [markdown]
+# The table says how much two sets of peaks have in common (Jaccard: 1 is the same set, 0 is nothing in common).
+#
+# ## More than a correlation?
+#
+# With a wide kernel the score looks at the coordinates almost linearly. The plainest measure of that kind is Pearson's
+# r², which for two vectors is the same as linear CKA.
+
+# %%
+mi, r2 = nhsic(steps, answers[0]), pearson_r2(steps, answers[0])
+both = pd.DataFrame({"nHSIC": mi.numpy(), "r2": r2.numpy(), "token": tokens})
+print("rank correlation over steps:", round(both["nHSIC"].corr(both["r2"], method="spearman"), 2))
+views.trajectories(
+    [
+        Trajectory.of(responses[0], mi / mi.max(), [layer], problem="nHSIC, share of its largest"),
+        Trajectory.of(responses[0], r2 / r2.max(), [layer], problem="r², share of its largest"),
+    ]
+)
+
+# %% [markdown]
+# ## Against a wrong answer?
+#
+# Score the same steps against the answers of *other* problems. Those whose reference ends on the same token are the
+# fair ones: any others are beaten by whatever tells that token. A step counts if its score exceeds what 95 % of
+# the wrong answers reach *anywhere* in the response: then a chance find among many steps is accounted for.
+
+# %%
+same = [k for k, p in enumerate(problems) if p.answer == problems[0].answer and k > 0]
+other = [k for k, p in enumerate(problems) if p.answer != problems[0].answer]
+rows = []
+for kind, chosen in (("same last token", same), ("another last token", other)):
+    test = null_test(mi, null_scores(steps[None], answers[chosen][None])[0])
+    for step in Trajectory.of(responses[0], mi).is_peak[0].nonzero()[:, 0].tolist():
+        p = float(test.p_family[step])
+        rows.append({"null": kind, "K": len(chosen), "step": step, "token": tokens[step], "p": p})
+pd.DataFrame(rows).pivot(index=["step", "token"], columns=["null", "K"], values="p").round(3)
+
+# %% [markdown]
+# A peak with a large p in the first column would be there with a wrong answer too, as long as that ends on the same
+# token. `peaklens trace --null 99` does this for a whole run, with Holm's correction over layers.
+#
+# ## Bits of the answer?
+#
+# Many problems have a discrete answer. A probe that is trained on some of them and tells the answers of others from
+# the residual stream has *usable information*: how much shorter, in bits, its code for the answer is than without
+# looking. That is a lower bound on Shannon information, and it is comparable between steps.
+#
+# Line the responses up at their ends: the last token is `<eos>`, before it stand the stated answer and its full stop.
+
+# %%
+last = 14
+streams = torch.stack([r.residuals["resid_post"][0, -last:] for r in responses], dim=1)  # [place, problem, d_model]
+labels = torch.tensor([int(problem.answer) for problem in problems])
+bits = v_information(streams, labels)
+scores = torch.stack([nhsic(x, a) for x, a in zip(streams.transpose(0, 1), answers, strict=True)]).mean(0)
+table = pd.DataFrame({**bits.to_dict(), "nHSIC": scores.tolist()}, index=range(1 - last, 1))
+table.insert(0, "most often", [pd.Series([r.tokens[k] for r in responses]).mode()[0] for k in range(-last, 0)])
+table[["most often", "bits", "low", "high", "control_bits", "accuracy", "nHSIC"]].round(2)
+
+# %%
+shown = table.rename_axis("steps from the last").reset_index()
+views.lines(
+    shown, x="steps from the last", y="bits", low="low", high="high", reference=0, title="Usable bits of the answer"
+)
+
+# %%
+views.lines(shown, x="steps from the last", y="nHSIC", title="Mean nHSIC at the same steps")
+
+# %% [markdown]
+# Where bits rise, something that tells the answer has become readable. Where nHSIC rises and bits do not, the step
+# *resembles* the reference's last position. The column of controls is what the probe finds when labels are shuffled.
+#
+# ## Around a repair
+#
+# The toy writes a wrong digit, then `Wait`, then the right one. Which bits are there at each step about the value that
+# the operation should come to?
+
+# %%
+window, kept = range(-6, 4), []
+for r in responses:
+    at = next((k for k, token in enumerate(r.tokens) if token == "Wait"), None)
+    values = running_values(r.tokens)
+    if at is not None and at >= 6 and at + 3 < len(r) and values[at] is not None:
+        kept.append((r.residuals["resid_post"][0, [at + k for k in window]], values[at]))
+repair = v_information(torch.stack([x for x, _ in kept], dim=1), torch.tensor([value for _, value in kept]))
+around = pd.DataFrame({"steps from Wait": list(window), **repair.to_dict()})
+print(f"{len(kept)} repairs")
+views.lines(around, x="steps from Wait", y="bits", low="low", high="high", reference=0, title="Bits of the right value")
+
+# %% [markdown]
+# At -1 the wrong digit is about to be written, at 0 `Wait`, at +1 the right digit. The right value may well be readable
+# while the wrong one is written: then `Wait` does not find it, it *uses* it.
+#
+# ## Which errors would that allow?
+#
+# The paper's theorems bound the error of the best decoder of a representation. They need bits: a score of nHSIC is
+# refused. Since usable information is a lower bound, the upper bound on the error holds, and the lower one is a plug-in
+# estimate. Neither speaks of the answer that the model states.
+
+# %%
+rows = []
+for place, k in enumerate(range(1 - last, 1)):
+    bound = error_bounds(bits.at(place), entropy=float(bits.entropy[place]), n_answers=10)
+    rows.append({"from the last": k, "curve": "at most", "error": bound.upper})
+    rows.append({"from the last": k, "curve": "at least (plug-in)", "error": bound.lower})
+    rows.append({"from the last": k, "curve": "this probe", "error": 1 - float(bits.accuracy[place])})
+views.lines(pd.DataFrame(rows), x="from the last", y="error", by=["curve"], title="Errors of a decoder")
+
+# %% [markdown]
+# ## What to conclude
+#
+# - A peak of nHSIC says that a vector resembles the answer's vector. Whether it would resemble a wrong answer's, too,
+#   has to be asked, and on this toy it mostly would.
+# - Bits come from many problems and a probe. They say what can be read, not what the model reads.
+# - The prompt determines the answer, so Shannon information is there from the start: what grows is *usable*.
+# - The same for a whole study: `peaklens study information`, `bounds` and `overlap`.

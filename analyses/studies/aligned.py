@@ -1,0 +1,195 @@
+"""What studies of information share: residual streams at places that all responses have, and the labels to be told.
+
+1. Each response of the baseline is read once more, and its residual streams at the places (:mod:`analyses.places`) are
+   kept in the study's cells, with the answer's representation.
+2. ``layers(data)`` gives them back a layer at a time, ``[place, problem, d_model]``: memory holds one layer.
+3. ``targets(data)`` are the discrete labels: the gold answer, the answer the response states, and on the toys the
+   running value at each place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from analyses.grading import extract_answer
+from analyses.places import Place, places_of, steps_at
+from analyses.scheduler import Report
+from analyses.store import Cell, CellData
+from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData
+from interp.errors import InputError
+from interp.interventions.suppress import flat_ids
+from interp.models import BUNDLED
+
+__all__ = ["AlignedStudy", "Gathered", "Target", "label_answers", "present"]
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Target:
+    """Discrete labels, one a problem, or one a place and problem.
+
+    Attributes:
+        name: answer, stated or running.
+        labels: ``[problem]`` or ``[place, problem]``; -1 where there is none.
+        names: of the labels.
+        grouped: whether answers were too many and stand for their last digit.
+    """
+
+    name: str
+    labels: Int64[Tensor, "*place problem"]
+    names: tuple[str, ...]
+    grouped: bool
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """One layer of all responses at all places."""
+
+    layer: int
+    residuals: Float[Tensor, "place problem d_model"]
+    answers: Float[Tensor, "problem d_model"]
+
+
+@dataclass(frozen=True)
+class AlignedStudy(Study):
+    """A study of representations at places that all responses have.
+
+    Options:
+        align: relative (share of the response), end (steps before its last), event (around the k-th token of a kind).
+        points: places of relative; last: of end.
+        event_words: whose k-th token is an event; all thinking words unless given.
+        events: which k; window: steps before and after.
+        max_answers: with more different answers than this, their last digit is the label.
+    """
+
+    align: tuple[str, ...] = ("relative", "end", "event")
+    points: int = 11
+    last: int = 8
+    event_words: tuple[str, ...] = ()
+    events: tuple[int, ...] = (1,)
+    window: int = 4
+    max_answers: int = 12
+
+    condition: ClassVar[str] = "places"
+
+    @cached_property
+    def places(self) -> list[Place]:
+        return places_of(self.align, self.points, self.last, self.events, self.window)
+
+    def conditions(self, lab: Lab) -> Sequence[Condition]:
+        _ = self.places  # refuses bad options before anything is read
+        return [Condition(self.condition)]
+
+    def do(self, lab: Lab, condition: Condition, cells: Sequence[Cell], report: Report) -> list[CellContent]:
+        words = [word for word in self.event_words if word not in lab.words]
+        if words:
+            raise InputError(
+                f"study {self.name}",
+                expected=f"event_words among the thinking words {', '.join(lab.words)}",
+                received=", ".join(words),
+                remedy="Give them with --words.",
+            )
+        chosen = set(flat_ids({word: lab.words[word] for word in self.event_words or lab.words}))
+        layers = lab.baseline.settings["layers"]
+        found: list[CellContent] = []
+        for cell in cells:
+            data = lab.baseline.read(Cell(cell.problem, cell.sample))
+            ids = data.tensors["token_ids"]
+            steps = steps_at(self.places, len(ids), [at for at, token in enumerate(ids.tolist()) if token in chosen])
+            streams = lab.tracer.read_steps(data, sorted(layers))
+            index = torch.tensor(steps)
+            kept = streams[:, index.clamp(min=0)].cpu()
+            tensors = {
+                "residuals": kept,
+                "steps": index,
+                "answer": lab.tracer.answers(cell.problem, sorted(layers)).cpu(),
+            }
+            found.append((tensors, {"layers": sorted(layers)}))
+            report(len(ids))
+        return found
+
+    def responses_here(self, data: StudyData) -> list[Cell]:
+        """The cells there are, one a problem: samples of one problem are not independent."""
+        mine = set(data.lab.cells(self.condition))
+        return [cell for cell in data.run.cells(self.condition) if cell in mine and cell.sample == 0]
+
+    def steps(self, data: StudyData) -> Int64[Tensor, "place problem"]:
+        """The step of each place in each response, -1 where it has none."""
+        return torch.stack([data.run.read(cell).tensors["steps"] for cell in self.responses_here(data)], dim=1)
+
+    def layers(self, data: StudyData) -> Iterator[Gathered]:
+        """Residual streams by layer."""
+        cells = self.responses_here(data)
+        for row, layer in enumerate(sorted(data.lab.baseline.settings["layers"])):
+            kept = [data.run.read(cell).tensors for cell in cells]
+            residuals = torch.stack([tensors["residuals"][row].float() for tensors in kept], dim=1)
+            yield Gathered(layer, residuals, torch.stack([tensors["answer"][row].float() for tensors in kept]))
+
+    def targets(self, data: StudyData, steps: Int64[Tensor, "place problem"]) -> list[Target]:
+        """Labels to be told from representations.
+
+        Raises:
+            InputError: too many different answers, and no numbers.
+        """
+        cells = self.responses_here(data)
+        texts = [_baseline(data, cell).payload for cell in cells]
+        gold = [data.lab.problems[cell.problem].answer for cell in cells]
+        stated = [extract_answer(payload["text"]).text or "" for payload in texts]
+        found = [label_answers("answer", gold, self.max_answers), label_answers("stated", stated, self.max_answers)]
+        if data.lab.facts.name in BUNDLED:
+            from analyses.toys.running import running_values
+
+            running = torch.full(steps.shape, UNKNOWN)
+            for n, payload in enumerate(texts):
+                values = running_values(payload["tokens"])
+                for p, step in enumerate(steps[:, n].tolist()):
+                    value = values[step] if step >= 0 else None
+                    running[p, n] = UNKNOWN if value is None else value
+            found.append(Target("running", running, tuple("0123456789"), False))
+        return found
+
+
+def label_answers(name: str, answers: Sequence[str], most: int) -> Target:
+    """Answers as labels: each its own, or the last digit of a whole number where there are more than ``most``.
+
+    >>> label_answers("answer", ["4", "7", "4", ""], most=10).labels.tolist()
+    [0, 1, 0, -1]
+    >>> label_answers("answer", [str(n) for n in range(40)], most=10).labels.tolist()[:12]
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+
+    A problem without an answer, or whose answer is no whole number where digits are needed, has label -1.
+    """
+    known = Counter(answer for answer in answers if answer)
+    if len(known) <= most:
+        names = tuple(sorted(known))
+        place = {answer: k for k, answer in enumerate(names)}
+        return Target(name, torch.tensor([place.get(answer, UNKNOWN) for answer in answers]), names, False)
+    digits = [
+        answer.replace(",", "")[-1] if answer.replace(",", "").lstrip("-").isdecimal() else "" for answer in answers
+    ]
+    if sum(map(bool, digits)) < len(answers) / 2:
+        raise InputError(
+            "label answers",
+            expected=f"at most {most} different answers, or whole numbers, whose last digit is then the label",
+            received=f"{len(known)} different answers, {sum(map(bool, digits))} of {len(answers)} whole numbers",
+            remedy="Choose problems of one kind, or raise max_answers.",
+        )
+    return Target(name, torch.tensor([int(digit) if digit else UNKNOWN for digit in digits]), tuple("0123456789"), True)
+
+
+def _baseline(data: StudyData, cell: Cell) -> CellData:
+    return data.lab.baseline.read(Cell(cell.problem, cell.sample))
+
+
+def present(target: Target, steps: Int64[Tensor, "place problem"]) -> Bool[Tensor, "place problem"]:
+    """Where a response has both the place and a label."""
+    return (steps >= 0) & (target.labels >= 0)

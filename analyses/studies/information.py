@@ -1,0 +1,248 @@
+"""Is it information? Bits about the answer by layer and place, beside nHSIC at the very same steps.
+
+1. V-information: how much better a probe, trained on other problems, tells a label from the residual stream than from
+   nothing; in bits, with a bootstrap interval over problems and a control task of shuffled labels.
+2. Labels: the gold answer, the answer the response states, and on the toys the value being computed at that place.
+3. Beside it, across problems and after a stated reduction, the information between the stream and the answer's own
+   representation (Gaussian and nearest-neighbour, each with a control of shuffled problems), and mean nHSIC and the
+   share of peaks at these steps.
+
+Since the prompt determines the answer, Shannon information about it is there from the start: what grows along a
+response is *usable* information (Xu et al. 2020), that a probe of the family can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from analyses.studies.aligned import AlignedStudy, Gathered, Target, present
+from analyses.studies.base import StudyData
+from probes.information import gaussian_mi, ksg_mi, reduce_dimensions
+from probes.vinformation import v_information
+
+if TYPE_CHECKING:
+    import pandas
+
+    from analyses.views.view import View
+
+__all__ = ["Information"]
+
+
+@dataclass(frozen=True)
+class Information(AlignedStudy):
+    """V-information of labels in residual streams, by layer and place.
+
+    Options, beside those of :class:`analyses.studies.aligned.AlignedStudy`:
+        probes: linear, mlp.
+        folds: of the cross-fitting; seed: of folds, bootstrap and shuffled labels.
+        reduce: principal components kept of stream and answer for the estimators of continuous information.
+    """
+
+    name: ClassVar[str] = "information"
+    title: ClassVar[str] = "Bits about the answer, by layer and place"
+    source: ClassVar[str] = "goes beyond the paper: whether peaks carry information; V-information after Xu et al. 2020"
+
+    probes: tuple[str, ...] = ("linear",)
+    folds: int = 5
+    reduce: int = 2
+    seed: int = 0
+
+    def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
+        import pandas as pd
+
+        steps = self.steps(data)
+        targets = self.targets(data, steps)
+        scores = _scores(self, data, steps)
+        rows: list[dict[str, Any]] = []
+        continuous: list[dict[str, Any]] = []
+        for gathered in self.layers(data):
+            for target in targets:
+                rows += self._bits(gathered, target, steps)
+            continuous += self._continuous(gathered, steps)
+        keys = ["layer", "alignment", "event", "at"]
+        table = pd.DataFrame(rows).merge(scores, on=keys, how="left")
+        beside = pd.DataFrame(continuous).merge(scores, on=keys, how="left")
+        return {
+            "information": table,
+            "information_continuous": beside,
+            "information_onsets": _onsets(table),
+            "information_and_nhsic": _agreement(table),
+        }
+
+    def _bits(self, gathered: Gathered, target: Target, steps: torch.Tensor) -> Iterator[dict[str, Any]]:
+        here = present(target, steps)
+        labels = target.labels.expand_as(here).clamp(min=0)
+        for probe in self.probes:
+            found = v_information(
+                gathered.residuals, labels, valid=here, probe=probe, folds=self.folds, seed=self.seed,
+                n_classes=len(target.names),
+            )  # fmt: skip
+            columns = found.to_dict()
+            for k, place in enumerate(self.places):
+                yield {
+                    "layer": gathered.layer, "alignment": place.alignment, "event": place.event, "at": place.at,
+                    "target": target.name, "last_digit": target.grouped, "probe": probe,
+                    **{name: values[k] for name, values in columns.items()},
+                }  # fmt: skip
+
+    def _continuous(self, gathered: Gathered, steps: torch.Tensor) -> Iterator[dict[str, Any]]:
+        dice = torch.Generator().manual_seed(self.seed)
+        for k, place in enumerate(self.places):
+            here = steps[k] >= 0
+            row: dict[str, Any] = {
+                "layer": gathered.layer, "alignment": place.alignment, "event": place.event, "at": place.at,
+                "components": self.reduce, "n": int(here.sum()),
+            }  # fmt: skip
+            x, y = (_reduced(some[here], self.reduce) for some in (gathered.residuals[k], gathered.answers))
+            shuffled = None if y is None else y[torch.randperm(len(y), generator=dice)]
+            for name, estimate in (("gaussian", partial(gaussian_mi, corrected=True)), ("ksg", ksg_mi)):
+                for column, other in ((f"{name}_bits", y), (f"{name}_control", shuffled)):
+                    row[column] = float("nan") if x is None or other is None else float(estimate(x, other))
+            yield row
+
+    def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
+        from analyses.views.curves import lines
+
+        table = tables["information"]
+        layers = _few(sorted(table["layer"].unique()))
+        found = []
+        for key, part in table.groupby(["alignment", "event", "target"], sort=False):
+            alignment, event, target = str(key[0]), int(str(key[1])), str(key[2])
+            shown = part[part["layer"].isin(layers) & (part["probe"] == self.probes[0])]
+            if shown["bits"].notna().any():
+                found.append(
+                    lines(shown, x="at", y="bits", low="low", high="high", by=["layer"], reference=0.0,
+                          title=f"Usable bits about {_LABELS[target]}, {_where(alignment, event)}")
+                )  # fmt: skip
+        # The places around an event first: where a jump would be seen.
+        return sorted(found, key=lambda view: ("token of the kind" not in view.title, "computed" not in view.title))
+
+    def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
+        table, said = tables["information"], []
+        for row in tables["information_onsets"].to_dict("records"):
+            if row["layer"] != table["layer"].max() or row["jump_at"] != row["jump_at"]:
+                continue
+            said.append(
+                f"{_LABELS[row['target']]}, {_where(row['alignment'], row['event'])}, last layer: the largest rise is "
+                f"to {row['jump_at']:g}, from {row['before']:.2f} [{row['before_low']:.2f}, {row['before_high']:.2f}] "
+                f"to {row['after']:.2f} [{row['after_low']:.2f}, {row['after_high']:.2f}] bits of "
+                f"{row['entropy']:.2f}, n = {row['n']:.0f}."
+            )
+        for row in tables["information_and_nhsic"].to_dict("records"):
+            if row["layer"] == table["layer"].max() and row["spearman"] == row["spearman"]:
+                said.append(
+                    f"Last layer, {row['places']} places ({row['alignment']}): rank correlation of bits about "
+                    f"{_LABELS[row['target']]} with mean nHSIC {row['spearman']:+.2f}, with the share of peaks "
+                    f"{row['spearman_peaks']:+.2f}."
+                )
+        control = table["control_bits"].dropna()
+        said.append(
+            f"Shuffled labels give {control.mean():+.3f} bits on average, at most {control.max():.3f} "
+            f"({len(control)} probes). Bits are a lower bound on Shannon information; what grows along a response is "
+            "information that a probe can use, since the prompt determines the answer."
+        )
+        return said
+
+
+_LABELS = {"answer": "the gold answer", "stated": "the stated answer", "running": "the value being computed"}
+
+
+def _where(alignment: str, event: int) -> str:
+    return {
+        "relative": "by share of the response",
+        "end": "by steps from its last",
+        "event": f"by steps from token {event} of the kind",
+    }[alignment]
+
+
+def _reduced(x: Float[Tensor, "problem d_model"], keep: int) -> Float64[Tensor, "problem kept"] | None:
+    """The first principal components; None where problems are too few or too alike for continuous estimators."""
+    if len(x) < 10 * keep + 10 or len(torch.unique(x, dim=0)) < len(x):
+        return None
+    reduced = reduce_dimensions(x.double(), keep)
+    spread = reduced.std(dim=0)
+    return reduced if bool((spread > 1e-6 * spread.max()).all()) else None
+
+
+def _few(layers: list[Any], most: int = 5) -> list[Any]:
+    if len(layers) <= most:
+        return layers
+    return [layers[round(k * (len(layers) - 1) / (most - 1))] for k in range(most)]
+
+
+def _scores(study: AlignedStudy, data: StudyData, steps: torch.Tensor) -> pandas.DataFrame:
+    """Mean nHSIC and share of peaks at each place and layer, over the responses that have the place."""
+    import pandas as pd
+
+    cells = study.responses_here(data)
+    where = pd.DataFrame(
+        [
+            {"problem": cell.problem, "sample": cell.sample, "step": step, "place": k}
+            for n, cell in enumerate(cells)
+            for k, step in enumerate(steps[:, n].tolist())
+            if step >= 0
+        ]
+    )
+    mi = data.of_these(data.lab.baseline.mi)[["problem", "sample", "layer", "step", "mi", "is_peak"]]
+    mi = mi.astype({"problem": str})
+    means = (
+        where.merge(mi, on=["problem", "sample", "step"])
+        .groupby(["layer", "place"], as_index=False)[["mi", "is_peak"]]
+        .mean()
+    )
+    names = pd.DataFrame(
+        [
+            {"place": k, "alignment": place.alignment, "event": place.event, "at": place.at}
+            for k, place in enumerate(study.places)
+        ]
+    )
+    return means.merge(names, on="place").rename(columns={"mi": "nhsic", "is_peak": "peak_share"}).drop(columns="place")
+
+
+def _onsets(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The largest rise between neighbouring places, for each layer, alignment, label and probe."""
+    import pandas as pd
+
+    rows = []
+    keys = ["layer", "alignment", "event", "target", "probe"]
+    for key, part in table.groupby(keys, sort=False):
+        part = part.sort_values("at").reset_index(drop=True)
+        rise = part["bits"].diff()
+        row: dict[str, Any] = dict(zip(keys, key, strict=True))
+        known = part[part["low"] > 0]
+        row["first_above_0"] = float(known["at"].iloc[0]) if len(known) else float("nan")
+        if rise.notna().any() and float(rise.max()) > 0:
+            at = int(np.nanargmax(rise.to_numpy(dtype=float)))
+            row["jump_at"] = float(part["at"][at])
+            for name, k in (("before", at - 1), ("after", at)):
+                row |= {name: part["bits"][k], f"{name}_low": part["low"][k], f"{name}_high": part["high"][k]}
+            row |= {"entropy": part["entropy"][at], "n": part["n"][at]}
+        else:
+            row["jump_at"] = float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _agreement(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Whether places with more bits have more nHSIC, or more peaks: rank correlation over places, by layer."""
+    import pandas as pd
+
+    rows = []
+    keys = ["layer", "alignment", "target", "probe"]
+    for key, part in table.groupby(keys, sort=False):
+        part = part.dropna(subset=["bits", "nhsic"])
+        row: dict[str, Any] = dict(zip(keys, key, strict=True))
+        row["places"] = len(part)
+        for name, column in (("spearman", "nhsic"), ("spearman_peaks", "peak_share")):
+            varied = len(part) >= 4 and part[column].nunique() > 1 and part["bits"].nunique() > 1
+            row[name] = float(part["bits"].corr(part[column], method="spearman")) if varied else float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows)

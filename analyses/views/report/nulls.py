@@ -1,0 +1,127 @@
+"""Which peaks would be there against a wrong answer, and in which block predictions settle; where a run was asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from analyses.stats import bootstrap_interval, wilson
+from analyses.views.report.digest import Digest
+from analyses.views.report.text import cell, escaped, percent, plain, scrolling, several, token_code
+from interp.html import visible
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["depth", "has_depth", "has_null", "survivors"]
+
+_LISTED = 40  # surviving peaks that the page lists
+_FEWEST = 3  # responses for an interval
+
+
+def has_null(one: Digest) -> bool:
+    return bool(one.run.settings.get("null")) and "n_significant" in one.statistics.columns
+
+
+def has_depth(one: Digest) -> bool:
+    return "dtr" in one.run.settings.get("probes", ()) and "steps.parquet" in one.run.tables
+
+
+def survivors(one: Digest) -> str:
+    """Peaks by layer, those that survive the null, and which they are."""
+    null, layers = one.run.settings["null"], len(one.layers)
+    matched = null["null_match"] == "last_token"
+    kind = "that end on the same token, as far as there are so many" if matched else "of any kind"
+    said = (
+        f"<p>Each response was scored against <b>{null['null']} wrong answers</b>: those of other problems, {kind}. A "
+        "peak survives if the true answer scores higher there than the wrong answers do anywhere in the response "
+        f"(the maximum over steps), with Holm's correction over {several(layers, 'layer')}, at a familywise rate of "
+        "5 % for each response. The floor is what random vectors of the answer's norm reach in one response out of "
+        "twenty.</p>"
+    )
+    if layers / (null["null"] + 1) > 0.05:
+        said += (
+            f'<p class="rp-note"><strong>Nothing can survive here:</strong> with {several(layers, "layer")} the '
+            f"smallest p is {layers / (null['null'] + 1):.2g}. Take more wrong answers or fewer layers.</p>"
+        )
+    head = "".join(
+        f'<th scope="col" class="pl-n">{name}</th>'
+        for name in ("peaks", "survive", "share", "responses with one", "floor")
+    )
+    body = ""
+    for layer, part in one.statistics.groupby("layer"):
+        peaks, kept = int(part["n_peaks"].sum()), int(part["n_significant"].sum())
+        having, of = int((part["n_significant"] > 0).sum()), len(part)
+        share = wilson(having, of)
+        told = f"{having} of {of} [{percent(share.low)}, {percent(share.high)}]"
+        floor = float(part["null_floor"].mean())
+        body += (
+            f'<tr><th scope="row">{layer}</th>{cell(peaks, plain(peaks))}{cell(kept, plain(kept))}'
+            f"{cell(kept / peaks if peaks else float('nan'), percent(kept / peaks) if peaks else '–')}"
+            f"{cell(having / of, told)}{cell(floor, plain(floor, 3))}</tr>"
+        )
+    table = scrolling(
+        '<table class="pl-table rp-nulls"><caption>Peaks that survive wrong answers, by layer; in brackets Wilson, '
+        f'95 %</caption><thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table>',
+        "Peaks that survive, by layer",
+    )
+    return f"{said}{table}{_list(one)}"
+
+
+def _list(one: Digest) -> str:
+    found = _surviving(one)
+    if found.empty:
+        return "<p>No peak survives.</p>"
+    rows = "".join(
+        f'<tr><th scope="row">{escaped(visible(str(row["problem"]))[:60])}</th><td class="pl-n">{row["layer"]}</td>'
+        f'<td class="pl-n">{row["step"]}</td><td>{token_code(str(row["token"]))}</td>'
+        f"{cell(row['mi'], plain(row['mi'], 4))}{cell(row['null_mean'], plain(row['null_mean'], 4))}"
+        f"{cell(row['p_holm'], plain(row['p_holm'], 2))}</tr>"
+        for row in found.head(_LISTED).to_dict("records")
+    )
+    head = "".join(
+        f'<th scope="col"{extra}>{name}</th>'
+        for name, extra in (
+            ("problem", ""), ("layer", ' class="pl-n"'), ("step", ' class="pl-n"'), ("token", ""),
+            ("nHSIC", ' class="pl-n"'), ("mean of wrong answers", ' class="pl-n"'), ("p (Holm)", ' class="pl-n"'),
+        )
+    )  # fmt: skip
+    caption = f"Surviving peaks{f', the first {_LISTED} of {len(found)}' if len(found) > _LISTED else ''}"
+    return scrolling(
+        f'<table class="pl-table"><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
+        "</table>",
+        "Surviving peaks",
+    )
+
+
+def _surviving(one: Digest) -> pandas.DataFrame:
+    """Rows of mi.parquet that are peaks and survive; read by filter, so that the table need not fit into memory."""
+    import pyarrow.parquet
+
+    columns = ["problem", "layer", "step", "token", "mi", "null_mean", "p_holm"]
+    wanted = [("is_peak", "=", True), ("is_significant", "=", True)]
+    rows = pyarrow.parquet.read_table(one.run.path / "mi.parquet", columns=columns, filters=wanted).to_pandas()
+    return rows.sort_values(["layer", "p_holm", "mi"], ascending=[False, True, False], kind="stable")
+
+
+def depth(one: Digest) -> str:
+    """The deep-thinking ratio of responses, and the tokens that are most often deep."""
+    steps = one.run.steps.dropna(subset=["is_deep"]).astype({"problem": str, "token": str})
+    if steps.empty:
+        return "<p>No response was asked for its depth yet.</p>"
+    deep = steps["is_deep"].astype(bool)
+    ratio = deep.groupby([steps["problem"], steps["sample"]]).mean()
+    interval = ""
+    if len(ratio) >= _FEWEST:
+        found = bootstrap_interval(ratio.to_numpy(), clusters=ratio.index.get_level_values(0).to_numpy())
+        interval = f" [{percent(found.low)}, {percent(found.high)}], bootstrap over problems"
+    counts = steps.assign(deep=deep).groupby("token", observed=True)["deep"].agg(["sum", "count"])
+    counts = counts[counts["count"] >= 5].sort_values("sum", ascending=False).head(12)
+    listed = ", ".join(
+        f"{token_code(str(token))} {int(row['sum'])} of {int(row['count'])}" for token, row in counts.iterrows()
+    )
+    return (
+        f"<p>A token is deep when the prediction, read through the final norm and unembedding, settles only in the "
+        "last blocks (Jensen-Shannon divergence to the last block's at most 0.5 bits from 85 % of the depth on). The "
+        f"deep-thinking ratio is <b>{percent(float(ratio.mean()))}</b> of a response's tokens on average{interval}, "
+        f"{several(len(ratio), 'response')}. Most often deep: {listed or 'none'}.</p>"
+    )
