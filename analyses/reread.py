@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -70,7 +70,7 @@ class Probing:
     probes: tuple[str, ...] = ("nhsic",)
     null: int = 0
     null_match: str = "last_token"
-    null_statistic: Literal["score", "standardised"] = "score"
+    null_statistic: str = "score"
     null_seed: int = 0
 
     def __post_init__(self) -> None:

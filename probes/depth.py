@@ -84,7 +84,7 @@ def settling_depth(
     all_divergence = torch.cat(divergence, dim=1)
     # The minimum up to l is at most g from the first D_l that is; the last D is 0, so there always is one.
     depth = (all_divergence <= g).int().argmax(dim=0) + 1
-    # Rounded, because 0.1 * 30 is a little more than 3 and must not become 4.
+    # Rounded, because 0.28 * 25 is a little more than 7 and must not become 8.
     is_deep = depth >= math.ceil(round(rho * n_layers, 9))
     return Depth(all_divergence, torch.cat(entropy, dim=1), depth, is_deep, int(is_deep.sum()) / n_steps)
 

@@ -88,7 +88,7 @@ def test_what_comes_out_tells_nothing_of_the_machine(built: Path, name: str) -> 
     assert root not in (built / f"{name}.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "least"), [(NAMES[0], 7), (NAMES[1], 8), (NAMES[2], 6)])
+@pytest.mark.parametrize(("name", "least"), [(NAMES[0], 7), (NAMES[1], 8), (NAMES[2], 5), (NAMES[3], 6)])
 def test_picture_cells_show_pictures(built: Path, name: str, least: int) -> None:
     code = [cell for cell in outputs(built, name).cells if cell.cell_type == "code"]
     pictures = [cell for cell in code if PICTURE.search(cell.source)]
@@ -148,9 +148,21 @@ def test_the_accuracies_are_those_of_plain_hugging_face(built: Path) -> None:
         assert counted[name] == pytest.approx(right / 8, abs=0.006), name
 
 
-def test_the_third_keeps_its_report_beside_it(built: Path) -> None:
+def test_bits_rise_where_the_answer_is_computed_and_nhsic_does_not_say_so(built: Path) -> None:
+    text = printed(built, NAMES[2])
+    assert 0 < float(re.findall(r"rank correlation over steps: (\S+)", text)[0]) < 1
+    notebook = outputs(built, NAMES[2])
+    table = next(shown(c) for c in notebook.cells if c.cell_type == "code" and "streams = torch.stack" in c.source)
+    rows = re.findall(r"^ *(-?\d+) +(\S+) +(-?\d\.\d+) .* (\d+\.\d+)$", table, re.MULTILINE)
+    bits, nhsic = ({int(row[0]): float(row[k]) for row in rows} for k in (2, 3))
+    assert bits[-2] > 0.8 > 0.2 > abs(bits[-8]), "the stated answer's place against one before it was computed"
+    assert nhsic[-1] > 5 * nhsic[-2], "nHSIC is high at the full stop after it"
+    assert int(re.findall(r"(\d+) repairs", text)[0]) >= 40
+
+
+def test_the_last_keeps_its_report_beside_it(built: Path) -> None:
     assert (built / "my_report.html").stat().st_size > 100_000
-    assert 'href="my_report.html"' in (built / f"{NAMES[2]}.html").read_text(encoding="utf-8")
+    assert 'href="my_report.html"' in (built / f"{NAMES[3]}.html").read_text(encoding="utf-8")
     assert sorted(p.name for p in built.iterdir()) == sorted(
         ["my_report.html", *(f"{name}.{kind}" for name in NAMES for kind in ("html", "ipynb"))]
     )
@@ -178,7 +190,8 @@ EXPECTED = {
         "accuracy",
         "gained",
     ),
-    NAMES[2]: ("Your own model", "toy-reasoner: 3 layers of width 128", "Two probes on one response", "my_report.html"),
+    NAMES[2]: ("Is it information?", "same last token", "Usable bits of the answer", "Bits of the right value"),
+    NAMES[3]: ("Your own model", "toy-reasoner: 3 layers of width 128", "Two probes on one response", "my_report.html"),
 }
 
 

@@ -60,6 +60,24 @@ def test_median_distance_keeps_its_digits_beside_offsets_and_huge_coordinates(of
     assert float(median_distance(x)) == literal(x)
 
 
+def test_median_distance_counts_exactly_where_sums_round():
+    # Beside 1e15 coordinates lie on a grid of 1/8, to which sums are rounded up or down past a neighbour's distance.
+    for seed in range(40):
+        fine = torch.rand(9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        x = torch.cat([fine, 1e15 + fine])
+        for part in (x, x[3:], x[:14]):
+            near = torch.cat([part, 1e15 + fine[:5] / 2])
+            for v in (part, near):
+                assert float(median_distance(v)) == pytest.approx(literal(v), rel=3e-16, abs=0)
+
+
+def test_median_bandwidth_takes_the_offset_out_before_it_divides():
+    x, y = torch.randint(-99, 99, (2, 30), generator=torch.Generator().manual_seed(0)).double()
+    score = nhsic(x[None], y, sigma="median")
+    fine = nhsic(x[None] * 2.0**-40 + 1000.0, y, sigma="median")  # exact in float64
+    torch.testing.assert_close(fine, score, rtol=1e-9, atol=0)
+
+
 def test_median_distance_shapes_memory_and_range():
     x = vectors(3, 4, 50, seed=0)
     whole = median_distance(x)

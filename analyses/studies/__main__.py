@@ -25,8 +25,13 @@ ROWS = 25  # of a table that the page shows
 OPTIONS: dict[str, dict[str, str]] = {
     "suppress": {"counts": "1,2,3,5", "draws": "5"},
     "scale": {"budgets": "80,160,240"},
+    "information": {"event_words": "Wait,Hmm", "window": "6"},
+    "overlap": {"draws": "1000"},
 }
 """What differs from a study's defaults: the toys have five thinking words and short responses."""
+MANY = {"information": 1200, "bounds": 1200}
+"""Probes have to learn ten digits from other problems: these studies take more of them."""
+FULL = 320  # problems of the page; with fewer no study takes more
 MAX_NEW_TOKENS = 160
 
 
@@ -35,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analyses.studies", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder of the runs")
     parser.add_argument("--results", type=Path, help="Markdown file to write; pictures go into a folder beside it")
-    parser.add_argument("--n", type=int, default=320, help="problems")
+    parser.add_argument("--n", type=int, default=FULL, help="problems")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--only", action="append", choices=STUDIES, help="some studies")
     options = parser.parse_args(arguments)
@@ -44,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.only or STUDIES:
             results.append(
                 run_study(
-                    make_study(name, OPTIONS.get(name, {})), "toy-reasoner", out=options.out / name, n=options.n,
+                    make_study(name, OPTIONS.get(name, {})), "toy-reasoner", out=options.out / name,
+                    n=_problems(name, options.n),
                     batch_size=64, workers=options.workers, max_new_tokens=MAX_NEW_TOKENS, watch=watch,
                 )
             )  # fmt: skip
@@ -73,13 +79,17 @@ def results_page(results: Sequence[StudyResult], n: int, pictures: str) -> str:
         parts += [
             f"## {result.study.title}",
             f"{result.study.source}. Command:",
-            f"```\npeaklens study {name} --n {n} --batch-size 64 --max-new-tokens {MAX_NEW_TOKENS}{given}\n```",
+            f"```\npeaklens study {name} --n {_problems(name, n)} --batch-size 64 --max-new-tokens {MAX_NEW_TOKENS}{given}\n```",
             "\n".join(f"- {reading}" for reading in result.readings),
         ]
         if result.figures:
             parts.append(f"![{_one_line(result.figures[0].alt)}]({pictures}/{name}.png)")
         parts.append(_markdown(result.table))
     return "\n\n".join(parts) + "\n"
+
+
+def _problems(name: str, n: int) -> int:
+    return max(n, MANY.get(name, n)) if n >= FULL else n
 
 
 def _one_line(text: str) -> str:
