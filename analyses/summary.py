@@ -13,7 +13,7 @@ from analyses.derive import SIGNIFICANT
 from analyses.store import Run
 from interp.decoding import ProgressBar
 from interp.models import ModelEntry
-from probes.nulls import nulls_needed
+from probes.nulls import nulls_needed, smallest_p
 
 __all__ = ["clean_token", "marked_tokens", "null_sentence", "progress_bar", "show", "show_models", "summary"]
 
@@ -50,7 +50,7 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
         survive = peaks.groupby("layer")[["n_peaks", "n_significant"]].sum()
         facts["null"] = {
             "wrong_answers": null["null"],
-            "smallest_p": survive.shape[0] / (null["null"] + 1),
+            "smallest_p": smallest_p(null["null"], len(survive)),
             "peaks": dict(zip(map(int, survive.index), map(int, survive["n_peaks"]), strict=True)),
             "survive": dict(zip(map(int, survive.index), map(int, survive["n_significant"]), strict=True)),
         }

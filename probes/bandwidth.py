@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import torch
 from jaxtyping import Bool, Float64
@@ -27,6 +26,8 @@ from probes.lowrank import DEFAULT_MAX_BYTES
 from probes.peaks import tukey_peaks
 
 __all__ = ["BandwidthSweep", "bandwidth_sweep", "median_distance", "no_bandwidth", "rescaled"]
+
+_MOST_TURNS = 10_000  # halving every fifth time closes any bracket of float64 sooner
 
 # A chunk of sorted vectors and its temporaries stay in a core's cache up to about this many float64.
 _CACHE_ELEMENTS = 2**15
@@ -77,7 +78,7 @@ def _medians(x: Tensor) -> Tensor:
     low, high = torch.zeros_like(out), x[:, -1] - x[:, 0]
     below, up_to = torch.zeros_like(out), torch.full_like(out, pairs)  # counts strictly below low, and up to high
     t = _first_guess(x)
-    for turn in count():  # some 10 to 15 turns; the halvings alone would close any bracket
+    for turn in range(_MOST_TURNS):  # some 10 to 15 turns; the halvings alone would close any bracket
         t = torch.minimum(torch.maximum(t, low), high)
         reached, largest, smallest = _count(x, t)
         enough = reached >= k
@@ -106,7 +107,7 @@ def _medians(x: Tensor) -> Tensor:
             aim = k - below + inside.sqrt() * (0.5 if turn % 2 else -0.5)
             t = low + (high - low) * (aim / inside).clamp(0.0, 1.0)
         t = torch.where(t >= high, low, t)  # a count at the high end would tell nothing
-    raise AssertionError("count() does not end")
+    raise RuntimeError(f"median_distance: a bracket did not close in {_MOST_TURNS} turns")
 
 
 def _first_guess(x: Tensor) -> Tensor:

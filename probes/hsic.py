@@ -123,6 +123,9 @@ def _dense_bandwidth(x: Tensor, name: str, sigma: str) -> float:
     return median_multiple("nhsic_dense", sigma) * bandwidth or 1.0
 
 
+_MANY = 4  # answers from which on the other order of products is faster
+
+
 @dataclass(frozen=True)
 class AnswerFactor:
     """Answers ready to be scored against: A_y^-1 P_y per answer, zero-padded to one rank. Made by `factor_answers`.
@@ -236,7 +239,7 @@ def nhsic_with(
                 # The product with many answers at once is what grows: keep it within the budget too.
                 group = max(1, max_bytes // (16 * count * max(1, p.shape[1] * factor.whitened.shape[1])))
                 for cells in cells_of[source].split(group):
-                    scores = _contract(p[part], cholesky[part], factor.whitened[answer_of[cells].to(device)])
+                    scores = _contract(p[part], cholesky[part], _taken(factor.whitened, answer_of[cells]))
                     out[cells.to(device)[:, None], rows[part] % n_steps] = scores.T
     return out.reshape(*lead, n_steps)
 
@@ -250,6 +253,11 @@ def _ridge_cholesky(p: Tensor, eps: float | int) -> Tensor:
 def _contract(p: Tensor, cholesky: Tensor, whitened: Tensor) -> Tensor:
     """[row, answer] squared Frobenius norms of A_x^-1 P_x (A_y^-1 P_y)^T: never negative, whatever the rounding."""
     n, rank, d = p.shape
+    if len(whitened) > _MANY:
+        # Whitening the step before the product spares one triangular solve an answer, and a copy of the product.
+        step = torch.linalg.solve_triangular(cholesky, p, upper=False)
+        cross = step.reshape(n * rank, d) @ whitened.reshape(-1, d).T
+        return cross.square_().reshape(n, rank, *whitened.shape[:2]).sum(dim=(1, 3))
     # The wide factor on the right: up to twice as fast as the other way round on CPU.
     cross = (
         (whitened.reshape(-1, d) @ p.reshape(n * rank, d).T)
@@ -258,6 +266,14 @@ def _contract(p: Tensor, cholesky: Tensor, whitened: Tensor) -> Tensor:
     )
     cross = torch.linalg.solve_triangular(cholesky, cross, upper=False)
     return cross.square_().sum(dim=1).reshape(n, *whitened.shape[:2]).sum(dim=-1)
+
+
+def _taken(whitened: Tensor, answers: Tensor) -> Tensor:
+    """Some answers' factors; without a copy where they follow one another, as all of them do for a null."""
+    first, count = int(answers[0]), len(answers)
+    if bool((answers == torch.arange(first, first + count)).all()):
+        return whitened[first : first + count]
+    return whitened[answers.to(whitened.device)]
 
 
 def kept_coordinates(answers: Tensor, drop_top: int) -> Tensor:

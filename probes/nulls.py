@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float64
@@ -120,7 +119,7 @@ class NullTest:
     z: Float64[Tensor, "*lead step"]
 
 
-def null_test(observed: Tensor, null: Tensor, statistic: Literal["score", "standardised"] = "score") -> NullTest:
+def null_test(observed: Tensor, null: Tensor, statistic: str = "score") -> NullTest:
     """Which of the `observed [*lead, step]` scores exceed what the K answers of `null [*lead, null, step]` give.
 
     >>> null = torch.rand(99, 6, generator=torch.Generator().manual_seed(0))

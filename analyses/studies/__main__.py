@@ -1,13 +1,16 @@
 """All studies on the toys, and a page of their results: ``python -m analyses.studies`` (``make studies``).
 
 What the toys are for is in their cards: they have planted mechanisms, so that the tool can be checked. They are no
-evidence about large models.
+evidence about large models. With ``--model`` and ``--problems`` the same page is made of a model of your own; the
+studies that need planted mechanisms or many problems are then left to ``--only``.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +22,51 @@ from analyses.studies.run import StudyResult, run_study
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["OPTIONS", "main", "results_page"]
+__all__ = ["ENTRIES", "Entry", "main", "results_page"]
 
 ROWS = 25  # of a table that the page shows
-OPTIONS: dict[str, dict[str, str]] = {
-    "suppress": {"counts": "1,2,3,5", "draws": "5"},
-    "scale": {"budgets": "80,160,240"},
-    "information": {"event_words": "Wait,Hmm", "window": "6"},
-    "overlap": {"draws": "1000"},
-}
-"""What differs from a study's defaults: the toys have five thinking words and short responses."""
-MANY = {"information": 1200, "bounds": 1200}
-"""Probes have to learn ten digits from other problems: these studies take more of them."""
-FULL = 320  # problems of the page; with fewer no study takes more
-MAX_NEW_TOKENS = 160
+TOY = "toy-reasoner"
+FULL = 320  # problems of the toys' page; with fewer, no study takes more
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a study on the page.
+
+    Attributes:
+        study: its name.
+        options: of the study, on the toys, where they differ from its defaults.
+        part: tells runs of one study apart.
+        least: problems it needs: probes have to learn ten digits from other problems.
+        sampling: settings of the responses.
+    """
+
+    study: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    part: str = ""
+    least: int = 0
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.study}-{self.part}" if self.part else self.study
+
+
+ENTRIES = (
+    Entry("trajectories"),
+    Entry("compare"),
+    Entry("tokens"),
+    # The toys have five thinking words and short responses.
+    Entry("suppress", {"counts": "1,2,3,5", "draws": "5"}),
+    Entry("recycle"),
+    Entry("scale", {"budgets": "80,160,240"}),
+    Entry("ablate"),
+    Entry("correctness"),
+    Entry("information", {"event_words": "Wait", "window": "8"}, least=1200),
+    Entry("information", {"align": "event", "event_words": "Hmm", "window": "16"}, part="hmm", least=1200),
+    Entry("bounds", least=1200),
+    Entry("overlap", {"draws": "1000"}, sampling={"temperature": 1.0, "samples": 3}),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,56 +74,99 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analyses.studies", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder of the runs")
     parser.add_argument("--results", type=Path, help="Markdown file to write; pictures go into a folder beside it")
+    parser.add_argument("--model", default=TOY, help="as for peaklens study")
+    parser.add_argument("--problems", type=Path, help="as for peaklens study; toys have bundled problems")
+    parser.add_argument("--prompt", default="raw", choices=("raw", "chat"))
     parser.add_argument("--n", type=int, default=FULL, help="problems")
+    parser.add_argument("--max-new-tokens", type=int, default=160)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--only", action="append", choices=STUDIES, help="some studies")
-    options = parser.parse_args(arguments)
-    results = []
+    parser.add_argument("--set", action="append", default=[], help="an option of a study, as study.option=value")
+    given = parser.parse_args(arguments)
+    results: list[tuple[Entry, list[str], StudyResult]] = []
     with RichWatch() as watch:
-        for name in options.only or STUDIES:
-            results.append(
-                run_study(
-                    make_study(name, OPTIONS.get(name, {})), "toy-reasoner", out=options.out / name,
-                    n=_problems(name, options.n),
-                    batch_size=64, workers=options.workers, max_new_tokens=MAX_NEW_TOKENS, watch=watch,
-                )
+        for entry in ENTRIES:
+            if entry.study not in (given.only or STUDIES) or (entry.part and given.model != TOY):
+                continue
+            options = _options(entry, given)
+            n = max(given.n, entry.least) if given.n >= FULL and given.model == TOY else given.n
+            sampling = entry.sampling if given.model == TOY else {}
+            command = _command(entry, given, n, sampling, options)
+            result = run_study(
+                make_study(entry.study, options), given.model, given.problems, given.out / entry.name, n=n,
+                batch_size=given.batch_size, workers=given.workers, max_new_tokens=given.max_new_tokens,
+                prompt=given.prompt, watch=watch, **sampling,
             )  # fmt: skip
-    for result in results:
+            results.append((entry, command, result))
+    for _, _, result in results:
         print(f"\n{result.study.title}")
         for reading in result.readings:
             print(f"- {reading}")
-    if options.results:
-        pictures = options.results.parent / options.results.stem.lower()
+    if given.results:
+        pictures = given.results.parent / given.results.stem.lower()
         _draw(results, pictures)
-        with replacing(options.results) as temporary:
-            temporary.write_text(results_page(results, options.n, pictures.name), encoding="utf-8")
+        with replacing(given.results) as temporary:
+            temporary.write_text(results_page(given.model, results, pictures.name), encoding="utf-8")
 
 
-def results_page(results: Sequence[StudyResult], n: int, pictures: str) -> str:
+def _options(entry: Entry, given: argparse.Namespace) -> dict[str, str]:
+    found = dict(entry.options) if given.model == TOY else {}
+    for text in given.set:
+        name, _, rest = text.partition(".")
+        option, equals, value = rest.partition("=")
+        if not equals or name not in STUDIES:
+            raise SystemExit(f"--set: expected study.option=value, received {text!r}")
+        if name == entry.study:
+            found[option] = value
+    return found
+
+
+def _command(
+    entry: Entry, given: argparse.Namespace, n: int, sampling: Mapping[str, Any], options: Mapping[str, str]
+) -> list[str]:
+    words = ["peaklens", "study", entry.study]
+    if given.model != TOY:
+        words += ["--model", given.model]
+    if given.problems is not None:
+        words += ["--problems", given.problems.name]
+    if given.prompt != "raw":
+        words += ["--prompt", given.prompt]
+    words += ["--n", str(n), "--batch-size", str(given.batch_size), "--max-new-tokens", str(given.max_new_tokens)]
+    for key, value in sampling.items():
+        words += [f"--{key.replace('_', '-')}", str(value)]
+    for key, value in options.items():
+        words += ["--set", f"{key}={value}"]
+    return words + (["--out", f"runs/{entry.name}"] if entry.part else [])
+
+
+def results_page(model: str, results: Sequence[tuple[Entry, Sequence[str], StudyResult]], pictures: str) -> str:
     """The page as Markdown: for each study its command, what it says, its figure and its main table."""
-    parts = [
-        "# Results on the toys",
-        "Written by `make studies`. The toys have planted mechanisms "
-        "(`interp/bundled/toy-reasoner/README.md`), so that it is known what each study should find. They are no "
-        "evidence about large models, and nothing here reproduces a number of the paper.",
-    ]
-    for result in results:
-        name = result.study.name
-        given = "".join(f" --set {key}={value}" for key, value in OPTIONS.get(name, {}).items())
+    if model == TOY:
+        begun = (
+            "# Results on the toys",
+            "Written by `make studies`. The toys have planted mechanisms "
+            "(`interp/bundled/toy-reasoner/README.md`), so that it is known what each study should find. They are no "
+            "evidence about large models, and nothing here reproduces a number of the paper.",
+        )
+    else:
+        begun = (
+            f"# Results on {model}",
+            "Written by `python -m analyses.studies --model ... --problems ... --results ...`. One small model: nothing "
+            "here reproduces a number of the paper, whose models are other and larger ones.",
+        )
+    parts = list(begun)
+    for entry, command, result in results:
         parts += [
-            f"## {result.study.title}",
-            f"{result.study.source}. Command:",
-            f"```\npeaklens study {name} --n {_problems(name, n)} --batch-size 64 --max-new-tokens {MAX_NEW_TOKENS}{given}\n```",
+            f"## {result.study.title}{f' ({entry.part})' if entry.part else ''}",
+            f"{result.study.source[0].upper()}{result.study.source[1:]}. Command:",
+            f"```\n{shlex.join(command)}\n```",
             "\n".join(f"- {reading}" for reading in result.readings),
         ]
         if result.figures:
-            parts.append(f"![{_one_line(result.figures[0].alt)}]({pictures}/{name}.png)")
+            parts.append(f"![{_one_line(result.figures[0].alt)}]({pictures}/{entry.name}.png)")
         parts.append(_markdown(result.table))
     return "\n\n".join(parts) + "\n"
-
-
-def _problems(name: str, n: int) -> int:
-    return max(n, MANY.get(name, n)) if n >= FULL else n
 
 
 def _one_line(text: str) -> str:
@@ -108,13 +185,13 @@ def _markdown(table: pandas.DataFrame) -> str:
     return text + (f"\n\n{len(table) - ROWS} more rows are in the run's CSV file." if len(table) > ROWS else "")
 
 
-def _draw(results: Sequence[StudyResult], folder: Path) -> None:
+def _draw(results: Sequence[tuple[Entry, Sequence[str], StudyResult]], folder: Path) -> None:
     from analyses.views.pictures import picture
 
     folder.mkdir(parents=True, exist_ok=True)
-    for result in results:
+    for entry, _, result in results:
         if result.figures:
-            picture(result.figures[0], folder / f"{result.study.name}.png")
+            picture(result.figures[0], folder / f"{entry.name}.png")
 
 
 if __name__ == "__main__":

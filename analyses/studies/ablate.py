@@ -164,7 +164,7 @@ class Ablate(Study):
             f"{row['steps']:.1f} steps replaced on average, n = {row['n']} ({row['left_out']} without such steps)."
             for row in tables["ablate"].to_dict("records")
             if row["n"]
-        ]
+        ] + ["Nothing reads the last block's stream at earlier positions: there every change is 0 by construction."]
 
 
 def _gold_at_answer(lab: Lab, rollout: Rollout, gold: str) -> tuple[int | None, list[int]]:

@@ -125,8 +125,8 @@ class Bounds(AlignedStudy):
             ]
             named = f"{alignment} {event}" if event else alignment
             found.append(
-                lines(pd.concat(curves), x="at", y="error", low="low", high="high", by=["curve"],
-                      reference=float(part["stated_error"].iloc[0]),
+                lines(pd.concat(curves).rename(columns={"at": "place"}), x="place", y="error", low="low", high="high",
+                      by=["curve"], reference=float(part["stated_error"].iloc[0]),
                       title=f"Error of the best decoder, last layer, {kind} ({named}); dashed: stated answers")
             )  # fmt: skip
         return found

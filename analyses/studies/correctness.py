@@ -75,4 +75,7 @@ class Correctness(Study):
             f"responses of like length {row['matched_auc']:.2f} [{row['matched_low']:.2f}, {row['matched_high']:.2f}] "
             f"({row['right']} right, {row['wrong']} wrong; 0.5 tells nothing)."
             for row in last.to_dict("records")
+        ] + [
+            "Where a reference ends on its answer, a step that has just read that answer resembles it: the largest "
+            "nHSIC then tells right responses by the token they state, with nothing about how they came to it."
         ]

@@ -113,17 +113,23 @@ class Information(AlignedStudy):
 
         table = tables["information"]
         layers = _few(sorted(table["layer"].unique()))
-        found = []
+        found: list[tuple[int, int, int, View]] = []
         for key, part in table.groupby(["alignment", "event", "target"], sort=False):
             alignment, event, target = str(key[0]), int(str(key[1])), str(key[2])
-            shown = part[part["layer"].isin(layers) & (part["probe"] == self.probes[0])]
-            if shown["bits"].notna().any():
-                found.append(
-                    lines(shown, x="at", y="bits", low="low", high="high", by=["layer"], reference=0.0,
-                          title=f"Usable bits about {_LABELS[target]}, {_where(alignment, event)}")
-                )  # fmt: skip
-        # The places around an event first: where a jump would be seen.
-        return sorted(found, key=lambda view: ("token of the kind" not in view.title, "computed" not in view.title))
+            shown = part[part["layer"].isin(layers) & (part["probe"] == self.probes[0]) & part["bits"].notna()]
+            if shown.empty:
+                continue
+            axis = {"relative": "share of the response", "end": "steps from the last", "event": "steps from the token"}
+            shown = shown.rename(columns={"at": axis[alignment]})
+            view = lines(
+                shown.assign(layer=[f"layer {layer}" for layer in shown["layer"]]), x=axis[alignment], y="bits",
+                low="low", high="high", by=["layer"], reference=0.0,
+                title=f"Usable bits about {_LABELS[target]}, {_where(alignment, event)}",
+            )  # fmt: skip
+            # The places around an event first: there a jump would be seen.
+            place = (("event", "end", "relative").index(alignment), ("running", "stated", "answer").index(target))
+            found.append((*place, event, view))
+        return [view for *_, view in sorted(found, key=lambda entry: entry[:3])]
 
     def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
         table, said = tables["information"], []

@@ -17,13 +17,16 @@ __all__ = ["study_report"]
 
 ROWS = 200  # of a table that the page shows; the files hold all
 
+# A table of many columns scrolls sideways; squeezed into the page, its sentences would make rows of a screen's height.
+_STYLE = "<style>.pl-scroll table.pl-table{width:max-content}.pl-scroll table.pl-table td{max-width:34em}</style>"
+
 
 def study_report(result: StudyResult, data: StudyData) -> str:
     """One self-contained document."""
     study, settings = result.study, data.run.settings
     readings = "".join(f"<li>{html.escape(visible(reading))}</li>" for reading in result.readings)
     parts: list[object] = [
-        f"<p>{html.escape(study.source)} (arXiv 2506.02867), on {html.escape(settings['model'])}, "
+        f"<p>{html.escape(_source(study.source))}, on {html.escape(settings['model'])}, "
         f"{len(data.lab.cells())} responses a condition, {len(data.conditions)} conditions beside the baseline. "
         "Nothing here reproduces the paper's numbers: those are of other models.</p>",
         f"<h2>What the numbers say</h2><ul>{readings}</ul>",
@@ -32,7 +35,7 @@ def study_report(result: StudyResult, data: StudyData) -> str:
     for name, frame in result.tables.items():
         shown = frame.head(ROWS)
         note = f"<p>The first {ROWS} of {len(frame)} rows; all are in {name}.csv.</p>" if len(frame) > ROWS else ""
-        rows = shown.astype(object).where(shown.notna(), None).to_numpy().tolist()
+        rows = shown.astype(object).where(shown.notna(), "–").to_numpy().tolist()
         parts.append(
             f"<details{' open' if len(frame) <= 40 else ''}><summary>Table {html.escape(name)} ({len(frame)} rows)"
             f"</summary>{note}{table(list(map(str, frame.columns)), rows, limit=ROWS)}</details>"
@@ -49,4 +52,9 @@ def study_report(result: StudyResult, data: StudyData) -> str:
         "begun": data.run.created,
     }
     parts.append(f"<h2>How it was made</h2>{details_table(made)}")
-    return page(study.title, parts)  # type: ignore[arg-type]
+    return page(study.title, parts, head=_STYLE)  # type: ignore[arg-type]
+
+
+def _source(source: str) -> str:
+    """A figure, table or theorem is the paper's; a source of another kind names its own."""
+    return f"{source} (arXiv 2506.02867)" if source.startswith(("Fig.", "Table", "Theorem")) else source

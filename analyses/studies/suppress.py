@@ -79,9 +79,17 @@ class Suppress(Study):
         from analyses.views.curves import lines
 
         frame = tables["suppress_draws"].assign(
-            kind=lambda t: t["kind"].fillna("baseline"), words=lambda t: t["words"].fillna(0)
+            condition=lambda t: [
+                f"control, draw {draw:.0f}"
+                if kind == "control"
+                else "thinking words"
+                if kind == "thinking"
+                else "baseline"
+                for kind, draw in zip(t["kind"], t["draw"], strict=True)
+            ],
+            words=lambda t: t["words"].fillna(0),
         )
-        return [lines(frame, x="words", y="accuracy", low="low", high="high", by=["kind", "draw"], title=self.title)]
+        return [lines(frame, x="words", y="accuracy", low="low", high="high", by=["condition"], title=self.title)]
 
     def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
         return [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from analyses.derive import SIGNIFICANT
 from analyses.stats import bootstrap_interval, wilson
 from analyses.views.report.digest import Digest
 from analyses.views.report.text import cell, escaped, percent, plain, scrolling, several, token_code
 from interp.html import visible
+from probes.nulls import smallest_p
 
 if TYPE_CHECKING:
     import pandas
@@ -38,10 +40,10 @@ def survivors(one: Digest) -> str:
         "5 % for each response. The floor is what random vectors of the answer's norm reach in one response out of "
         "twenty.</p>"
     )
-    if layers / (null["null"] + 1) > 0.05:
+    if smallest_p(null["null"], layers) > SIGNIFICANT:
         said += (
             f'<p class="rp-note"><strong>Nothing can survive here:</strong> with {several(layers, "layer")} the '
-            f"smallest p is {layers / (null['null'] + 1):.2g}. Take more wrong answers or fewer layers.</p>"
+            f"smallest p is {smallest_p(null['null'], layers):.2g}. Take more wrong answers or fewer layers.</p>"
         )
     head = "".join(
         f'<th scope="col" class="pl-n">{name}</th>'
