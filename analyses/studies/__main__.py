@@ -152,8 +152,8 @@ def results_page(model: str, results: Sequence[tuple[Entry, Sequence[str], Study
     else:
         begun = (
             f"# Results on {model}",
-            "Written by `python -m analyses.studies --model ... --problems ... --results ...`. One small model: nothing "
-            "here reproduces a number of the paper, whose models are other and larger ones.",
+            "Written by `python -m analyses.studies --model ... --problems ... --results ...`. One small model: "
+            "nothing here reproduces a number of the paper, whose models are other and larger ones.",
         )
     parts = list(begun)
     for entry, command, result in results:
