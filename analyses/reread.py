@@ -247,6 +247,11 @@ class Rereader:
         new = [name for name in wanted if name not in self.known]
         site = self.tracer.options.site
         record = ResidualSites(layers=tuple(self.layers), sites=(site,))
+        size = 4 * len(self.layers) * self.tracer.facts.d_model
+        while self.known and size * (len(self.known) + len(new)) > MAX_BYTES:
+            gone = next(iter(self.known))  # the one read first; it is read again if it is drawn again
+            new += [gone] if gone in wanted else []
+            del self.known[gone]
         if new:
             texts = [self._references[name] for name in new]
             for name, encoding in zip(

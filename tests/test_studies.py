@@ -23,6 +23,7 @@ from interp import InputError
 
 LIMIT = 160
 N = 64
+KILLS = int(os.environ.get("PEAKLENS_KILLS", "3"))
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_killed_at_random_moments_the_tables_are_the_same(tmp_path: Path, worker
     took = time.monotonic() - begun
     dice = random.Random(workers)
     out = tmp_path / "cut" / "run"
-    for _ in range(3):
+    for _ in range(KILLS):
         process = start(out)
         time.sleep(took * dice.uniform(0.3, 0.95))
         os.kill(process.pid, signal.SIGKILL)

@@ -1,7 +1,8 @@
 """How much faster the low-rank nHSIC is than the authors' dense float32 route, and how far each is from float64.
 
 1. Draw activations shaped like a residual stream: heavy-tailed, scale 5 to 30, a few massive coordinates shared by all
-   steps; 2. time both routes on one thread; 3. compare both with `nhsic_dense`, the float64 formula, on a few steps.
+   steps; 2. time both routes on one thread; 3. compare both with `nhsic_dense`, the float64 formula, on a few steps;
+4. time the same steps against 99 wrong answers, in passes against one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from probes import nhsic, nhsic_dense
 from probes.lowrank import factorise
+from probes.nulls import null_scores
 
 __all__ = ["bench_nhsic", "synthetic_activations"]
 
 _SIGMA, _EPS = 50.0, 1e-5
+NULLS = 99  # wrong answers of a null
 
 
 def bench_nhsic(
@@ -33,7 +36,7 @@ def bench_nhsic(
     >>> row["d_model"], row["steps"], row["ratio"] == row["dense_ms_per_step"] / row["nhsic_ms_per_step"]
     (32, 4, True)
 
-    `rank` is the largest of the batch; errors are absolute, in units of the score, on the one to four steps that the
+    `rank` is the largest of the batch; `null_passes` is what 99 wrong answers cost, in units of one; errors are absolute, in units of the score, on the one to four steps that the
     dense routes are run on. One thread, whatever the caller's setting, which is restored. About a minute by default.
     """
     rows: list[dict[str, int | float]] = []
@@ -46,6 +49,8 @@ def bench_nhsic(
             dense, dense_seconds = _timed(partial(_dense_float32, few, answer), 1)
             fast, fast_seconds = _timed(partial(nhsic, batch, answer), repeats)
             exact = nhsic_dense(few, answer)
+            wrong = synthetic_activations(NULLS, d_model, seed=seed + 1)
+            _, null_seconds = _timed(partial(null_scores, batch, wrong), repeats)
             rank = int((factorise(batch) != 0).any(dim=-1).sum(dim=-1).max())
             dense_ms, fast_ms = 1e3 * dense_seconds / len(few), 1e3 * fast_seconds / n_steps
             rows.append(
@@ -56,6 +61,7 @@ def bench_nhsic(
                     "dense_ms_per_step": dense_ms,
                     "nhsic_ms_per_step": fast_ms,
                     "ratio": dense_ms / fast_ms,
+                    "null_passes": null_seconds / fast_seconds,
                     "max_abs_error_dense32": float((dense - exact).abs().max()),
                     "max_abs_error_nhsic": float((fast[: len(few)] - exact).abs().max()),
                 }
