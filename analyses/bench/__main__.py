@@ -288,8 +288,8 @@ def _sheets(result: dict[str, Any]) -> list[Sheet]:
 
 def _nhsic_sheet(rows: list[dict[str, Any]]) -> Sheet:
     return Sheet(
-        "nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula; 99 wrong "
-        "answers in passes against one",
+        "nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula; "
+        "99 wrong answers in passes against one",
         ("d_model", "steps", "rank", "dense float32", "nhsic", "faster by", "error dense", "error nhsic", "99 wrong"),
         [
             [

@@ -36,8 +36,9 @@ def bench_nhsic(
     >>> row["d_model"], row["steps"], row["ratio"] == row["dense_ms_per_step"] / row["nhsic_ms_per_step"]
     (32, 4, True)
 
-    `rank` is the largest of the batch; `null_passes` is what 99 wrong answers cost, in units of one; errors are absolute, in units of the score, on the one to four steps that the
-    dense routes are run on. One thread, whatever the caller's setting, which is restored. About a minute by default.
+    `rank` is the largest of the batch, `null_passes` what 99 wrong answers cost in units of one; errors are absolute,
+    in units of the score, on the one to four steps that the dense routes are run on. One thread, whatever the caller's
+    setting, which is restored. About a minute by default.
     """
     rows: list[dict[str, int | float]] = []
     with _one_thread():
