@@ -10,7 +10,15 @@ from torch import Tensor
 
 from probes.errors import InputError
 
-__all__ = ["check_drop_top", "check_fit", "check_options", "check_pair", "check_tensor", "median_multiple"]
+__all__ = [
+    "check_drop_top",
+    "check_finite",
+    "check_fit",
+    "check_options",
+    "check_pair",
+    "check_tensor",
+    "median_multiple",
+]
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _MEDIAN = re.compile(r"(?:([0-9]+\.?[0-9]*|\.[0-9]+)\s*\*\s*)?median")
@@ -22,6 +30,18 @@ def check_pair(operation: str, steps: Tensor, answer: Tensor, sigma: float | int
     check_tensor(operation, "steps", steps, axes=("step", "d_model"), sigma=sigma)
     check_fit(operation, steps, tuple(answer.shape[:-1]), answer.shape[-1])
     check_drop_top(operation, drop_top, answer.shape[-1])
+
+
+def check_finite(operation: str, name: str, x: Tensor, remedy: str) -> None:
+    """Refuse NaN and inf, with how many there are and where the first is."""
+    bad = ~x.detach().isfinite()
+    if bool(bad.any()):
+        raise InputError(
+            operation,
+            expected=f"finite {name}",
+            received=f"{int(x.isnan().sum())} NaN and {int(x.isinf().sum())} inf, first at {bad.nonzero()[0].tolist()}",
+            remedy=remedy,
+        )
 
 
 def check_options(

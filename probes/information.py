@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from probes.checks import check_finite
 from probes.errors import InputError
 
 __all__ = ["Information", "discrete_mi", "entropy_bits", "gaussian_mi", "ksg_mi", "reduce_dimensions"]
@@ -291,14 +292,7 @@ def check_vectors(operation: str, name: str, x: Tensor, *, lead: bool) -> None:
             received=f"shape {tuple(x.shape)}",
             remedy="Problems are the last axis but one; a single coordinate is an axis of length 1.",
         )
-    bad = ~x.isfinite()
-    if bool(bad.any()):
-        raise InputError(
-            operation,
-            expected=f"finite {name}",
-            received=f"{int(x.isnan().sum())} NaN and {int(x.isinf().sum())} inf, first at {bad.nonzero()[0].tolist()}",
-            remedy="Leave those problems out.",
-        )
+    check_finite(operation, name, x, "Leave those problems out.")
 
 
 def _check_paired(operation: str, x: Tensor, y: Tensor) -> None:

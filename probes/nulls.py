@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.checks import check_drop_top, check_fit, check_options, check_tensor
+from probes.checks import check_drop_top, check_finite, check_fit, check_options, check_tensor
 from probes.errors import InputError
 from probes.hsic import factor_answers, nhsic_with
 from probes.lowrank import DEFAULT_MAX_BYTES
@@ -292,14 +292,7 @@ def _check_scores(operation: str, name: str, x: Tensor, *, min_axes: int) -> Non
             received=received,
             remedy="Give the scores of nhsic and null_scores.",
         )
-    bad = ~x.detach().isfinite()
-    if bool(bad.any()):
-        raise InputError(
-            operation,
-            expected=f"finite {name}",
-            received=f"{int(x.isnan().sum())} NaN and {int(x.isinf().sum())} inf, first at {bad.nonzero()[0].tolist()}",
-            remedy="Leave undefined steps out before testing.",
-        )
+    check_finite(operation, name, x, "Leave undefined steps out before testing.")
 
 
 def _check_p(operation: str, p: Tensor, *, min_axes: int, max_axes: int | None = None) -> None:

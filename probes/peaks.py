@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from probes.checks import check_finite
 from probes.errors import InputError
 
 __all__ = ["PeakStatistics", "peak_statistics", "top_k_peaks", "tukey_peaks"]
@@ -147,13 +148,5 @@ def _checked(operation: str, mi: Tensor) -> Tensor:
             remedy="Give the scores of nhsic.",
         )
     values = mi.detach().double()
-    bad = ~values.isfinite()
-    if bool(bad.any()):
-        raise InputError(
-            operation,
-            expected="finite mi",
-            received=f"{int(values.isnan().sum())} NaN and {int(values.isinf().sum())} inf, first at "
-            f"{bad.nonzero()[0].tolist()}",
-            remedy="Leave undefined steps out before looking for peaks.",
-        )
+    check_finite(operation, "mi", values, "Leave undefined steps out before looking for peaks.")
     return values
