@@ -93,7 +93,9 @@ def _divergence(
     h: Tensor, unembed: Callable[[Tensor, slice], Tensor], d_vocab: int, chunk: int
 ) -> tuple[Tensor, Tensor]:
     log_z = torch.full(h.shape[:2], -math.inf, dtype=torch.float64, device=h.device)
-    for logits in _chunks(h, unembed, d_vocab, chunk):
+    # A vocabulary that fits one chunk is read once; larger ones twice, or all logits would have to be held.
+    whole = list(_chunks(h, unembed, d_vocab, chunk)) if chunk >= d_vocab else None
+    for logits in whole or _chunks(h, unembed, d_vocab, chunk):
         log_z = torch.logaddexp(log_z, logits.logsumexp(dim=-1))
     if not bool(log_z.isfinite().all()):
         raise InputError(
@@ -103,7 +105,7 @@ def _divergence(
             remedy="Run the unembedding in float32 or bfloat16 and check the final norm.",
         )
     jsd, nats = torch.zeros_like(log_z), torch.zeros_like(log_z)
-    for logits in _chunks(h, unembed, d_vocab, chunk):
+    for logits in whole or _chunks(h, unembed, d_vocab, chunk):
         log_p = logits.sub_(log_z[..., None])
         p = log_p.exp()
         nats -= torch.where(p > 0, p * log_p, 0.0).sum(dim=-1)
