@@ -145,8 +145,9 @@ print(f"{len(kept)} repairs")
 views.lines(around, x="steps from Wait", y="bits", low="low", high="high", reference=0, title="Bits of the right value")
 
 # %% [markdown]
-# At -1 the wrong digit is about to be written, at 0 `Wait`, at +1 the right digit. The right value may well be readable
-# while the wrong one is written: then `Wait` does not find it, it *uses* it.
+# At -1 the wrong digit is about to be written, at 0 `Wait`, at +1 the right digit. The right value may be readable
+# while the wrong one is written. That does not show that the model has worked it out: these slips are of 36 kinds, so
+# whatever tells the kind tells its right value. Whether it is used is found out by patching: `touch_a_thinking_step`.
 #
 # ## Which errors would that allow?
 #
