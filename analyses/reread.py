@@ -23,12 +23,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
+from analyses.batches import Batch, guarded
 from analyses.problems import Problem
+from analyses.scheduler import Report
 from analyses.store import Cell, CellData, Run
-from interp.decoding import ProgressBar
 from interp.encoding import encode
 from interp.errors import InputError
 from interp.prompts import encode_prompt
@@ -121,9 +122,12 @@ class Rereader:
         self.known: dict[str, Float[Tensor, "layer d_model"]] = {}
 
     def check(self) -> None:
-        """Find out before anything is decoded whether there are enough wrong answers."""
+        """Find out before anything is decoded whether there are enough wrong answers, and measures fit the model."""
         for problem in self.tracer.problems:
             self.drawn(problem)
+        steps = torch.linspace(-1, 1, self.tracer.facts.d_model)[None]
+        for name in self.probing.measures:
+            self._score(name, steps, steps[0])
 
     def todo(self) -> list[Cell]:
         """Cells that lack some of what the run is to hold."""
@@ -136,15 +140,18 @@ class Rereader:
             if cell.problem in self.tracer.problems and self.run.read(cell).payload.get("probing") != wanted
         ]
 
-    def do(self, cells: Sequence[Cell], bar: ProgressBar) -> None:
-        """Read them and write what was found; a cell is written whole or not at all."""
+    def do(self, batch: Batch, report: Report) -> dict[Cell, str]:
+        """Read them and write what was found; reasons of what failed."""
+        return guarded(lambda cells: self._do(cells, report), batch)
+
+    def _do(self, cells: Batch, report: Report) -> None:
         for cell in cells:
             data = self.run.read(cell)
             found = self._found(cell, data)
             kept = {name: value for name, value in data.tensors.items() if ":" not in name}
             payload = {**data.payload, "probing": self._wanted(), "null_problems": self.drawn(cell.problem)[0]}
             self.run.write(cell, {**kept, **found}, payload)
-            bar.update(len(data.tensors["token_ids"]))
+            report(len(data.tensors["token_ids"]))
 
     def _wanted(self) -> dict[str, Any] | None:
         pins = self.probing.pins()
@@ -153,7 +160,7 @@ class Rereader:
         return {**pins, "layers": self.layers}
 
     def _found(self, cell: Cell, data: CellData) -> dict[str, Tensor]:
-        layers, options = data.payload["layers"], self.tracer.options
+        layers = data.payload["layers"]
         answers = self.tracer.answers(cell.problem, layers)
         found: dict[str, list[Tensor]] = {}
         text = len(data.tensors["prompt_ids"]) + len(data.tensors["token_ids"])
@@ -163,20 +170,24 @@ class Rereader:
         for begin in range(0, len(layers), size):
             some = slice(begin, begin + size)
             steps = self.tracer.read_steps(data, layers[some])
-            for place, (residuals, answer) in enumerate(zip(steps, answers[some], strict=True), begin):
+            for name in self.probing.measures:
+                found.setdefault(f"probe:{name}", []).extend(self._score(name, steps, answers[some]).cpu())
+            if nulls is not None:
                 # One layer at a time: K scores a step of all layers at once would be the largest tensor by far.
-                for name in self.probing.measures:
-                    kind, kernel, drop = _parsed(name)
-                    if kind in _WITH_KERNEL:
-                        kernel = {"sigma": options.sigma} | kernel
-                    value = SCORES[kind](residuals, answer, drop_top=options.drop_top + drop, **kernel)
-                    found.setdefault(f"probe:{name}", []).append(value.cpu())
-                if nulls is not None:
+                for place, (residuals, answer) in enumerate(zip(steps, answers[some], strict=True), begin):
                     others = nulls[:, places[place]].to(residuals.device)
                     for key, value in self._tested(cell, layers[place], residuals, answer, others).items():
                         found.setdefault(f"null:{key}", []).append(value.cpu())
         tensors = {name: torch.stack(parts) for name, parts in found.items()}
         return tensors | (self._depth(data) if self.probing.depth else {})
+
+    def _score(
+        self, name: str, steps: Float[Tensor, "*layer step d_model"], answer: Float[Tensor, "*layer d_model"]
+    ) -> Float64[Tensor, "*layer step"]:
+        kind, kernel, drop = _parsed(name)
+        if kind in _WITH_KERNEL:
+            kernel = {"sigma": self.tracer.options.sigma} | kernel
+        return SCORES[kind](steps, answer, drop_top=self.tracer.options.drop_top + drop, **kernel)
 
     def _tested(
         self,

@@ -32,6 +32,7 @@ from analyses.batches import Batch, do_batches, guarded, plan_batches
 from analyses.derive import derive_tables
 from analyses.model_ref import ModelRef, share_threads
 from analyses.problems import Problem, bundled_problems, load_problems
+from analyses.reread import Probing, Rereader
 from analyses.scheduler import Report, Work
 from analyses.store import Cell, CellData, Run
 from interp.decoding import ProgressBar, check_context, decode
@@ -145,7 +146,6 @@ def trace(
     Raises:
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded.
     """
-    from analyses.reread import Probing, Rereader
     from analyses.views.report import write_report
 
     asked = {field.name: settings.pop(field.name) for field in fields(Probing) if field.name in settings}
@@ -154,7 +154,8 @@ def trace(
     bridge = load_model(model) if isinstance(model, str) else model
     tracer = Tracer(bridge, chosen, options)
     run = tracer.start(Path(out), probing.pins())
-    rereader = Rereader(tracer, run, partial(_pool, problems, pool, chosen))
+    make_pool = partial(_pool, problems, pool, chosen)
+    rereader = Rereader(tracer, run, make_pool)
     rereader.check()
     skip = [] if retry_failed else list(run.failures())
     batches = plan_batches(run, tracer.cells, batch_size, skip)
@@ -163,12 +164,24 @@ def trace(
     make = partial(_start_worker, ModelRef.of(bridge), chosen, options, Path(out), workers) if workers > 1 else None
     do_batches(run, batches, make or (lambda: partial(tracer.do, run)), bar.update, workers, partial(on_done, run))
     tracer.add_layers(run)
+    failed: dict[Cell, str] = {}
     if rest := rereader.todo():
         lengths = [len(run.read(cell).payload["tokens"]) for cell in rest]
-        rereader.do(rest, (progress or _silent)(len(rest), sum(lengths)))
+        bar = (progress or _silent)(len(rest), sum(lengths))
+        again = [rest[begin : begin + batch_size] for begin in range(0, len(rest), batch_size)]
+        start = partial(_start_rereader, ModelRef.of(bridge), chosen, options, Path(out), make_pool, workers)
+        failed = do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
     if report:
         write_report([run], run.path / "report.html")
+    if failed:
+        cell, reason = next(iter(failed.items()))
+        raise InputError(
+            "trace",
+            expected="responses that can be asked for other measures",
+            received=f"{len(failed)} of {len(run.cells())} that failed, the first (problem {cell.problem!r}): {reason}",
+            remedy="The tables are written, with these undefined; the same command tries them again.",
+        )
     return run
 
 
@@ -178,6 +191,21 @@ def _start_worker(ref: ModelRef, problems: list[Problem], options: TraceSettings
     share_threads(model, workers)
     tracer = Tracer(model, problems, options)
     return partial(tracer.do, tracer.start(out))
+
+
+def _start_rereader(
+    ref: ModelRef,
+    problems: list[Problem],
+    options: TraceSettings,
+    out: Path,
+    make_pool: Callable[[], Sequence[Problem]],
+    workers: int,
+) -> Work:
+    """In another process: the same model, and what the run was asked."""
+    model = ref.load()
+    share_threads(model, workers)
+    tracer = Tracer(model, problems, options)
+    return Rereader(tracer, tracer.start(out), make_pool).do
 
 
 def traced_problems(

@@ -211,6 +211,20 @@ def test_too_few_wrong_answers_are_said_before_anything_is_decoded(model: object
     assert not Run.open(tmp_path).cells()
 
 
+def test_measures_that_do_not_fit_the_model_are_said_before_anything_is_decoded(model: object, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="drop_top from 0 to 126"):
+        trace(model, n=1, out=tmp_path, **SMALL, probes=("r2/drop127",))
+    with pytest.raises(ValueError, match="received 'wide'"):
+        trace(model, n=1, out=tmp_path, **SMALL, probes=("nhsic@wide",))
+    assert not Run.open(tmp_path).cells()
+
+
+def test_two_processes_find_the_same(run: Run, model: object, tmp_path: Path) -> None:
+    trace(model, n=3, out=tmp_path, max_new_tokens=40, batch_size=4)
+    asked = trace(model, n=3, out=tmp_path, max_new_tokens=40, batch_size=2, workers=2, **ASKED)
+    assert_frame_equal(asked.mi, run.mi)
+
+
 def test_wrong_answers_are_matched_as_far_as_there_are_any(model: object, tmp_path: Path) -> None:
     """40 problems hold about four others that end on a digit: these come first, then others."""
     problems = bundled_problems(40)
