@@ -1,7 +1,8 @@
 """What information allows: Theorems 1 and 2 of the paper on discrete answers, beside the errors that are seen.
 
-1. V-information of the gold answer at each place, alone and cumulatively (the places so far together, each reduced to
-   some principal components): in bits, by probes trained on other problems.
+1. V-information of the gold answer at each place, alone and cumulatively, in bits, by probes trained on other problems.
+   What is known from the places so far is at least what any of them tells alone, and what a probe of all of them
+   together tells (each reduced to some principal components): the largest of these bounds counts.
 2. Bounds on the error of the best decoder of the representation: Theorem 2's upper bound stays valid when information
    is bounded from below, Theorem 1's lower bound becomes a plug-in estimate.
 3. Beside them the probe's own held-out error, and the error of the answers the model states. The bounds speak of the
@@ -10,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,8 +19,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from analyses.places import Place
 from analyses.stats import wilson
-from analyses.studies.aligned import AlignedStudy, Gathered, present
+from analyses.studies.aligned import AlignedStudy, present
 from analyses.studies.base import StudyData
 from interp.errors import InputError
 from probes.bounds import error_bounds
@@ -50,10 +52,10 @@ class Bounds(AlignedStudy):
     title: ClassVar[str] = "Errors that the information allows"
     source: ClassVar[str] = "Theorems 1 and 2"
 
-    align: tuple[str, ...] = ("relative",)
+    align: tuple[str, ...] = ("relative", "end")
     probe: str = "linear"
     folds: int = 5
-    reduce: int = 8
+    reduce: int = 32
     seed: int = 0
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
@@ -75,36 +77,25 @@ class Bounds(AlignedStudy):
         rows: list[dict[str, Any]] = []
         for gathered in self.layers(data):
             cumulative, both = _so_far(gathered.residuals, here, self.places, self.reduce)
-            for kind, x, valid in zip(_KINDS, (gathered.residuals, cumulative), (here, both), strict=True):
-                found = v_information(
+            alone, together = (
+                v_information(
                     x, target.labels.clamp(min=0).expand_as(valid), valid=valid, probe=self.probe, folds=self.folds,
                     seed=self.seed, n_classes=len(target.names), control=False,
-                )  # fmt: skip
-                rows += self._rows(gathered, kind, found, len(target.names))
+                )
+                for x, valid in ((gathered.residuals, here), (cumulative, both))
+            )  # fmt: skip
+            for k, place in enumerate(self.places):
+                columns = {
+                    "layer": gathered.layer, "alignment": place.alignment, "event": place.event, "at": place.at,
+                    "answers": len(target.names), "probe": self.probe,
+                }  # fmt: skip
+                so_far = [(found, j) for found in (alone, together) for j in _before(self.places, k)]
+                for kind, choice in zip(_KINDS, ([(alone, k)], so_far), strict=True):
+                    rows.append({**columns, "kind": kind, **_bounded(choice, len(target.names))})
         table = pd.DataFrame(rows)
         table["stated_error"], table["stated_low"], table["stated_high"] = emitted.estimate, emitted.low, emitted.high
         table["stated_n"], table["last_digit"] = emitted.n, target.grouped
         return {"bounds": table}
-
-    def _rows(self, gathered: Gathered, kind: str, found: VInformation, answers: int) -> Iterator[dict[str, Any]]:
-        for k, place in enumerate(self.places):
-            row: dict[str, Any] = {
-                "layer": gathered.layer, "alignment": place.alignment, "event": place.event, "at": place.at,
-                "kind": kind, "n": int(found.n[k]), "answers": answers, "probe": self.probe,
-            }  # fmt: skip
-            if bool(found.bits[k].isnan()):
-                yield row
-                continue
-            information, entropy = found.at(k), float(found.entropy[k])
-            right = round(float(found.accuracy[k]) * int(found.n[k]))
-            error = wilson(int(found.n[k]) - right, int(found.n[k]))
-            limits = asdict(error_bounds(information, entropy, answers))
-            limits.pop("n_answers")
-            yield {
-                **row, "bits": information.bits, "bits_low": information.low, "bits_high": information.high,
-                "entropy": entropy, **limits, "probe_error": error.estimate, "probe_error_low": error.low,
-                "probe_error_high": error.high,
-            }  # fmt: skip
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
         import pandas as pd
@@ -136,12 +127,14 @@ class Bounds(AlignedStudy):
         last = table[(table["layer"] == table["layer"].max()) & table["bits"].notna()]
         said = []
         for (kind, alignment, _), part in last.groupby(["kind", "alignment", "event"], sort=False):
-            row = part.sort_values("at").iloc[-1]
+            row = part.loc[part["bits"].idxmax()]
+            guess = 1 - 1 / row["answers"]
+            vacuous = ", no less than by guessing" if row["upper"] >= guess else ""
             said.append(
-                f"Last layer, {kind}, last place ({alignment}): {row['bits']:.2f} of {row['entropy']:.2f} bits, so "
-                f"the best decoder errs at most {row['upper']:.1%} [{row['upper_low']:.1%}, {row['upper_high']:.1%}] "
-                f"(bound) and at least {row['lower']:.1%} [{row['lower_low']:.1%}, {row['lower_high']:.1%}] (plug-in); "
-                f"the probe errs in {row['probe_error']:.1%} [{row['probe_error_low']:.1%}, "
+                f"Last layer, {kind} ({alignment}), most at {row['at']:g}: {row['bits']:.2f} of {row['entropy']:.2f} "
+                f"bits, so the best decoder errs at most {row['upper']:.1%} [{row['upper_low']:.1%}, "
+                f"{row['upper_high']:.1%}] (bound{vacuous}) and at least {row['lower']:.1%} [{row['lower_low']:.1%}, {row['lower_high']:.1%}] "
+                f"(plug-in); the probe errs in {row['probe_error']:.1%} [{row['probe_error_low']:.1%}, "
                 f"{row['probe_error_high']:.1%}], n = {row['n']:.0f}."
             )
         row = table.iloc[0]
@@ -153,10 +146,33 @@ class Bounds(AlignedStudy):
         return said
 
 
+def _bounded(choice: Sequence[tuple[VInformation, int]], answers: int) -> dict[str, Any]:
+    """Bounds from the best of some estimates, each a lower bound; the best of many is a little too high."""
+    known = [(found, k) for found, k in choice if not bool(found.bits[k].isnan())]
+    if not known:
+        return {"n": 0}
+    found, k = max(known, key=lambda entry: float(entry[0].bits[entry[1]]))
+    information, entropy = found.at(k), float(found.entropy[k])
+    error = wilson(information.n - round(float(found.accuracy[k]) * information.n), information.n)
+    limits = asdict(error_bounds(information, entropy, answers))
+    limits.pop("n_answers")
+    return {
+        "n": information.n, "bits": information.bits, "bits_low": information.low, "bits_high": information.high,
+        "entropy": entropy, **limits, "probe_error": error.estimate, "probe_error_low": error.low,
+        "probe_error_high": error.high,
+    }  # fmt: skip
+
+
+def _before(places: Sequence[Place], k: int) -> list[int]:
+    """The places of k's alignment up to it."""
+    mine = (places[k].alignment, places[k].event)
+    return [j for j in range(k + 1) if (places[j].alignment, places[j].event) == mine]
+
+
 def _so_far(
     residuals: Float[Tensor, "place problem d_model"],
     here: Bool[Tensor, "place problem"],
-    places: list[Any],
+    places: Sequence[Place],
     keep: int,
 ) -> tuple[Float[Tensor, "place problem all"], Bool[Tensor, "place problem"]]:
     """For each place, the reduced streams of it and of all places before it in its alignment; later ones are 0."""
@@ -167,8 +183,8 @@ def _so_far(
             reduced[k, valid] = reduce_dimensions(residuals[k, valid].double(), keep).float()
     whole = torch.zeros(len(places), residuals.shape[1], len(places), keep)
     both: Int64[Tensor, "place problem"] = torch.zeros_like(here, dtype=torch.long)
-    for k, place in enumerate(places):
-        before = [j for j in range(k + 1) if (places[j].alignment, places[j].event) == (place.alignment, place.event)]
+    for k in range(len(places)):
+        before = _before(places, k)
         whole[k, :, before] = reduced[before].transpose(0, 1)
         both[k] = here[before].all(dim=0)
     return whole.flatten(2), both.bool()
