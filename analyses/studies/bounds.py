@@ -133,9 +133,9 @@ class Bounds(AlignedStudy):
             said.append(
                 f"Last layer, {kind} ({alignment}), most at {row['at']:g}: {row['bits']:.2f} of {row['entropy']:.2f} "
                 f"bits, so the best decoder errs at most {row['upper']:.1%} [{row['upper_low']:.1%}, "
-                f"{row['upper_high']:.1%}] (bound{vacuous}) and at least {row['lower']:.1%} [{row['lower_low']:.1%}, {row['lower_high']:.1%}] "
-                f"(plug-in); the probe errs in {row['probe_error']:.1%} [{row['probe_error_low']:.1%}, "
-                f"{row['probe_error_high']:.1%}], n = {row['n']:.0f}."
+                f"{row['upper_high']:.1%}] (bound{vacuous}) and at least {row['lower']:.1%} [{row['lower_low']:.1%}, "
+                f"{row['lower_high']:.1%}] (plug-in); the probe errs in {row['probe_error']:.1%} "
+                f"[{row['probe_error_low']:.1%}, {row['probe_error_high']:.1%}], n = {row['n']:.0f}."
             )
         row = table.iloc[0]
         said.append(
