@@ -124,7 +124,7 @@ class Information(AlignedStudy):
             view = lines(
                 shown.assign(layer=[f"layer {layer}" for layer in shown["layer"]]), x=axis[alignment], y="bits",
                 low="low", high="high", by=["layer"], reference=0.0,
-                title=f"Usable bits about {_LABELS[target]}, {_where(alignment, event)}",
+                title=f"Usable bits about {_LABELS[target]}, {_where(alignment, event, self.event_words)}",
             )  # fmt: skip
             # The places around an event first: there a jump would be seen.
             place = (("event", "end", "relative").index(alignment), ("running", "stated", "answer").index(target))
@@ -136,11 +136,11 @@ class Information(AlignedStudy):
         for row in tables["information_onsets"].to_dict("records"):
             if row["layer"] != table["layer"].max() or row["jump_at"] != row["jump_at"]:
                 continue
+            where = _where(row["alignment"], row["event"], self.event_words)
             said.append(
-                f"{_LABELS[row['target']]}, {_where(row['alignment'], row['event'])}, last layer: the largest rise is "
-                f"to {row['jump_at']:g}, from {row['before']:.2f} [{row['before_low']:.2f}, {row['before_high']:.2f}] "
-                f"to {row['after']:.2f} [{row['after_low']:.2f}, {row['after_high']:.2f}] bits of "
-                f"{row['entropy']:.2f}, n = {row['n']:.0f}."
+                f"{_LABELS[row['target']]}, {where}, last layer: the largest rise is to {row['jump_at']:g}, from "
+                f"{row['before']:.2f} [{row['before_low']:.2f}, {row['before_high']:.2f}] to {row['after']:.2f} "
+                f"[{row['after_low']:.2f}, {row['after_high']:.2f}] bits of {row['entropy']:.2f}, n = {row['n']:.0f}."
             )
         for row in tables["information_and_nhsic"].to_dict("records"):
             if row["layer"] == table["layer"].max() and row["spearman"] == row["spearman"]:
@@ -161,11 +161,11 @@ class Information(AlignedStudy):
 _LABELS = {"answer": "the gold answer", "stated": "the stated answer", "running": "the value being computed"}
 
 
-def _where(alignment: str, event: int) -> str:
+def _where(alignment: str, event: int, words: tuple[str, ...]) -> str:
     return {
         "relative": "by share of the response",
         "end": "by steps from its last",
-        "event": f"by steps from token {event} of the kind",
+        "event": f"by steps from {' or '.join(words) or 'a thinking word'}, number {event}",
     }[alignment]
 
 
