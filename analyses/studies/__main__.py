@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENTRIES", "Entry", "main", "results_page"]
 
-ROWS = 25  # of a table that the page shows
+ROWS = 45  # of a table that the page shows
 TOY = "toy-reasoner"
 FULL = 320  # problems of the toys' page; with fewer, no study takes more
 

@@ -69,6 +69,14 @@ class Information(AlignedStudy):
             continuous += self._continuous(gathered, steps)
         keys = ["layer", "alignment", "event", "at"]
         table = pd.DataFrame(rows).merge(scores, on=keys, how="left")
+        # Last layer first, and what is told soonest: a page shows the first rows.
+        ranked = {"alignment": _ALIGNMENTS, "target": tuple(_LABELS)}
+        table = table.sort_values(
+            ["layer", "alignment", "event", "target", "probe", "at"],
+            ascending=[False, True, True, True, True, True],
+            key=lambda column: column.map(ranked[column.name].index) if column.name in ranked else column,
+            ignore_index=True,
+        )
         beside = pd.DataFrame(continuous).merge(scores, on=keys, how="left")
         return {
             "information": table,
@@ -158,7 +166,8 @@ class Information(AlignedStudy):
         return said
 
 
-_LABELS = {"answer": "the gold answer", "stated": "the stated answer", "running": "the value being computed"}
+_ALIGNMENTS = ("end", "event", "relative")
+_LABELS = {"running": "the value being computed", "stated": "the stated answer", "answer": "the gold answer"}
 
 
 def _where(alignment: str, event: int, words: tuple[str, ...]) -> str:
