@@ -119,7 +119,8 @@ def test_only_what_is_asked_for(tmp_path, capsys):
     markdown = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert {"nhsic", "decoding", "interventions"} & set(result) == {"nhsic"}
     assert [line for line in markdown.splitlines() if line.startswith("### ")] == [
-        "### nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula"
+        "### nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula; "
+        "99 wrong answers in passes against one"
     ]
     assert "gap" not in markdown + capsys.readouterr().out
 

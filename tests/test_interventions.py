@@ -290,7 +290,7 @@ def source() -> Rollout:
 
 
 def test_nothing_ready_made_is_left_out(source: Rollout) -> None:
-    public = {name for name in interventions.__all__ if name[0].isupper()}
+    public = {name for name in interventions.__all__ if name[0].isupper()} - {"Metric"}  # the type of a measure
     assert {make(source).describe()["name"] for make in READY.values()} == public
 
 

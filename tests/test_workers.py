@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from transformers.utils.logging import enable_progress_bar
 
 from analyses.model_ref import ModelRef
 from analyses.problems import bundled_problems
@@ -71,6 +72,7 @@ def test_two_processes_give_the_run_of_one(tmp_path: Path) -> None:
 def test_loading_shows_no_bars_in_processes_and_none_for_bundled_models(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    enable_progress_bar()  # a test before this one may have asked for silence
     load_model("toy-reasoner")
     assert "Loading weights" not in capfd.readouterr().err
     # A model of one's own does show them, but only where it is asked for

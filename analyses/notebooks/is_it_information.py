@@ -106,19 +106,20 @@ pd.DataFrame(rows).pivot(index=["step", "token"], columns=["null", "K"], values=
 
 # %%
 last = 14
-streams = torch.stack([r.residuals["resid_post"][0, -last:] for r in responses], dim=1)  # [place, problem, d_model]
+# [place, problem, d_model]
+streams = torch.stack([r.residuals["resid_post"][0, -last:] for r in responses], dim=1)
 labels = torch.tensor([int(problem.answer) for problem in problems])
 bits = v_information(streams, labels)
-scores = torch.stack([nhsic(x, a) for x, a in zip(streams.transpose(0, 1), answers, strict=True)]).mean(0)
+scores = nhsic(streams.transpose(0, 1), answers).mean(0)
 table = pd.DataFrame({**bits.to_dict(), "nHSIC": scores.tolist()}, index=range(1 - last, 1))
-table.insert(0, "most often", [pd.Series([r.tokens[k] for r in responses]).mode()[0] for k in range(-last, 0)])
+written = pd.DataFrame([r.tokens[-last:] for r in responses])
+table.insert(0, "most often", written.mode().iloc[0].tolist())
 table[["most often", "bits", "low", "high", "control_bits", "accuracy", "nHSIC"]].round(2)
 
 # %%
 shown = table.rename_axis("steps from the last").reset_index()
-views.lines(
-    shown, x="steps from the last", y="bits", low="low", high="high", reference=0, title="Usable bits of the answer"
-)
+title = "Usable bits of the answer"
+views.lines(shown, x="steps from the last", y="bits", low="low", high="high", reference=0, title=title)
 
 # %%
 views.lines(shown, x="steps from the last", y="nHSIC", title="Mean nHSIC at the same steps")
@@ -139,10 +140,12 @@ for r in responses:
     values = running_values(r.tokens)
     if at is not None and at >= 6 and at + 3 < len(r) and values[at] is not None:
         kept.append((r.residuals["resid_post"][0, [at + k for k in window]], values[at]))
-repair = v_information(torch.stack([x for x, _ in kept], dim=1), torch.tensor([value for _, value in kept]))
+right = torch.tensor([value for _, value in kept])
+repair = v_information(torch.stack([x for x, _ in kept], dim=1), right)
 around = pd.DataFrame({"steps from Wait": list(window), **repair.to_dict()})
 print(f"{len(kept)} repairs")
-views.lines(around, x="steps from Wait", y="bits", low="low", high="high", reference=0, title="Bits of the right value")
+title = "Bits of the right value"
+views.lines(around, x="steps from Wait", y="bits", low="low", high="high", reference=0, title=title)
 
 # %% [markdown]
 # At -1 the wrong digit is about to be written, at 0 `Wait`, at +1 the right digit. The right value may be readable
