@@ -116,9 +116,9 @@ class Ablate(Study):
         import pandas as pd
 
         rows = []
-        for cell in data.run.cells():
+        for cell in data.cells():
             payload = data.run.read(cell).payload
-            if cell.condition in data.conditions and payload["status"] == "scored":
+            if payload["status"] == "scored":
                 plan = data.conditions[cell.condition].columns
                 rows.append(
                     {"condition": cell.condition, **plan, "problem": cell.problem, "sample": cell.sample, **payload}

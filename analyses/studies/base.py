@@ -152,13 +152,16 @@ class StudyData:
     conditions: Mapping[str, Condition]
     others: Mapping[str, Run]
 
+    def cells(self) -> list[Cell]:
+        """The finished cells of this study's conditions and problems: its folder may hold more of either."""
+        mine = {cell.problem for cell in self.lab.cells()}
+        return [cell for cell in self.run.cells() if cell.condition in self.conditions and cell.problem in mine]
+
     def responses(self) -> pandas.DataFrame:
         """One graded row a response, baseline included, with the columns of its condition."""
         import pandas as pd
 
-        mine = {cell.problem for cell in self.lab.cells()}
-        wanted = [cell for cell in self.run.cells() if cell.condition in self.conditions and cell.problem in mine]
-        found = responses_table(self.run, wanted)
+        found = responses_table(self.run, self.cells())
         columns = pd.DataFrame([{"condition": c.name, **c.columns} for c in self.conditions.values()])
         if len(columns):
             found = found.merge(columns, on="condition", how="left")

@@ -71,7 +71,7 @@ class Recycle(Study):
         acted = [
             {"condition": cell.condition, "recycled": len({event["step"] for event in payload["events"]}),
              "steps": len(payload["tokens"])}
-            for cell in data.run.cells()
+            for cell in data.cells()
             for payload in [data.run.read(cell).payload]
         ]  # fmt: skip
         columns = pd.DataFrame([{"condition": c.name, **c.columns} for c in data.conditions.values()])

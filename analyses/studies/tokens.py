@@ -111,7 +111,7 @@ class Tokens(Study):
         vocabulary = vocabulary_of(data.lab.model.tokenizer, data.lab.facts.d_vocab)
         counts: Counter[tuple[int, int, int]] = Counter()
         mass: Counter[tuple[int, int, int]] = Counter()
-        for cell in data.run.cells("lens"):
+        for cell in data.cells():
             held = data.run.read(cell)
             layers = held.payload["layers"]
             tensors = [held.tensors[name].tolist() for name in ("places", "ids", "probabilities")]
