@@ -144,7 +144,8 @@ def trace(
         settings: fields of :class:`TraceSettings` and of :class:`analyses.reread.Probing`.
 
     Raises:
-        InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded.
+        InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded; at the end,
+            with all tables written, responses that could not be asked for other measures.
     """
     from analyses.views.report import write_report
 

@@ -16,12 +16,14 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from analyses.stats import bootstrap_interval, jaccard
 from analyses.studies.base import Study, StudyData, by_number
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
 from interp.models import BUNDLED
+from probes import tukey_peaks
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +80,7 @@ class Overlap(Study):
             both = part.merge(steps, on=[*_KEYS, "step"])
             for name in names:
                 rows.append({"layer": layer, "first": PEAKS, "second": name, **self._pair(both, "is_peak", name)})
-            agreement += self._measures(layer, part)
+            agreement += self._measures(layer, part, data.lab.options.tau)
             kept.append(both[[*_KEYS, "layer", "token_id", "is_peak"]])
         first = mi["layer"] == mi["layer"].min()
         alone = mi[first].merge(steps, on=[*_KEYS, "step"])
@@ -123,8 +125,8 @@ class Overlap(Study):
             row |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
         return row
 
-    def _measures(self, layer: int, part: pandas.DataFrame) -> Iterator[dict[str, Any]]:
-        """Each other measure against nHSIC within responses."""
+    def _measures(self, layer: int, part: pandas.DataFrame, tau: float) -> Iterator[dict[str, Any]]:
+        """Each other measure against nHSIC within responses, its peaks by the same rule."""
         for measure in self.measures:
             ranks, shared, problems = [], [], []
             for key, response in part.groupby(_KEYS, sort=False):
@@ -132,9 +134,8 @@ class Overlap(Study):
                 if len(usable) < 4 or usable[measure].nunique() < 2 or usable["mi"].nunique() < 2:
                     continue
                 ranks.append(float(usable["mi"].corr(usable[measure], method="spearman")))
-                fence = usable[measure].quantile(0.75)
-                fence += 1.5 * (fence - usable[measure].quantile(0.25))
-                peaks = set(usable.loc[usable[measure] > fence, "step"])
+                stands_out = tukey_peaks(torch.tensor(usable[measure].to_numpy()), tau).numpy()
+                peaks = set(usable.loc[stands_out, "step"])
                 shared.append(jaccard(set(usable.loc[usable["is_peak"], "step"]), peaks))
                 problems.append(key[0])
             row: dict[str, Any] = {"layer": layer, "measure": measure, "responses": len(ranks)}
