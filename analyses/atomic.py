@@ -74,7 +74,7 @@ def disk_errors(operation: str, path: Path, remedy: str) -> Iterator[None]:
     ...     raise OSError(28, "No space left on device")
     Traceback (most recent call last):
     ...
-    interp.errors.InputError: write table: expected room and permission to write /x.csv, received [Errno 28] No space \
+    peaklens.InputError: write table: expected room and permission to write /x.csv, received [Errno 28] No space \
 left on device. Free some space.
     """
     try:

