@@ -76,8 +76,8 @@ def trace(
     ] = "nhsic",
     null: Annotated[int, typer.Option(help="Wrong answers to score against; 99 is usual, 0 is none.")] = 0,
     null_match: Annotated[
-        str, typer.Option(help='Wrong answers that end on the same token ("last_token") or any ("none").')
-    ] = "last_token",
+        str, typer.Option(help='Wrong answers whose reference ends as the own one does ("kind") or any ("none").')
+    ] = "kind",
     null_statistic: Annotated[
         str, typer.Option(help='"score", or "standardised" by each step\'s own level.')
     ] = "score",

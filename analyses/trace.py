@@ -19,7 +19,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +35,7 @@ from analyses.problems import Problem, bundled_problems, load_problems
 from analyses.reread import Probing, Rereader
 from analyses.scheduler import Report, Work
 from analyses.store import Cell, CellData, Run
+from analyses.wrong_answers import wrong_answers
 from interp.decoding import ProgressBar, check_context, decode
 from interp.encoding import encode
 from interp.engine import ModelFacts, model_facts
@@ -49,7 +50,7 @@ from probes import nhsic
 
 __all__ = ["TraceSettings", "Tracer", "row_seed", "trace", "traced_problems"]
 
-TOY_POOL = 2000  # enough for 99 wrong answers that end on any digit
+TOY_POOL = 2000  # what wrong answers are drawn from where no file is given
 CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
 
 
@@ -140,7 +141,8 @@ def trace(
         progress: called with (responses to do, tokens at most); what it returns is told of every decoded token.
         on_done: called with the run and each batch of cells as it ends.
         pool: where wrong answers are taken from if a null is asked for: a file or problems; unless given, all problems
-            of the file that ``problems`` names, or of the toys.
+            of the file that ``problems`` names, or of the toys. The run keeps it: a run that grows, asked for the null
+            again or not, draws from the pool it began with.
         settings: fields of :class:`TraceSettings` and of :class:`analyses.reread.Probing`.
 
     Raises:
@@ -154,9 +156,11 @@ def trace(
     chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model
     tracer = Tracer(bridge, chosen, options)
-    run = tracer.start(Path(out), probing.pins())
-    make_pool = partial(_pool, problems, pool, chosen)
-    rereader = Rereader(tracer, run, make_pool)
+    wrong = wrong_answers(tracer, Path(out), probing, partial(_pool, problems, pool, chosen))
+    run = tracer.start(Path(out), probing.pins(wrong and wrong.pins))
+    if wrong is not None:
+        wrong.keep(run.path)
+    rereader = Rereader(tracer, run, wrong)
     rereader.check()
     skip = [] if retry_failed else list(run.failures())
     batches = plan_batches(run, tracer.cells, batch_size, skip)
@@ -170,7 +174,7 @@ def trace(
         lengths = [len(run.read(cell).payload["tokens"]) for cell in rest]
         bar = (progress or _silent)(len(rest), sum(lengths))
         again = [rest[begin : begin + batch_size] for begin in range(0, len(rest), batch_size)]
-        start = partial(_start_rereader, ModelRef.of(bridge), chosen, options, Path(out), make_pool, workers)
+        start = partial(_start_rereader, ModelRef.of(bridge), chosen, options, Path(out), workers)
         failed = do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
     if report:
@@ -199,14 +203,13 @@ def _start_rereader(
     problems: list[Problem],
     options: TraceSettings,
     out: Path,
-    make_pool: Callable[[], Sequence[Problem]],
     workers: int,
 ) -> Work:
     """In another process: the same model, and what the run was asked."""
     model = ref.load()
     share_threads(model, workers)
     tracer = Tracer(model, problems, options)
-    return Rereader(tracer, tracer.start(out), make_pool).do
+    return Rereader(tracer, tracer.start(out)).do
 
 
 def traced_problems(
@@ -230,11 +233,6 @@ def traced_problems(
     return list(problems)[:n]
 
 
-@cache
-def _toy_pool() -> list[Problem]:
-    return bundled_problems(TOY_POOL)
-
-
 def _pool(
     problems: str | Path | Sequence[Problem] | None,
     pool: str | Path | Sequence[Problem] | None,
@@ -242,7 +240,7 @@ def _pool(
 ) -> list[Problem]:
     """The problems whose answers may serve as wrong ones."""
     if pool is None and problems is None:
-        return _toy_pool()
+        return bundled_problems(TOY_POOL)
     source = problems if pool is None else pool
     if isinstance(source, str | Path):
         return load_problems(source)
