@@ -61,8 +61,8 @@ class Probing:
             another bandwidth, all may leave out the answer's K largest coordinates: "nhsic@median", "r2/drop4",
             "nhsic@2*median/drop4".
         null: wrong answers each response is scored against, K; 0 for none. The smallest p is 1 / (K + 1).
-        null_match: "kind": wrong answers whose reference ends as the own one does, as closely as there are K of them: on
-            the same token, else on the same kind of token after the same token, else on the same kind of token
+        null_match: "kind": wrong answers whose reference ends as the own one does, as closely as there are K of them:
+            on the same token, else on the same kind of token after the same token, else on the same kind of token
             (otherwise the null is too easy: it would be beaten by whatever tells that end); "none": any. Always
             other answers (see :mod:`analyses.wrong_answers`).
         null_statistic: "score", or "standardised" by each step's own level (see :func:`probes.null_test`).
@@ -143,7 +143,7 @@ class Rereader:
         return [
             cell
             for cell in self.run.cells()
-            if cell.problem in self.tracer.problems and self.run.read(cell).payload.get("probing") != wanted
+            if cell.problem in self.tracer.problems and self.run.payload(cell).get("probing") != wanted
         ]
 
     def do(self, batch: Batch, report: Report) -> dict[Cell, str]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -37,7 +37,7 @@ from interp.errors import InputError
 
 from .atomic import disk_errors, is_temporary, locked, make_folder, probe, quote_name, replacing, sweep, unquote_name
 from .pinned import FORMAT, json_values, merge_pinned, read_pinned
-from .tables import is_table, parquet_writer, read_frame, write_frame
+from .tables import is_table, parquet_writer, read_frame, read_rows, write_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -200,6 +200,37 @@ class Run:
             raise _damaged(file, error) from error
         return CellData(tensors, payload)
 
+    def payload(self, cell: Cell) -> dict[str, Any]:
+        """The payload of a finished cell alone: only the head of its file is read, and that the file is whole."""
+        file = self._file(cell)
+        if not file.is_file():
+            return self.read(cell).payload  # says what is missing
+        try:
+            with file.open("rb") as stored:
+                header = _header(stored)
+                if header["cell"] != asdict(cell) or stored.seek(0, io.SEEK_END) != header["bytes"]:
+                    raise ValueError("its content is not what was stored")
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
+            raise _damaged(file, error) from error
+        return header["payload"]
+
+    def tensor(self, cell: Cell, name: str, rows: slice = slice(None)) -> Shaped[Tensor, "..."]:
+        """One tensor of a finished cell, or some rows of it; nothing else of the file is read, nor its checksum."""
+        file = self._file(cell)
+        if not file.is_file():
+            return self.read(cell).tensors[name]  # says what is missing
+        try:
+            with safe_open(file, framework="pt") as stored:
+                part = stored.get_slice(name)
+                found: Tensor = part[rows] if part.get_shape() else stored.get_tensor(name)
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
+            raise _damaged(file, error) from error
+        return found
+
+    def files(self) -> list[Path]:
+        """The files of all finished cells, for their times and sizes."""
+        return sorted(self._files())
+
     def write(self, cell: Cell, tensors: Mapping[str, Shaped[Tensor, "..."]], payload: Mapping[str, Any]) -> None:
         """Store `cell` whole, in place of an earlier version of it; on failure nothing changes.
 
@@ -258,8 +289,10 @@ class Run:
         ):
             temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
-    def table(self, name: str) -> pandas.DataFrame:
-        """The derived table of that file name."""
+    def table(
+        self, name: str, columns: Sequence[str] | None = None, where: Mapping[str, object] | None = None
+    ) -> pandas.DataFrame:
+        """The derived table of that file name, or some columns of it and the rows with given values (`read_rows`)."""
         file = self._table_file(name)
         if not file.is_file():
             raise InputError(
@@ -268,7 +301,7 @@ class Run:
                 received=f"a run with {', '.join(self.tables) or 'no tables'}",
                 remedy="Derive the table from the run's cells first.",
             )
-        return read_frame(file)
+        return read_frame(file) if columns is None and where is None else read_rows(file, columns, where)
 
     def write_table(self, name: str, frame: pandas.DataFrame) -> None:
         """Store a derived table, Parquet or CSV by the suffix of `name`, in place of an earlier one (`write_frame`)."""
@@ -378,9 +411,14 @@ class Run:
 
 
 def _header(stored: io.BufferedIOBase) -> dict[str, Any]:
-    """What `Run.write` put into the metadata: a safetensors file begins with the length of its JSON header."""
+    """What `Run.write` put into the metadata, and the bytes that the whole file has.
+
+    A safetensors file begins with the length of its JSON header.
+    """
     size = int.from_bytes(stored.read(8), "little")
-    return json.loads(json.loads(stored.read(min(size, 100_000_000)))["__metadata__"][_KEY])
+    header = json.loads(stored.read(min(size, 100_000_000)))
+    ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    return json.loads(header["__metadata__"][_KEY]) | {"bytes": 8 + size + max(ends, default=0)}
 
 
 def _plain(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:

@@ -171,7 +171,7 @@ def trace(
     tracer.add_layers(run)
     failed: dict[Cell, str] = {}
     if rest := rereader.todo():
-        lengths = [len(run.read(cell).payload["tokens"]) for cell in rest]
+        lengths = [len(run.payload(cell)["tokens"]) for cell in rest]
         bar = (progress or _silent)(len(rest), sum(lengths))
         again = [rest[begin : begin + batch_size] for begin in range(0, len(rest), batch_size)]
         start = partial(_start_rereader, ModelRef.of(bridge), chosen, options, Path(out), workers)
@@ -371,11 +371,13 @@ class Tracer:
         """Score layers that finished cells lack, by reading prompt and response once more."""
         wanted = run.settings["layers"]
         for cell in run.cells():
-            data = run.read(cell)
-            have = data.payload["layers"]
-            missing = [layer for layer in wanted if layer not in have]
-            if not missing or cell.problem not in self.problems:
+            if cell.problem not in self.problems:
                 continue
+            have = run.payload(cell)["layers"]
+            missing = [layer for layer in wanted if layer not in have]
+            if not missing:
+                continue
+            data = run.read(cell)
             residuals = self.read_steps(data, missing)
             mi = torch.cat([data.tensors["mi"], self.score(residuals, self.answers(cell.problem, missing)).cpu()])
             layers = have + missing

@@ -98,9 +98,12 @@ class WrongAnswers:
         """Write the pool into a run's folder, unless it is there."""
         file = folder / POOL_FILE
         if not file.is_file() or _pins(_read(file)) != self.pins:
-            with disk_errors("write pool", file, "Free some space, then run again."), replacing(file) as temporary:
-                with temporary.open("w", encoding="utf-8") as lines:
-                    lines.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.pool.values())
+            with (
+                disk_errors("write pool", file, "Free some space, then run again."),
+                replacing(file) as temporary,
+                temporary.open("w", encoding="utf-8") as lines,
+            ):
+                lines.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.pool.values())
 
     def reference(self, name: str) -> list[int]:
         """Token ids of the reference of a problem of the pool."""

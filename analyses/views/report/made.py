@@ -123,5 +123,5 @@ def _batch_size(one: Digest) -> int | None:
     cell = Cell(str(first["problem"]), int(first["sample"]))
     if not one.run.has(cell):
         return None
-    batch = one.run.read(cell).payload.get("batch")
+    batch = one.run.payload(cell).get("batch")
     return len(batch) if isinstance(batch, list) else None

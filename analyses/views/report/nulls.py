@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from analyses.derive import SIGNIFICANT
 from analyses.stats import bootstrap_interval, wilson
+from analyses.summary import VOID_NULL, matched_sentence
 from analyses.views.report.digest import Digest
 from analyses.views.report.text import cell, escaped, percent, plain, scrolling, several, token_code
+from analyses.wrong_answers import is_void
 from interp.html import visible
 from probes.nulls import smallest_p
 
@@ -30,12 +32,12 @@ def has_depth(one: Digest) -> bool:
 
 def survivors(one: Digest) -> str:
     """Peaks by layer, those that survive the null, and which they are."""
-    null, layers = one.run.settings["null"], len(one.layers)
-    matched = null["null_match"] == "last_token"
-    kind = "that end on the same token, as far as there are so many" if matched else "of any kind"
+    if is_void(one.run.settings):
+        return f'<p class="rp-note"><strong>No null:</strong> {escaped(VOID_NULL)}</p>'
+    null, layers, matched = one.run.settings["null"], len(one.layers), escaped(matched_sentence(one.run))
     said = (
-        f"<p>Each response was scored against <b>{null['null']} wrong answers</b>: those of other problems, {kind}. A "
-        "peak survives if the true answer scores higher there than the wrong answers do anywhere in the response "
+        f"<p>Each response was scored against <b>{null['null']} wrong answers</b>. {matched} "
+        "A peak survives if the true answer scores higher there than the wrong answers do anywhere in the response "
         f"(the maximum over steps), with Holm's correction over {several(layers, 'layer')}, at a familywise rate of "
         "5 % for each response. The floor is what random vectors of the answer's norm reach in one response out of "
         "twenty.</p>"
