@@ -149,7 +149,7 @@ def trace(
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded; at the end,
             with all tables written, responses that could not be asked for other measures.
     """
-    from analyses.views.report import write_report
+    from analyses.views.report import refresh_report
 
     asked = {field.name: settings.pop(field.name) for field in fields(Probing) if field.name in settings}
     options, probing = TraceSettings(**settings), Probing(**asked)
@@ -178,7 +178,7 @@ def trace(
         failed = do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
     if report:
-        write_report([run], run.path / "report.html")
+        refresh_report(run)
     if failed:
         cell, reason = next(iter(failed.items()))
         raise InputError(
