@@ -31,5 +31,9 @@ is never evaluated as Python: see `analyses.grading_worker`.
 from .compare import decide
 from .extract import Extraction, Reason, extract_answer
 from .grader import Grade, Grader, Status
+from .thinking import MARKERS, Reading, full_text, opens_thinking
 
-__all__ = ["Extraction", "Grade", "Grader", "Reason", "Status", "decide", "extract_answer"]
+__all__ = [
+    "MARKERS", "Extraction", "Grade", "Grader", "Reading", "Reason", "Status", "decide", "extract_answer", "full_text",
+    "opens_thinking",
+]  # fmt: skip
