@@ -62,6 +62,8 @@ def boxed_answer(
     one. What is said to be `same` is one as well. A box that the end of the response cuts off counts where what there
     is of it `is_answer`.
     """
+    if "box" not in text and "\x08oxed" not in text:
+        return None
     boxes = [box for match in list(_BOX.finditer(text))[-_TRIES:] if (box := _box(text, match, is_answer)) is not None]
     boxes += [Box(match[1], match.start(), match.end()) for match in list(_GLM.finditer(text))[-_TRIES:] if match[1].strip()]
     boxes.sort(key=lambda box: box.start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from analyses.grading_worker import is_formula
 
@@ -74,7 +75,7 @@ def extract_answer(
 
 
 def _extracted(text: str, wants: str, forced: bool) -> Extraction | None:
-    tagged = [tag for tag in list(_TAGGED.finditer(text))[-_TRIES:] if tag[1].strip()]
+    tagged = [tag for tag in list(_TAGGED.finditer(text))[-_TRIES:] if tag[1].strip()] if "<" in text else []
     if tagged:
         inside = tagged[-1][1].strip()
         found = _extracted(inside, wants, forced)
@@ -310,6 +311,7 @@ _FORMULA_SIGN = re.compile(r"[0-9\\^_=]|(?<![A-Za-z])[A-Za-z]\s?[-+*/]\s?[A-Za-z
 _DELIMITED = re.compile(r"\$[^$]+\$|\\\([^\n]+\\\)|\\text\s?\{[^{}]*\}")
 
 
+@lru_cache(maxsize=4096)
 def _is_answer(text: str) -> bool:
     """Whether `text` is nothing but a number with its unit, a formula, a list of these, or a letter of a choice."""
     if not text.strip() or len(text) > _LONGEST:

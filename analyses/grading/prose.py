@@ -74,7 +74,12 @@ def worded(text: str) -> str | None:
 
 _N = rf"(?:\*\*|\$|\()?(?:{QUANTITY})(?:\*\*|\$|\))?"
 _ARTICLE = r"(?:the\ |just\ |only\ |a\ |about\ )?"
-_SEVERAL = re.compile("not|n't|instead|rather|first|initial|origin|earlier|previous|wrong|incorrect|mistake|no|sorry|mean|actually|correction|scratch|oops|make that|opposed|place of|wait|should", re.IGNORECASE)  # fmt: skip
+_MAY_TAKE_BACK = re.compile(
+    r"\b(?:not|never|instead|rather|first|initially|originally|earlier|previously|previous|initial|original|mistakenly"
+    r"|wrongly|incorrectly|before|wrong|incorrect|mistake|no+|sorry|mean|meant|actually|correction|scratch|oops|make that"
+    r"|opposed|place of|wait|hmm)\b|n't\b",
+    re.IGNORECASE,
+)
 _TAKEN_BACK = tuple(
     (re.compile(pattern, re.VERBOSE | re.IGNORECASE), replacement)
     for pattern, replacement in (
@@ -113,7 +118,7 @@ def settle(text: str) -> str:
     >>> settle("18 instead of 17"), settle("It isn't 17, it is 18.")
     ('18', 'It is 18.')
     """
-    if _SEVERAL.search(text) is None or re.search("[0-9]", text) is None:
+    if _MAY_TAKE_BACK.search(text) is None or re.search("[0-9]", text) is None:
         return text
     for pattern, replacement in _TAKEN_BACK:
         text = pattern.sub(replacement, text)
@@ -138,11 +143,11 @@ def one_turn(text: str) -> str:
     >>> one_turn("The answer is 18.\n\nQuestion: How many?\nThe answer is 5."), one_turn("Question: How many? 5")
     ('The answer is 18.\n', 'Question: How many? 5')
     """
-    for pattern, least in ((_TURN, 1), (_QUESTION, 1)):
+    for pattern in (_TURN, _QUESTION):
         for mark in pattern.finditer(text):
             before = text[: mark.start()]
             # A response may begin by saying the question once more: an answer stands before the next one
-            if re.search(r"[0-9A-Za-z]", before) and len(before.strip()) >= least and not _restates(before):
+            if re.search(r"[0-9A-Za-z]", before) and not _restates(before):
                 text = before
                 break
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from .tex import unset
 
@@ -42,17 +43,19 @@ _REWRITES = tuple(
         (r"\s+", " "),
     )
 )  # fmt: skip
+_HEDGES = re.compile(r"^(?:approximately|about|roughly|exactly|only|just)(?![A-Za-z])")
 _THIN = re.compile(r"(?<=[0-9])\\[,;: ]\s*(?=[0-9]{3}(?![0-9]))")  # 10\,080
 _WRAPPED = re.compile(r"\$\$?([^$]+)\$\$?|(?:\\(?:text|boxed)\s?)?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 
 
+@lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """The same answer in one spelling: signs, spacing and text commands, and nothing around it."""
     text = unset(_THIN.sub(",", text))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     for _ in range(8):
-        text = re.sub(r"^(?:approximately|about|roughly|exactly|only|just)(?![A-Za-z])", "", text.strip(' *`"“”='))
+        text = _HEDGES.sub("", text.strip(' *`"“”='))
         text = re.sub(r"(?:[\s.,:;]|(?<!\\)\\\\)+$", "", text).strip()
         wrapped = _WRAPPED.fullmatch(text)
         if wrapped is None:

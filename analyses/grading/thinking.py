@@ -98,6 +98,8 @@ def answer_part(text: str, reading: Reading = Reading(), *, opened: bool = False
     thinking between them the last one counts; thinking that begins anew after an answer does not take it back.
     """
     pattern, kinds = _pattern(reading.markers)
+    if not opened and pattern.search(text) is None:
+        return text
     open_kinds: set[str] = set()
     start: int | None = None if opened else 0  # where the text that is no thinking began
     outside: list[str] = []
@@ -191,6 +193,8 @@ def forced_part(text: str, reading: Reading = Reading()) -> str | None:
     >>> forced_part("so \\boxed{17}. Wait Final Answer within \\boxed{}: 18"), forced_part("so \\boxed{17}.")
     (' 18', None)
     """
+    if not reading.final_prompts and "boxed" not in text:
+        return None
     forced = _last(_forced_pattern(reading.final_prompts), text)
     return None if forced is None else text[forced.end() :]
 
