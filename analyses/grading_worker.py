@@ -124,7 +124,7 @@ def _read(latex: str) -> Any:
 def _exact() -> None:
     """Compare numbers exactly in the place of math-verify's 15 digits, in which 1 / 20! and 1 / 22! are the same."""
     import math_verify.grader as library
-    from sympy import Basic, Float, MatrixBase, UnevaluatedExpr
+    from sympy import Basic, Expr, Float, MatrixBase, UnevaluatedExpr, expand
 
     numeric, symbolic = library.sympy_numeric_eq, library.sympy_symbolic_eq
 
@@ -139,6 +139,8 @@ def _exact() -> None:
                 for x, y in zip(a.doit().flat(), b.doit().flat(), strict=True)
             )
         if not closed(a) or not closed(b):
+            if isinstance(a, Expr) and isinstance(b, Expr) and not (a - b).has(Float, UnevaluatedExpr):
+                return expand(a - b) == 0  # else algebra has to tell
             return numeric(a, b, float_rounding, numeric_precision)
         return _same_value(a.doit(), b.doit(), float_rounding, Float)
 

@@ -6,7 +6,7 @@ import re
 
 from analyses.grading_worker import MAX_FORMULA
 
-from .kinds import read_kind, same_kind
+from .kinds import Ratio, read_kind, same_kind
 from .numbers import NO_UNITS, Number, read_number, same_number
 from .spelling import bare, clean, is_name, spelling
 from .units import read_unit
@@ -32,10 +32,12 @@ def is_plain(gold: str) -> bool:
 
 
 def wanted(gold: str) -> str:
-    """What kind of word a gold answer is, as `extract_answer` is told: "choice", "yes/no" or ""."""
+    """What kind of answer a gold answer is, as `extract_answer` is told: "choice", "yes/no", "ratio" or ""."""
     text = bare(clean(gold))
     if CHOICE.fullmatch(text):
         return "choice"
+    if any(isinstance(kind, Ratio) for kind in read_kind(text)):
+        return "ratio"
     return "yes/no" if text.lower() in ("yes", "no", "true", "false") else ""
 
 
@@ -64,11 +66,11 @@ def decide(gold: str, answer: str) -> bool | None:
     elif label := LABEL.match(plain):
         answer = plain[label.end() :]
     gold, answer = unassigned(gold, answer)
+    if (same := same_kind(bare(gold), bare(answer))) is not None:
+        return same
     expected, given = read_number(gold), read_number(answer, loose=True)
     if expected is not None and given is not None:
         return same_number(expected, given)
-    if expected is None and (same := same_kind(bare(gold), bare(answer))) is not None:
-        return same
     # Words are compared as words: to algebra they are products of letters, and "tea" is "eat"
     texts = [text for text in (bare(gold), bare(answer)) if is_name(text) and re.search(r"[^\W\d_]{3}", text)]
     if any(text.lower() != "infinity" for text in texts):

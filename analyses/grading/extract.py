@@ -49,7 +49,7 @@ def extract_answer(
 
     Only what stands after the thinking is read, and no further than where another question begins; after a final
     prompt, " Final Answer within \\boxed{}:", only what follows it. `opened` says that the prompt opened the thinking.
-    `wants` may be "choice" or "yes/no": then such words are looked for before numbers are.
+    `wants` may be "choice", "yes/no" or "ratio": then these are looked for before other numbers are.
 
     1. `boxed`: the last complete ``\\boxed{...}`` (or ``\\fbox``, ``\\framebox``) that is not empty nor taken back; all
        boxes of its sentence.
@@ -149,9 +149,17 @@ def _said(text: str) -> str | None:
     return (opening[0] if opening is not None and opened_with else None) or (found[0] if found else None)
 
 
-_WANTED = {"choice": _chosen, "yes/no": _said}
+def _proportion(text: str) -> str | None:
+    found = None
+    for found in _RATIO.finditer(settle(text[-WINDOW:])):  # noqa: B007  # the last one is wanted
+        pass
+    return None if found is None else found[0]
+
+
+_WANTED = {"choice": _chosen, "yes/no": _said, "ratio": _proportion}
+_RATIO = re.compile(r"(?<![0-9.])[0-9]{1,9}(?:\.[0-9]{1,9})?(?:\s?(?::|to)\s?[0-9]{1,9}(?:\.[0-9]{1,9})?)+(?![0-9])")
 _OPTION = re.compile(
-    r"\b(?:[Oo]ption|[Cc]hoice)s?\s+[*(]{0,3}([A-J])(?![A-Za-z])|(?<![A-Za-z0-9)])\(([A-J])\)|(?:^|\n)\s*\**([A-J])[.):](?=\s|\**)"
+    r"\b(?:[Oo]ption|[Cc]hoice)s?\s+(?:(?:is|would\sbe|must\sbe)\s*:?\s*)?[*($]{0,3}(?:\\text\{\(?)?([A-J])(?![A-Za-z])|(?<![A-Za-z0-9)])\(([A-J])\)|(?:^|\n)\s*\**([A-J])[.):](?=\s|\**)"
 )
 _YES = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>(.{0,2000}?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
@@ -172,6 +180,8 @@ _FORMULA = re.compile(
     r"\$\$[^$\n]+\$\$|(?<!\\)\$(?:[^$\\\n]|\\[^\n])+\$|(?<!\\)\\\([^\n]{1,300}?\\\)|(?<!\\)\\\[[^\n]{1,300}?\\\]"
 )
 _FIRST_WORD = re.compile(r"(yes|no|true|false|\(?[A-J]\)?)(?=\s*(?:[,;:—–]\s|\s-\s|[.!]?$))", re.IGNORECASE)
+_FORMER = re.compile(r"\b(?:first|initial|previous|earlier|original|former|wrong|incorrect|not the)\s+$", re.IGNORECASE)
+_JUDGED = re.compile(r"(?:quite |completely |clearly )?(?:wrong|incorrect|right|correct|as follows|here|this|that|it|ready)", re.IGNORECASE)
 _NEGATION = re.compile(r"\b(?:not|no|never|cannot)\b|n't\b", re.IGNORECASE)
 _SHORT_WORDS = frozenset(
     ("an", "as", "at", "be", "by", "he", "if", "in", "is", "it", "no", "of", "on", "so", "to", "we")
@@ -196,6 +206,8 @@ def _hashed(response: str) -> str | None:
 def _marked(response: str) -> str | None:
     words = None
     for anchor in reversed(list(_ANCHOR.finditer(response))[-_TRIES:]):
+        if _FORMER.search(response, max(0, anchor.start() - 24), anchor.start()) is not None:
+            continue
         direct = _DIRECT.match(response, anchor.end())
         if direct is not None:  # "Therefore 3 ." states an answer, "Therefore 3 eggs are left" does not
             return direct[1]
@@ -209,6 +221,7 @@ def _marked(response: str) -> str | None:
         if words is None:
             aside = _ASIDE.search(clause)
             words = next((part for part in (clause, clause[: aside.start()] if aside else "") if is_name(part, 3)), None)
+            words = None if words is not None and _JUDGED.fullmatch(words) else words
     return words
 
 
@@ -282,13 +295,14 @@ def _number_at(line: str, digit: int) -> tuple[str | None, int]:
             for part in (formula[0], formula[0].rpartition("=")[2]):
                 if _is_answer(part):
                     return part, digit
-    if (plain := plain_formula(line, digit)) is not None and _is_answer(plain):
+    number = next((found[0] for found in IN_PROSE.finditer(line) if found.start() <= digit < found.end()), None)
+    plain = None if number is not None and "^" in number else plain_formula(line, digit)
+    if plain is not None and _is_answer(plain):
         return plain, digit
     # LaTeX without dollars: the run of characters without a space
     first = line.rfind(" ", 0, digit) + 1
     chunk = re.sub(r"(?:\\[\])]|[.,;:!?$])+$", "", line[first:].partition(" ")[0].lstrip("$"))
     tex = re.search(r"[\\^{]", chunk.replace(r"\$", "").replace(r"\%", "")) is not None
-    number = next((found[0] for found in IN_PROSE.finditer(line) if found.start() <= digit < found.end()), None)
     if number is not None and ("^" in number or not tex):
         return number, first
     if tex and _is_answer(chunk):

@@ -122,7 +122,7 @@ def _are_units(names: list[str], attached: bool, loose: bool) -> bool:
     # A single letter may be a variable: 5 m is a length, 5m and 5 x are not read as 5
     first = re.split(r"[\^/]", names[0])[0].rstrip(".")
     if attached and not (first in ATTACHED and (len(first) > 1 or loose) or read_unit(first) and len(first) > 2):
-        return False
+        return loose and re.fullmatch("(?!sqrt|sinh|cosh|tanh|infinity)[a-z]{4,}", first) is not None
     known = read_unit(" ".join(names)) is not None
     return known or all(
         len(re.split(r"[\^/.(]", name)[0]) > 1 or name.rstrip(".") in ("a", "m", "g", "s", "h", "l", "L") for name in names

@@ -11,7 +11,8 @@ __all__ = ["IN_PROSE", "QUANTITY", "VULGAR", "one_turn", "plain_formula", "settl
 
 VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
 _DIGITS = (
-    rf"(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9])|(?<=[{CURRENCIES}])[0-9]{{1,3}}(?:\ [0-9]{{3}})+(?![0-9])|[0-9]{{1,1000}})"
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])"
+    r"|[0-9]{1,3}(?:\ [0-9]{3})+(?![0-9.,/:])|[0-9]{1,1000})"
 )
 _MULTIPLE = "|".join(sorted(MULTIPLES, key=len, reverse=True))
 _UNITS = "|".join(sorted(map(re.escape, ATTACHED), key=len, reverse=True))
