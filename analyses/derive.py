@@ -102,21 +102,23 @@ SIGNIFICANT = 0.05
 
 RESPONSE_COLUMNS = (
     "condition", "problem", "sample", "question", "gold", "text", "n_steps", "finish_reason", "extracted", "reason",
-    "status", "correct",
+    "status", "correct", "detail",
 )  # fmt: skip
 
 
 def responses_table(run: Run, cells: Sequence[Cell] | None = None) -> pandas.DataFrame:
-    """One row a response, graded: ``status`` and ``reason`` as in :mod:`analyses.grading`.
+    """One row a response, graded: ``status``, ``reason`` and ``detail`` as in :mod:`analyses.grading`.
 
-    ``correct`` is missing where nothing was found out: the grading timed out or failed, or the run was written by a
-    version that kept no gold answers (status "not_graded").
+    ``correct`` is missing where nothing was found out: the gold answer cannot be read, the grading timed out or failed,
+    or the run was written by a version that kept no gold answers (status "not_graded"). The settings
+    ``thinking_markers`` and ``final_prompts`` of the run say how responses are read.
     """
     import pandas as pd
 
-    from analyses.grading import Grader
+    from analyses.grading import Grader, reading_of, response_of
 
-    rows = []
+    reading = reading_of(run.settings)
+    rows, read = [], []
     for cell in run.cells() if cells is None else cells:
         payload = run.read(cell).payload
         rows.append(
@@ -124,13 +126,17 @@ def responses_table(run: Run, cells: Sequence[Cell] | None = None) -> pandas.Dat
                 "condition": cell.condition, "problem": cell.problem, "sample": cell.sample,
                 "question": payload.get("question", ""), "gold": payload.get("answer", ""), "text": payload["text"],
                 "n_steps": len(payload["tokens"]), "finish_reason": payload["finish_reason"],
-                "extracted": "", "reason": "none", "status": "not_graded", "correct": None,
+                "extracted": "", "reason": "none", "status": "not_graded", "correct": None, "detail": "",
             }
         )  # fmt: skip
-    graded = [row for row in rows if row["gold"]]
-    with Grader() as grader:
-        for row, grade in zip(graded, grader.grade([(row["gold"], row["text"]) for row in graded]), strict=True):
+        if rows[-1]["gold"].strip():
+            read.append((rows[-1], *response_of(payload, reading)))
+    with Grader(reading=reading) as grader:
+        pairs = [(row["gold"], text) for row, text, _ in read]
+        grades = grader.grade(pairs, opened=[opened for *_, opened in read])
+        for (row, *_), grade in zip(read, grades, strict=True):
             row |= {"extracted": grade.extracted, "reason": str(grade.reason), "status": str(grade.status)}
+            row["detail"] = grade.detail
             row["correct"] = None if grade.score != grade.score else bool(grade.score)
     frame = pd.DataFrame(rows, columns=list(RESPONSE_COLUMNS))
     return frame.astype({"correct": "boolean", "sample": "int32", "n_steps": "int32"})
