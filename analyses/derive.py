@@ -30,6 +30,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from analyses.fresh import is_fresh, made_of, stamp
+from analyses.grading import Grader, Reading, reading_of, response_of
 from analyses.reread import Probing
 from analyses.store import Cell, CellData, Run
 from analyses.tables import RowGroups
@@ -52,6 +53,7 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
     if is_fresh(run.path, "tables", digest):
         return False
     site, tau, probing = run.settings["site"], run.settings["tau"], Probing.pinned(run.settings)
+    reading = reading_of(run.settings)
     rows, drawn, at_peaks = [], [], {}
     schemas = [_mi_schema(probing), _steps_schema(probing), _peaks_schema(probing)]
     names = ["mi.parquet", "steps.parquet", "peaks.parquet"]
@@ -66,12 +68,12 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
             to_mi.add(_as(schemas[0], _rows(cell.problem, cell.sample, site, data, peaks, more)))
             to_steps.add(_as(schemas[1], _steps(cell, data, probing)))
             to_peaks.add(_as(schemas[2], _peaks(cell, site, data, peaks, more, probing)))
-            rows.append(_response(cell, data.payload))
+            rows.append(_response(cell, data.payload, reading))
             drawn += _drawn(cell, data.payload) if probing.null else []
             for layer, marked in zip(data.payload["layers"], peaks, strict=True):
                 counts = torch.bincount(data.tensors["token_ids"][marked].long(), minlength=d_vocab)
                 at_peaks[layer] = at_peaks[layer] + counts if layer in at_peaks else counts
-    run.write_table("responses.parquet", _graded(rows))
+    run.write_table("responses.parquet", _graded(rows, reading))
     run.write_table("tokens.csv", _tokens(at_peaks, site, vocabulary_of(tokenizer, d_vocab)))
     if probing.null:
         run.write_table(WRONG_ANSWERS, _drawn_table(drawn))
@@ -133,41 +135,45 @@ _STATISTICS = tuple(field.name for field in fields(PeakStatistics))
 
 RESPONSE_COLUMNS = (
     "condition", "problem", "sample", "question", "gold", "text", "n_steps", "finish_reason", "extracted", "reason",
-    "status", "correct",
+    "status", "correct", "detail",
 )  # fmt: skip
 
 
 def responses_table(run: Run, cells: Sequence[Cell] | None = None) -> pandas.DataFrame:
-    """One row a response, graded: ``status`` and ``reason`` as in :mod:`analyses.grading`.
+    """One row a response, graded: ``status``, ``reason`` and ``detail`` as in :mod:`analyses.grading`.
 
-    ``correct`` is missing where nothing was found out: the grading timed out or failed, or the run was written by a
-    version that kept no gold answers (status "not_graded").
+    ``correct`` is missing where nothing was found out: the gold answer cannot be read, the grading timed out or failed,
+    or the run was written by a version that kept no gold answers (status "not_graded"). The settings
+    ``thinking_markers`` and ``final_prompts`` of the run say how responses are read.
     """
     chosen = run.cells() if cells is None else cells
-    return _graded([_response(cell, run.payload(cell)) for cell in chosen])
+    reading = reading_of(run.settings)
+    return _graded([_response(cell, run.payload(cell), reading) for cell in chosen], reading)
 
 
-def _response(cell: Cell, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a response, not graded yet."""
-    return {
+def _response(cell: Cell, payload: Mapping[str, Any], reading: Reading) -> tuple[dict[str, Any], str, bool]:
+    """The row of a response, not graded yet, the text to grade, and whether its prompt opened the thinking."""
+    row = {
         "condition": cell.condition, "problem": cell.problem, "sample": cell.sample,
         "question": payload.get("question", ""), "gold": payload.get("answer", ""), "text": payload["text"],
         "n_steps": len(payload["tokens"]), "finish_reason": payload["finish_reason"],
-        "extracted": "", "reason": "none", "status": "not_graded", "correct": None,
+        "extracted": "", "reason": "none", "status": "not_graded", "correct": None, "detail": "",
     }  # fmt: skip
+    return row, *response_of(payload, reading)
 
 
-def _graded(rows: Sequence[dict[str, Any]]) -> pandas.DataFrame:
+def _graded(rows: Sequence[tuple[dict[str, Any], str, bool]], reading: Reading) -> pandas.DataFrame:
     import pandas as pd
 
-    from analyses.grading import Grader
-
-    graded = [row for row in rows if row["gold"]]
-    with Grader() as grader:
-        for row, grade in zip(graded, grader.grade([(row["gold"], row["text"]) for row in graded]), strict=True):
+    read = [(row, text, opened) for row, text, opened in rows if row["gold"].strip()]
+    with Grader(reading=reading) as grader:
+        pairs = [(row["gold"], text) for row, text, _ in read]
+        grades = grader.grade(pairs, opened=[opened for *_, opened in read])
+        for (row, *_), grade in zip(read, grades, strict=True):
             row |= {"extracted": grade.extracted, "reason": str(grade.reason), "status": str(grade.status)}
+            row["detail"] = grade.detail
             row["correct"] = None if grade.score != grade.score else bool(grade.score)
-    frame = pd.DataFrame(rows, columns=list(RESPONSE_COLUMNS))
+    frame = pd.DataFrame([row for row, *_ in rows], columns=list(RESPONSE_COLUMNS))
     return frame.astype({"correct": "boolean", "sample": "int32", "n_steps": "int32"})
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from analyses.batches import Batch, do_batches, guarded, plan_batches
 from analyses.derive import derive_tables
+from analyses.grading import prompt_end
 from analyses.model_ref import ModelRef, share_threads
 from analyses.problems import Problem, bundled_problems, load_problems
 from analyses.reread import Probing, Rereader
@@ -351,6 +352,7 @@ class Tracer:
             "answer": self.problems[cell.problem].answer,
             "text": rollout.text,
             "tokens": rollout.tokens,
+            "prompt_end": prompt_end(self.model.tokenizer, rollout.prompt_ids.tolist()),
             "finish_reason": rollout.finish_reason,
             "seed": rollout.settings["seed"],
             "batch": mates,

@@ -31,5 +31,10 @@ is never evaluated as Python: see `analyses.grading_worker`.
 from .compare import decide
 from .extract import Extraction, Reason, extract_answer
 from .grader import Grade, Grader, Status
+from .responses import prompt_end, reading_of, response_of, stated_answer
+from .thinking import MARKERS, Reading, full_text, opens_thinking
 
-__all__ = ["Extraction", "Grade", "Grader", "Reason", "Status", "decide", "extract_answer"]
+__all__ = [
+    "MARKERS", "Extraction", "Grade", "Grader", "Reading", "Reason", "Status", "decide", "extract_answer", "full_text",
+    "opens_thinking", "prompt_end", "reading_of", "response_of", "stated_answer",
+]  # fmt: skip

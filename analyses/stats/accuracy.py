@@ -38,9 +38,11 @@ def accuracy_table(
     [['baseline', 8, 0.875, nan, nan], ['no Wait', 8, 0.125, -0.75, 0.03125]]
 
     `frame` has the columns `by`, problem, sample and correct (true, false, or missing where the grading found nothing
-    out), one row each; others are ignored. The columns of the result:
+    out), one row each. A problem with such a response drops out of its condition whole, and out of all conditions where
+    a column status says that its grading failed or timed out: else right answers would count and wrong ones not. Other
+    columns are ignored. The columns of the result:
 
-    - `n` graded responses of `problems` problems; `excluded` responses without a grade
+    - `n` graded responses of `problems` problems; `excluded` responses that dropped out, and in words `left_out`
     - `accuracy`, and `low`, `high`: Wilson's interval; with several samples a problem, for the effective number of
       responses, n / design effect of clusters (Kish 1965), which is never more than n
     - `pairs` (problem, sample) graded in both; `difference`, `difference_low`, `difference_high` over these, by the
@@ -67,6 +69,7 @@ def accuracy_table(
         {
             by: name,
             **_accuracy(values[i], problem, int(asked[i]), level),
+            "left_out": _reasons(grades[condition == i]),
             **_against(values[i], None if i == base else values[base], problem, level, draws, seed),
         }
         for i, name in enumerate(names)
@@ -103,6 +106,7 @@ def _graded(frame: pandas.DataFrame, by: str, baseline: Any) -> pandas.DataFrame
                 received=f"a row {received}: {row}",
                 remedy="Number the samples from 0.",
             )
+    grades = _whole_problems(grades, by, frame["status"] if "status" in frame.columns else None)
     if not (grades[by] == baseline).any():
         raise InputError(
             operation,
@@ -111,6 +115,31 @@ def _graded(frame: pandas.DataFrame, by: str, baseline: Any) -> pandas.DataFrame
             remedy="Name one of them with baseline=.",
         )
     return grades
+
+
+def _whole_problems(grades: pandas.DataFrame, by: str, status: pandas.Series | None) -> pandas.DataFrame:
+    """`grades` without those of problems that have a response without a grade; `why` each dropped out."""
+    import pandas as pd
+
+    missing = grades["correct"].isna()
+    out = missing.groupby([grades[by], grades["problem"]]).transform("any")
+    why = pd.Series("not graded", index=grades.index).where(missing)
+    if status is not None:
+        failed = status.astype("object").isin(("timeout", "error"))
+        out |= failed.groupby(grades["problem"]).transform("any")
+        why = status.astype("object").where(failed, why)
+    first = why.groupby(grades["problem"]).transform("first")
+    return grades.assign(correct=grades["correct"].mask(out), why=first.where(out, ""))
+
+
+_WHY = {"timeout": "grading timed out", "error": "gold answer not readable or grading failed"}
+
+
+def _reasons(grades: pandas.DataFrame) -> str:
+    problems = grades[grades["why"] != ""].drop_duplicates("problem")["why"].value_counts()
+    return ", ".join(
+        f"{count} problem{'s' if count > 1 else ''} ({_WHY.get(str(why), why)})" for why, count in problems.items()
+    )
 
 
 def _accuracy(values: np.ndarray, problem: np.ndarray, asked: int, level: float) -> dict[str, Any]:

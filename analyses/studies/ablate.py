@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.grading import extract_answer
+from analyses.grading import extract_answer, full_text
 from analyses.scheduler import Report
 from analyses.stats import paired_bootstrap
 from analyses.store import Cell
@@ -169,7 +169,7 @@ class Ablate(Study):
 
 def _gold_at_answer(lab: Lab, rollout: Rollout, gold: str) -> tuple[int | None, list[int]]:
     """The step that begins the stated answer, and the gold answer's tokens as they would stand there."""
-    stated = extract_answer(rollout.text).text
+    stated = extract_answer(full_text(rollout.text, rollout.tokens)).text
     tokens = rollout.tokens
     gap = "" if any(" " in token for token in tokens) else " "
     starts = [0]

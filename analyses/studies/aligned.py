@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from analyses.grading import extract_answer
+from analyses.grading import reading_of, stated_answer
 from analyses.places import Place, places_of, steps_at
 from analyses.scheduler import Report
 from analyses.store import Cell, CellData
@@ -143,7 +143,7 @@ class AlignedStudy(Study):
         cells = self.responses_here(data)
         texts = [_baseline(data, cell).payload for cell in cells]
         gold = [data.lab.problems[cell.problem].answer for cell in cells]
-        stated = [extract_answer(payload["text"]).text or "" for payload in texts]
+        stated = [stated_answer(payload, reading_of(data.run.settings)).text for payload in texts]
         found = [label_answers("answer", gold, self.max_answers), label_answers("stated", stated, self.max_answers)]
         if data.lab.facts.name in BUNDLED:
             from analyses.toys.running import running_values

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from analyses.batches import Batch, guarded
 from analyses.derive import responses_table
+from analyses.grading import prompt_end
 from analyses.model_ref import ModelRef, share_threads
 from analyses.problems import Problem
 from analyses.scheduler import Report, Work
@@ -216,6 +217,7 @@ class Study(ABC):
                     "answer": lab.problems[cell.problem].answer,
                     "text": rollout.text,
                     "tokens": rollout.tokens,
+                    "prompt_end": prompt_end(lab.model.tokenizer, rollout.prompt_ids.tolist()),
                     "finish_reason": rollout.finish_reason,
                     "events": [asdict(event) for event in rollout.events],
                     "interventions": rollout.settings["interventions"],
@@ -313,6 +315,15 @@ def by_number(frame: pandas.DataFrame, column: str) -> Iterator[tuple[int, panda
         yield int(value), frame[frame[column] == value]
 
 
+def _left_out(table: pandas.DataFrame) -> str:
+    """The problems without a grade and why, as the accuracy tables tell it."""
+    if "left_out" not in table.columns:
+        return ""
+    said = [f"{row['condition']}: {row['left_out']}" for row in table.to_dict("records") if row["left_out"]]
+    alike = {text.split(": ", 1)[1] for text in said}
+    return alike.pop() if len(alike) == 1 and len(said) == len(table) else "; ".join(said)
+
+
 def accuracy_reading(table: pandas.DataFrame, baseline: str = "the baseline") -> list[str]:
     """A sentence for each condition of an accuracy table that differs from the baseline, and one for the others."""
     said, alike = [], []
@@ -325,6 +336,8 @@ def accuracy_reading(table: pandas.DataFrame, baseline: str = "the baseline") ->
             )
         else:
             alike.append(row["condition"])
+    if len(left_out := _left_out(table)):
+        said.append(f"Left out, right and wrong answers alike: {left_out}.")
     if alike:
         said.append(f"Not told apart from {baseline} at this n: {', '.join(alike)}.")
     return said
