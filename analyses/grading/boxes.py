@@ -12,7 +12,9 @@ __all__ = ["Box", "boxed_answer"]
 
 _TRIES = 8  # boxes looked at, from the last one back
 _LONGEST = 2000  # characters looked through for the brace that closes a box
-_BOX = re.compile(r"(?:\\|\x08|(?<![A-Za-z\\]))(?:boxed|oxed|Boxed|fbox|framebox|bbox)(?![A-Za-z])(?:\[[^\[\]\n]{0,40}\]){0,2}")
+_BOX = re.compile(
+    r"(?:\\|\x08|(?<![A-Za-z\\]))(?:boxed|oxed|Boxed|fbox|framebox|bbox)(?![A-Za-z])(?:\[[^\[\]\n]{0,40}\]){0,2}"
+)
 _GLM = re.compile(r"<\|begin_of_box\|>(.{0,2000}?)(?:<\|end_of_box\|>|$)", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?\$?[0-9][0-9.,/]{0,40}")
 _COMMAND = re.compile(r"-?\\[A-Za-z]+")
@@ -65,7 +67,9 @@ def boxed_answer(
     if "box" not in text and "\x08oxed" not in text:
         return None
     boxes = [box for match in list(_BOX.finditer(text))[-_TRIES:] if (box := _box(text, match, is_answer)) is not None]
-    boxes += [Box(match[1], match.start(), match.end()) for match in list(_GLM.finditer(text))[-_TRIES:] if match[1].strip()]
+    boxes += [
+        Box(match[1], match.start(), match.end()) for match in list(_GLM.finditer(text))[-_TRIES:] if match[1].strip()
+    ]
     boxes.sort(key=lambda box: box.start)
     outer = [box for box in boxes if not any(o.start < box.start and box.end <= o.end for o in boxes)]
     kept = [box for box in outer if _NEGATED.search(text, max(0, box.start - 80), box.start) is None]
@@ -114,7 +118,13 @@ def _box(text: str, match: re.Match[str], is_answer: Callable[[str], bool]) -> B
         return Box(number[0].rstrip(".,/"), start, number.end())
     if (command := _COMMAND.match(text, at)) is not None:
         stop = command.end()
-        for _ in range(2 if command[0].endswith(("frac", "binom")) else 1 if command[0].endswith(("sqrt", "text", "bf", "rm")) else 0):
+        for _ in range(
+            2
+            if command[0].endswith(("frac", "binom"))
+            else 1
+            if command[0].endswith(("sqrt", "text", "bf", "rm"))
+            else 0
+        ):
             found = argument(text, stop)
             if found is None:
                 return None

@@ -41,7 +41,10 @@ def respelled(gold: str, other: str) -> Iterator[tuple[str, str]]:
     yield "dollars", f"The answer is ${math}$."
     yield "heading", f"**Final Answer**\n\n$\\boxed{{{gold}}}$"
     yield "hash", f"And so we are done.\n#### {gold}"
-    yield "thinking", f"<think>\nPerhaps \\boxed{{{other}}}? The answer is {other}. No.\n</think>\n\nSo it is $\\boxed{{{gold}}}$."
+    yield (
+        "thinking",
+        f"<think>\nPerhaps \\boxed{{{other}}}? The answer is {other}. No.\n</think>\n\nSo it is $\\boxed{{{gold}}}$.",
+    )
     yield "twice", rf"It is $\boxed{{{gold}}}$. As I said: $\boxed{{{gold}}}$."
     if "frac" in gold:
         yield "dfrac", rf"$\boxed{{{gold.replace('dfrac', 'frac').replace('frac', 'dfrac')}}}$"
@@ -65,7 +68,10 @@ def respelled(gold: str, other: str) -> Iterator[tuple[str, str]]:
         yield "dollars after", f"The answer is {number} dollars."
         yield "equation", f"$x = {number}$"
         yield "not another", f"The answer is {number}, not {number + 1}."
-        yield "next question", f"The answer is {number}.\n\nQuestion: How many are {number + 3}?\nThe answer is {number + 3}."
+        yield (
+            "next question",
+            f"The answer is {number}.\n\nQuestion: How many are {number + 3}?\nThe answer is {number + 3}.",
+        )
     fraction = re.fullmatch(r"(-?)\\d?frac\{?([0-9]+)\}?\s?\{?([0-9]+)\}?", gold)
     if fraction is not None and "{" in gold:
         yield "slash", rf"\boxed{{{fraction[1]}{fraction[2]}/{fraction[3]}}}"
@@ -89,8 +95,11 @@ def wrong_answers(gold: str, other: str) -> Iterator[tuple[str, str]]:
             yield "sign", rf"$\boxed{{{-number}}}$"
             yield "ten times", f"The answer is {10 * number}."
     elif re.match(r"[-\\0-9a-z]", gold) and not re.search(r"text|mbox|matrix|pm|,|\\\{|[=<>]|\\in|\\\$|_|\(", gold):
-        yield "sign", rf"$\boxed{{{gold[1:] if gold.startswith('-') else '-' + gold}}}$" if _one_term(gold) else (
-            rf"$\boxed{{-({gold})}}$"
+        yield (
+            "sign",
+            rf"$\boxed{{{gold[1:] if gold.startswith('-') else '-' + gold}}}$"
+            if _one_term(gold)
+            else (rf"$\boxed{{-({gold})}}$"),
         )
     if (top := re.search(r"frac\{?([0-9])", gold)) is not None:
         digit = str(int(top[1]) % 9 + 1)

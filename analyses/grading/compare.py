@@ -166,7 +166,9 @@ def for_algebra(cleaned: str) -> str:
             text = text[: unit.start()]
     text = re.sub(r"\s?\^\\circ\s?$", "", text)
     # The set of all x with a property is what the property says
-    text = re.sub(r"^\\\{\s?([a-z])\s?(?:\\in\s?(?:\\mathbb\{?R\}?|R)\s?)?(?:\\mid|:|\|)\s?(.*\b\1\b.*)\\\}$", r"\2", text)
+    text = re.sub(
+        r"^\\\{\s?([a-z])\s?(?:\\in\s?(?:\\mathbb\{?R\}?|R)\s?)?(?:\\mid|:|\|)\s?(.*\b\1\b.*)\\\}$", r"\2", text
+    )
     return re.sub(r"(?<![A-Za-z\\])(?:pi|infinity)(?![A-Za-z])", lambda name: _COMMANDS[name[0]], text).strip()
 
 

@@ -42,9 +42,7 @@ class Extraction:
     reason: Reason
 
 
-def extract_answer(
-    response: str, reading: Reading = Reading(), *, opened: bool = False, wants: str = ""
-) -> Extraction:
+def extract_answer(response: str, reading: Reading = Reading(), *, opened: bool = False, wants: str = "") -> Extraction:
     r"""The answer a response gives, by the first rule that finds one.
 
     Only what stands after the thinking is read, and no further than where another question begins; after a final
@@ -181,7 +179,10 @@ _FORMULA = re.compile(
 )
 _FIRST_WORD = re.compile(r"(yes|no|true|false|\(?[A-J]\)?)(?=\s*(?:[,;:—–]\s|\s-\s|[.!]?$))", re.IGNORECASE)
 _FORMER = re.compile(r"\b(?:first|initial|previous|earlier|original|former|wrong|incorrect|not the)\s+$", re.IGNORECASE)
-_JUDGED = re.compile(r"(?:quite |completely |clearly )?(?:wrong|incorrect|right|correct|as follows|here|this|that|it|ready)", re.IGNORECASE)
+_JUDGED = re.compile(
+    r"(?:quite |completely |clearly )?(?:wrong|incorrect|right|correct|as follows|here|this|that|it|ready)",
+    re.IGNORECASE,
+)
 _NEGATION = re.compile(r"\b(?:not|no|never|cannot)\b|n't\b", re.IGNORECASE)
 _SHORT_WORDS = frozenset(
     ("an", "as", "at", "be", "by", "he", "if", "in", "is", "it", "no", "of", "on", "so", "to", "we")
@@ -220,7 +221,9 @@ def _marked(response: str) -> str | None:
             return found
         if words is None:
             aside = _ASIDE.search(clause)
-            words = next((part for part in (clause, clause[: aside.start()] if aside else "") if is_name(part, 3)), None)
+            words = next(
+                (part for part in (clause, clause[: aside.start()] if aside else "") if is_name(part, 3)), None
+            )
             words = None if words is not None and _JUDGED.fullmatch(words) else words
     return words
 

@@ -14,7 +14,9 @@ _MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
 )  # fmt: skip
-_MONTH = "(?P<month>" + "|".join(f"{name[:3]}(?:{name[3:]})?" if len(name) > 3 else name for name in _MONTHS) + r"|sept)\.?"
+_MONTH = (
+    "(?P<month>" + "|".join(f"{name[:3]}(?:{name[3:]})?" if len(name) > 3 else name for name in _MONTHS) + r"|sept)\.?"
+)
 _DAY = r"(?P<day>[0-9]{1,2})(?:st|nd|rd|th)?"
 _WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+)?"
 _DATES = tuple(
@@ -33,7 +35,8 @@ _CLOCK = re.compile(
     re.IGNORECASE,
 )
 _HOUR = re.compile(
-    rf"(?:at\s+)?(?P<hour>[0-2]?[0-9])(?=\s?(?:[ap]\.?\s?m|o'clock|in\s|at\s))(?:\s?o'clock)?(?:{_HALF})?", re.IGNORECASE
+    rf"(?:at\s+)?(?P<hour>[0-2]?[0-9])(?=\s?(?:[ap]\.?\s?m|o'clock|in\s|at\s))(?:\s?o'clock)?(?:{_HALF})?",
+    re.IGNORECASE,
 )
 _NAMED = {"noon": 12 * 3600, "midday": 12 * 3600, "midnight": 0, "12 noon": 12 * 3600, "12 midnight": 0}
 _PARTS = re.compile(r"\s?(?::|\bto\b)\s?")

@@ -121,12 +121,17 @@ def read_number(cleaned: str, *, loose: bool = False) -> Number | None:
 def _are_units(names: list[str], attached: bool, loose: bool) -> bool:
     # A single letter may be a variable: 5 m is a length, 5m and 5 x are not read as 5
     first = re.split(r"[\^/]", names[0])[0].rstrip(".")
-    if attached and not (first in ATTACHED and (len(first) > 1 or loose) or read_unit(first) and len(first) > 2):
+    if attached and not ((first in ATTACHED and (len(first) > 1 or loose)) or (read_unit(first) and len(first) > 2)):
         return loose and re.fullmatch("(?!sqrt|sinh|cosh|tanh|infinity)[a-z]{4,}", first) is not None
     known = read_unit(" ".join(names)) is not None
-    return known or all(
-        len(re.split(r"[\^/.(]", name)[0]) > 1 or name.rstrip(".") in ("a", "m", "g", "s", "h", "l", "L") for name in names
-    ) and not any("^" in name for name in names)
+    return (
+        known
+        or (all(
+            len(re.split(r"[\^/.(]", name)[0]) > 1 or name.rstrip(".") in ("a", "m", "g", "s", "h", "l", "L")
+            for name in names
+        )
+        and not any("^" in name for name in names))
+    )
 
 
 def _paid(names: list[str]) -> Unit | None:

@@ -124,7 +124,9 @@ def unset(text: str) -> str:
     for pattern, replacement in _RENAMED:
         text = pattern.sub(replacement, text)
     text = _without_arguments(text)
-    text = _SWITCHES.sub(lambda found: "" if found[0].startswith((r"\left", r"\right", r"\big", r"\Big")) else " ", text)
+    text = _SWITCHES.sub(
+        lambda found: "" if found[0].startswith((r"\left", r"\right", r"\big", r"\Big")) else " ", text
+    )
     text = _SPACES.sub(" ", text)
     text = _ALIGNED.sub(" ", text)
     text = _ARRAY.sub(_matrix, text)

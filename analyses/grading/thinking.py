@@ -71,7 +71,7 @@ class Reading:
             raise InputError(
                 "read responses",
                 expected="pairs of two different texts that open and close thinking, and texts of final prompts",
-                received=repr((self.markers if not pairs else self.final_prompts))[:200],
+                received=repr(self.markers if not pairs else self.final_prompts)[:200],
                 remedy='For example markers=[("<think>", "</think>")].',
             )
 
@@ -151,7 +151,9 @@ def full_text(text: str, tokens: Sequence[str], reading: Reading = Reading()) ->
             at = places[end] if end < len(places) else len(text)
             # spaces before a dropped token stay before it
             at = min(at, cut)
-            while at > 0 and text[at - 1].isspace() and end > 0 and places[end - 1] < at - 1 and at > places[end - 1] + 1:
+            while (
+                at > 0 and text[at - 1].isspace() and end > 0 and places[end - 1] < at - 1 and at > places[end - 1] + 1
+            ):
                 at -= 1
             pieces.append(text[at:cut])
             pieces.append(token.strip())

@@ -12,8 +12,7 @@ _KNOWN: dict[str, tuple[str, Fraction]] = {}
 for _dimension, _names in {
     "length": "nm=nanometer=0.000000001 µm=um=micrometer=micron=0.000001 mm=millimeter=0.001 cm=centimeter=0.01 "
     "dm=decimeter=0.1 m=meter=1 km=kilometer=1000 inch=in=0.0254 foot=feet=ft=0.3048 yard=yd=0.9144 mile=mi=1609.344",
-    "mass": "mg=milligram=0.001 g=gram=1 kg=kilogram=kilo=1000 ounce=oz=28.349523125 pound=lb=453.59237 "
-    "tonne=1000000",
+    "mass": "mg=milligram=0.001 g=gram=1 kg=kilogram=kilo=1000 ounce=oz=28.349523125 pound=lb=453.59237 tonne=1000000",
     "time": "ms=millisecond=0.001 s=sec=second=1 min=minute=60 h=hr=hour=3600 day=86400 week=604800",
     "dollars": "$=dollar=usd=buck=1 cent=¢=0.01",
     "euros": "€=euro=eur=1",

@@ -58,7 +58,7 @@ def spell_out(text: str, *, suffixes: bool = False) -> str:
     for token in _tokens(text):
         words.append((token["number"] or token["word"] or "-").lower())
         ends.append(token.end())
-    if not words or ("-" == words[0]):
+    if not words or (words[0] == "-"):
         return text
     kept = [place for place, word in enumerate(words) if word != "-"]
     value, used = _phrase([words[place] for place in kept])
@@ -155,6 +155,6 @@ def _fraction(words: list[str]) -> tuple[Fraction | None, int]:
 def _ordinal(words: list[str]) -> tuple[Fraction | None, int]:
     if words[0] in _ORDINALS:
         return Fraction(_ORDINALS[words[0]]), 1
-    if len(words) > 1 and 20 <= NUMBER_WORDS.get(words[0], 0) and _ORDINALS.get(words[1], 99) < 10:
+    if len(words) > 1 and NUMBER_WORDS.get(words[0], 0) >= 20 and _ORDINALS.get(words[1], 99) < 10:
         return Fraction(NUMBER_WORDS[words[0]] + _ORDINALS[words[1]]), 2
     return None, 0

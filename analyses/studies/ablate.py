@@ -20,9 +20,9 @@ from torch import Tensor
 
 from analyses.grading import extract_answer, full_text
 from analyses.scheduler import Report
-from analyses.stats import paired_bootstrap
+from analyses.stats import accuracy_difference, holm, paired_bootstrap, paired_test
 from analyses.store import Cell
-from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData, layers_of
+from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData, counted, layers_of, span
 from interp.encoding import encode
 from interp.errors import InputError
 from interp.interventions import MeanAblate, PatchResidual
@@ -45,6 +45,9 @@ __all__ = ["Ablate"]
 @dataclass(frozen=True)
 class Ablate(Study):
     """Answer log-probability (nats) and whether greedy decoding would state the gold answer, with steps replaced.
+
+    Intervals are bootstraps over problems, p is the sign-flip test over problems of the log-probability's change, and
+    p_holm is corrected for all rows of the table.
 
     Options:
         layers: "all", or numbers separated by commas.
@@ -123,46 +126,66 @@ class Ablate(Study):
                 rows.append(
                     {"condition": cell.condition, **plan, "problem": cell.problem, "sample": cell.sample, **payload}
                 )
-        if not rows:
-            raise InputError(
-                "ablate",
-                expected="at least one response that states an answer",
-                received="none",
-                remedy="Raise max_new_tokens, or use a model that answers.",
-            )
-        cells = pd.DataFrame(rows).drop(columns="status")
+        names = [
+            "condition",
+            "method",
+            "place",
+            "layer",
+            "problem",
+            "sample",
+            "status",
+            "steps",
+            "logprob",
+            "says_gold",
+        ]
+        cells = pd.DataFrame(rows, columns=names).drop(columns="status")
         keys = ["problem", "sample"]
         untouched = cells[cells["method"] == "none"].set_index(keys)
         found = []
         for condition, part in cells[cells["method"] != "none"].groupby("condition", sort=False):
             acted = part[part["steps"] > 0].set_index(keys)
+            acted = acted[acted.index.isin(untouched.index)]  # a failed cell has nothing to compare with
             base = untouched.loc[acted.index]
-            row = {**data.conditions[str(condition)].columns, "n": len(acted), "left_out": len(part) - len(acted)}
+            problem = acted.index.get_level_values("problem").astype(str).to_numpy()
+            row = {**data.conditions[str(condition)].columns, "n": len(acted), "problems": len(set(problem)),
+                   "left_out": len(part) - len(acted), "p": float("nan")}  # fmt: skip
             if len(acted):
                 row["steps"] = acted["steps"].mean()
-                for value in ("logprob", "says_gold"):
+                for value, difference in (("logprob", paired_bootstrap), ("says_gold", accuracy_difference)):
                     after, before = (t[value].to_numpy(dtype=float) for t in (acted, base))
-                    gap = paired_bootstrap(after, before, seed=self.seed)
+                    gap = difference(after, before, seed=self.seed, clusters=problem)
                     row |= {value: after.mean(), f"{value}_untouched": before.mean(), f"{value}_change": gap.estimate,
                             f"{value}_low": gap.low, f"{value}_high": gap.high}  # fmt: skip
+                    if value == "logprob":
+                        row["p"] = paired_test(after, before, clusters=problem, seed=self.seed)
             found.append(row)
-        return {"ablate": pd.DataFrame(found), "ablate_cells": cells}
+        table = pd.DataFrame(found)
+        if len(table):
+            table["p_holm"] = holm(table["p"])
+        return {"ablate": table, "ablate_cells": cells}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
         from analyses.views.curves import lines
 
         table = tables["ablate"]
+        if table.empty or not table["n"].any():
+            return []
         return [
             lines(table, x="layer", y="logprob_change", low="logprob_low", high="logprob_high", by=["method", "place"],
                   reference=0.0, title="Change of the gold answer's log-probability (nats)")
         ]  # fmt: skip
 
     def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
+        table = tables["ablate"]
+        if table.empty:
+            return ["No response states an answer: there is nothing whose likelihood could change."]
         return [
             f"{row['method']} at {row['place']}, layer {row['layer']}: log-probability of the gold answer "
-            f"{row['logprob_change']:+.2f} nats [{row['logprob_low']:+.2f}, {row['logprob_high']:+.2f}], "
-            f"{row['steps']:.1f} steps replaced on average, n = {row['n']} ({row['left_out']} without such steps)."
-            for row in tables["ablate"].to_dict("records")
+            f"{row['logprob_change']:+.2f} nats {span(row['logprob_low'], row['logprob_high'], '+.2f')}, "
+            f"{row['steps']:.1f} steps replaced on average, {counted(row['n'], row['problems'])} "
+            f"({row['left_out']} responses without such steps), p = {row['p_holm']:.2g} after Holm over "
+            f"{int(table['p'].notna().sum())} comparisons."
+            for row in table.to_dict("records")
             if row["n"]
         ] + ["Nothing reads the last block's stream at earlier positions: there every change is 0 by construction."]
 

@@ -41,7 +41,18 @@ if TYPE_CHECKING:
 
     from analyses.views.view import View
 
-__all__ = ["CellContent", "Condition", "Lab", "Study", "StudyData", "accuracy_reading", "by_number", "layers_of"]
+__all__ = [
+    "CellContent",
+    "Condition",
+    "Lab",
+    "Study",
+    "StudyData",
+    "accuracy_reading",
+    "by_number",
+    "counted",
+    "layers_of",
+    "span",
+]
 
 GROWING = ("problems", "samples", "layers", "probes", "null")
 """Settings of a baseline that may grow while studies share it."""
@@ -324,15 +335,40 @@ def _left_out(table: pandas.DataFrame) -> str:
     return alike.pop() if len(alike) == 1 and len(said) == len(table) else "; ".join(said)
 
 
+def counted(n: float | int, problems: float | int) -> str:
+    """How many responses there are, and to how many problems: samples of one problem are not independent.
+
+    >>> counted(64, 64), counted(192, 64), counted(1, 1)
+    ('n = 64 problems', 'n = 192 responses to 64 problems', 'n = 1 problem')
+    """
+    of = f"{problems:.0f} problem{'' if problems == 1 else 's'}"
+    return f"n = {of}" if n == problems else f"n = {n:.0f} responses to {of}"
+
+
+def span(low: float, high: float, form: str = ".2f", scale: float = 1.0) -> str:
+    """The ends of an interval, or that the data give none.
+
+    >>> span(0.1, 0.25, "+.1f", 100), span(float("nan"), float("nan"))
+    ('[+10.0, +25.0]', '[no interval]')
+    """
+    if low != low or high != high:
+        return "[no interval]"
+    return f"[{scale * low:{form}}, {scale * high:{form}}]"
+
+
 def accuracy_reading(table: pandas.DataFrame, baseline: str = "the baseline") -> list[str]:
-    """A sentence for each condition of an accuracy table that differs from the baseline, and one for the others."""
+    """A sentence for each condition of an accuracy table that differs from the baseline, and one for the others.
+
+    The p-values are corrected for all comparisons of the table.
+    """
     said, alike = [], []
     for row in table[table["difference"].notna()].to_dict("records"):
         if row["p_holm"] < 0.05:
             said.append(
                 f"{row['condition']}: {row['accuracy']:.1%}, {100 * row['difference']:+.1f} points from {baseline} "
-                f"[{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}], n = {row['n']}, "
-                f"paired test p = {row['p_holm']:.2g} after Holm."
+                f"{span(row['difference_low'], row['difference_high'], '+.1f', 100)}, "
+                f"{counted(row['n'], row['problems'])}, paired test p = {row['p_holm']:.2g} after Holm over "
+                f"{row['tests']} comparison{'' if row['tests'] == 1 else 's'}."
             )
         else:
             alike.append(row["condition"])
@@ -340,4 +376,6 @@ def accuracy_reading(table: pandas.DataFrame, baseline: str = "the baseline") ->
         said.append(f"Left out, right and wrong answers alike: {left_out}.")
     if alike:
         said.append(f"Not told apart from {baseline} at this n: {', '.join(alike)}.")
+    if not said:
+        said.append("No condition has graded responses that can be compared with those of its baseline.")
     return said

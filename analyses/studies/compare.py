@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from analyses.stats import accuracy_table, paired_bootstrap
-from analyses.studies.base import Study, StudyData, accuracy_reading, by_number
+from analyses.stats import accuracy_table, holm, paired_bootstrap, paired_test
+from analyses.studies.base import Study, StudyData, accuracy_reading, by_number, counted, span
 
 if TYPE_CHECKING:
     import pandas
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["Compare"]
 
 STATISTICS = ("n_steps", "ratio", "mean_mi", "median_mi", "aom")
+_COLUMNS = ["layer", "statistic", "model", "origin", "difference", "low", "high", "n", "problems", "p"]
 
 
 @dataclass(frozen=True)
 class Compare(Study):
     """Mean nHSIC, AOM, peak ratio and accuracy of two models, paired by problem.
+
+    Intervals are bootstraps over problems, p is the sign-flip test over problems, and p_holm is corrected for all
+    statistics at all layers of the table.
 
     nHSIC values of two models are on one scale only as far as their activations are: kernel width is fixed, norms are
     not. What can be compared safely is the shape (AOM, ratio).
@@ -54,15 +58,18 @@ class Compare(Study):
                 both = values.reindex(columns=[ours, theirs]).astype(float).dropna()
                 if both.empty:
                     continue
-                gap = paired_bootstrap(both[ours].to_numpy(), both[theirs].to_numpy(), seed=self.seed)
+                problem = both.index.get_level_values("problem").astype(str).to_numpy()
+                pair = both[ours].to_numpy(), both[theirs].to_numpy()
+                gap = paired_bootstrap(*pair, seed=self.seed, clusters=problem)
                 rows.append(
                     {"layer": layer, "statistic": statistic, "model": both[ours].mean(),
                      "origin": both[theirs].mean(), "difference": gap.estimate, "low": gap.low, "high": gap.high,
-                     "n": len(both)}
+                     "n": len(both), "problems": gap.n, "p": paired_test(*pair, clusters=problem, seed=self.seed)}
                 )  # fmt: skip
         responses = pd.concat([data.of_these(run.responses).assign(condition=name) for name, run in runs.items()])
         accuracy = accuracy_table(responses.reset_index(drop=True), by="condition", baseline=self.origin)
-        return {"compare": pd.DataFrame(rows), "compare_accuracy": accuracy}
+        table = pd.DataFrame(rows, columns=_COLUMNS)
+        return {"compare": table.assign(p_holm=holm(table["p"])), "compare_accuracy": accuracy}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
         import pandas as pd
@@ -71,6 +78,8 @@ class Compare(Study):
 
         table = tables["compare"]
         mean = table[table["statistic"] == "mean_mi"]
+        if mean.empty:
+            return []
         long = pd.concat([mean.assign(who=who, value=mean[who]) for who in ("model", "origin")])
         return [lines(long, x="layer", y="value", by=["who"], title="Mean nHSIC by layer")]
 
@@ -79,7 +88,9 @@ class Compare(Study):
         last = table[table["layer"] == table["layer"].max()]
         said = [
             f"Last layer, {row['statistic']}: {row['model']:.3g} against {row['origin']:.3g}, difference "
-            f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}], n = {row['n']} responses."
+            f"{row['difference']:+.3g} {span(row['low'], row['high'], '+.3g')}, "
+            f"{counted(row['n'], row['problems'])}, p = {row['p_holm']:.2g} after Holm over {len(table)} comparisons "
+            "(statistics x layers)."
             for row in last.to_dict("records")
-        ]
+        ] or ["No response of the two models is to the same problem and sample: nothing to compare."]
         return said + accuracy_reading(tables["compare_accuracy"], baseline=f"the origin, {self.origin}")

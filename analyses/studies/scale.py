@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from analyses.stats import accuracy_table
 from analyses.store import Cell
-from analyses.studies.base import Condition, Lab, Study, StudyData, accuracy_reading, by_number
+from analyses.studies.base import Condition, Lab, Study, StudyData, accuracy_reading
 from interp.interventions import BudgetForcing, ContinueThinking
 from interp.models import BUNDLED
 from interp.protocol import Intervention
@@ -32,7 +32,7 @@ __all__ = ["Scale"]
 
 @dataclass(frozen=True)
 class Scale(Study):
-    """Accuracy at several budgets.
+    """Accuracy at several budgets; each arm against the plain one at its budget, Holm over all arms and budgets.
 
     Options:
         budgets: response tokens before the final prompt.
@@ -78,13 +78,12 @@ class Scale(Study):
         import pandas as pd
 
         responses = data.responses().dropna(subset=["budget"])
-        parts = []
-        for budget, part in by_number(responses, "budget"):
-            table = accuracy_table(part, by="condition", baseline=f"plain {budget}")
-            tokens = part.groupby("condition")["n_steps"].mean()
-            parts.append(table.assign(tokens=table["condition"].map(tokens)))
-        columns = pd.DataFrame([{"condition": c.name, **c.columns} for c in data.conditions.values()])
-        return {"scale": pd.concat(parts, ignore_index=True).merge(columns, on="condition")}
+        arms = {c.name: c.columns for c in data.conditions.values()}
+        plain = {name: f"plain {arm['budget']}" for name, arm in arms.items() if arm["arm"] != "plain"}
+        table = accuracy_table(responses, by="condition", baseline=plain)
+        table["tokens"] = table["condition"].map(responses.groupby("condition")["n_steps"].mean())
+        table = table.merge(pd.DataFrame([{"condition": name, **arm} for name, arm in arms.items()]), on="condition")
+        return {"scale": table.sort_values("budget", kind="stable", ignore_index=True)}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
         from analyses.views.curves import lines

@@ -9,9 +9,9 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from analyses.stats import accuracy_table, paired_bootstrap
+from analyses.stats import accuracy_difference, accuracy_table, holm, paired_test
 from analyses.store import Cell
-from analyses.studies.base import Condition, Lab, Study, StudyData, by_number
+from analyses.studies.base import Condition, Lab, Study, StudyData, by_number, counted, span
 from interp.interventions import SuppressTokens
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ Words = Mapping[str, tuple[int, ...]]
 @dataclass(frozen=True)
 class Suppress(Study):
     """Ban the N most frequent thinking words; ban as many others, matched on frequency, several times.
+
+    The main table compares, problem by problem, the mean accuracy without the one and without the other: intervals are
+    bootstraps over problems, p is the sign-flip test over problems, p_holm is corrected for all counts of words. The
+    table of draws compares each list with the baseline, Holm over all lists.
 
     Options:
         counts: numbers of words; those above the number of words are left out, all words always come in.
@@ -61,19 +65,26 @@ class Suppress(Study):
         columns = pd.DataFrame([{"condition": c.name, **c.columns} for c in data.conditions.values()])
         draws = draws.merge(columns, on="condition", how="left")
         rows: list[dict[str, Any]] = []
+        lists = {
+            c.columns["words"]: c.columns["list"] for c in data.conditions.values() if c.columns["kind"] == "thinking"
+        }
         for count, part in by_number(responses, "words"):
             right = part.assign(correct=part["correct"].astype("Float64"))
             by_problem = right.pivot_table(index="problem", columns="kind", values="correct")
-            both = by_problem.dropna().astype(float)
-            gap = paired_bootstrap(both["thinking"].to_numpy(), both["control"].to_numpy(), seed=self.seed)
-            rows.append(
-                {
-                    "words": count, "n": len(both), "thinking": both["thinking"].mean(),
-                    "control": both["control"].mean(), "difference": gap.estimate, "low": gap.low, "high": gap.high,
-                    "list": part.loc[part["kind"] == "thinking", "list"].iloc[0],
-                }
-            )  # fmt: skip
-        return {"suppress": pd.DataFrame(rows), "suppress_draws": draws}
+            both = by_problem.reindex(columns=["thinking", "control"]).dropna().astype(float)
+            row: dict[str, Any] = {"words": count, "n": len(both), "problems": len(both)}
+            if len(both):
+                pair = both["thinking"].to_numpy(), both["control"].to_numpy()
+                gap = accuracy_difference(*pair, seed=self.seed)
+                row |= {
+                    "thinking": pair[0].mean(), "control": pair[1].mean(), "difference": gap.estimate, "low": gap.low,
+                    "high": gap.high, "p": paired_test(*pair, seed=self.seed),
+                }  # fmt: skip
+            rows.append({**row, "list": lists[count]})
+        names = ["words", "n", "problems", "thinking", "control", "difference", "low", "high", "p", "list"]
+        table = pd.DataFrame(rows, columns=names)
+        table.insert(len(names) - 1, "p_holm", holm(table["p"]))
+        return {"suppress": table, "suppress_draws": draws}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
         from analyses.views.curves import lines
@@ -92,11 +103,15 @@ class Suppress(Study):
         return [lines(frame, x="words", y="accuracy", low="low", high="high", by=["condition"], title=self.title)]
 
     def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
+        table = tables["suppress"]
         return [
             f"{row['words']} words ({row['list']}): {row['thinking']:.1%} without them, {row['control']:.1%} without "
             f"as many others; difference {100 * row['difference']:+.1f} points "
-            f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}], n = {row['n']}."
-            for row in tables["suppress"].to_dict("records")
+            f"{span(row['low'], row['high'], '+.1f', 100)}, {counted(row['n'], row['problems'])}, "
+            f"p = {row['p_holm']:.2g} after Holm over {len(table)} counts of words."
+            if row["n"]
+            else f"{row['words']} words ({row['list']}): no problem has graded responses of both kinds."
+            for row in table.to_dict("records")
         ]
 
 

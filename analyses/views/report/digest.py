@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyses.stats import Estimate, proportion
 from analyses.store import Run
 from analyses.views.report.lift import OtherTokens, Word, WordCount
 from interp.errors import InputError
@@ -88,6 +90,11 @@ class Digest:
         """Right responses, and responses with a verdict."""
         verdicts = self.responses["correct"].dropna()
         return int(verdicts.sum()), len(verdicts)
+
+    @cached_property
+    def share_right(self) -> Estimate:
+        """Right responses among those with a verdict, with the problems as clusters."""
+        return proportion(self.responses["correct"], self.responses["problem"])
 
     @property
     def problems(self) -> int:

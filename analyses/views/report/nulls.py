@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analyses.derive import SIGNIFICANT
-from analyses.stats import bootstrap_interval, wilson
+from analyses.stats import bootstrap_interval, proportion
+from analyses.stats.association import FEWEST_PROBLEMS
 from analyses.summary import VOID_NULL, matched_sentence
 from analyses.views.report.digest import Digest
 from analyses.views.report.text import cell, escaped, percent, plain, scrolling, several, token_code
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["depth", "has_depth", "has_null", "survivors"]
 
 _LISTED = 40  # surviving peaks that the page lists
-_FEWEST = 3  # responses for an interval
 
 
 def has_null(one: Digest) -> bool:
@@ -55,7 +55,7 @@ def survivors(one: Digest) -> str:
     for layer, part in one.statistics.groupby("layer"):
         peaks, kept = int(part["n_peaks"].sum()), int(part["n_significant"].sum())
         having, of = int((part["n_significant"] > 0).sum()), len(part)
-        share = wilson(having, of)
+        share = proportion((part["n_significant"] > 0).astype(float), part["problem"])
         told = f"{having} of {of} [{percent(share.low)}, {percent(share.high)}]"
         floor = float(part["null_floor"].mean())
         body += (
@@ -65,7 +65,7 @@ def survivors(one: Digest) -> str:
         )
     table = scrolling(
         '<table class="pl-table rp-nulls"><caption>Peaks that survive wrong answers, by layer; in brackets Wilson, '
-        f'95 %</caption><thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table>',
+        f'95 %, with the {several(one.problems, "problem")} as clusters</caption><thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table>',
         "Peaks that survive, by layer",
     )
     return f"{said}{table}{_list(one)}"
@@ -114,10 +114,10 @@ def depth(one: Digest) -> str:
         return "<p>No response was asked for its depth yet.</p>"
     deep = steps["is_deep"].astype(bool)
     ratio = deep.groupby([steps["problem"], steps["sample"]]).mean()
+    found = bootstrap_interval(ratio.to_numpy(), clusters=ratio.index.get_level_values(0).to_numpy())
     interval = ""
-    if len(ratio) >= _FEWEST:
-        found = bootstrap_interval(ratio.to_numpy(), clusters=ratio.index.get_level_values(0).to_numpy())
-        interval = f" [{percent(found.low)}, {percent(found.high)}], bootstrap over problems"
+    if found.n >= FEWEST_PROBLEMS and found.low == found.low:
+        interval = f" [{percent(found.low)}, {percent(found.high)}], bootstrap over {found.n} problems"
     counts = steps.assign(deep=deep).groupby("token", observed=True)["deep"].agg(["sum", "count"])
     counts = counts[counts["count"] >= 5].sort_values("sum", ascending=False).head(12)
     listed = ", ".join(
