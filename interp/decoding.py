@@ -20,6 +20,7 @@ from torch import Tensor
 from interp.cache import RowCache
 from interp.engine import BridgeEngine, Edit, Engine, ModelFacts
 from interp.errors import InputError
+from interp.generation_config import GenerationRules, generation_rules
 from interp.prompts import Prompt, decode_tokens, encode_prompt
 from interp.protocol import Intervention, Positions, Row, Step
 from interp.record import RecordPlan, ResidualSites, ResidualStream, StepResiduals, Tape, check_memory, plan_record
@@ -53,6 +54,7 @@ def decode(
     seed: int | Sequence[int] = 0,
     batch_size: int | None = None,
     stop: Sequence[str | int] = (),
+    generation_config: bool | Mapping[str, Any] | Any = True,
     progress: bool | ProgressBar = False,
 ) -> list[Rollout]:
     """Generate a response to each prompt, with interventions and recording on the way.
@@ -73,6 +75,9 @@ def decode(
         seed: one number, or one a prompt; a row's draws depend on its own seed alone.
         batch_size: rows at a time, at most; 16 unless given.
         stop: strings or token ids that end a response (and stay in it), beside the model's end-of-sequence ids.
+        generation_config: the model's own acts, as in Hugging Face's ``generate``: penalties, bans, forced tokens and
+            stop strings, before any intervention. ``False`` turns all of it off but the end-of-sequence ids; a mapping
+            or a ``GenerationConfig`` changes entries of it. See :mod:`interp.generation_config`.
         progress: a bar, or an object with ``update``.
 
     Returns:
@@ -80,7 +85,8 @@ def decode(
 
     Raises:
         InputError: empty prompt, id outside the vocabulary, layer or site out of range, too long for the context or the
-            memory, contradictory options: all before the first token; NaN logits when they occur.
+            memory, contradictory options, a generation_config of another way of decoding (beams, guidance): all before
+            the first token; NaN logits when they occur.
     """
     engine = BridgeEngine(model)
     tokenizer = model.tokenizer
@@ -92,6 +98,7 @@ def decode(
     size = batch_size or DEFAULT_BATCH
     plan = plan_record(record, engine, _edited(interventions))
     _check_request(ids, cap, size, record, plan, engine)
+    rules = generation_rules(model, generation_config, sampling=temperature > 0, top_p=top_p)
     seeds = row_seeds(seed, len(ids))
     run = _Run(
         engine=engine,
@@ -102,8 +109,14 @@ def decode(
         cap=cap,
         temperature=temperature,
         top_p=top_p,
-        ends=_Ends(model, stop, cap),
-        settings=_settings(engine, interventions, max_new_tokens, temperature, top_p, stop),
+        rules=rules,
+        new_tokens=max_new_tokens,
+        ends=_Ends(tokenizer, rules, stop, cap),
+        settings={
+            **_settings(engine, interventions, max_new_tokens, temperature, top_p, stop),
+            "generation_config": rules.acting,
+            **({"generation_config_ignored": list(rules.ignored)} if rules.ignored else {}),
+        },
     )
     rows = [
         Row(index, prompt, max_new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))
@@ -129,12 +142,15 @@ class _Run:
         cap: int,
         temperature: float,
         top_p: float,
+        rules: GenerationRules,
+        new_tokens: int,
         ends: _Ends,
         settings: dict[str, Any],
     ) -> None:
         self.engine, self.tokenizer, self.interventions = engine, tokenizer, interventions
         self.record, self.plan, self.cap = record, plan, cap
         self.temperature, self.top_p, self.ends, self.settings = temperature, top_p, ends, settings
+        self.rules, self.new_tokens = rules, new_tokens
         self.injects = frozenset(layer for i in interventions for layer in i.injects)
         extra = {site for i in interventions for site in i.reads} - set(plan.places)
         self.places = (*plan.places, *sorted(extra))
@@ -161,6 +177,8 @@ class _Run:
         passes = Passes(tape, rows, cache)
         prompt = [[0] * p + row.prompt_ids for p, row in zip(pad, rows, strict=True)]
         last_ids = torch.tensor(prompt, device=device)
+        processors = self.rules.processors([row.prompt_ids for row in rows], self.new_tokens, self.cap, device)
+        slot_of = {row.index: slot for slot, row in enumerate(rows)}
         t = 0
         with engine.tapped(tape.reads(), {site: passes.edit(site, who) for site, who in self._editors().items()}):
             while rows:
@@ -170,10 +188,15 @@ class _Run:
                     rows, t, logits, engine, cache, partial(_value, tape, len(rows)), passes.over, self.injects,
                     last_ids[:, -1:], self.ends.reason,
                 )  # fmt: skip
+                if processors is not None:
+                    # First of all edits, so that they hold for a position that is run again too.
+                    step.edit_logits(processors.edit_of(rows, slot_of))
                 for intervention in self.interventions:
                     intervention.before_choice(step)
                 draws = uniforms[slots, t] if self.temperature > 0 else None
                 last_ids = self._decide(step, draws, scores, slots)
+                if processors is not None:
+                    processors.append(slots, last_ids)
                 self._hand_over(step, tape, store)
                 bar.update(len(rows))
                 t += 1
@@ -336,13 +359,8 @@ class _Store:
 class _Ends:
     """Why a row would end with a token."""
 
-    def __init__(self, model: Bridge, stop: Sequence[str | int], cap: int) -> None:
-        self.tokenizer, self.cap = model.tokenizer, cap
-        generation = getattr(model.original_model, "generation_config", None)
-        eos = getattr(generation, "eos_token_id", None)
-        if eos is None:
-            eos = getattr(model.original_model.config.get_text_config(), "eos_token_id", None)
-        self.eos = set() if eos is None else {eos} if isinstance(eos, int) else {int(i) for i in eos}
+    def __init__(self, tokenizer: Any, rules: GenerationRules, stop: Sequence[str | int], cap: int) -> None:
+        self.tokenizer, self.rules, self.cap = tokenizer, rules, cap
         self.ids = {s for s in stop if isinstance(s, int)}
         self.strings = [s for s in stop if isinstance(s, str)]
         if "" in self.strings or (self.strings and self.tokenizer is None):
@@ -352,11 +370,12 @@ class _Ends:
                 received=repr(list(stop)),
                 remedy="Or stop at token ids.",
             )
+        self.strings += rules.stop_strings
 
     def reason(self, row: Row, token: int) -> str | None:
-        if token in self.eos:
+        if token in self.rules.eos:
             return "eos"
-        if token in self.ids or (self.strings and self._string_ends(row, token)):
+        if token in self.ids or (self.strings and self._string_ends(row, token)) or self.rules.stops(row, token):
             return "stop"
         return "length" if len(row.token_ids) + 1 >= min(row.limit, self.cap) else None
 

@@ -39,9 +39,8 @@ class Rollout:
         tokens: each response token as text.
         text: the response as text, special tokens left out.
         finish_reason: "eos", "stop" (a stop string or id), "length", or what an intervention ended it with.
-        logprobs: ``[step]``, nats: log-probability of each emitted token under the model's distribution at
-            temperature 1,
-            after interventions and before any nucleus cut.
+        logprobs: ``[step]``, nats: log-probability of each emitted token under the distribution it was chosen from, at
+            temperature 1: after the model's generation_config and interventions, before any nucleus cut.
         entropy: ``[step]``, nats, of the same distribution.
         residuals: site to ``[layer, step, d_model]``; step t is the position that predicts response token t.
         layers: the layers of ``residuals`` (``ln_final`` has one of its own).

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.decoding import DEFAULT_BATCH, Passes, check_context, evaluating, prepared
 from interp.engine import BridgeEngine
 from interp.errors import InputError
+from interp.generation_config import RowProcessors, generation_rules
 from interp.prompts import Prompt, check_ids, encode_prompt
 from interp.protocol import Intervention, Row
 from interp.record import Tape, check_memory
@@ -38,6 +39,7 @@ def score(
     interventions: Sequence[Intervention] = (),
     last: int | None = None,
     batch_size: int | None = None,
+    generation_config: bool | Mapping[str, Any] | Any = True,
 ) -> list[Scores]:
     """Log-probability of each token of a given response to each prompt, and whether greedy decoding would emit it.
 
@@ -55,6 +57,8 @@ def score(
             the given response.
         last: score only so many tokens at the end, an answer say.
         batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
+        generation_config: as in :func:`interp.decode`, whose distributions are scored; without
+            ``forced_eos_token_id``, which depends on a limit that a given response does not have.
 
     Raises:
         InputError: an empty prompt or response, ids outside the vocabulary, an intervention that acts on choices or
@@ -86,6 +90,9 @@ def score(
                 received=type(intervention).__name__,
                 remedy="Here the tokens are given: nothing is chosen. Use decode for this one.",
             )
+    rules = generation_rules(model, generation_config, operation="score")
+    # A watermark's processor may count the steps it has seen, and has to see all.
+    first = None if "watermarking_config" in rules.acting else last
     texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     check_context(texts, 0, engine.facts, "score")
     size = batch_size or DEFAULT_BATCH
@@ -96,7 +103,7 @@ def score(
     order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
     with evaluating(model):
         while order:
-            keep = max(last or len(answers[n]) for n in order[:size])
+            keep = max(first or len(answers[n]) for n in order[:size])
             room = max(1, LOGIT_BYTES // (keep * engine.facts.d_vocab * engine.dtype.itemsize))
             batch, order = order[: min(size, room)], order[min(size, room) :]
             width = max(len(texts[n]) for n in batch) - 1
@@ -112,7 +119,11 @@ def score(
             for n, kept in zip(batch, logits, strict=True):
                 count = last or len(answers[n])
                 wanted = torch.tensor(answers[n][-count:], device=kept.device)
-                wide = kept[-count:].float() if kept.dtype.itemsize < 4 else kept[-count:]
+                wide = kept.float() if kept.dtype.itemsize < 4 else kept
+                processors = rules.processors([ids[n]], None, len(answers[n]), kept.device)
+                if processors is not None:
+                    wide = _processed(processors, wide[-len(answers[n]) :], answers[n])
+                wide = wide[-count:]
                 logprobs = wide.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
                 found[n] = Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu())
     if any(not scores.logprobs.isfinite().all() for scores in found.values()):
@@ -123,6 +134,19 @@ def score(
             remedy="NaN activations: check the weights, dtype and interventions.",
         )
     return [found[n] for n in range(len(texts))]
+
+
+def _processed(
+    processors: RowProcessors, logits: Float[Tensor, "kept d_vocab"], response: Sequence[int]
+) -> Float[Tensor, "kept d_vocab"]:
+    """The logits of the last steps of a response as its processors make them, step by step."""
+    slot = torch.tensor([0], device=logits.device)
+    begin, processed = len(response) - len(logits), []
+    for t, token in enumerate(response):
+        if t >= begin:
+            processed.append(processors(logits[t - begin : t - begin + 1], [0]))
+        processors.append(slot, slot.new_tensor([[token]]))
+    return torch.cat(processed)
 
 
 def _overrides(intervention: Intervention, method: str) -> bool:
