@@ -13,7 +13,7 @@ discrete answers and vectors of many dimensions use `vinformation`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -39,8 +39,9 @@ class Information:
     1.250 bits [1.100, 1.400] at 95 %, n = 500 (linear probe; a lower bound on Shannon information)
 
     `bound` is "lower" for a lower bound on Shannon information (V-information), "exact" where the joint distribution
-    is known, "estimate" otherwise. An estimate may be negative. Raises `InputError` unless low <= bits <= high, all
-    finite, 0 < level < 1 and n >= 1.
+    is known, "estimate" otherwise. An estimate may be negative. `entropy` is that of the label in bits, where the
+    estimate is a difference from it: what `error_bounds` then wants beside it. Raises `InputError` unless low <= bits
+    <= high, all finite, 0 < level < 1 and n >= 1.
     """
 
     bits: float
@@ -50,6 +51,7 @@ class Information:
     n: int
     bound: Bound
     method: str
+    entropy: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         numbers = (self.low, self.bits, self.high)
