@@ -1,6 +1,6 @@
 """Working through large tensors in parts that fit a stated memory.
 
-1. `vectors_of`: the vectors of a tensor by number, so that only the part at work is copied or converted; 2. `parts`:
+1. `vectors_of`, `matrices_of`: those of a tensor by number, so that only the part at work is copied or converted; 2. `parts`:
 which of them at a time; 3. `Meetings`: which trajectory meets which answer where leading axes broadcast.
 """
 
@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-__all__ = ["Meetings", "Take", "parts", "vectors_of"]
+__all__ = ["Meetings", "Take", "matrices_of", "parts", "vectors_of"]
 
-#: Vectors `[row, d]` of the given row numbers.
+#: Vectors `[row, d]`, or matrices, of the given numbers.
 Take = Callable[[Tensor], Tensor]
 
 
@@ -32,6 +32,17 @@ def vectors_of(x: Tensor) -> Take:
         return x.view(-1, x.shape[-1]).__getitem__
     lead = x.shape[:-1]
     return lambda rows: x[torch.unravel_index(rows, lead)]
+
+
+def matrices_of(x: Tensor) -> Take:
+    """The matrices `[n, d]` of `x [*lead, n, d]` by number, leading axes flattened; a strided `x` is not copied.
+
+    >>> matrices_of(torch.zeros(2, 3, 5, 7))(torch.tensor([0, 5])).shape
+    torch.Size([2, 5, 7])
+    """
+    x = x.detach() if x.ndim > 2 else x.detach()[None]
+    lead = x.shape[:-2]
+    return lambda which: x[torch.unravel_index(which, lead)]
 
 
 def parts(total: int, bytes_each: int, max_bytes: int) -> Iterator[slice]:

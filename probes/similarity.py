@@ -19,7 +19,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from probes.checks import check_device, check_options, check_pair, check_tensor
-from probes.chunks import Meetings, parts, vectors_of
+from probes.chunks import Meetings, matrices_of, parts, vectors_of
 from probes.errors import InputError
 from probes.hsic import kept_coordinates, nhsic, paired_scores
 from probes.lowrank import DEFAULT_MAX_BYTES
@@ -159,26 +159,22 @@ def cka(
     check_device("cka", x, y)
     meet = Meetings.of(tuple(x.shape[:-2]), tuple(y.shape[:-2]))
     n, hsic = x.shape[-2], _unbiased_hsic if debiased else _biased_hsic
+    xs, ys = matrices_of(x), matrices_of(y)
     out = torch.empty(len(meet.answer), dtype=torch.float64, device=x.device)
     # Kernels of some x at a time, and beside them those of some of the y they meet.
     for some_x in parts(math.prod(x.shape[:-2]), _kernel_bytes(n, x.shape[-1]), max_bytes // 2):
-        k = _example_kernel(_examples(x, torch.arange(some_x.start, some_x.stop)), kernel)
+        k = _example_kernel(xs(torch.arange(some_x.start, some_x.stop)), kernel)
         own_k = hsic(k, k)
         cells = ((meet.trajectory >= some_x.start) & (meet.trajectory < some_x.stop)).nonzero()[:, 0]
         cells = cells[meet.answer[cells].argsort(stable=True)]
         for part in parts(len(cells), _kernel_bytes(n, y.shape[-1]) + 8 * 8 * n * n, max_bytes // 2):
             some_y, at_y = meet.answer[cells[part]].unique(return_inverse=True)
-            l_ = _example_kernel(_examples(y, some_y), kernel)
+            l_ = _example_kernel(ys(some_y), kernel)
             own_l, at_x = hsic(l_, l_)[at_y], meet.trajectory[cells[part]] - some_x.start
             both = hsic(k[at_x], l_[at_y])
             defined = (own_k[at_x] > 0) & (own_l > 0)
             out[cells[part]] = torch.where(defined, both / own_k[at_x].sqrt() / own_l.sqrt(), math.nan)
     return out.reshape(meet.lead)
-
-
-def _examples(x: Tensor, which: Tensor) -> Tensor:
-    """The representations `[some, n, p]` of the given numbers, leading axes flattened."""
-    return x[torch.unravel_index(which, x.shape[:-2])] if x.ndim > 2 else x[None]
 
 
 def _kernel_bytes(n: int, p: int) -> int:

@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from probes.chunks import matrices_of, parts, vectors_of
 from probes.errors import InputError
 from probes.information import Information
 
@@ -180,9 +181,9 @@ def v_information(
     flat_valid = torch.ones(x.shape[:-1], dtype=torch.bool, device=device) if valid is None else valid
     flat_valid = flat_valid.reshape(-1, n)
     flat_y = y.detach().long().expand(*lead, n).reshape(-1, n)
-    classes = _check_values("v_information", x, flat_y, flat_valid, n_classes)
+    classes = _check_values("v_information", x, flat_y, flat_valid, n_classes, max_bytes)
     flat_y = flat_y.masked_fill(~flat_valid, 0)
-    flat_x = x.detach().reshape(-1, n, d)
+    places_of = matrices_of(x)
 
     # All randomness comes from here, in a fixed order, on the CPU: the device does not change it.
     generator = torch.Generator().manual_seed(seed)
@@ -214,7 +215,7 @@ def v_information(
             for f in range(folds):
                 test = (fold == f).nonzero()[:, 0]
                 train, choose = ((fold != f) & ~inner).nonzero()[:, 0], ((fold != f) & inner).nonzero()[:, 0]
-                task = _Task(flat_x[places], labels[places], flat_valid[places], classes, probe, seed)
+                task = _Task(places_of(places), labels[places], flat_valid[places], classes, probe, seed)
                 log_q, log_base = task.held_out(train, choose, test)  # [place, set, class, test], [place, set, class]
                 truth = labels[places][:, :, test]
                 own = log_q.gather(2, truth[:, :, None])[:, :, 0]
@@ -576,6 +577,7 @@ def _check(
 
     def whole(value: object) -> bool:
         return isinstance(value, Tensor) and value.dtype in (
+            torch.bool,
             torch.uint8,
             torch.int8,
             torch.int16,
@@ -618,7 +620,9 @@ def _check(
         )
 
 
-def _check_values(operation: str, x: Tensor, y: Tensor, valid: Tensor, n_classes: int | None) -> int:
+def _check_values(
+    operation: str, x: Tensor, y: Tensor, valid: Tensor, n_classes: int | None, max_bytes: int
+) -> int:
     """The number of classes; refuses labels out of range and values that are not finite, at valid problems."""
     seen = y[valid]
     if len(seen) == 0:
@@ -631,7 +635,11 @@ def _check_values(operation: str, x: Tensor, y: Tensor, valid: Tensor, n_classes
             received=f"{lowest} to {highest}",
             remedy="Number the labels from 0, or mark problems without a label in valid.",
         )
-    bad = ~x.detach().isfinite().all(dim=-1).reshape(valid.shape) & valid
+    vectors, bad = vectors_of(x), valid.reshape(-1).clone()
+    for part in parts(valid.numel(), 16 * x.shape[-1], max_bytes):
+        rows = torch.arange(part.start, part.stop, device=x.device)
+        bad[part] &= ~vectors(rows).isfinite().all(dim=-1)
+    bad = bad.reshape(valid.shape)
     if bool(bad.any()):
         place, problem = bad.nonzero()[0].tolist()
         raise InputError(
