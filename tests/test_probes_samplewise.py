@@ -249,3 +249,14 @@ def test_refusals():
     ]:
         with pytest.raises(InputError, match=text):
             sample_hsic(**({"x": x, "y": y} | change))
+
+
+def test_groups_of_different_sizes_are_permuted_among_their_like():
+    """A mean over one sample lies further out than one over nine, in vectors and answers alike: no dependence of them."""
+    places, sizes = 300, [1] * 8 + [9] * 8
+    group = torch.cat([torch.full((size,), k) for k, size in enumerate(sizes)])
+    x = draw(places, len(group), 2, seed=0)
+    y = torch.randint(2, (places, len(group)), generator=torch.Generator().manual_seed(1))
+    p = sample_hsic(x, y, groups=group, permutations=199).p.numpy()
+    assert scipy.stats.binomtest(int((p <= 0.05).sum()), places, 0.05, alternative="greater").pvalue > 0.01
+    assert scipy.stats.kstest(p, "uniform").pvalue > 0.001
