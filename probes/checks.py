@@ -22,10 +22,10 @@ __all__ = [
     "median_multiple",
 ]
 
-# The smallest eps. The ridge eps * d stands against a kernel that float64 holds to about 1e-15 of its mean diagonal: what
-# is lost there enters the score as some 10 * 2e-16 / eps, a direction of the kernel at a time. Against 60 digits the
-# low-rank score is off by 1e-5 to 3e-4 at 1e-12 (by 3e-2 at 1e-14 and beyond); the dense formula, whose inverse multiplies the loss by
-# the kernel's condition, by 5e-4 at 1e-10 and by a whole direction at 1e-13.
+# The smallest eps. The ridge eps * d stands against a kernel that float64 holds to about 1e-15 of its mean diagonal:
+# what is lost there enters the score as some 10 * 2e-16 / eps, a direction of the kernel at a time. Against 60 digits
+# the low-rank score is off by 1e-5 to 3e-4 at 1e-12 (by 3e-2 at 1e-14 and beyond); the dense formula, whose inverse
+# multiplies the loss by the kernel's condition, by 5e-4 at 1e-10 and by a whole direction at 1e-13.
 SMALLEST_EPS, SMALLEST_EPS_DENSE = 1e-12, 1e-10
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -75,8 +75,8 @@ def check_options(
             operation,
             expected=f"eps >= {smallest_eps:g}",
             received=repr(eps),
-            remedy="Below it the ridge eps * d_model drowns in the rounding of the kernel in float64, and the score counts "
-            "rounding; the authors' scripts have 1e-5.",
+            remedy="Below it the ridge eps * d_model drowns in the rounding of the kernel in float64, which the score then "
+            "counts; the authors' scripts have 1e-5.",
         )
 
 

@@ -1,7 +1,7 @@
 """Working through large tensors in parts that fit a stated memory.
 
-1. `vectors_of`, `matrices_of`: those of a tensor by number, so that only the part at work is copied or converted; 2. `parts`:
-which of them at a time; 3. `Meetings`: which trajectory meets which answer where leading axes broadcast.
+1. `vectors_of`, `matrices_of`: those of a tensor by number, so that only the part at work is copied or converted; 2.
+`parts`: which of them at a time; 3. `Meetings`: which trajectory meets which answer where leading axes broadcast.
 """
 
 from __future__ import annotations

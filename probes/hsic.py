@@ -78,9 +78,9 @@ def nhsic(
     """
     check_pair("nhsic", steps, answer, sigma, drop_top)
     check_options("nhsic", sigma, eps, tol=tol, max_bytes=max_bytes, smallest_eps=SMALLEST_EPS)
-    return paired_scores(
-        "nhsic", steps, answer, sigma=sigma, eps=eps, tol=tol, drop_top=drop_top, max_bytes=max_bytes
-    )[0]
+    return paired_scores("nhsic", steps, answer, sigma=sigma, eps=eps, tol=tol, drop_top=drop_top, max_bytes=max_bytes)[
+        0
+    ]
 
 
 def nhsic_dense(
@@ -320,14 +320,22 @@ class _Scorer:
     """Scores of the steps of some trajectories, in parts that fit a memory."""
 
     def __init__(
-        self, operation: str, steps: Tensor, sigma: float | int | str, keeps: bool, lead: tuple[int, ...], max_bytes: int
+        self,
+        operation: str,
+        steps: Tensor,
+        sigma: float | int | str,
+        keeps: bool,
+        lead: tuple[int, ...],
+        max_bytes: int,
     ) -> None:
         self.operation, self.sigma, self.lead, self.max_bytes = operation, sigma, lead, max_bytes
         self.n_steps, self.steps = steps.shape[-2], vectors_of(steps)
         if isinstance(sigma, str) and not keeps:
             # All bandwidths at once: a step without one is refused before any work, and none is looked for twice.
             like, shape = steps.new_empty(0, steps.shape[-1]), tuple(steps.shape[:-1])
-            self.steps, _ = rescaled(operation, "steps", self.steps, like, sigma=sigma, shape=shape, max_bytes=max_bytes)
+            self.steps, _ = rescaled(
+                operation, "steps", self.steps, like, sigma=sigma, shape=shape, max_bytes=max_bytes
+            )
 
     def fill(self, out: Tensor, factor: AnswerFactor, cells: Tensor, trajectory: Tensor, answer: Tensor) -> None:
         """Rows `cells` of `out [cell, step]`, in each of which a trajectory meets an answer of `factor`."""

@@ -1,7 +1,7 @@
 """Does the vector at a place depend on the answer at all? HSIC with problems as samples, and a permutation test.
 
-Unlike in `hsic`, where the coordinates of one vector are the samples, here problems are: k is a kernel on the vectors of
-all problems at one place, l a kernel on their answers, and
+Unlike in `hsic`, where the coordinates of one vector are the samples, here problems are: k is a kernel on the vectors
+of all problems at one place, l a kernel on their answers, and
 
     HSIC = 1/n^2 sum_ij (H K H)_ij L_ij,    H = I - 11^T/n
 
@@ -94,8 +94,8 @@ def sample_hsic(
     Unit: dimensionless (squared distances of kernel mean embeddings). `y` is integer labels `[n]` or `[*lead, n]` with
     the kernel 1 where two are equal, or vectors `[n, q]` or `[*lead, n, q]` with a Gaussian kernel. `sigma` and
     `sigma_y` are bandwidths in the units of x and y, or "median": at each place the median distance between problems
-    that differ there, or a multiple such as "0.5*median". `valid` `[*lead, n]` says which problems have that place; what
-    stands elsewhere is not read.
+    that differ there, or a multiple such as "0.5*median". `valid` `[*lead, n]` says which problems have that place;
+    what stands elsewhere is not read.
 
     `p` = (1 + #{permuted HSIC >= observed}) / (permutations + 1), for this place alone: over many places correct it
     (`probes.nulls.holm`), and give enough permutations for that. All places share the seeded permutations. `groups`

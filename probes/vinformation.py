@@ -34,7 +34,7 @@ from probes.chunks import matrices_of, parts, vectors_of
 from probes.errors import InputError
 from probes.information import Information
 
-__all__ = ["MIN_PROBLEMS_PER_FOLD", "VInformation", "v_information"]
+__all__ = ["MIN_PROBLEMS_PER_FOLD", "PROBES", "VInformation", "v_information"]
 
 MIN_PROBLEMS_PER_FOLD = 8
 # Small enough that a chunk of places is served from cache much of the time; more is slower.
@@ -42,12 +42,14 @@ DEFAULT_MAX_BYTES = 2**26
 
 # Ridge strengths on standardised features, for a mean cross-entropy in nats; infinity is always a candidate too.
 _RIDGES = {"linear": (3.0, 0.6, 0.12, 0.024, 0.005, 0.001), "mlp": (0.5, 0.1, 0.02, 0.004)}
+#: The families of probes there are.
+PROBES = tuple(_RIDGES)
 _ITERATIONS = {"linear": 40, "mlp": 40}
 _HIDDEN = 32
 # Shares of the training frequencies in the prediction; the smallest bounds what a confident mistake costs.
 _MIXED = (2.0**-9, 2.0**-5, 2.0**-2)
-# Robust standard deviations from the median at which a coordinate's usual range ends. What is spread evenly, normally or
-# over some clusters stays as it is.
+# Robust standard deviations from the median at which a coordinate's usual range ends. What is spread evenly, normally
+# or over some clusters stays as it is.
 _USUAL = 6.0
 # Where to look for a robust standard deviation: quantiles, and what they are of a normal one. Wider ones count where
 # more problems coincide, as in a coordinate that is 0 for most of them.
@@ -373,7 +375,8 @@ def _usual_range(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         place = share * last.double()
         below = place.floor()
         low, high = (
-            ordered.gather(1, v.long().expand(-1, 1, x.shape[-1])).double() for v in (below, torch.minimum(below + 1, last))
+            ordered.gather(1, v.long().expand(-1, 1, x.shape[-1])).double()
+            for v in (below, torch.minimum(below + 1, last))
         )
         return low + (place - below) * (high - low)
 
@@ -620,9 +623,7 @@ def _check(
         )
 
 
-def _check_values(
-    operation: str, x: Tensor, y: Tensor, valid: Tensor, n_classes: int | None, max_bytes: int
-) -> int:
+def _check_values(operation: str, x: Tensor, y: Tensor, valid: Tensor, n_classes: int | None, max_bytes: int) -> int:
     """The number of classes; refuses labels out of range and values that are not finite, at valid problems."""
     seen = y[valid]
     if len(seen) == 0:

@@ -47,10 +47,7 @@ def test_it_is_its_definition(kind):
     x, labels = draw(2, 9, 3, seed=0), torch.tensor([0, 1, 2, 0, 1, 2, 2, 0, 5])
     y = labels if kind == "labels" else draw(9, 2, seed=1)
     found = sample_hsic(x, y, permutations=19)
-    if kind == "labels":
-        l_ = (labels[:, None] == labels).double().numpy()
-    else:
-        l_ = literal_gaussian(y.numpy())
+    l_ = (labels[:, None] == labels).double().numpy() if kind == "labels" else literal_gaussian(y.numpy())
     for place in range(2):
         k = literal_gaussian(x[place].numpy())
         expected = literal_hsic(k, l_)
@@ -252,7 +249,7 @@ def test_refusals():
 
 
 def test_groups_of_different_sizes_are_permuted_among_their_like():
-    """A mean over one sample lies further out than one over nine, in vectors and answers alike: no dependence of them."""
+    """A mean over one sample lies further out than one over nine, in vectors and answers alike: no dependence."""
     places, sizes = 300, [1] * 8 + [9] * 8
     group = torch.cat([torch.full((size,), k) for k, size in enumerate(sizes)])
     x = draw(places, len(group), 2, seed=0)

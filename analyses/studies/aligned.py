@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -27,8 +27,9 @@ from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
 from interp.models import BUNDLED
+from probes.vinformation import MIN_PROBLEMS_PER_FOLD, VInformation, v_information
 
-__all__ = ["AlignedStudy", "Gathered", "Target", "label_answers", "present"]
+__all__ = ["AlignedStudy", "Gathered", "Target", "label_answers", "present", "usable_bits"]
 
 UNKNOWN = -1
 
@@ -135,16 +136,20 @@ class AlignedStudy(Study):
             yield Gathered(layer, residuals, torch.stack([tensors["answer"][row].float() for tensors in kept]))
 
     def targets(self, data: StudyData, steps: Int64[Tensor, "place problem"]) -> list[Target]:
-        """Labels to be told from representations.
+        """Labels to be told from representations; stated answers of too many kinds are no labels.
 
         Raises:
-            InputError: too many different answers, and no numbers.
+            InputError: too many different gold answers, and no numbers.
         """
         cells = self.responses_here(data)
         texts = [_baseline(data, cell).payload for cell in cells]
         gold = [data.lab.problems[cell.problem].answer for cell in cells]
         stated = [stated_answer(payload, reading_of(data.run.settings)).text for payload in texts]
-        found = [label_answers("answer", gold, self.max_answers), label_answers("stated", stated, self.max_answers)]
+        found = [label_answers("answer", gold, self.max_answers)]
+        try:
+            found.append(label_answers("stated", stated, self.max_answers))
+        except InputError:  # what a model says is no reason to lose what the gold answers tell
+            found.append(Target("stated", torch.full((len(cells),), UNKNOWN), (), False))
         if data.lab.facts.name in BUNDLED:
             from analyses.toys.running import running_values
 
@@ -184,6 +189,27 @@ def label_answers(name: str, answers: Sequence[str], most: int) -> Target:
             remedy="Choose problems of one kind, or raise max_answers.",
         )
     return Target(name, torch.tensor([int(digit) if digit else UNKNOWN for digit in digits]), tuple("0123456789"), True)
+
+
+def usable_bits(
+    x: Float[Tensor, "place problem d_model"],
+    labels: Int64[Tensor, "place problem"],
+    valid: Bool[Tensor, "place problem"],
+    *,
+    probe: str,
+    folds: int,
+    seed: int,
+    n_classes: int,
+    control: bool = True,
+) -> VInformation:
+    """V-information at each place, NaN where too few responses have it or its label, also where that is everywhere."""
+    known = valid.sum(dim=1)
+    if int(known.max()) >= MIN_PROBLEMS_PER_FOLD * folds:
+        options: dict[str, Any] = {"probe": probe, "folds": folds, "seed": seed, "n_classes": n_classes}
+        return v_information(x, labels, valid=valid, control=control, **options)
+    nothing = torch.full(known.shape, float("nan"), dtype=torch.float64)
+    columns = dict.fromkeys(("bits", "low", "high", "entropy", "control_bits", "accuracy"), nothing)
+    return VInformation(**columns, n=known, probe=probe, folds=folds, level=0.95, seed=seed)
 
 
 def _baseline(data: StudyData, cell: Cell) -> CellData:

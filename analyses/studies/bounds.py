@@ -21,12 +21,11 @@ from torch import Tensor
 
 from analyses.places import Place
 from analyses.stats import wilson
-from analyses.studies.aligned import AlignedStudy, present
+from analyses.studies.aligned import AlignedStudy, present, usable_bits
 from analyses.studies.base import StudyData, span
-from interp.errors import InputError
 from probes.bounds import error_bounds
 from probes.information import reduce_dimensions
-from probes.vinformation import VInformation, v_information
+from probes.vinformation import VInformation
 
 if TYPE_CHECKING:
     import pandas
@@ -63,13 +62,6 @@ class Bounds(AlignedStudy):
 
         steps = self.steps(data)
         target = self.targets(data, steps)[0]
-        if len(target.names) < 2:
-            raise InputError(
-                "study bounds",
-                expected="problems of at least two different answers",
-                received=f"{len(target.names)}",
-                remedy="Choose more problems.",
-            )
         graded = data.baseline_responses()
         verdicts = graded.loc[graded["sample"] == 0, "correct"].dropna().astype(bool)
         wrong = int((~verdicts).sum())
@@ -80,9 +72,9 @@ class Bounds(AlignedStudy):
             cumulative, both = _so_far(gathered.residuals, here, self.places, self.reduce)
             guesses = [[_guess(target.labels, valid) for valid in seen] for seen in (here, both)]
             alone, together = (
-                v_information(
-                    x, target.labels.clamp(min=0).expand_as(valid), valid=valid, probe=self.probe, folds=self.folds,
-                    seed=self.seed, n_classes=len(target.names), control=False,
+                usable_bits(
+                    x, target.labels.clamp(min=0).expand_as(valid), valid, probe=self.probe, folds=self.folds,
+                    seed=self.seed, n_classes=max(2, len(target.names)), control=False,
                 )
                 for x, valid in ((gathered.residuals, here), (cumulative, both))
             )  # fmt: skip
@@ -96,7 +88,7 @@ class Bounds(AlignedStudy):
                     for found, guess in zip((alone, together), guesses, strict=True)
                 )
                 for kind, choice in zip(_KINDS, (single[-1:], single + joint), strict=True):
-                    rows.append({**columns, "kind": kind, **_bounded(choice, len(target.names))})
+                    rows.append({**columns, "kind": kind, **_bounded(choice, max(2, len(target.names)))})
         table = pd.DataFrame(rows)
         for column, part in (("error", "estimate"), ("low", "low"), ("high", "high"), ("n", "n")):
             table[f"stated_{column}"] = stated.get(part, float("nan"))
@@ -169,6 +161,12 @@ def _guess(labels: Int64[Tensor, " problem"], valid: Bool[Tensor, " problem"]) -
     return float("nan") if not len(some) else 1 - float(some.bincount().max()) / len(some)
 
 
+_COLUMNS = (
+    "bits", "bits_low", "bits_high", "entropy", "lower", "lower_low", "lower_high", "upper", "upper_low", "upper_high",
+    "probe_error", "probe_error_low", "probe_error_high",
+)  # fmt: skip
+
+
 def _bounded(choice: Sequence[tuple[VInformation, int, float]], answers: int) -> dict[str, Any]:
     """Bounds from the best of some estimates, each a lower bound; the best of many is a little too high.
 
@@ -176,7 +174,7 @@ def _bounded(choice: Sequence[tuple[VInformation, int, float]], answers: int) ->
     """
     known = [(found, k, guess) for found, k, guess in choice if not bool(found.bits[k].isnan())]
     if not known:
-        return {"n": 0, "vacuous": True}
+        return dict.fromkeys(_COLUMNS, float("nan")) | {"n": 0, "vacuous": True}
     found, k, guess = max(known, key=lambda entry: float(entry[0].bits[entry[1]]))
     information, entropy = found.at(k), float(found.entropy[k])
     error = wilson(information.n - round(float(found.accuracy[k]) * information.n), information.n)
