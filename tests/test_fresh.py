@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -218,15 +216,10 @@ def test_a_finished_study_repeated_derives_nothing(model: object, tmp_path: Path
     assert len(again.figures) == len(first.figures)
     for name, table in first.tables.items():
         assert_frame_equal(again.tables[name], table)
+    kept = again.run.table("suppress.csv")
     (again.run.path / "suppress.csv").write_text("changed by hand")
-    assert_frame_equal(run_study(study, model, **options).run.table("suppress.csv"), again.run.table("suppress.csv"))
-    reads.clear()
-    fewer = run_study(study, model, **{**options, "n": 2})
-    assert reads["graded"], "other problems are other results"
-    assert len(fewer.tables["suppress"]) == len(first.tables["suppress"])
-    assert int(fewer.tables["suppress"]["n"].iloc[0]) == 2
-    other = run_study(replace(study, seed=1), model, **{**options, "out": tmp_path / "other"})
-    assert json.loads((other.run.path / ".study.stamp.json").read_text())["made_of"]
+    assert_frame_equal(run_study(study, model, **options).run.table("suppress.csv"), kept)
+    assert reads["graded"], "and the tables with it"
 
 
 def test_an_aligned_study_reads_each_cell_once_or_some_layers_at_a_time(
