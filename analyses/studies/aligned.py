@@ -2,7 +2,8 @@
 
 1. Each response of the baseline is read once more, and its residual streams at the places (:mod:`analyses.places`) are
    kept in the study's cells, with the answer's representation.
-2. ``layers(data)`` gives them back a layer at a time, ``[place, problem, d_model]``: memory holds one layer.
+2. ``layers(data)`` gives them back a layer at a time, ``[place, problem, d_model]``: memory holds as many layers as fit
+   into 1 GiB (`MAX_BYTES`), at least one, and the layer given.
 3. ``targets(data)`` are the discrete labels: the gold answer, the answer the response states, and on the toys the
    running value at each place.
 """
@@ -16,13 +17,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from analyses.grading import reading_of, stated_answer
 from analyses.places import Place, places_of, steps_at
 from analyses.scheduler import Report
-from analyses.store import Cell, CellData
+from analyses.store import Cell, Run
 from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
@@ -32,6 +33,7 @@ from probes.vinformation import MIN_PROBLEMS_PER_FOLD, VInformation, v_informati
 __all__ = ["AlignedStudy", "Gathered", "Target", "label_answers", "present", "usable_bits"]
 
 UNKNOWN = -1
+MAX_BYTES = 2**30  # residual streams held at a time
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,20 @@ class AlignedStudy(Study):
 
     def steps(self, data: StudyData) -> Int64[Tensor, "place problem"]:
         """The step of each place in each response, -1 where it has none."""
-        return torch.stack([data.run.read(cell).tensors["steps"] for cell in self.responses_here(data)], dim=1)
+        return torch.stack([data.run.tensor(cell, "steps") for cell in self.responses_here(data)], dim=1)
 
     def layers(self, data: StudyData) -> Iterator[Gathered]:
-        """Residual streams by layer."""
-        cells = self.responses_here(data)
-        for row, layer in enumerate(sorted(data.lab.baseline.settings["layers"])):
-            kept = [data.run.read(cell).tensors for cell in cells]
-            residuals = torch.stack([tensors["residuals"][row].float() for tensors in kept], dim=1)
-            yield Gathered(layer, residuals, torch.stack([tensors["answer"][row].float() for tensors in kept]))
+        """Residual streams by layer: each cell is read once where all of them fit into `MAX_BYTES`, else some layers at
+        a time.
+        """
+        cells, layers = self.responses_here(data), sorted(data.lab.baseline.settings["layers"])
+        layer_bytes = 4 * len(cells) * (len(self.places) + 1) * data.lab.facts.d_model
+        some = max(1, MAX_BYTES // max(1, layer_bytes))
+        for begin in range(0, len(layers), some):
+            held = [_rows_of(data.run, cell, begin, begin + some, len(layers)) for cell in cells]
+            for row, layer in enumerate(layers[begin : begin + some]):
+                residuals = torch.stack([streams[row].float() for streams, _ in held], dim=1)
+                yield Gathered(layer, residuals, torch.stack([answer[row].float() for _, answer in held]))
 
     def targets(self, data: StudyData, steps: Int64[Tensor, "place problem"]) -> list[Target]:
         """Labels to be told from representations; stated answers of too many kinds are no labels.
@@ -142,7 +149,7 @@ class AlignedStudy(Study):
             InputError: too many different gold answers, and no numbers.
         """
         cells = self.responses_here(data)
-        texts = [_baseline(data, cell).payload for cell in cells]
+        texts = [data.lab.baseline.payload(Cell(cell.problem, cell.sample)) for cell in cells]
         gold = [data.lab.problems[cell.problem].answer for cell in cells]
         stated = [stated_answer(payload, reading_of(data.run.settings)).text for payload in texts]
         found = [label_answers("answer", gold, self.max_answers)]
@@ -212,8 +219,14 @@ def usable_bits(
     return VInformation(**columns, n=known, probe=probe, folds=folds, level=0.95, seed=seed)
 
 
-def _baseline(data: StudyData, cell: Cell) -> CellData:
-    return data.lab.baseline.read(Cell(cell.problem, cell.sample))
+def _rows_of(
+    run: Run, cell: Cell, begin: int, end: int, layers: int
+) -> tuple[Shaped[Tensor, "layer place d_model"], Shaped[Tensor, "layer d_model"]]:
+    """Residual streams and answer of a cell at some of its layers."""
+    if begin == 0 and end >= layers:
+        tensors = run.read(cell).tensors  # all of it, so its checksum is looked at too
+        return tensors["residuals"], tensors["answer"]
+    return run.tensor(cell, "residuals", slice(begin, end)), run.tensor(cell, "answer", slice(begin, end))
 
 
 def present(target: Target, steps: Int64[Tensor, "place problem"]) -> Bool[Tensor, "place problem"]:

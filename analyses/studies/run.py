@@ -18,6 +18,7 @@ from analyses.model_ref import ModelRef
 from analyses.problems import Problem
 from analyses.store import Cell, Run
 from analyses.studies.base import Lab, Spec, StartWorker, Study, StudyData
+from analyses.studies.kept import keep, kept, sources
 from analyses.trace import TraceSettings, trace, traced_problems
 from interp.decoding import ProgressBar
 from interp.engine import model_facts
@@ -153,10 +154,13 @@ def run_study(
 
 
 def finish(study: Study, data: StudyData) -> StudyResult:
-    """Tables, figures, reading and report of the finished cells."""
+    """Tables, figures, reading and report of the finished cells; those of the last time where nothing is newer."""
     from analyses.atomic import replacing
     from analyses.studies.report import study_report
 
+    digest = sources(study, data)
+    if (found := kept(data.run, digest)) is not None:
+        return StudyResult(study, data.run, found[0], study.figures(data, found[0]), *found[1:])
     tables = study.tables(data)
     for name, frame in tables.items():
         data.run.write_table(f"{name}.csv", frame)
@@ -166,6 +170,7 @@ def finish(study: Study, data: StudyData) -> StudyResult:
     )  # fmt: skip
     with replacing(data.run.path / "report.html") as temporary:
         temporary.write_text(study_report(result, data), encoding="utf-8")
+    keep(data.run, digest, tables, result.readings, result.failures)
     return result
 
 

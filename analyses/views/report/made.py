@@ -7,6 +7,7 @@ import shlex
 from analyses.store import Cell
 from analyses.views.report.digest import Digest
 from analyses.views.report.text import escaped, name_of, plain
+from analyses.wrong_answers import is_void
 from interp.html import details_table
 
 __all__ = ["command", "made", "meaning"]
@@ -96,7 +97,7 @@ def command(one: Digest) -> tuple[str, str]:
     words.append(("--samples", len(settings.get("samples", (0,)))))
     if probes := settings.get("probes"):
         words.append(("--probes", ",".join(["nhsic", *probes])))
-    if null := settings.get("null"):
+    if (null := settings.get("null")) and not is_void(settings):
         words += [(f"--{name.replace('_', '-')}", null[name]) for name in ("null", "null_match", "null_statistic")]
     size = _batch_size(one)
     if size:

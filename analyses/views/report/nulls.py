@@ -72,15 +72,15 @@ def survivors(one: Digest) -> str:
 
 
 def _list(one: Digest) -> str:
-    found = _surviving(one)
-    if found.empty:
+    found, count = _surviving(one)
+    if not count:
         return "<p>No peak survives.</p>"
     rows = "".join(
         f'<tr><th scope="row">{escaped(visible(str(row["problem"]))[:60])}</th><td class="pl-n">{row["layer"]}</td>'
         f'<td class="pl-n">{row["step"]}</td><td>{token_code(str(row["token"]))}</td>'
         f"{cell(row['mi'], plain(row['mi'], 4))}{cell(row['null_mean'], plain(row['null_mean'], 4))}"
         f"{cell(row['p_holm'], plain(row['p_holm'], 2))}</tr>"
-        for row in found.head(_LISTED).to_dict("records")
+        for row in found.to_dict("records")
     )
     head = "".join(
         f'<th scope="col"{extra}>{name}</th>'
@@ -89,7 +89,7 @@ def _list(one: Digest) -> str:
             ("nHSIC", ' class="pl-n"'), ("mean of wrong answers", ' class="pl-n"'), ("p (Holm)", ' class="pl-n"'),
         )
     )  # fmt: skip
-    caption = f"Surviving peaks{f', the first {_LISTED} of {len(found)}' if len(found) > _LISTED else ''}"
+    caption = f"Surviving peaks{f', the first {_LISTED} of {count:,}' if count > _LISTED else ''}"
     return scrolling(
         f'<table class="pl-table"><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
         "</table>",
@@ -97,23 +97,35 @@ def _list(one: Digest) -> str:
     )
 
 
-def _surviving(one: Digest) -> pandas.DataFrame:
-    """Rows of mi.parquet that are peaks and survive; read by filter, so that the table need not fit into memory."""
+def _surviving(one: Digest) -> tuple[pandas.DataFrame, int]:
+    """The first of the peaks that survive, and how many do; mi.parquet is read a row group at a time."""
+    import pandas as pd
     import pyarrow.parquet
 
     columns = ["problem", "layer", "step", "token", "mi", "null_mean", "p_holm"]
-    wanted = [("is_peak", "=", True), ("is_significant", "=", True)]
-    rows = pyarrow.parquet.read_table(one.run.path / "mi.parquet", columns=columns, filters=wanted).to_pandas()
-    return rows.sort_values(["layer", "p_holm", "mi"], ascending=[False, True, False], kind="stable")
+    first, count = pd.DataFrame(columns=columns), 0
+    with pyarrow.parquet.ParquetFile(one.run.path / "mi.parquet") as table:
+        for group in range(table.num_row_groups):
+            rows = table.read_row_group(group, columns=[*columns, "is_peak", "is_significant"])
+            rows = rows.filter(rows["is_peak"]).select([*columns, "is_significant"])
+            rows = rows.filter(rows["is_significant"]).select(columns)
+            if len(rows):
+                count += len(rows)
+                found = rows.to_pandas().astype({"problem": str, "token": str})
+                both = pd.concat([first, found], ignore_index=True) if len(first) else found
+                order = {"by": ["layer", "p_holm", "mi"], "ascending": [False, True, False]}
+                first = both.sort_values(**order, kind="stable").head(_LISTED)
+    return first, count
 
 
 def depth(one: Digest) -> str:
     """The deep-thinking ratio of responses, and the tokens that are most often deep."""
-    steps = one.run.steps.dropna(subset=["is_deep"]).astype({"problem": str, "token": str})
+    # Texts stay the categories they are in the file: a table of all steps as texts is ten times as large
+    steps = one.run.table("steps.parquet", ["problem", "sample", "token", "is_deep"]).dropna(subset=["is_deep"])
     if steps.empty:
         return "<p>No response was asked for its depth yet.</p>"
     deep = steps["is_deep"].astype(bool)
-    ratio = deep.groupby([steps["problem"], steps["sample"]]).mean()
+    ratio = deep.groupby([steps["problem"], steps["sample"]], observed=True, sort=False).mean()
     found = bootstrap_interval(ratio.to_numpy(), clusters=ratio.index.get_level_values(0).to_numpy())
     interval = ""
     if found.n >= FEWEST_PROBLEMS and found.low == found.low:
