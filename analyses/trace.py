@@ -16,10 +16,9 @@ Source: Qian et al. 2025, arXiv 2506.02867. nHSIC is a dependence score of coord
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +32,7 @@ from analyses.derive import derive_tables
 from analyses.grading import prompt_end
 from analyses.model_ref import ModelRef, share_threads
 from analyses.problems import Problem, bundled_problems, load_problems
+from analyses.provenance import compare_provenance, provenance_of
 from analyses.reread import Probing, Rereader
 from analyses.scheduler import Report, Work
 from analyses.store import Cell, CellData, Run
@@ -49,15 +49,20 @@ from interp.sites import resolve_layers
 from interp.types import Bridge
 from probes import nhsic
 
-__all__ = ["TraceSettings", "Tracer", "row_seed", "trace", "traced_problems"]
+__all__ = ["TABLE_SETTINGS", "TraceSettings", "Tracer", "row_seed", "trace", "traced_problems"]
 
 TOY_POOL = 2000  # what wrong answers are drawn from where no file is given
+TABLE_SETTINGS = ("tau",)
+"""Settings that no cell depends on: a finished run takes another value, and its tables are derived with it."""
+
 CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
 
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """What a trace is pinned to; everything here but ``layers`` must stay the same when a run is resumed.
+    """What a trace is pinned to: it must stay the same when a run is resumed.
+
+    ``layers`` and ``samples`` may grow; :data:`TABLE_SETTINGS`, on which no cell depends, may change.
 
     >>> TraceSettings(max_new_tokens=64).prompt
     'raw'
@@ -167,7 +172,11 @@ def trace(
     batches = plan_batches(run, tracer.cells, batch_size, skip)
     total = sum(map(len, batches))
     bar = (progress or _silent)(total, total * options.max_new_tokens)
-    make = partial(_start_worker, ModelRef.of(bridge), chosen, options, Path(out), workers) if workers > 1 else None
+    make = (
+        partial(_start_worker, ModelRef.of(bridge, tracer.provenance["model"]), chosen, options, Path(out), workers)
+        if workers > 1
+        else None
+    )
     do_batches(run, batches, make or (lambda: partial(tracer.do, run)), bar.update, workers, partial(on_done, run))
     tracer.add_layers(run)
     failed: dict[Cell, str] = {}
@@ -175,7 +184,9 @@ def trace(
         lengths = [len(run.payload(cell)["tokens"]) for cell in rest]
         bar = (progress or _silent)(len(rest), sum(lengths))
         again = [rest[begin : begin + batch_size] for begin in range(0, len(rest), batch_size)]
-        start = partial(_start_rereader, ModelRef.of(bridge), chosen, options, Path(out), workers)
+        start = partial(
+            _start_rereader, ModelRef.of(bridge, tracer.provenance["model"]), chosen, options, Path(out), workers
+        )
         failed = do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
     if report:
@@ -280,23 +291,27 @@ class Tracer:
             "problems": {p.id: p.digest for p in self.problems.values()},
             **(grown or {}),
         }
-        source = model_source(self.model)
-        provenance = {
-            "model": {"kind": source.kind, "revision": source.revision, "weight_hash": source.weight_hash},
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("peaklens", "torch", "transformers", "transformer-lens", "tokenizers")
-            },
-        }
         values = len(self.cells) * self.options.max_new_tokens * (len(self.layers) + 4)
         return Run.start(
             out,
             kind="trace",
             settings=settings,
-            provenance=provenance,
+            provenance=self.provenance,
             may_grow=("layers", "samples", "problems", "probes", "null"),
+            noted=("model", *TABLE_SETTINGS),
+            judge=self.judge,
+            correctable=True,
             need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
         )
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What the run records of the model and the libraries; all weights are read for it, once."""
+        return provenance_of(self.model)
+
+    def judge(self, old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Whether another run's provenance is that of this model."""
+        return compare_provenance(old, new, chat=self.options.prompt == "chat")
 
     def answers(self, problem: str, layers: Sequence[int]) -> Float[Tensor, "layer d_model"]:
         """``a[l]``; each reference is read alone, so that it does not depend on its batch."""

@@ -280,8 +280,11 @@ class Spec:
                 "problems": {problem.id: problem.digest for problem in self.problems},
                 "model": pins["model"],
             },
-            provenance=lab.baseline.provenance,
+            provenance=lab.tracer.provenance,
             may_grow=("problems",),
+            noted=("model", "baseline.model"),
+            judge=lab.tracer.judge,
+            correctable=True,
             need_bytes=64 * len(conditions) * len(lab.cells()) * self.options.max_new_tokens,
         )
         return run, conditions
