@@ -285,13 +285,9 @@ def _tell_failures(failures: Mapping[Any, str], what: str) -> None:
     """One line about what failed, and exit code 1: whoever goes on with the tables has to know that they lack some."""
     if failures:
         cell, reason = next(iter(failures.items()))
-        raise typer.Exit(
-            _complain(
-                f"{len(failures)} {what}{'s' if len(failures) > 1 else ''} failed, the first (problem {cell.problem!r}): {_first_line(reason)} "
-                "All are listed in failures.json, and --retry-failed tries them again.",
-                1,
-            )
-        )
+        told = f"{len(failures)} {what}{'s' if len(failures) > 1 else ''} failed, the first (problem {cell.problem!r})"
+        remedy = "All are listed in failures.json, and --retry-failed tries them again."
+        raise typer.Exit(_complain(f"{told}: {_first_line(reason)} {remedy}", 1))
 
 
 def _first_line(reason: object) -> str:

@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -18,7 +18,24 @@ from interp.errors import InputError
 from interp.sites import SITE_NAMES
 from probes import nhsic, tukey_peaks
 
-__all__ = ["check_measure", "check_sampling", "check_site", "check_work", "number", "one_of", "whole", "whole_layers"]
+__all__ = [
+    "Number",
+    "Whole",
+    "check_measure",
+    "check_sampling",
+    "check_site",
+    "check_work",
+    "number",
+    "one_of",
+    "whole",
+    "whole_layers",
+]
+
+if TYPE_CHECKING:
+    Number: TypeAlias = float
+    Whole: TypeAlias = int
+else:  # numbers of any kind come in, plain ones come out
+    Number = Whole = Any
 
 _HOTTEST = 1e4  # a temperature above draws all tokens alike; below 1 / 1e4 logits overflow before they are greedy
 
@@ -52,7 +69,7 @@ def whole(operation: str, name: str, value: Any, least: int | None = None) -> in
 
 
 def number(
-    operation: str, name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False
+    operation: str, name: str, value: Any, least: float | int, most: float | int = math.inf, *, above: bool = False
 ) -> float:
     """A finite number of any kind as a float.
 

@@ -404,6 +404,7 @@ class Run:
             f"model {self.settings.get('model', 'not named')}",
             f"{sum(1 for _ in self._files())} cells",
             f"tables {' '.join(self.tables) or 'none'}",
+            *([f"{failed} failed"] if (failed := len(self.failures())) else []),
         ]
 
     def _table_file(self, name: str) -> Path:

@@ -37,7 +37,17 @@ from analyses.problems import Problem, bundled_problems, load_problems
 from analyses.provenance import RunWarning, compare_provenance, provenance_of
 from analyses.reread import Probing, Rereader, check_measures
 from analyses.scheduler import Report, Work
-from analyses.settings import check_measure, check_sampling, check_site, check_work, one_of, whole, whole_layers
+from analyses.settings import (
+    Number,
+    Whole,
+    check_measure,
+    check_sampling,
+    check_site,
+    check_work,
+    one_of,
+    whole,
+    whole_layers,
+)
 from analyses.store import Cell, CellData, Run
 from analyses.wrong_answers import wrong_answers
 from interp.decoding import ProgressBar, check_context, decode
@@ -91,19 +101,19 @@ class TraceSettings:
         samples: responses a problem; more than one needs a temperature.
     """
 
-    max_new_tokens: int = 256
+    max_new_tokens: Whole = 256
     prompt: str = "raw"
     reference: str = "solution"
-    layers: str | int | Sequence[int] = "all"
+    layers: str | Whole | Sequence[Whole] = "all"
     site: str = "resid_post"
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    samples: int = 1
-    sigma: float | str = 50.0
-    eps: float = 1e-5
-    drop_top: int = 0
-    tau: float = 1.5
+    temperature: Number = 0.0
+    top_p: Number = 1.0
+    seed: Whole = 0
+    samples: Whole = 1
+    sigma: Number | str = 50.0
+    eps: Number = 1e-5
+    drop_top: Whole = 0
+    tau: Number = 1.5
 
     def __post_init__(self) -> None:
         operation = "trace"
@@ -140,9 +150,9 @@ def trace(
     problems: str | Path | Sequence[Problem] | None = None,
     out: str | Path = "runs/trace",
     *,
-    n: int | None = None,
-    batch_size: int = 8,
-    workers: int = 1,
+    n: Whole | None = None,
+    batch_size: Whole = 8,
+    workers: Whole = 1,
     retry_failed: bool = False,
     report: bool = True,
     progress: Callable[[int, int], ProgressBar] | None = None,

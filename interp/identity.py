@@ -128,7 +128,7 @@ def _hooks(model: torch.nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
             if id(module) in seen:
                 continue
             seen.add(id(module))
-            place = f"{prefix}{name}".rstrip(".") or "model"
+            place = f"{prefix}{name}".rstrip(".").replace("_original_component.", "") or "model"
             for handle in getattr(module, "fwd_hooks", ()):  # a hook point; what torch holds there only calls it
                 yield place, handle.user_hook
             for function in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from analyses.batches import do_batches, plan_batches
 from analyses.model_ref import ModelRef
 from analyses.problems import Problem
-from analyses.settings import check_work
+from analyses.settings import Whole, check_work
 from analyses.store import Cell, Run
 from analyses.studies.base import Lab, Spec, StartWorker, Study, StudyData
 from analyses.trace import Tracer, TraceSettings, settings_of, trace, traced_problems
@@ -90,10 +90,10 @@ def run_study(
     problems: str | Path | Sequence[Problem] | None = None,
     out: str | Path = "runs/study",
     *,
-    n: int | None = None,
+    n: Whole | None = None,
     words: str = "thinking",
-    batch_size: int = 16,
-    workers: int = 1,
+    batch_size: Whole = 16,
+    workers: Whole = 1,
     retry_failed: bool = False,
     baselines: str | Path | None = None,
     watch: Watch | None = None,
@@ -244,10 +244,10 @@ def estimate_study(
     model: str | Bridge = "toy-reasoner",
     problems: str | Path | Sequence[Problem] | None = None,
     *,
-    n: int | None = None,
+    n: Whole | None = None,
     words: str = "thinking",
-    batch_size: int = 16,
-    workers: int = 1,
+    batch_size: Whole = 16,
+    workers: Whole = 1,
     clock: Callable[[], float] = time.perf_counter,
     **settings: Any,
 ) -> Estimate:
