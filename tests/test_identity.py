@@ -214,5 +214,5 @@ def test_hooks_of_torch_and_contexts_and_what_they_collect() -> None:
 def test_weights_on_disk_are_refused() -> None:
     model = load_model("x", hf_model=copy.deepcopy(families.hf_model("llama")))
     model.original_model.to("meta")
-    with pytest.raises(InputError, match="expected weights in memory, received .* offloaded"):
+    with pytest.raises(InputError, match=r"expected weights in memory, received .* offloaded"):
         model_identity(model)

@@ -67,8 +67,8 @@ def halved(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (compatible, "weight_hash"), (compatible, "processed"), (hooked, "hooks"), (other_end, "generation.eos_token_id"),
-        (other_words, "tokenizer"), (halved, "weight_hash"),
+        (compatible, "weight_hash"), (compatible, "processed"), (hooked, "hooks"),
+        (other_end, "generation.eos_token_id"), (other_words, "tokenizer"), (halved, "weight_hash"),
     ],
 )  # fmt: skip
 def test_a_changed_model_is_refused_by_the_part(
@@ -220,7 +220,8 @@ def test_settings_corrected_meanwhile_are_not_mixed(tmp_path: Path) -> None:
     ("setting", "value"),
     [
         ("tau", -0.5), ("tau", float("nan")), ("tau", "1"), ("temperature", float("nan")), ("temperature", 1e-300),
-        ("temperature", float("inf")), ("top_p", 0.0), ("top_p", 1.5), ("top_p", float("nan")), ("seed", 1.5), ("seed", True),
+        ("temperature", float("inf")), ("top_p", 0.0), ("top_p", 1.5), ("top_p", float("nan")), ("seed", 1.5),
+        ("seed", True),
         ("max_new_tokens", 0), ("max_new_tokens", 2.5), ("samples", 0), ("sigma", 0), ("sigma", "mean"), ("eps", 0.0),
         ("eps", float("nan")), ("drop_top", -1), ("drop_top", 127), ("layers", []), ("layers", ["a"]), ("layers", 3),
         ("site", "resid"), ("batch_size", 0), ("batch_size", 2.5), ("workers", 0), ("n", 0), ("n", -1), ("null", 10**7),
@@ -272,8 +273,11 @@ def test_unreadable_problems_are_named_and_the_others_go_on(model: Any, tmp_path
 
 
 def test_a_chat_template_that_refuses_a_problem(model: Any, tmp_path: Path) -> None:
-    model.tokenizer.chat_template = "{% if 'D' in messages[0]['content'] %}{{ raise_exception('no D here') }}{% endif %}{{ messages[0]['content'] }}"
-    problems = [Problem(str(k), q, "So 8", "8") for k, q in enumerate(["6 A * 3 ? ->", "6 D * 3 ? ->"])]
+    refusal = "{% if 'D' in messages[0]['content'] %}{{ raise_exception('no D here') }}{% endif %}"
+    asked = "{{ messages[0]['content'] }}"
+    model.tokenizer.chat_template = "".join((refusal, asked))
+    questions = ["6 A * 3 ? ->", "6 D * 3 ? ->"]
+    problems = [Problem(str(k), question, "So 8", "8") for k, question in enumerate(questions)]
     run = trace(model, problems, tmp_path / "run", prompt="chat", **SMALL)
     assert [cell.problem for cell in run.failures()] == ["1"]
     assert "no D here" in run.failures()[Cell("1")]
