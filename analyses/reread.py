@@ -38,9 +38,9 @@ from probes.nulls import null_scores, null_test, random_answers
 from probes.similarity import SCORES
 
 if TYPE_CHECKING:
-    from analyses.trace import Tracer
+    from analyses.trace import Tracer, TraceSettings
 
-__all__ = ["Probing", "Rereader", "bandwidth_of"]
+__all__ = ["Probing", "Rereader", "bandwidth_of", "check_measures"]
 
 MAX_BYTES = 2**29  # residual streams held at a time
 _MATCHES = ("kind", "none")
@@ -131,9 +131,7 @@ class Rereader:
 
     def check(self) -> None:
         """Find out before anything is decoded whether the measures fit the model."""
-        steps = torch.linspace(-1, 1, self.tracer.facts.d_model)[None]
-        for name in self.probing.measures:
-            self._score(name, steps, steps[0])
+        check_measures(self.probing, self.tracer.options, self.tracer.facts.d_model)
 
     def todo(self) -> list[Cell]:
         """Cells that lack some of what the run is to hold."""
@@ -196,10 +194,7 @@ class Rereader:
     def _score(
         self, name: str, steps: Float[Tensor, "*layer step d_model"], answer: Float[Tensor, "*layer d_model"]
     ) -> Float64[Tensor, "*layer step"]:
-        kind, kernel, drop = _parsed(name)
-        if kind in _WITH_KERNEL:
-            kernel = {"sigma": self.tracer.options.sigma} | kernel
-        return SCORES[kind](steps, answer, drop_top=self.tracer.options.drop_top + drop, **kernel)
+        return _measured(name, self.tracer.options, steps, answer)
 
     def _tested(
         self,
@@ -258,6 +253,25 @@ class Rereader:
             "depth:settled": torch.cat([part.depth for part in parts]).cpu(),
             "depth:is_deep": torch.cat([part.is_deep for part in parts]).cpu(),
         }
+
+
+def check_measures(probing: Probing, options: TraceSettings, d_model: int) -> None:
+    """Find out before anything is pinned or decoded whether the measures fit the model."""
+    steps = torch.linspace(-1, 1, d_model)[None]
+    for name in probing.measures:
+        _measured(name, options, steps, steps[0])
+
+
+def _measured(
+    name: str,
+    options: TraceSettings,
+    steps: Float[Tensor, "*layer step d_model"],
+    answer: Float[Tensor, "*layer d_model"],
+) -> Float64[Tensor, "*layer step"]:
+    kind, kernel, drop = _parsed(name)
+    if kind in _WITH_KERNEL:
+        kernel = {"sigma": options.sigma} | kernel
+    return SCORES[kind](steps, answer, drop_top=options.drop_top + drop, **kernel)
 
 
 def _parsed(name: str) -> tuple[str, dict[str, Any], int]:

@@ -36,7 +36,7 @@ from torch import Tensor
 from interp.errors import InputError
 
 from .atomic import disk_errors, is_temporary, locked, make_folder, probe, quote_name, replacing, sweep, unquote_name
-from .pinned import FORMAT, json_values, merge_pinned, read_pinned
+from .pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
 from .tables import is_table, parquet_writer, read_frame, read_rows, write_frame
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class Run:
     ...     run.cells(), run.read(Cell("ducks")).payload
     ([Cell(condition='baseline', problem='ducks', sample=0)], {'text': '18'})
 
+    `replaced` holds the settings that are noted only and that this start changed: by name, the value before and now.
+
     Every method raises `InputError` for bad input, a disk that refuses, and files that are damaged.
     """
 
@@ -104,7 +106,9 @@ class Run:
     settings: dict[str, Any]
     provenance: dict[str, Any]
     created: str
+    replaced: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     writable: bool = False
+    _claims: list[_Pins] = field(default_factory=list)  # what the first cell written here has to agree with
 
     @classmethod
     def start(
@@ -115,12 +119,17 @@ class Run:
         settings: Mapping[str, Any],
         provenance: Mapping[str, Any],
         may_grow: Sequence[str] = (),
+        noted: Sequence[str] = (),
+        judge: Judge | None = None,
+        correctable: bool = False,
         need_bytes: int = 0,
     ) -> Run:
         """Create the folder, or resume it, and check that it can be written before any work is done.
 
         `settings` and `provenance` are JSON values. On resuming they must equal those in ``run.json``, except that the
-        settings named in `may_grow` are merged: lists by union, dicts by key, with equal values under common keys.
+        settings named in `may_grow` are merged: lists by union, dicts by key, with equal values under common keys; and
+        those named in `noted`, on which no cell depends, are replaced. `judge` compares the provenance in place of
+        equality. Where there is no cell yet, a `correctable` run takes other settings instead of refusing them.
         `need_bytes` is the free space to insist on. Temporaries of dead processes are removed.
         """
         folder = Path(path)
@@ -142,8 +151,9 @@ class Run:
                     remedy="Choose another output folder.",
                 )
             with locked(folder / _LOCK):
+                pins = _Pins(folder, new, tuple(may_grow), tuple(noted), judge)
                 old = read_pinned(folder) if (folder / "run.json").exists() else None
-                pinned = new if old is None else merge_pinned(folder, old, new, may_grow)
+                pinned = new if old is None else pins.merged(old, correctable and not any(_files(folder)))
                 sweep(folder)
                 probe(folder)
                 free = shutil.disk_usage(folder).free
@@ -154,10 +164,15 @@ class Run:
                         received=f"{free / 1e9:.3g} GB at {folder}",
                         remedy="Free some space, choose another disk, or record fewer layers, steps or problems.",
                     )
+                if pinned is new:
+                    (folder / _FAILURES).unlink(missing_ok=True)  # of settings that are no more
                 if pinned != old:
-                    with replacing(folder / "run.json") as temporary:
-                        temporary.write_text(json.dumps(pinned, indent=1) + "\n", encoding="utf-8")
-        return cls(folder, kind, pinned["settings"], pinned["provenance"], pinned["created"], writable=True)
+                    write_pinned(folder, pinned)
+        replaced = {} if old is None else _replaced(old["settings"], pinned["settings"], noted)
+        run = cls(folder, kind, pinned["settings"], pinned["provenance"], pinned["created"], replaced, writable=True)
+        if correctable:
+            run._claims.append(pins)
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -262,10 +277,28 @@ class Run:
                 remedy="Store long lists of numbers as tensors.",
             )
         file = self._file(cell)
-        with disk_errors("write cell", file, _SAFE):
+        with disk_errors("write cell", file, _SAFE), self._claimed():
             make_folder(file.parent)
             with replacing(file) as temporary:
                 save_file(stored, temporary, metadata={_KEY: header})
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Around the first cell that this process writes.
+
+        While there was no cell, another process may have corrected the settings; from now on nobody can.
+        """
+        if not self._claims:
+            yield
+            return
+        with locked(self.path / _LOCK):
+            pins = self._claims[0]
+            old = read_pinned(self.path)
+            pinned = pins.merged(old, False)
+            if pinned != old:
+                write_pinned(self.path, pinned)
+            yield
+        self._claims.clear()
 
     def failures(self) -> dict[Cell, str]:
         """Cells that could not be done, with their reasons; those finished since are left out."""
@@ -280,14 +313,12 @@ class Run:
         return {cell: reason for cell, reason in found.items() if not self.has(cell)}
 
     def record_failures(self, failures: Mapping[Cell, str]) -> None:
-        """Add to the list of failures; one process at a time does so."""
-        merged = self.failures() | {cell: reason for cell, reason in failures.items() if not self.has(cell)}
-        entries = [{"cell": asdict(cell), "reason": reason} for cell, reason in sorted(merged.items())]
-        with (
-            disk_errors("record failures", self.path / _FAILURES, _SAFE),
-            replacing(self.path / _FAILURES) as temporary,
-        ):
-            temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        """Add to the list of failures, whoever else does so at the same time."""
+        with disk_errors("record failures", self.path / _FAILURES, _SAFE), locked(self.path / _LOCK):
+            merged = self.failures() | {cell: reason for cell, reason in failures.items() if not self.has(cell)}
+            entries = [{"cell": asdict(cell), "reason": reason} for cell, reason in sorted(merged.items())]
+            with replacing(self.path / _FAILURES) as temporary:
+                temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
     def table(
         self, name: str, columns: Sequence[str] | None = None, where: Mapping[str, object] | None = None
@@ -373,6 +404,7 @@ class Run:
             f"model {self.settings.get('model', 'not named')}",
             f"{sum(1 for _ in self._files())} cells",
             f"tables {' '.join(self.tables) or 'none'}",
+            *([f"{failed} failed"] if (failed := len(self.failures())) else []),
         ]
 
     def _table_file(self, name: str) -> Path:
@@ -391,9 +423,7 @@ class Run:
 
     def _files(self) -> Iterator[Path]:
         """Files of finished cells; temporaries and whatever else lies about are not."""
-        for file in (self.path / "cells").glob("*/*/*.safetensors"):
-            if file.stem.isascii() and file.stem.isdecimal() and file.stem == str(int(file.stem)):
-                yield file
+        return _files(self.path)
 
     def _cell(self, file: Path) -> Cell | None:
         """The cell a file is of; None for a file that is none."""
@@ -408,6 +438,35 @@ class Run:
         except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
             raise _damaged(file, error) from error
         return cell if self._file(cell) == file else None
+
+
+@dataclass(frozen=True)
+class _Pins:
+    """What a process pins a folder to, to be compared with what it holds: now, and before the first cell is written."""
+
+    folder: Path
+    new: dict[str, Any]
+    may_grow: tuple[str, ...]
+    noted: tuple[str, ...]
+    judge: Judge | None
+
+    def merged(self, old: dict[str, Any], corrects: bool) -> dict[str, Any]:
+        try:
+            return merge_pinned(self.folder, old, self.new, self.may_grow, self.noted, self.judge)
+        except InputError:
+            if not corrects:
+                raise
+            return self.new
+
+
+def _replaced(old: dict[str, Any], new: dict[str, Any], noted: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    return {name: (old.get(name), new[name]) for name in noted if name in new and old.get(name) != new[name]}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for file in (folder / "cells").glob("*/*/*.safetensors"):
+        if file.stem.isascii() and file.stem.isdecimal() and file.stem == str(int(file.stem)):
+            yield file
 
 
 def _header(stored: io.BufferedIOBase) -> dict[str, Any]:

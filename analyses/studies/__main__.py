@@ -108,6 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _draw(results, pictures)
         with replacing(given.results) as temporary:
             temporary.write_text(results_page(given.model, results, pictures.name), encoding="utf-8")
+    failures = [(entry.name, why) for entry, _, result in results for why in result.failures.values()]
+    if failures:
+        name, why = failures[0]
+        raise SystemExit(f"{len(failures)} failed, the first in {name}: {why.splitlines()[0][:400]}")
 
 
 def _options(entry: Entry, given: argparse.Namespace) -> dict[str, str]:

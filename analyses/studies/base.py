@@ -183,6 +183,11 @@ class StudyData:
         """The baseline's responses to this study's problems."""
         return self.of_these(self.lab.baseline.responses)
 
+    def baseline_failures(self) -> dict[Cell, str]:
+        """This study's problems without a response in the baseline, which may hold others, and why."""
+        asked = self.lab.tracer.asked
+        return {cell: why for cell, why in self.lab.baseline.failures().items() if cell.problem in asked}
+
     def of_these(self, frame: pandas.DataFrame) -> pandas.DataFrame:
         """The rows of this study's problems and samples: a shared baseline may hold more."""
         cells = self.lab.cells()
@@ -280,8 +285,11 @@ class Spec:
                 "problems": {problem.id: problem.digest for problem in self.problems},
                 "model": pins["model"],
             },
-            provenance=lab.baseline.provenance,
+            provenance=lab.tracer.provenance,
             may_grow=("problems",),
+            noted=("model", "baseline.model"),
+            judge=lab.tracer.judge,
+            correctable=True,
             need_bytes=64 * len(conditions) * len(lab.cells()) * self.options.max_new_tokens,
         )
         return run, conditions

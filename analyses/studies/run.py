@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from analyses.batches import do_batches, plan_batches
 from analyses.model_ref import ModelRef
 from analyses.problems import Problem
+from analyses.settings import Whole, check_work
 from analyses.store import Cell, Run
 from analyses.studies.base import Lab, Spec, StartWorker, Study, StudyData
 from analyses.studies.kept import keep, kept, sources
-from analyses.trace import TraceSettings, trace, traced_problems
+from analyses.trace import Tracer, TraceSettings, settings_of, trace, traced_problems
 from interp.decoding import ProgressBar
 from interp.engine import model_facts
+from interp.errors import InputError
 from interp.models import load_model
 from interp.types import Bridge
 
@@ -88,10 +91,10 @@ def run_study(
     problems: str | Path | Sequence[Problem] | None = None,
     out: str | Path = "runs/study",
     *,
-    n: int | None = None,
+    n: Whole | None = None,
     words: str = "thinking",
-    batch_size: int = 16,
-    workers: int = 1,
+    batch_size: Whole = 16,
+    workers: Whole = 1,
     retry_failed: bool = False,
     baselines: str | Path | None = None,
     watch: Watch | None = None,
@@ -118,13 +121,25 @@ def run_study(
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded.
     """
     out, watch = Path(out), watch or Watch()
-    options = TraceSettings(**settings)
+    n, batch_size, workers = check_work("study", n, batch_size, workers)
+    options = settings_of(settings)
     chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model
     shared = Path(baselines) if baselines is not None else out.parent / "baselines"
 
     def base_of(of: Bridge) -> Run:
-        path = shared / _baseline_name(of, options)
+        path = _baseline_folder(shared, of, chosen, options)
+        while True:
+            try:
+                return traced(of, path)
+            except InputError:
+                # Another process may just have begun the folder with problems of its own
+                found = _baseline_folder(shared, of, chosen, options)
+                if found == path:
+                    raise
+                path = found
+
+    def traced(of: Bridge, path: Path) -> Run:
         total = len(chosen) * options.samples
         with ExitStack() as stack:
 
@@ -147,7 +162,11 @@ def run_study(
     left = sum(map(len, batches))
     limits = {name: condition.max_new_tokens or options.max_new_tokens for name, condition in conditions.items()}
     tokens = sum(limits[cell.condition] for batch in batches for cell in batch)
-    make = StartWorker(spec, ModelRef.of(bridge), workers) if workers > 1 else lambda: spec.work(lab, run, conditions)
+    make = (
+        StartWorker(spec, ModelRef.of(bridge, lab.tracer.provenance["model"]), workers)
+        if workers > 1
+        else lambda: spec.work(lab, run, conditions)
+    )
     with watch.stage(study.name, len(cells), len(cells) - left, tokens):
         do_batches(run, batches, make, watch.tokens, workers, lambda batch: watch.cells(run, batch))
     return finish(study, StudyData(run, lab, conditions, others))
@@ -166,7 +185,7 @@ def finish(study: Study, data: StudyData) -> StudyResult:
         data.run.write_table(f"{name}.csv", frame)
     result = StudyResult(
         study, data.run, tables, study.figures(data, tables), study.reading(tables),
-        data.run.failures() | data.lab.baseline.failures(),
+        data.run.failures() | data.baseline_failures(),
     )  # fmt: skip
     with replacing(data.run.path / "report.html") as temporary:
         temporary.write_text(study_report(result, data), encoding="utf-8")
@@ -174,12 +193,43 @@ def finish(study: Study, data: StudyData) -> StudyResult:
     return result
 
 
-def _baseline_name(model: Bridge, options: TraceSettings) -> str:
-    """One folder a model and settings; what may grow in a trace is left out of the name."""
-    pinned = {k: v for k, v in asdict(options).items() if k not in ("layers", "samples")}
-    pinned["dtype"] = str(next(model.original_model.parameters()).dtype)
-    digest = hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{model_facts(model).name.replace('/', '--')}-{digest}"
+def _baseline_folder(shared: Path, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> Path:
+    """The folder of the baseline: the first, of those that could be it, which is new or fits.
+
+    Its name is made of weights and settings, so that it is the same however the model's folder is written. What may
+    grow in a trace is left out. A baseline with other problems under the same ids (another file whose rows are
+    numbered) or of a model that differs elsewhere is another one, beside the first.
+    """
+    tracer = Tracer(model, list(problems), options)
+    earlier = shared / _earlier_name(tracer)
+    if (earlier / "run.json").is_file() and tracer.fits(earlier):
+        return earlier
+    name = _baseline_name(tracer)
+    for number in itertools.count(1):
+        path = shared / (name if number == 1 else f"{name}-{number}")
+        if not (path / "run.json").is_file() or tracer.fits(path):
+            return path
+    raise AssertionError("unreachable")
+
+
+def _baseline_name(tracer: Tracer) -> str:
+    model = tracer.provenance["model"]
+    pinned = _named(tracer) | {"weights": model["weight_hash"], "hooks": model["hooks"]}
+    return f"{model['config'].get('model_type', 'model')}-{_short_digest(pinned)}"
+
+
+def _earlier_name(tracer: Tracer) -> str:
+    """As earlier versions named it, by the name of the model."""
+    return f"{tracer.facts.name.replace('/', '--')}-{_short_digest(_named(tracer))}"
+
+
+def _named(tracer: Tracer) -> dict[str, Any]:
+    pinned = {k: v for k, v in asdict(tracer.options).items() if k not in ("layers", "samples")}
+    return pinned | {"dtype": f"torch.{tracer.settings['dtype']}"}
+
+
+def _short_digest(pinned: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -199,10 +249,10 @@ def estimate_study(
     model: str | Bridge = "toy-reasoner",
     problems: str | Path | Sequence[Problem] | None = None,
     *,
-    n: int | None = None,
+    n: Whole | None = None,
     words: str = "thinking",
-    batch_size: int = 16,
-    workers: int = 1,
+    batch_size: Whole = 16,
+    workers: Whole = 1,
     clock: Callable[[], float] = time.perf_counter,
     **settings: Any,
 ) -> Estimate:
@@ -211,7 +261,8 @@ def estimate_study(
     Time assumes that every condition's responses are as long as the baseline's, and that workers do not slow each
     other down.
     """
-    options = TraceSettings(**settings)
+    n, batch_size, workers = check_work("study", n, batch_size, workers)
+    options = settings_of(settings)
     chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model
     with tempfile.TemporaryDirectory(prefix="peaklens-") as folder:
