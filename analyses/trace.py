@@ -502,12 +502,6 @@ class Tracer:
             if not missing:
                 continue
             data = run.read(cell)
-                continue
-            have = run.payload(cell)["layers"]
-            missing = [layer for layer in wanted if layer not in have]
-            if not missing:
-                continue
-            data = run.read(cell)
             residuals = self.read_steps(data, missing)
             mi = torch.cat([data.tensors["mi"], self.score(residuals, self.answers(cell.problem, missing)).cpu()])
             layers = have + missing
