@@ -108,6 +108,7 @@ def load_model(
         tokenizer = options.tokenizer if "tokenizer" in boot else hf_loading.load_tokenizer(name, path)
     weights = hf_weights(hf_model)
     bridge = hf_loading.make_bridge(hf_model, tokenizer, name)
+    hf_loading.limit_context(bridge, options.n_ctx, name)
     remember(bridge, name, kind, path, revision, weights)
     return bridge
 
