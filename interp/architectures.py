@@ -12,16 +12,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from interp.errors import InputError
+import torch
 
-__all__ = ["boots_as", "check_architecture"]
+from interp.engine import BridgeEngine
+from interp.errors import InputError
+from interp.foreign import said
+from interp.types import Bridge
+
+__all__ = ["boots_as", "check_architecture", "check_decodes"]
 
 _RECURRENT = frozenset(
     {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "rwkv", "rwkv7", "recurrent_gemma"}
     | {"jamba", "bamba", "zamba", "zamba2", "nemotron_h"}
 )
+_STATEFUL = ("linear", "recurrent", "mamba", "conv", "hybrid")
 _ALIBI = frozenset({"bloom", "mpt"})
-_ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+_ATTENTION = frozenset({"full_attention", "sliding_attention"})
+_EXPECTED = "a decoder-only causal language model with full or sliding-window attention in every layer"
+_REMEDY = "Use a model such as Llama, Qwen2, Qwen3, Gemma or GPT-2."
 
 
 def check_architecture(name: str, config: Any, kind: type | None = None) -> None:
@@ -43,10 +51,15 @@ def check_architecture(name: str, config: Any, kind: type | None = None) -> None
     kinds = set(getattr(text, "layer_types", None) or ())
     # Nothing but a look-up by name: the type and the class must both say "causal decoder".
     known = causal is not None and architecture == causal.__name__ and not architecture.startswith("Bert")
+    if kind is not None and not getattr(kind, "can_generate", bool)():
+        known = False  # a bare body, or one with a head for something else
+    others = kinds - _ATTENTION
     if getattr(config, "is_encoder_decoder", False):
         reason = "an encoder and a decoder"
-    elif text.model_type in _RECURRENT or kinds - _ATTENTION:
+    elif text.model_type in _RECURRENT or any(word in other for other in others for word in _STATEFUL):
         reason = "recurrent or state-space layers"
+    elif others:
+        reason = f"layers of another kind ({', '.join(sorted(others))})"
     elif text.model_type in _ALIBI or getattr(text, "alibi", False):
         reason = "positions by alibi, which are read out of the mask"
     elif not known or not any(base.__name__ in SUPPORTED_ARCHITECTURES for base in (causal or object).__mro__):
@@ -55,10 +68,40 @@ def check_architecture(name: str, config: Any, kind: type | None = None) -> None
         return
     raise InputError(
         f"load {name}",
-        expected="a decoder-only causal language model with attention in every layer",
+        expected=_EXPECTED,
         received=f"{architecture} ({config.model_type}): {reason}",
-        remedy="Use a model such as Llama, Qwen2, Qwen3, Gemma or GPT-2.",
+        remedy=_REMEDY,
     )
+
+
+@torch.no_grad()
+def check_decodes(bridge: Bridge, name: str) -> None:
+    """Refuse a model whose code does not run as decoding runs it, by three tokens in two rows, one of them padded.
+
+    Left out where weights lie on disk: there every pass reads them all.
+    """
+    hf_model = bridge.original_model
+    if any(parameter.is_meta for parameter in hf_model.parameters()):
+        return
+    reason = None
+    try:
+        engine = BridgeEngine(bridge)
+        cache = engine.new_cache([1, 0], 3)
+        engine.forward(torch.tensor([[0, 1], [1, 1]], device=engine.device), cache)
+        logits = engine.forward(torch.tensor([[1], [1]], device=engine.device), cache)
+        if logits.shape[:2] != (2, 1):
+            reason = f"logits of shape {tuple(logits.shape)} for two rows of one token"
+    except InputError as error:
+        reason = error.received
+    except Exception as error:  # any of the many things that foreign code says when it is run in another way
+        reason = said(error, 200)
+    if reason is not None:
+        raise InputError(
+            f"load {name}",
+            expected=_EXPECTED,
+            received=f"{type(hf_model).__name__} ({hf_model.config.model_type}), which does not decode here: {reason}",
+            remedy=_REMEDY,
+        )
 
 
 @contextmanager

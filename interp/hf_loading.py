@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,13 +14,22 @@ from typing import Any
 
 import torch
 
-from interp.architectures import boots_as, check_architecture
+from interp.architectures import boots_as, check_architecture, check_decodes
 from interp.engine import model_facts
 from interp.errors import InputError
 from interp.foreign import foreign_errors, said
 from interp.types import Bridge
 
-__all__ = ["Options", "limit_context", "load_tokenizer", "load_weights", "make_bridge", "place_object", "without_bars"]
+__all__ = [
+    "Options",
+    "import_transformer_lens",
+    "limit_context",
+    "load_tokenizer",
+    "load_weights",
+    "make_bridge",
+    "place_object",
+    "without_bars",
+]
 
 # Weights of a checkpoint that a text decoder has no use for and whose loss changes none of its numbers: towers for
 # images and sound, extra prediction layers, tables that are computed anew, scales of quantised caches.
@@ -117,6 +128,28 @@ def without_bars(quiet: bool = True) -> Iterator[None]:
         yield
     finally:
         logging.enable_progress_bar()
+
+
+def import_transformer_lens() -> None:
+    """Import TransformerLens without what that does to the whole process.
+
+    It lowers transformers' logging to errors, which swallows Hugging Face's remarks in everything the user does
+    afterwards, and adds a filter of warnings.
+
+    >>> from transformers.utils import logging
+    >>> before = logging.get_verbosity()
+    >>> import_transformer_lens()
+    >>> logging.get_verbosity() == before
+    True
+    """
+    if "transformer_lens.model_bridge" in sys.modules:
+        return
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()  # sets up transformers' own level, if that has not happened yet
+    with warnings.catch_warnings():
+        importlib.import_module("transformer_lens.model_bridge")
+    logging.set_verbosity(before)
 
 
 def load_weights(options: Options, path: Path) -> Any:
@@ -341,4 +374,6 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str) -> Bridge:
     # Only a bridge without a tokenizer takes one as it is.
     bridge.tokenizer = None
     bridge.tokenizer = bridge._driver.tokenizer = tokenizer
-    return bridge.eval()
+    bridge.eval()
+    check_decodes(bridge, name)
+    return bridge

@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from interp.chats import Message, encode_chat
 from interp.engine import ModelFacts
 from interp.errors import InputError
+from interp.foreign import foreign_errors
 
 __all__ = ["Message", "Prompt", "check_ids", "decode_tokens", "encode_prompt", "encode_text", "vocabulary_of"]
 
-Message: TypeAlias = Mapping[str, str]
 # Messages or ids; encode_prompt tells which, and refuses the rest in words of its own.
 Prompt: TypeAlias = str | Sequence[Any] | Tensor
 
@@ -20,7 +21,9 @@ Prompt: TypeAlias = str | Sequence[Any] | Tensor
 def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True) -> list[int]:
     """Token ids of a text, special tokens as the tokenizer adds them by default, or without any.
 
-    Refuses words the vocabulary cannot represent: they would silently become the unknown token.
+    Two of them are left out, since the text is to be continued and is read once: what a tokenizer appends at the end
+    (end of sequence, ``[SEP]``), and a second beginning of sequence before a text that begins with one itself, as a
+    chat rendered by hand does. Refuses words the vocabulary cannot represent: they would silently become the unknown token.
     """
     if tokenizer is None:
         raise InputError(
@@ -29,7 +32,11 @@ def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True)
             received="text",
             remedy="Pass token ids, or load a tokenizer.",
         )
-    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    with foreign_errors(
+        operation, expected="text the tokenizer can encode", remedy="Check the text and the tokenizer's files."
+    ):
+        ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+        ids = _to_be_continued(tokenizer, text, ids) if special else ids
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids and str(tokenizer.unk_token) not in text:
         words = [w for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]]
@@ -41,6 +48,19 @@ def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True)
                 remedy="This tokenizer has a closed vocabulary; use a model trained on such text.",
             )
     return ids
+
+
+def _to_be_continued(tokenizer: Any, text: str, ids: list[int]) -> list[int]:
+    special = set(tokenizer.all_special_ids)
+    if not ids or (ids[-1] not in special and ids[0] not in special):
+        return ids
+    plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    places = range(len(ids) - len(plain) + 1) if plain else ()
+    begin = next((n for n in places if ids[n : n + len(plain)] == plain), None)
+    if begin is None:
+        return ids
+    twice = begin > 0 and plain[0] == ids[begin - 1] == tokenizer.bos_token_id
+    return ids[: begin - twice] + plain
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: str = "decode") -> list[int]:
@@ -57,7 +77,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: 
             )
         ids = prompt.tolist()
     elif prompt and all(isinstance(part, Mapping) for part in prompt):
-        ids = _encode_chat(tokenizer, [dict(part) for part in prompt if isinstance(part, Mapping)], operation)
+        ids = encode_chat(tokenizer, prompt, operation)
     elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
         ids = [int(part) for part in prompt]
     else:
@@ -78,20 +98,6 @@ def check_ids(ids: list[int], facts: ModelFacts, operation: str) -> list[int]:
         )
     facts.check_token_ids(ids, operation)
     return ids
-
-
-def _encode_chat(tokenizer: Any, messages: Sequence[Message], operation: str) -> list[int]:
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise InputError(
-            operation,
-            expected="a model with a chat template",
-            received="chat messages",
-            remedy="Pass the question as a plain string (prompt raw).",
-        )
-    if not all(str(message.get("content", "")).strip() for message in messages):
-        return []
-    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return list(encoded["input_ids"])
 
 
 def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.foreign import foreign_errors, said
 from interp.html import Fragment, details_table, number, token_spans
 from interp.protocol import Event
 
@@ -159,6 +160,7 @@ class Rollout:
         >>> Rollout.load(rollout.save(tempfile.mkdtemp() + "/r.safetensors")).text
         'ab'
         """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {name: getattr(self, name).detach().cpu().clone() for name in _TENSORS}
@@ -171,13 +173,20 @@ class Rollout:
         plain = {name: getattr(self, name) for name in ("tokens", "text", "finish_reason", "layers", "settings")}
         body = {**plain, "events": [asdict(event) for event in self.events], "sites": list(self.residuals)}
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            save_file(tensors, partial, metadata={"format": FORMAT, "rollout": json.dumps(body)})
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        # safetensors reports a full disk as its own error
+        with foreign_errors(
+            "save a rollout",
+            expected=f"a place to write at {target}",
+            remedy="Free some space, or choose another folder.",
+            kinds=(OSError, SafetensorError),
+        ):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(tensors, partial, metadata={"format": FORMAT, "rollout": json.dumps(body)})
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
         return target
 
     @classmethod
@@ -193,7 +202,7 @@ class Rollout:
             raise InputError(
                 "load a rollout",
                 expected="a file written by Rollout.save",
-                received=f"{os.fspath(path)} ({error})",
+                received=f"{os.fspath(path)} ({said(error)})",
                 remedy="Check the path; a truncated file has to be decoded again.",
             ) from error
         if metadata.get("format") != FORMAT:
