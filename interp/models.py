@@ -279,12 +279,24 @@ def _check_folder(name: str, folder: Path) -> None:
             received=f"{len(files)} files without one" + (f", among them {ggufs[0]}" if ggufs else ""),
             remedy=f"Pass {folder / ggufs[0]}." if ggufs else "Pass a folder made by save_pretrained.",
         )
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            operation, expected="valid JSON in config.json", received=said(error), remedy="Download or save it again."
-        ) from error
+    # transformers goes on without a generation_config.json that it cannot read.
+    for file in ("config.json", *sorted(files & {"generation_config.json"})):
+        try:
+            content = json.loads((folder / file).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(
+                operation,
+                expected=f"valid JSON in {file}",
+                received=said(error),
+                remedy="Download or save it again.",
+            ) from error
+        if not isinstance(content, dict):
+            raise InputError(
+                operation,
+                expected=f"an object in {file}",
+                received=f"a {type(content).__name__}",
+                remedy="Download or save it again.",
+            )
     if not any(file.endswith(".safetensors") for file in files):
         pickles = sorted(file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
         raise InputError(

@@ -112,6 +112,4 @@ def vocabulary_of(tokenizer: Any, d_vocab: int) -> list[str]:
     """Each token id as text; ids the model has but the tokenizer lacks (padding of the embedding) are empty."""
     if tokenizer is None:
         return [str(i) for i in range(d_vocab)]
-    known = min(len(tokenizer), d_vocab)
-    words = tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
-    return [*words, *[""] * (d_vocab - known)]
+    return list(tokenizer.batch_decode([[i] for i in range(d_vocab)], clean_up_tokenization_spaces=False))
