@@ -159,6 +159,9 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    generation_config: Annotated[
+        bool, typer.Option(help="Penalties, bans and stop strings of the model's generation_config, or none of them.")
+    ] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
     device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
@@ -186,6 +189,7 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            generation_config=generation_config,
             progress=not (quiet or as_json),
         )[0]
     except InputError:

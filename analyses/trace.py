@@ -54,6 +54,7 @@ from interp.decoding import ProgressBar, check_context, decode
 from interp.encoding import encode
 from interp.engine import ModelFacts, model_facts
 from interp.errors import InputError
+from interp.generation_config import generation_rules
 from interp.models import BUNDLED, load_model, model_source
 from interp.prompts import Prompt, encode_prompt
 from interp.record import ResidualSites, ResidualStream, StepResiduals
@@ -335,6 +336,7 @@ class Tracer:
         layers = resolve_layers(options.layers, self.facts.n_layers, "trace")
         self.layers = (0,) if options.site == "ln_final" else layers
         self.site = ResidualSites(layers=self.layers, sites=(options.site,))
+        generation_rules(model, operation="trace")  # refuses what decode would refuse, before any work
         # Fails here, not after the first batch, if options and width do not go together.
         probe = torch.linspace(-1, 1, self.facts.d_model)[None]
         nhsic(probe, probe[0], sigma=options.sigma, eps=options.eps, drop_top=options.drop_top)

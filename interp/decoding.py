@@ -20,6 +20,7 @@ from torch import Tensor
 from interp.cache import RowCache
 from interp.engine import BridgeEngine, Edit, Engine, ModelFacts
 from interp.errors import InputError
+from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules
 from interp.prompts import Prompt, decode_tokens, encode_prompt
 from interp.protocol import Intervention, Positions, Row, Step
@@ -268,9 +269,7 @@ class _Run:
 
     def _finish(self, row: Row, scores: Float[Tensor, "2 step"], store: _Store | None) -> None:
         ids = row.token_ids
-        text = "" if self.tokenizer is None else self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )  # fmt: skip
+        text = "" if self.tokenizer is None else decode_text(self.tokenizer, ids, skip_special_tokens=True)
         logprobs, entropy = scores.cpu().clone()
         self.done[row.index] = Rollout(
             prompt_ids=torch.tensor(row.prompt_ids),
@@ -382,8 +381,8 @@ class _Ends:
     def _string_ends(self, row: Row, token: int) -> bool:
         # A token is at least one byte, so this many tokens hold any stop string that ends now.
         reach = max(len(s.encode()) for s in self.strings) + 1
-        tail = self.tokenizer.decode([*row.token_ids[-reach:], token], clean_up_tokenization_spaces=False)
-        head = self.tokenizer.decode(row.token_ids[-reach:], clean_up_tokenization_spaces=False)
+        tail = decode_text(self.tokenizer, [*row.token_ids[-reach:], token])
+        head = decode_text(self.tokenizer, row.token_ids[-reach:])
         return any(tail.count(s) > head.count(s) for s in self.strings)
 
 

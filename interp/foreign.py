@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from interp.errors import InputError
 
-__all__ = ["foreign_errors", "said"]
+__all__ = ["decode_text", "foreign_errors", "said"]
 
 _LONGEST = 400  # characters
 
@@ -51,3 +52,28 @@ Pass one.
         raise
     except kinds as error:
         raise InputError(operation, expected=expected, received=said(error), remedy=remedy) from error
+
+
+def decode_text(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+    """The text of token ids, spaces as the tokenizer sets them; ids it has no token for are left out.
+
+    A model may be wider than its tokenizer and emit such ids. Most tokenizers skip them, some fail over them.
+
+    >>> from interp import load_model
+    >>> decode_text(load_model("toy-reasoner").tokenizer, [6, 35, 8, 4000])
+    '2 gives 4'
+    """
+    options = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+    try:
+        return str(tokenizer.decode(ids, **options))
+    except Exception:  # tokenizers in Python fail with whatever their look-ups fail with
+        known = [i for i in ids if _has_text(tokenizer, i)]
+        return str(tokenizer.decode(known, **options)) if len(known) < len(ids) else ""
+
+
+def _has_text(tokenizer: Any, token_id: int) -> bool:
+    try:
+        tokenizer.decode([token_id])
+    except Exception:
+        return False
+    return True

@@ -5,7 +5,7 @@ its ``generate(do_sample=False)`` does for one prompt; nothing of them is writte
 response is the one of ``generate``, whatever the model's ``generation_config`` says, in batches too.
 
 1. The processors come before every intervention: interventions, the choice, log-probabilities and entropies see the
-   processed distribution. They hold for a position that is run again, too.
+   processed distribution. They hold for a position that is run again, too; scratch tokens are chosen without them.
 2. ``temperature``, ``top_p`` and lengths are arguments of ``decode`` and are not read here; other settings that only
    shape sampling (``top_k``, ``min_p``, ...) are not honoured, and a sampled run says so once.
 3. Settings that would choose other tokens by another way of decoding (beams, guidance, ...) are refused by name.
@@ -106,7 +106,7 @@ class GenerationRules:
     _stop: Any = field(default=None, repr=False)
 
     def stops(self, row: Row, token: int) -> bool:
-        """Whether the row's text ends, with this token, on one of the config's ``stop_strings``, as transformers sees it.
+        """Whether the row's text ends, with this token, on a stop string of the config, as transformers sees it.
 
         The prompt is part of the text: a stop string may begin in it.
         """
@@ -207,7 +207,7 @@ def generation_rules(
     Args:
         choice: ``True``, the model's own; ``False``, nothing of it but the ids that end a response; a mapping whose
             entries take the place of the model's; or a ``GenerationConfig``, whose entries do that are not ``None``.
-        sampling: whether tokens are drawn, with ``top_p``: then a setting that shapes draws and is not honoured is told.
+        sampling: whether tokens are drawn, with ``top_p``: then settings that shape draws and do not act are told.
 
     Raises:
         InputError: a setting that asks for another way of decoding, one that transformers refuses, stop strings without
@@ -310,8 +310,8 @@ def _tell_ignored(config: Any, sampling: bool, top_p: float) -> tuple[str, ...]:
     if ignored:
         listed = ", ".join(f"{name}={value!r}"[:60] for name, value in ignored.items())
         warnings.warn(
-            f"the model's generation_config asks for {listed}, which decode does not take from it: temperature and top_p "
-            "are arguments, and nothing else narrows what is drawn",
+            f"the model's generation_config asks for {listed}, which decode does not take from it: temperature and "
+            "top_p are arguments, and nothing else narrows what is drawn",
             stacklevel=4,
         )
     return tuple(ignored)

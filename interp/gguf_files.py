@@ -65,7 +65,9 @@ def check_gguf(path: Path) -> None:
     operation = "load a GGUF file"
     if not path.is_file():
         raise InputError(operation, expected="a file", received=repr(str(path)), remedy="Check the path.")
-    with foreign_errors(operation, expected="a file that can be read", remedy="Check its permissions.", kinds=(OSError,)):
+    with foreign_errors(
+        operation, expected="a file that can be read", remedy="Check its permissions.", kinds=(OSError,)
+    ):
         magic = _first_bytes(path)
     if magic != b"GGUF":
         raise InputError(

@@ -159,7 +159,6 @@ def load_weights(options: Options, path: Path) -> Any:
     >>> load_weights(Options("toy-reasoner", "cpu"), bundled_model_path("toy-reasoner")).dtype
     torch.float32
     """
-    from safetensors import SafetensorError
     from transformer_lens.utilities import get_device
 
     device = None if options.device_map is not None else torch.device(options.device or get_device())
@@ -216,7 +215,7 @@ def _check_report(options: Options, model: Any, report: Mapping[str, Any]) -> No
         )
     if unused:
         warnings.warn(
-            f"{options.name}: {len(unused)} unexpected weights of the files are not used by this model: {_some(unused)}",
+            f"{options.name}: {len(unused)} unexpected weights of the files are not used: {_some(unused)}",
             stacklevel=4,
         )
 
@@ -364,7 +363,9 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str) -> Bridge:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token  # only ever seen by batches; single prompts are not changed
         with foreign_errors(
-            f"load {name}", expected="a tokenizer that encodes text", remedy="Pass another tokenizer, or tokenizer=None."
+            f"load {name}",
+            expected="a tokenizer that encodes text",
+            remedy="Pass another tokenizer, or tokenizer=None.",
         ):
             ids = list(tokenizer("a")["input_ids"])
         bridge.cfg.tokenizer_prepends_bos = len(ids) > 1 and ids[0] == tokenizer.bos_token_id

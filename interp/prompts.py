@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.chats import Message, encode_chat
 from interp.engine import ModelFacts
 from interp.errors import InputError
-from interp.foreign import foreign_errors
+from interp.foreign import decode_text, foreign_errors
 
 __all__ = ["Message", "Prompt", "check_ids", "decode_tokens", "encode_prompt", "encode_text", "vocabulary_of"]
 
@@ -23,7 +23,8 @@ def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True)
 
     Two of them are left out, since the text is to be continued and is read once: what a tokenizer appends at the end
     (end of sequence, ``[SEP]``), and a second beginning of sequence before a text that begins with one itself, as a
-    chat rendered by hand does. Refuses words the vocabulary cannot represent: they would silently become the unknown token.
+    chat rendered by hand does. Refuses words the vocabulary cannot represent: they would silently become the unknown
+    token.
     """
     if tokenizer is None:
         raise InputError(
@@ -77,7 +78,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: 
             )
         ids = prompt.tolist()
     elif prompt and all(isinstance(part, Mapping) for part in prompt):
-        ids = encode_chat(tokenizer, prompt, operation)
+        ids = encode_chat(tokenizer, [part for part in prompt if isinstance(part, Mapping)], operation)
     elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
         ids = [int(part) for part in prompt]
     else:
@@ -104,12 +105,11 @@ def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """Each id as text, by itself."""
     if tokenizer is None:
         return [str(i) for i in ids]
-    # batch_decode makes one text of no ids
-    return list(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)) if ids else []
+    return [decode_text(tokenizer, [i]) for i in ids]
 
 
 def vocabulary_of(tokenizer: Any, d_vocab: int) -> list[str]:
     """Each token id as text; ids the model has but the tokenizer lacks (padding of the embedding) are empty."""
     if tokenizer is None:
         return [str(i) for i in range(d_vocab)]
-    return list(tokenizer.batch_decode([[i] for i in range(d_vocab)], clean_up_tokenization_spaces=False))
+    return [decode_text(tokenizer, [i]) for i in range(d_vocab)]

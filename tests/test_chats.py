@@ -50,7 +50,10 @@ def parts(*texts: str) -> list[dict[str, str]]:
         ([user(parts("w5 ", "w6"))], [90, 81, 5, 6, 91, 90, 82]),
         ([user(["w5 ", "w6"])], [90, 81, 5, 6, 91, 90, 82]),
         ([{"role": "system", "content": ""}, user("w5")], [90, 80, 91, 90, 81, 5, 91, 90, 82]),
-        ([user("w5"), {"role": "assistant", "content": "w7"}, user("")], [90, 81, 5, 91, 90, 82, 7, 91, 90, 81, 91, 90, 82]),
+        (
+            [user("w5"), {"role": "assistant", "content": "w7"}, user("")],
+            [90, 81, 5, 91, 90, 82, 7, 91, 90, 81, 91, 90, 82],
+        ),
         ([user("w5"), {"role": "assistant", "content": "w7 w8"}], [90, 81, 5, 91, 90, 82, 7, 8]),
         ([user("w5"), {"role": "assistant", "content": parts("w7 w8")}], [90, 81, 5, 91, 90, 82, 7, 8]),
         ([user("w5"), {"role": "assistant", "content": ""}], [90, 81, 5, 91, 90, 82]),
@@ -84,7 +87,9 @@ def test_a_beginning_written_by_template_and_tokenizer_comes_once() -> None:
 
     one = tokenizer("w3 " + STRINGS)
     one.bos_token = "w3"
-    one.backend_tokenizer.post_processor = TemplateProcessing(single="w3 $A <eos>", special_tokens=[("w3", 3), ("<eos>", 1)])
+    one.backend_tokenizer.post_processor = TemplateProcessing(
+        single="w3 $A <eos>", special_tokens=[("w3", 3), ("<eos>", 1)]
+    )
     ids = encode_chat(one, [user("w5")], "decode")
     assert ids == [3, 90, 81, 5, 91, 90, 82]
     assert ids == one.apply_chat_template([user("w5")], add_generation_prompt=True, return_dict=True)["input_ids"]
@@ -96,7 +101,9 @@ def test_decode_and_encode_take_them() -> None:
     try:
         chats = [[user("w5")], [user("w5"), {"role": "assistant", "content": "w7"}], [user(parts("w9"))]]
         found = decode(model, chats, max_new_tokens=3)
-        assert [r.prompt_ids.tolist() for r in found] == [encode_chat(model.tokenizer, chat, "decode") for chat in chats]
+        assert [r.prompt_ids.tolist() for r in found] == [
+            encode_chat(model.tokenizer, chat, "decode") for chat in chats
+        ]
         assert [e.token_ids.tolist() for e in encode(model, chats)] == [r.prompt_ids.tolist() for r in found]
     finally:
         model.tokenizer.chat_template = None
@@ -105,18 +112,26 @@ def test_decode_and_encode_take_them() -> None:
 @pytest.mark.parametrize(
     ("template", "chat", "said"),
     [
-        ("{{ raise_exception('System role not supported') }}", [user("w5")], "TemplateError: System role not supported"),
+        (
+            "{{ raise_exception('System role not supported') }}",
+            [user("w5")],
+            "TemplateError: System role not supported",
+        ),
         ("{% for m in messages %}", [user("w5")], "TemplateSyntaxError"),
         ("{{ messages[3]['content'] }}", [user("w5")], "UndefinedError"),
         ("{{ messages[0]['content'] + 1 }}", [user("w5")], "TypeError"),
         ("{{ 1 / 0 }}", [user("w5")], "ZeroDivisionError"),
         ("w90", [user("w5")], "a chat template that shows what the user says, received one that makes of it 'w90'"),
         (STRINGS, [user([{"type": "image", "url": "x"}])], "a part of kind 'image' in message 0"),
-        (STRINGS, [user(parts("w5") + [7])], "a part of kind 'int' in message 0"),
+        (STRINGS, [user([*parts("w5"), 7])], "a part of kind 'int' in message 0"),
         (STRINGS, [user(5)], "content of type int in message 0"),
         (STRINGS, [user("w5"), {"content": "w6"}], "message 1 with role None"),
         (STRINGS, [user(" \n"), {"role": "assistant", "content": ""}], "an empty prompt: a chat without content"),
-        ("w90 {{ messages[0]['content'] }}", [user("w5"), {"role": "assistant", "content": "w7"}], "final message does not"),
+        (
+            "w90 {{ messages[0]['content'] }}",
+            [user("w5"), {"role": "assistant", "content": "w7"}],
+            "final message does not",
+        ),
         ("{{ raise_exception('" + "long " * 400 + "') }}", [user("w5")], "TemplateError: long long"),
     ],
 )
@@ -136,7 +151,17 @@ def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
 
     shutil.copytree(bundled_model_path("toy-reasoner"), tmp_path / "m")
     (tmp_path / "m" / "chat_template.jinja").write_text("{{ raise_exception('Never\\nthis') }}")
-    command = [sys.executable, "-m", "analyses.cli", "generate", "--model", str(tmp_path / "m"), "--prompt", "chat", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "analyses.cli",
+        "generate",
+        "--model",
+        str(tmp_path / "m"),
+        "--prompt",
+        "chat",
+        "--quiet",
+    ]
     done = subprocess.run([*command, "6 A * 3 B - 8 ? ->"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Never this" in " ".join(done.stderr.split())

@@ -1,4 +1,4 @@
-"""A model's generation_config: greedy decoding against Hugging Face's own ``generate``, one unpadded prompt at a time."""
+"""A model's generation_config: greedy decoding against Hugging Face's ``generate``, one unpadded prompt at a time."""
 
 from __future__ import annotations
 
@@ -195,7 +195,9 @@ def spelling() -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=F.VOCAB, special_tokens=["<pad>", "<eos>", "<unk>"], initial_alphabet=alphabet
     )
-    core.train_from_iterator(["the quick brown fox jumps over lazy dogs abcdef and stops stopping at every stop"], trainer)
+    core.train_from_iterator(
+        ["the quick brown fox jumps over lazy dogs abcdef and stops stopping at every stop"], trainer
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
     from interp import load_model
 
@@ -258,18 +260,19 @@ def test_another_way_of_decoding_is_refused_by_name(name: str) -> None:
 )
 def test_settings_that_transformers_refuses_are_one_error(settings: dict[str, Any], said: str) -> None:
     _, model, prompts = both("llama")
-    with configured(settings, model.original_model):
-        with pytest.raises(InputError, match=said) as raised:
-            decode(model, prompts, max_new_tokens=2)
+    with configured(settings, model.original_model), pytest.raises(InputError, match=said) as raised:
+        decode(model, prompts, max_new_tokens=2)
     assert "decode by the model's generation_config" in str(raised.value)
     assert "generation_config=False" in str(raised.value)
 
 
 def test_what_is_not_done_is_told_once_by_name_and_recorded() -> None:
     hf, model, prompts = both("llama")
-    with configured({"max_time": 1e-9, "prompt_lookup_num_tokens": 3}, model.original_model):
-        with pytest.warns(UserWarning, match=r"asks for max_time=1e-09, prompt_lookup_num_tokens=3, which decode"):
-            found = decode(model, prompts, max_new_tokens=NEW)
+    with (
+        configured({"max_time": 1e-9, "prompt_lookup_num_tokens": 3}, model.original_model),
+        pytest.warns(UserWarning, match=r"asks for max_time=1e-09, prompt_lookup_num_tokens=3, which decode"),
+    ):
+        found = decode(model, prompts, max_new_tokens=NEW)
     assert [rollout.token_ids.tolist() for rollout in found] == [hf_greedy(hf, prompt) for prompt in prompts]
     assert found[0].settings["generation_config_ignored"] == ["max_time", "prompt_lookup_num_tokens"]
     with configured({"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}, model.original_model):
@@ -299,7 +302,7 @@ class Watch(Intervention):
 
 
 def test_interventions_come_after_and_recycling_is_processed_too() -> None:
-    hf, model, prompts = both("llama")
+    _, model, prompts = both("llama")
     prompt = prompts[:1]
     banned = decode(model, prompt, max_new_tokens=NEW)[0].token_ids.tolist()[2]
     everywhere = RecycleRepresentation(1, range(F.VOCAB))

@@ -70,7 +70,8 @@ def test_weights_that_would_be_dropped_are_refused(
     "name",
     [
         "model__layers__0__self_attn__rotary_emb__inv_freq", "model__vision_tower__blocks__0__weight",
-        "visual__merger__weight", "multi_modal_projector__weight", "model__layers__0__self_attn__k_scale", "mtp__fc__weight",
+        "visual__merger__weight", "multi_modal_projector__weight", "model__layers__0__self_attn__k_scale",
+        "mtp__fc__weight",
     ],
 )  # fmt: skip
 def test_leftovers_that_change_nothing_are_no_alarm(folder: Path, tmp_path: Path, name: str) -> None:
@@ -151,7 +152,9 @@ def tiny(kind: str) -> Any:
 
     settings = {**SIZES, **OWN.get(kind, {})}
     plain = t.AutoConfig.for_model(kind)
-    computed = {name for base in type(plain).__mro__ for name, value in vars(base).items() if isinstance(value, property)}
+    computed = {
+        name for base in type(plain).__mro__ for name, value in vars(base).items() if isinstance(value, property)
+    }
     known = {name: value for name, value in settings.items() if hasattr(plain, name) and name not in computed}
     config = t.AutoConfig.for_model(kind, **known)
     auto = t.AutoModelForSeq2SeqLM if kind == "t5" else t.AutoModelForCausalLM
@@ -181,7 +184,9 @@ def test_other_families_decode_as_hugging_face(kind: str) -> None:
 def test_families_that_cannot_be_decoded_are_refused_at_load(kind: str, tmp_path: Path) -> None:
     hf = tiny(kind)
     hf.save_pretrained(tmp_path / "m")
-    with pytest.raises(InputError, match=rf"load mine: expected a decoder-only .* received .*{REFUSED[kind]}") as raised:
+    with pytest.raises(
+        InputError, match=rf"load mine: expected a decoder-only .* received .*{REFUSED[kind]}"
+    ) as raised:
         load_model("mine", hf_model=hf, device="cpu")
     assert type(hf).__name__ in str(raised.value)
     with pytest.raises(InputError, match=rf"received .*{REFUSED[kind]}"):
@@ -191,7 +196,7 @@ def test_families_that_cannot_be_decoded_are_refused_at_load(kind: str, tmp_path
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(InputError, match="expected hf_model as a loaded Hugging Face model, received str"):
         load_model("x", hf_model="gpt2")
-    with pytest.raises(InputError, match="received LlamaModel .*no causal language model"):
+    with pytest.raises(InputError, match=r"received LlamaModel .*no causal language model"):
         load_model("x", hf_model=F.hf_model("llama").model)
 
 
@@ -213,7 +218,13 @@ def test_nothing_is_installed_for_a_model_that_also_sees(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(subprocess, "Popen", no)
     text = F.config("gemma3").to_dict()
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+    }
     config = t.Gemma3Config(text_config=text, vision_config={**vision, "patch_size": 14}, mm_tokens_per_image=4)
     hf = t.Gemma3ForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
     hf.generation_config.eos_token_id = None
@@ -291,7 +302,10 @@ for one, (old, new) in enumerate(zip(before, state())):
 @pytest.mark.parametrize("setting", ["set_verbosity_info", "set_verbosity_warning"])
 def test_loading_leaves_the_process_as_it_was(setting: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STATE.replace("{setting}", setting)], capture_output=True, text=True, env=dict(os.environ)
+        [sys.executable, "-c", STATE.replace("{setting}", setting)],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -325,7 +339,7 @@ BREAKS: dict[str, Callable[[Path], None]] = {
     "weights cut": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:900]),
     "weights empty": lambda f: (f / "model.safetensors").write_bytes(b""),
     "index without shards": lambda f: (
-        broken_json(f, "model.safetensors.index.json", json.dumps({"metadata": {}, "weight_map": {"a": "b.safetensors"}})),
+        broken_json(f, "model.safetensors.index.json", json.dumps({"metadata": {}, "weight_map": {"a": "b"}})),
         (f / "model.safetensors").unlink(),
         (f / "other.safetensors").touch(),
     )[0],
@@ -348,11 +362,12 @@ def test_broken_files_are_one_short_error(folder: Path, tmp_path: Path, kind: st
 
 def test_names_no_disk_takes_are_one_error() -> None:
     for name in ("m" * 5000, "a\0b", "m/" * 3000):
-        with pytest.raises(InputError, match="^load"):
+        with pytest.raises(InputError, match=r"^load"):
             load_model(name)
 
 
 # Tokenizers
+
 
 def with_template(single: str, *special: tuple[str, int], **names: str) -> Any:
     from tokenizers.processors import TemplateProcessing
@@ -411,7 +426,9 @@ def test_vocabularies_with_holes() -> None:
     assert thinking_token_ids(model, ["Wait"]) == {"Wait": (95,)}
     prompts = F.prompts(3)
     expected = [
-        hf.generate(torch.tensor([p]), attention_mask=torch.ones(1, len(p)), max_new_tokens=12, do_sample=False)[0, len(p) :]
+        hf.generate(torch.tensor([p]), attention_mask=torch.ones(1, len(p)), max_new_tokens=12, do_sample=False)[
+            0, len(p) :
+        ]
         for p in prompts
     ]
     found = decode(model, prompts, max_new_tokens=12, interventions=[SuppressTokens([96])])
@@ -419,3 +436,21 @@ def test_vocabularies_with_holes() -> None:
     assert any(token not in words.values() for rollout in found for token in rollout.token_ids.tolist())
     assert all(len(rollout.tokens) == len(rollout.token_ids) for rollout in found)
     assert encode_prompt(tokenizer, [4, 100], model_facts(model)) == [4, 100]
+
+
+def test_a_tokenizer_that_fails_over_holes_does_not_end_a_run() -> None:
+    """Tokenizers written in Python raise over ids they lack."""
+    from transformers import ByT5Tokenizer
+
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    with pytest.raises(ValueError, match="range"):
+        tokenizer.decode([F.VOCAB * 3])
+    hf = copy.deepcopy(F.hf_model("llama"))
+    hf.resize_token_embeddings(F.VOCAB * 4)
+    with torch.no_grad():
+        hf.lm_head.weight[F.VOCAB :].normal_(0, 0.4)
+    model = load_model("x", hf_model=hf, tokenizer=tokenizer, device="cpu")
+    rollout = decode(model, ["!!"], max_new_tokens=20, stop=["never"])[0]
+    assert any(token > 258 for token in rollout.token_ids.tolist())
+    assert len(rollout.tokens) == len(rollout)
+    assert len(vocabulary_of(tokenizer, F.VOCAB * 4)) == F.VOCAB * 4
