@@ -360,3 +360,36 @@ class Again(Intervention):
 
     def before_choice(self, step: Step) -> None:
         step.rerun(range(len(step.rows)), 0, step.residual(self.reads[0]).clone())
+
+
+def test_a_trace_refuses_another_way_of_decoding_before_any_work(tmp_path: Any) -> None:
+    from analyses.trace import trace
+
+    _, model, _ = both("toy")
+    out = tmp_path / "run"
+    with (
+        configured({"num_beams": 4}, model.original_model),
+        pytest.raises(InputError, match=r"trace: expected a generation_config of plain decoding, .* num_beams=4"),
+    ):
+        trace(model, n=2, out=out, max_new_tokens=4)
+    assert not out.exists()
+
+
+def test_generate_has_a_flag(tmp_path: Any) -> None:
+    import json
+    import shutil
+
+    from typer.testing import CliRunner
+
+    from analyses.cli import app
+    from interp import bundled_model_path
+
+    shutil.copytree(bundled_model_path("toy-reasoner"), tmp_path / "m")
+    file = tmp_path / "m" / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"suppress_tokens": [34, 10]}))
+    command = ["generate", "--model", str(tmp_path / "m"), "--json", "--max-new-tokens", "12", "6 A * 3 B - 8 ? ->"]
+    on, off = (CliRunner().invoke(app, [*command, *more]) for more in ([], ["--no-generation-config"]))
+    on, off = json.loads(on.stdout), json.loads(off.stdout)
+    assert not {34, 10} & set(on["token_ids"])
+    assert {34, 10} & set(off["token_ids"])
+    assert on["settings"]["generation_config"] == {"suppress_tokens": [34, 10], "eos_token_id": 2}
