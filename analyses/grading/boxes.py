@@ -25,7 +25,7 @@ _PARTS_THEM = re.compile(
     r"[.!?](?=\s|\$*\s|$)|\n\s*\n|[-+*/^]\s*\$*\s*$|\\(?:times|cdot|div|implies|Rightarrow|to|pm)(?![A-Za-z])"
     r"|\b(?:so|thus|hence|then|therefore|wait|no|not|but|wrong|actually|instead|rather|gives?|giving|equals?|answer"
     r"|total|sum|correct\w*|mistake|check\w*|simplif\w*|because|since|which|where|sorry|oops|first|i\.e|namely|that is"
-    r"|equivalent\w*|for|if|when)\b",
+    r"|equivalent\w*)\b",
     re.IGNORECASE,
 )
 _NEGATED = re.compile(
@@ -95,6 +95,7 @@ def boxed_answer(
 
 
 def _joins(between: str) -> bool:
+    between = re.sub(r"\n[ \t]*(?:\(?[0-9a-d]{1,2}[.)]|[-*•])[ \t]", "\n", between)  # the number of a list's line
     if _PARTS_THEM.search(between):
         return False
     bare = re.sub(r"[$\s*]|\\[()\[\]]|\n[-*]|[A-Za-z]_?\{?[0-9]?\}?\s?=", "", between)

@@ -79,6 +79,15 @@ def _extracted(text: str, wants: str, forced: bool) -> Extraction | None:
         found = _extracted(inside, wants, forced)
         words = found is None or (found.reason is Reason.LAST_NUMBER and "\n" not in inside and _is_answer(inside))
         return Extraction(inside, Reason.MARKER) if words and len(inside) <= WINDOW else found
+    revoked = None
+    for revoked in _REVOKED.finditer(text):  # noqa: B007  # the last one is wanted
+        pass
+    if revoked is not None:
+        after = text[revoked.end() :]
+        found = _extracted(after, wants, forced)
+        restated = _INSTEAD.match(after)
+        if found is not None and (found.reason is not Reason.LAST_NUMBER or restated is not None):
+            return found
     boxed = boxed_answer(text, decide, _is_answer)
     if boxed is not None:
         answer, end, taken_back = boxed
@@ -160,6 +169,11 @@ _OPTION = re.compile(
     r"\b(?:[Oo]ption|[Cc]hoice)s?\s+(?:(?:is|would\sbe|must\sbe)\s*:?\s*)?[*($]{0,3}(?:\\text\{\(?)?([A-J])(?![A-Za-z])|(?<![A-Za-z0-9)])\(([A-J])\)|(?:^|\n)\s*\**([A-J])[.):](?=\s|\**)"
 )
 _YES = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
+_REVOKED = re.compile(
+    r"(?<![A-Za-z])(?:that|this|it|which)(?:'s|\s+is|\s+was|\s+must\s+be)\s+(?:wrong|incorrect|not\s+(?:right|correct)|a\s+mistake)\b",
+    re.IGNORECASE,
+)
+_INSTEAD = re.compile(r"[\s.:;,!—-]*(?:(?:so|actually|rather|instead|no),?\s+)*(?:it(?:'s|\s+is|\s+must\s+be|\s+should\s+be)|the\s+(?:correct|right|true)\s+\w+\s+is)\b", re.IGNORECASE)  # fmt: skip
 _TAGGED = re.compile(r"<answer>(.{0,2000}?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _FINAL = re.compile(
     r"\bfinal\s+answer\b[*_\s]{0,8}(?:[^\n.:=\\]{0,60}?(?:\b(?:is|was|equals)\b|[:=])|\n)[*_\s]{0,8}:?", re.IGNORECASE

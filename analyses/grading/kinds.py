@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ _DATES = tuple(
         rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>[0-9]{{4}}))?",
         r"(?P<year>[0-9]{4})[-/.](?P<month>[01]?[0-9])[-/.](?P<day>[0-3]?[0-9])",
         rf"{_MONTH},?\s+(?P<year>[0-9]{{4}})(?P<day>)",
+        r"(?P<month>[01]?[0-9])[/.](?P<day>[0-3]?[0-9])[/.](?P<year>[0-9]{4})",  # which is which depends on the country
+        r"(?P<day>[0-3]?[0-9])[/.](?P<month>[01]?[0-9])[/.](?P<year>[0-9]{4})",
     )
 )
 _HALF = r"(?:\s?(?P<half>[ap])\.?\s?m\.?(?![a-z])|\s?(?:in\s+the\s+)(?P<part>morning|afternoon|evening)|\s?at\s+(?P<night>night))"
@@ -77,8 +80,7 @@ def read_kind(words: str) -> tuple[Time | Date | Ratio, ...]:
     found: list[Time | Date | Ratio] = []
     if (time := _time(text)) is not None:
         found.append(time)
-    if (date := _date(text)) is not None:
-        found.append(date)
+    found += dict.fromkeys(_dates(text))
     parts = _PARTS.split(re.sub(r"^\((.*)\)$", r"\1", text))
     if len(parts) > 1:
         numbers = [read_number(part) for part in parts]
@@ -103,12 +105,14 @@ def same_kind(gold: str, answer: str) -> bool | None:
     if any(isinstance(one, Time) for one in expected) and any(isinstance(one, Time) for one in given):
         # Both may be times, so that 1:10 is not 2:20
         return any(isinstance(a, Time) and isinstance(b, Time) and _same_time(a, b) for a in expected for b in given)
+    dates = [(a, b) for a in expected for b in given if isinstance(a, Date) and isinstance(b, Date)]
+    if dates:
+        return any(
+            a.month == b.month and all(x == y or 0 in (x, y) for x, y in ((a.year, b.year), (a.day, b.day)))
+            for a, b in dates
+        )
     for one in expected:
         for other in given:
-            if isinstance(one, Date) and isinstance(other, Date):
-                return one.month == other.month and all(
-                    a == b or 0 in (a, b) for a, b in ((one.year, other.year), (one.day, other.day))
-                )
             if isinstance(one, Ratio) and isinstance(other, Ratio) and len(one.parts) == len(other.parts):
                 return all(a * other.parts[0] == b * one.parts[0] for a, b in zip(one.parts, other.parts, strict=True))
     number = read_number(answer)
@@ -145,11 +149,11 @@ def _time(text: str) -> Time | None:
     return Time((hour * 3600 + minute * 60 + second) % 86400, known)
 
 
-def _date(text: str) -> Date | None:
+def _dates(text: str) -> Iterator[Date]:
     for pattern in _DATES:
         if (found := pattern.fullmatch(text)) is not None:
             month = found["month"].lower().rstrip(".")
             number = int(month) if month.isdigit() else [name[:3] for name in _MONTHS].index(month[:3]) + 1
-            day, year = int(found["day"] or 0), int(found["year"] or 0)
-            return Date(year, number, day) if 1 <= number <= 12 and day <= 31 else None
-    return None
+            day = int(found["day"] or 0)
+            if 1 <= number <= 12 and day <= 31:
+                yield Date(int(found["year"] or 0), number, day)

@@ -10,7 +10,7 @@ from .spelling import WINDOW, bare
 from .units import ATTACHED, CURRENCIES, Unit, read_unit
 from .words import MULTIPLES, NUMBER_WORDS, spell_out
 
-__all__ = ["NO_UNITS", "Number", "read_number", "same_number"]
+__all__ = ["NO_UNITS", "Number", "in_one_unit", "read_number", "same_number"]
 
 _INTEGER = (
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9])"
@@ -168,6 +168,31 @@ def _value(match: re.Match[str]) -> tuple[Fraction | None, int]:
         if shift:
             value, places = value * Fraction(10) ** int(shift), max(0, places - int(shift))
     return value, places
+
+
+_TWO_UNITS = re.compile(r"(.*?[0-9]\s?[A-Za-z]+\.?),?\s(?:and\s)?([0-9].*)")
+
+
+def in_one_unit(cleaned: str) -> tuple[Number, ...]:
+    """``2 hours and 30 minutes`` in hours and in minutes; nothing for what is no such sum.
+
+    >>> [str(number.value) for number in in_one_unit("2 hours and 30 minutes")], in_one_unit("2 hours")
+    (['5/2', '150'], ())
+    """
+    parts = _TWO_UNITS.fullmatch(bare(cleaned))
+    if parts is None:
+        return ()
+    large, small = read_number(parts[1], loose=True), read_number(parts[2], loose=True)
+    if large is None or small is None or not (large.unit and small.unit):
+        return ()
+    if large.unit.dimensions != small.unit.dimensions or large.unit.size <= small.unit.size:
+        return ()
+    ratio = large.unit.size / small.unit.size
+    sign = -1 if large.value < 0 else 1
+    return (
+        large._replace(value=large.value + sign * small.value / ratio, places=-1),
+        small._replace(value=large.value * ratio + sign * small.value, places=-1),
+    )
 
 
 def same_number(gold: Number, answer: Number) -> bool:

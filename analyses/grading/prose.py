@@ -21,8 +21,11 @@ _MONTHS = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
     r"|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
+_LARGE = r"(?:dollars?|euros?|hours?|hrs?|h|minutes?|mins?|days?|weeks?|feet|foot|ft|yards?|pounds?|lbs?|meters?|km|m|kg)"
+_SMALL = r"(?:cents?|minutes?|mins?|seconds?|secs?|hours?|days?|inches|inch|in|ounces?|oz|centimeters?|cm|meters?|grams?|g)"
 QUANTITY = rf"""(?:
-    (?:{_MONTHS}\ [0-9]{{1,2}}(?:st|nd|rd|th)?(?:,?\ [0-9]{{4}})?(?![0-9])
+    [0-9]{{1,9}}\ ?{_LARGE}(?:,?\ and\ |,?\ )[0-9]{{1,9}}\ ?{_SMALL}(?![A-Za-z])
+  | (?:{_MONTHS}\ [0-9]{{1,2}}(?:st|nd|rd|th)?(?:,?\ [0-9]{{4}})?(?![0-9])
       | [0-9]{{1,2}}(?:st|nd|rd|th)?\ (?:of\ )?{_MONTHS}(?:,?\ [0-9]{{4}})?(?![0-9A-Za-z])
       | [0-9]{{4}}-[01][0-9]-[0-3][0-9](?![0-9])
       | [0-2]?[0-9]:[0-5][0-9](?::[0-5][0-9])?(?![0-9:])(?:\ ?[AaPp]\.?\ ?[Mm](?:\.|(?![A-Za-z])))?
@@ -73,7 +76,9 @@ def worded(text: str) -> str | None:
 
 # --- what is taken back ------------------------------------------------------------------------------------------------
 
-_N = rf"(?:\*\*|\$|\()?(?:{QUANTITY})(?:\*\*|\$|\))?"
+_IN_WORDS = rf"(?:an?\ )?\b(?:{_WORD})\b(?:[\ -](?:{_WORD})\b){{0,6}}"
+_N = rf"(?:\*\*|\$|\()?(?:{QUANTITY}|{_IN_WORDS})(?:\*\*|\$|\))?"
+_NS = rf"{_N}(?:\s+(?:or|and)\s+{_N})*"
 _ARTICLE = r"(?:the\ |just\ |only\ |a\ |about\ )?"
 _MAY_TAKE_BACK = re.compile(
     r"\b(?:not|never|instead|rather|first|initially|originally|earlier|previously|previous|initial|original|mistakenly"
@@ -91,7 +96,7 @@ _TAKEN_BACK = tuple(
         (rf"\bnot\s+{_ARTICLE}{_N},?\s+but\s+(?:rather\s+)?", ""),
         # 18, not 17; 18 (not 17); 18 instead of 17
         (rf"[\s,;—-]*\(?(?:\b(?:and|but)\s+)?\b(?:not|isn't|never|instead\ of|rather\ than|as\ opposed\ to|in\ place\ of)\s+"
-         rf"{_ARTICLE}{_N}(?:\s+(?:as|like)\s+I\s+(?:said|thought|wrote)(?:\s+(?:before|earlier|at\ first|first))?)?\)?", ""),
+         rf"{_ARTICLE}{_NS}(?:\s+(?:as|like)\s+I\s+(?:said|thought|wrote)(?:\s+(?:before|earlier|at\ first|first))?)?\)?", ""),
         # I first said 17; I had 17 before; my first answer was 17
         (rf"[\s,;(—-]*(?:\b(?:though|although|even\ though|while|whereas)\s+)?\bI\s+(?:had\s+)?(?:first|at\ first|initially"
          rf"|originally|previously|earlier|mistakenly|wrongly|incorrectly)\s+(?:had\s+)?[a-z]+\s+(?:that\s+)?"
@@ -111,6 +116,9 @@ _TAKEN_BACK = tuple(
 )  # fmt: skip
 
 
+_COUNTS = re.compile(rf"[0-9{VULGAR}]|\b(?:{_WORD})\b", re.IGNORECASE)
+
+
 def settle(text: str) -> str:
     """A short text without the numbers that it takes back.
 
@@ -119,7 +127,8 @@ def settle(text: str) -> str:
     >>> settle("18 instead of 17"), settle("It isn't 17, it is 18.")
     ('18', 'It is 18.')
     """
-    if _MAY_TAKE_BACK.search(text) is None or re.search("[0-9]", text) is None:
+    text = re.sub(r"~~(?=[^\s\\~])[^~\n]{1,200}~~", "", text)  # struck through
+    if _MAY_TAKE_BACK.search(text) is None or _COUNTS.search(text) is None:
         return text
     for pattern, replacement in _TAKEN_BACK:
         text = pattern.sub(replacement, text)
@@ -132,10 +141,16 @@ _TURN = re.compile(
     r"<\|im_start\|>\s*(?:user|system)|<\|(?:user|start_header_id)\|>|<start_of_turn>\s*user|<\|start\|>\s*user|<｜User｜>"
     r"|\[INST\]|<\|endoftext\|>|<\|end_of_text\|>|</s>|<｜end▁of▁sentence｜>"
 )
+_HEAD = r"\n[ \t]*(?:[#>*]{1,6}[ \t]*)*"
 _QUESTION = re.compile(
-    r"\n[ \t]*(?:[#>*]{1,6}[ \t]*)*(?:Question|Q|Problem|Human|User|Exercise|Example|Instruction|Input)"
-    r"[ \t]*(?:[0-9]{1,4}|\([0-9a-z]\))?[ \t]*\**[ \t]*[:.][ \t*]*(?=\S|\n[ \t]*\S)"
+    rf"{_HEAD}(?:(?:(?:Next|New|Follow-?up|Another)[ \t]+)?[Qq]uestion|Q|Human|User)[ \t]*(?:[0-9]{{1,4}}|\([0-9a-z]\))?[ \t]*\**[ \t]*"
+    rf"[:.][ \t*]*(?=\S|\n[ \t]*\S)|{_HEAD}Question[ \t]+[0-9]{{1,4}}[ \t*]*\n|\n[ \t]*(?:Answer|Solve) the following"
 )
+# These begin a part of a solution as well: only after an answer do they begin another question
+_PROBLEM = re.compile(
+    rf"{_HEAD}(?:Problem|Exercise|Example|Instruction|Input|Task)[ \t]*(?:[0-9]{{1,4}}|\([0-9a-z]\))?[ \t]*\**(?:[ \t]*[:.][ \t*]*(?=\S|\n)|[ \t]*\n)"
+)
+_ANSWERED = re.compile(r"\banswer|boxed|####|\btherefore\b", re.IGNORECASE)
 
 
 def one_turn(text: str) -> str:
@@ -144,11 +159,12 @@ def one_turn(text: str) -> str:
     >>> one_turn("The answer is 18.\n\nQuestion: How many?\nThe answer is 5."), one_turn("Question: How many? 5")
     ('The answer is 18.\n', 'Question: How many? 5')
     """
-    for pattern in (_TURN, _QUESTION):
+    for pattern in (_TURN, _QUESTION, _PROBLEM):
         for mark in pattern.finditer(text):
             before = text[: mark.start()]
             # A response may begin by saying the question once more: an answer stands before the next one
-            if re.search(r"[0-9A-Za-z]", before) and not _restates(before):
+            answered = pattern is not _PROBLEM or _ANSWERED.search(before)
+            if answered and re.search(r"[0-9A-Za-z]", before) and not _restates(before):
                 text = before
                 break
     return text

@@ -46,7 +46,7 @@ _SPACES = re.compile(
 # Commands whose arguments, so many, are dropped, and those that leave their last argument
 _DROPPED = re.compile(
     r"\\(?P<name>tag\*?|label|vphantom|hphantom|phantom|hspace\*?|vspace\*?|color|pagecolor|fontsize|selectfont|rule"
-    rf"|kern|mskip|hskip|ref|eqref|cite|require){_LETTERS}"
+    rf"|kern|mskip|hskip|ref|eqref|cite|require|[bx]?cancel|sout){_LETTERS}"
 )
 _ARGUMENTS = {"fontsize": 2, "rule": 2, "selectfont": 0}
 _LENGTH = re.compile(r"\s*=?\s*-?[0-9.]+\s?(?:pt|em|ex|mu|cm|mm|in|px)")
@@ -54,7 +54,7 @@ _KEPT = {
     "textcolor": 2, "colorbox": 2, "fcolorbox": 3, "bbox": 1, "underline": 1, "underbrace": 1, "overbrace": 1,
     "mathop": 1, "mathstrut": 0, "ensuremath": 1, "boxed": 1, "fbox": 1, "framebox": 1, "Boxed": 1, "scalebox": 2,
     "resizebox": 3, "raisebox": 2, "smash": 1, "mathclap": 1, "mathllap": 1, "mathrlap": 1, "num": 1, "uline": 1,
-    "emph": 1, "textup": 1, "textmd": 1, "underset": 2, "href": 2, "style": 2, "class": 2, "cssId": 2, "bcancel": 0,
+    "emph": 1, "textup": 1, "textmd": 1, "underset": 2, "href": 2, "style": 2, "class": 2, "cssId": 2,
 }  # fmt: skip
 _OPTIONAL = frozenset(("framebox", "bbox", "color", "textcolor", "colorbox", "raisebox", "smash", "num"))
 _OPTION = re.compile(r"(?:\s*\[[^\[\]]*\]){1,2}")
@@ -84,6 +84,11 @@ _RENAMED = tuple(
         (rf"\\colon{_LETTERS}", ":"),
         (rf"\\(?:dotfill|ldotp|cdotp){_LETTERS}", " "),
         (rf"\\(?:[Rr]e|[Ii]m)athrm{_LETTERS}", r"\\mathrm"),
+        (r"(?:\{\s*\})?(?:\^\s?\{?([0-9]{1,4})\}?|_\s?\{?([0-9]{1,4})\}?)\s?(?:C|\\mathrm\{C\})\s?_\s?\{?([0-9]{1,4})\}?",
+         lambda found: rf"\binom{{{found[1] or found[2]}}}{{{found[3]}}}"),
+        (rf"\\varnothing{_LETTERS}", r"\\emptyset"),
+        (r"\\frac\s?\{\s*\\(?:text|mathrm|mbox)\s?\{([A-Za-z ]+)\}\s*\}\s?\{\s*\\(?:text|mathrm|mbox)\s?\{([A-Za-z ]+)\}(?:\^\{?([0-9])\}?)?\s*\}",
+         lambda found: rf"\text{{ {found[1].strip()}/{found[2].strip()}{'^' + found[3] if found[3] else ''}}}"),
         (rf"\\(?:imath|jmath){_LETTERS}", lambda found: found[0][1]),
         (r"\\ang\s?\{([^{}]*)\}", r"\1^\\circ "),
         (r"\\(?:SI|qty)\s?\{([^{}]*)\}\s?\{([^{}]*)\}", lambda found: found[1] + r"\text{ " + _unit(found[2]) + "}"),
@@ -116,7 +121,7 @@ def unset(text: str) -> str:
     """
     text = _scripts(text, _RAISED, "^")
     text = _scripts(text, _LOWERED, "_").translate(LOOKALIKES)
-    if "\\" not in text and "~" not in text:
+    if "\\" not in text and "~" not in text and "C_" not in text:
         return text
     # The second backslash of a row break belongs to no command, and what it says of the space is dropped
     text = re.sub(r"\\\\\s*\*?\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\]", r"\\\\ ", text)

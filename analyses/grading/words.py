@@ -50,7 +50,7 @@ def spell_out(text: str, *, suffixes: bool = False) -> str:
 
     With `suffixes`, ``20k`` and ``1.5M`` are thousands and millions.
     """
-    text = re.sub(r"^([0-9]{1,30})(?:\s?\^\s?\{?\s?)?(?:st|nd|rd|th)\}?(?![A-Za-z])", r"\1", text)
+    text = re.sub(r"^([0-9]{1,30})(?:\s?\^\s?\{?\s?)?(?:st|nd|rd|th)\s?\}?(?![A-Za-z])", r"\1", text)
     if suffixes and (found := re.match(r"([0-9][0-9,]*(?:\.[0-9]+)?)\s?(k|K|M|mn|B|bn)(?![A-Za-z0-9^])", text)):
         value = Fraction(found[1].replace(",", "")) * _SUFFIXES[found[2]]
         return str(value) + text[found.end() :]
