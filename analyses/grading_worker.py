@@ -2,7 +2,8 @@ r"""The process that does the algebra of grading: it may hang or run out of memo
 
 `python -m analyses.grading_worker SECONDS` reads one JSON object a line, ``{"gold": ..., "answer": ...}``, both LaTeX,
 and writes one, ``{"verdict": "same" | "different" | "gold" | "error", "detail": ...}``; `gold` means that the gold
-formula could not be read, and an empty answer asks for nothing but that. It imports math-verify and the standard library, nothing else.
+formula could not be read, and an empty answer asks for nothing but that. It imports math-verify and the standard
+library, nothing else.
 
 Formulas come from a model, so nothing of them may run as Python:
 

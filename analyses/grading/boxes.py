@@ -28,15 +28,17 @@ _PARTS_THEM = re.compile(
     r"|equivalent\w*)\b",
     re.IGNORECASE,
 )
-_NEGATED = re.compile(
-    r"(?:\b(?:not|isn't|never|instead of|rather than|as opposed to)|\b(?:first|initially|originally|previously|earlier|mistakenly)"
-    r"\s+(?:had\s+)?(?:said|thought|wrote|got|had|put|gave|guessed)(?:\s+(?:that\s+)?(?:it|the answer)\s+(?:was|is))?)"
-    r"[\s$*(:]{0,6}$",
-    re.IGNORECASE,
+_FIRST = (
+    r"\b(?:first|initially|originally|previously|earlier|mistakenly)\s+(?:had\s+)?"
+    r"(?:said|thought|wrote|got|had|put|gave|guessed)(?:\s+(?:that\s+)?(?:it|the answer)\s+(?:was|is))?"
 )
+_NEGATED = re.compile(
+    rf"(?:\b(?:not|isn't|never|instead of|rather than|as opposed to)|{_FIRST})[\s$*(:]{{0,6}}$", re.IGNORECASE
+)
+_WRONG = r"(?:wrong|incorrect|not\s+(?:right|correct|the\s+(?:final\s+)?answer)|a\s+mistake|mistaken|an\s+error)"
 _TAKEN_BACK = re.compile(
-    r"[\s$*.)}\]?!,;:—-]*(?:(?:which|that|this|it|but|and|\.|,|\s)*\s*(?:is|was|'s|must be|seems?)\s+(?:wrong|incorrect|not\s+(?:right"
-    r"|correct|the\s+(?:final\s+)?answer)|a\s+mistake|mistaken|an\s+error)|(?:no|oops|sorry|scratch that|wrong)\b[\s,.!:—-])",
+    rf"[\s$*.)}}\]?!,;:—-]*(?:(?:which|that|this|it|but|and|\.|,|\s)*\s*(?:is|was|'s|must be|seems?)\s+{_WRONG}"
+    r"|(?:no|oops|sorry|scratch that|wrong)\b[\s,.!:—-])",
     re.IGNORECASE,
 )
 
@@ -57,8 +59,8 @@ def boxed_answer(
     >>> def same(a: str, b: str) -> bool: return a == b
     >>> boxed_answer(r"The roots are \boxed{3}, \boxed{5}, and \boxed{7}.", same, str.isdigit)[0]
     '3, 5, 7'
-    >>> boxed_answer(r"First \boxed{5}. No: \boxed{7}", same, str.isdigit)[0], boxed_answer(r"so \boxed{18", same, str.isdigit)[0]
-    ('7', '18')
+    >>> [boxed_answer(text, same, str.isdigit)[0] for text in (r"First \boxed{5}. No: \boxed{7}", r"so \boxed{18")]
+    ['7', '18']
 
     Boxes of one sentence, with nothing but a separator and a name between them, are one answer; the same box twice is
     one. What is said to be `same` is one as well. A box that the end of the response cuts off counts where what there

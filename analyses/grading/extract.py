@@ -13,9 +13,11 @@ from .boxes import boxed_answer
 from .compare import CHOICE, LABEL, decide, for_algebra
 from .kinds import read_kind
 from .numbers import read_number
-from .prose import IN_PROSE, VULGAR, one_turn, plain_formula, settle, worded
+from .prose import IN_PROSE, VULGAR, plain_formula, worded
+from .retract import REVOKED, settle
 from .spelling import WINDOW, bare, clean, is_name
-from .thinking import Reading, answer_part, forced_part
+from .thinking import READING, Reading, answer_part, forced_part
+from .turns import one_turn
 
 __all__ = ["Extraction", "Reason", "extract_answer"]
 
@@ -42,7 +44,7 @@ class Extraction:
     reason: Reason
 
 
-def extract_answer(response: str, reading: Reading = Reading(), *, opened: bool = False, wants: str = "") -> Extraction:
+def extract_answer(response: str, reading: Reading = READING, *, opened: bool = False, wants: str = "") -> Extraction:
     r"""The answer a response gives, by the first rule that finds one.
 
     Only what stands after the thinking is read, and no further than where another question begins; after a final
@@ -80,7 +82,7 @@ def _extracted(text: str, wants: str, forced: bool) -> Extraction | None:
         words = found is None or (found.reason is Reason.LAST_NUMBER and "\n" not in inside and _is_answer(inside))
         return Extraction(inside, Reason.MARKER) if words and len(inside) <= WINDOW else found
     revoked = None
-    for revoked in _REVOKED.finditer(text):  # noqa: B007  # the last one is wanted
+    for revoked in REVOKED.finditer(text):  # noqa: B007  # the last one is wanted
         pass
     if revoked is not None:
         after = text[revoked.end() :]
@@ -169,11 +171,11 @@ _OPTION = re.compile(
     r"\b(?:[Oo]ption|[Cc]hoice)s?\s+(?:(?:is|would\sbe|must\sbe)\s*:?\s*)?[*($]{0,3}(?:\\text\{\(?)?([A-J])(?![A-Za-z])|(?<![A-Za-z0-9)])\(([A-J])\)|(?:^|\n)\s*\**([A-J])[.):](?=\s|\**)"
 )
 _YES = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
-_REVOKED = re.compile(
-    r"(?<![A-Za-z])(?:that|this|it|which)(?:'s|\s+is|\s+was|\s+must\s+be)\s+(?:wrong|incorrect|not\s+(?:right|correct)|a\s+mistake)\b",
+_INSTEAD = re.compile(
+    r"[\s.:;,!—-]*(?:(?:so|actually|rather|instead|no),?\s+)*"
+    r"(?:it(?:'s|\s+is|\s+must\s+be|\s+should\s+be)|the\s+(?:correct|right|true)\s+\w+\s+is)\b",
     re.IGNORECASE,
 )
-_INSTEAD = re.compile(r"[\s.:;,!—-]*(?:(?:so|actually|rather|instead|no),?\s+)*(?:it(?:'s|\s+is|\s+must\s+be|\s+should\s+be)|the\s+(?:correct|right|true)\s+\w+\s+is)\b", re.IGNORECASE)  # fmt: skip
 _TAGGED = re.compile(r"<answer>(.{0,2000}?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _FINAL = re.compile(
     r"\bfinal\s+answer\b[*_\s]{0,8}(?:[^\n.:=\\]{0,60}?(?:\b(?:is|was|equals)\b|[:=])|\n)[*_\s]{0,8}:?", re.IGNORECASE

@@ -15,7 +15,7 @@ from interp.errors import InputError
 from .compare import alternatives, decide, for_algebra, is_plain, unassigned, wanted
 from .extract import Reason, extract_answer
 from .spelling import clean
-from .thinking import Reading
+from .thinking import READING, Reading
 
 __all__ = ["Grade", "Grader", "Status"]
 
@@ -72,7 +72,7 @@ class Grader:
     Raises `InputError` for a blank gold answer and for settings out of range.
     """
 
-    def __init__(self, timeout: float = 3.0, workers: int = 1, reading: Reading = Reading()) -> None:
+    def __init__(self, timeout: float = 3.0, workers: int = 1, reading: Reading = READING) -> None:
         if not 0 < timeout < float("inf") or workers < 1:
             raise InputError(
                 "Grader",

@@ -108,9 +108,10 @@ def read_number(cleaned: str, *, loose: bool = False) -> Number | None:
         names = rest.split()
         if names[0].lower() in MULTIPLES and not attached:
             value, places, names = value * MULTIPLES[names[0].lower()], -1, names[1:]
-        if len(names) > 6 or not NO_UNITS.isdisjoint(name.lower().rstrip(".,") for name in names):
-            if not (names[1:] and names[-1].lower() in ("squared", "cubed") and read_unit(" ".join(names))):
-                return None
+        raised = names[1:] and names[-1].lower() in ("squared", "cubed") and read_unit(" ".join(names)) is not None
+        sentence = not NO_UNITS.isdisjoint(name.lower().rstrip(".,") for name in names)
+        if len(names) > 6 or (sentence and not raised):
+            return None
         if names and not _are_units(names, attached, loose):
             return None
         found = read_unit(" ".join(names)) or _paid(names)
@@ -124,13 +125,12 @@ def _are_units(names: list[str], attached: bool, loose: bool) -> bool:
     if attached and not ((first in ATTACHED and (len(first) > 1 or loose)) or (read_unit(first) and len(first) > 2)):
         return loose and re.fullmatch("(?!sqrt|sinh|cosh|tanh|infinity)[a-z]{4,}", first) is not None
     known = read_unit(" ".join(names)) is not None
-    return (
-        known
-        or (all(
+    return known or (
+        all(
             len(re.split(r"[\^/.(]", name)[0]) > 1 or name.rstrip(".") in ("a", "m", "g", "s", "h", "l", "L")
             for name in names
         )
-        and not any("^" in name for name in names))
+        and not any("^" in name for name in names)
     )
 
 

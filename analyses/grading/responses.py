@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .extract import Extraction, extract_answer
-from .thinking import Reading, full_text, opens_thinking
+from .thinking import READING, Reading, full_text, opens_thinking
 
 __all__ = ["prompt_end", "reading_of", "response_of", "stated_answer"]
 
@@ -36,7 +36,7 @@ def prompt_end(tokenizer: Any, ids: Sequence[int]) -> str:
     return tokenizer.decode([int(i) for i in ids[-_PROMPT_END:]], skip_special_tokens=False)[-_PROMPT_END:]
 
 
-def response_of(payload: Mapping[str, Any], reading: Reading = Reading()) -> tuple[str, bool]:
+def response_of(payload: Mapping[str, Any], reading: Reading = READING) -> tuple[str, bool]:
     """The text of a cell with the markers that decoding dropped from it, and whether its prompt opened the thinking.
 
     >>> response_of({"text": "3? It is 4.", "tokens": ["3?", "</think>", " It is 4."], "prompt_end": "<think>\\n"})
@@ -46,7 +46,7 @@ def response_of(payload: Mapping[str, Any], reading: Reading = Reading()) -> tup
     return text, opens_thinking(payload.get("prompt_end", ""), reading)
 
 
-def stated_answer(payload: Mapping[str, Any], reading: Reading = Reading()) -> Extraction:
+def stated_answer(payload: Mapping[str, Any], reading: Reading = READING) -> Extraction:
     """The answer that the response of a cell gives.
 
     >>> stated_answer({"text": "3? It is 4.", "tokens": ["3?", "</think>", " It is 4."]}).text

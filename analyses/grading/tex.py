@@ -1,6 +1,6 @@
-r"""TeX that only says how an answer is set: sizes, colours, alignment, tags, old spellings of fractions, upright letters.
+r"""TeX that only says how an answer is set: sizes, colours, alignment, tags, old fractions, upright letters.
 
-`unset` takes it away, so that what is left is the formula. `groups` and `argument` find matching braces.
+`unset` takes it away, so that what is left is the formula. `argument` finds matching braces.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ _KEPT = {
 _OPTIONAL = frozenset(("framebox", "bbox", "color", "textcolor", "colorbox", "raisebox", "smash", "num"))
 _OPTION = re.compile(r"(?:\s*\[[^\[\]]*\]){1,2}")
 _KEEPING = re.compile(rf"\\(?P<name>{'|'.join(sorted(_KEPT, key=len, reverse=True))}){_LETTERS}")
+_TEXT = r"\\(?:text|mathrm|mbox)\s?\{([A-Za-z ]+)\}"
 _RENAMED = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -83,12 +84,15 @@ _RENAMED = tuple(
         (rf"\\(?:textpercent|percent){_LETTERS}", "%"),
         (rf"\\colon{_LETTERS}", ":"),
         (rf"\\(?:dotfill|ldotp|cdotp){_LETTERS}", " "),
-        (rf"\\(?:[Rr]e|[Ii]m)athrm{_LETTERS}", r"\\mathrm"),
-        (r"(?:\{\s*\})?(?:\^\s?\{?([0-9]{1,4})\}?|_\s?\{?([0-9]{1,4})\}?)\s?(?:C|\\mathrm\{C\})\s?_\s?\{?([0-9]{1,4})\}?",
-         lambda found: rf"\binom{{{found[1] or found[2]}}}{{{found[3]}}}"),
+        (
+            r"(?<![A-Za-z0-9)}])(?:\{\s*\})?(?:\^\s?\{?([0-9]{1,4})\}?|_\s?\{?([0-9]{1,4})\}?)\s?(?:C|\\mathrm\{C\})\s?_\s?\{?([0-9]{1,4})\}?",
+            lambda found: rf"\binom{{{found[1] or found[2]}}}{{{found[3]}}}",
+        ),
         (rf"\\varnothing{_LETTERS}", r"\\emptyset"),
-        (r"\\frac\s?\{\s*\\(?:text|mathrm|mbox)\s?\{([A-Za-z ]+)\}\s*\}\s?\{\s*\\(?:text|mathrm|mbox)\s?\{([A-Za-z ]+)\}(?:\^\{?([0-9])\}?)?\s*\}",
-         lambda found: rf"\text{{ {found[1].strip()}/{found[2].strip()}{'^' + found[3] if found[3] else ''}}}"),
+        (
+            rf"\\frac\s?\{{\s*{_TEXT}\s*\}}\s?\{{\s*{_TEXT}(?:\^\{{?([0-9])\}}?)?\s*\}}",
+            lambda found: rf"\text{{ {found[1].strip()}/{found[2].strip()}{'^' + found[3] if found[3] else ''}}}",
+        ),
         (rf"\\(?:imath|jmath){_LETTERS}", lambda found: found[0][1]),
         (r"\\ang\s?\{([^{}]*)\}", r"\1^\\circ "),
         (r"\\(?:SI|qty)\s?\{([^{}]*)\}\s?\{([^{}]*)\}", lambda found: found[1] + r"\text{ " + _unit(found[2]) + "}"),
@@ -170,8 +174,7 @@ def _matrix(found: re.Match[str]) -> str:
     body = " " + found["body"].strip() + " "
     if kind == "matrix":
         return f"{found['open'] or ''}\\begin{{matrix}}{body}\\end{{matrix}}{found['close'] or ''}"
-    closing = "" if kind == "cases" and found["close"] == "." else ""
-    return f"\\begin{{{kind}}}{body}\\end{{{kind}}}{closing}"
+    return f"\\begin{{{kind}}}{body}\\end{{{kind}}}"
 
 
 def argument(text: str, start: int, longest: int = 2000) -> tuple[int, int, int] | None:
@@ -243,7 +246,7 @@ def _infix(text: str) -> str:
 
 
 def _group(text: str, place: int) -> tuple[int, int]:
-    """The innermost braces, dollars or signs of equality around `place`, from inside; the ends of `text` without any."""
+    """What the innermost braces, dollars or signs of equality around `place` hold; all of `text` without any."""
     edges = []
     for step, opening in ((-1, "}"), (1, "{")):
         closing = "{" if step < 0 else "}"

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from interp.errors import InputError
 
-__all__ = ["MARKERS", "Reading", "answer_part", "full_text", "opens_thinking"]
+__all__ = ["MARKERS", "READING", "Reading", "answer_part", "forced_part", "full_text", "opens_thinking"]
 
 MARKERS = (
     ("<think>", "</think>"),  # DeepSeek-R1, Qwen3, QwQ, SmolLM3
@@ -84,7 +84,11 @@ class Reading:
         return cls((*own, *MARKERS), tuple(text for text in prompts if text))  # type: ignore[arg-type]  # checked above
 
 
-def answer_part(text: str, reading: Reading = Reading(), *, opened: bool = False) -> str:
+READING = Reading()
+"""How responses are read unless told otherwise."""
+
+
+def answer_part(text: str, reading: Reading = READING, *, opened: bool = False) -> str:
     r"""The part of a response that states its answer: what stands after the thinking, "" where it never ends.
 
     >>> answer_part("<think>Perhaps 3? No.</think> The answer is 4."), answer_part("<think>Perhaps 3")
@@ -128,7 +132,7 @@ def answer_part(text: str, reading: Reading = Reading(), *, opened: bool = False
     return next((part for part in reversed(outside) if part.strip(" \t\r\n.*_")), "")
 
 
-def full_text(text: str, tokens: Sequence[str], reading: Reading = Reading()) -> str:
+def full_text(text: str, tokens: Sequence[str], reading: Reading = READING) -> str:
     """`text`, with the markers among its `tokens` that decoding dropped from it as special tokens.
 
     >>> full_text("Perhaps 3. The answer is 4.", ["Per", "haps 3.", "</think>", " The answer", " is 4.", "<|im_end|>"])
@@ -162,7 +166,7 @@ def full_text(text: str, tokens: Sequence[str], reading: Reading = Reading()) ->
     return "".join(reversed(pieces))
 
 
-def opens_thinking(prompt: str, reading: Reading = Reading()) -> bool:
+def opens_thinking(prompt: str, reading: Reading = READING) -> bool:
     r"""Whether a prompt ends inside of thinking, as chat templates of reasoning models have it.
 
     >>> opens_thinking("<|im_start|>assistant\n<think>\n"), opens_thinking("<think>\n\n</think>\n\n")
@@ -189,7 +193,7 @@ def _forced_pattern(prompts: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join((*own, _FORCED.pattern)), re.IGNORECASE)
 
 
-def forced_part(text: str, reading: Reading = Reading()) -> str | None:
+def forced_part(text: str, reading: Reading = READING) -> str | None:
     r"""What was said after a final prompt, None without one.
 
     >>> forced_part("so \\boxed{17}. Wait Final Answer within \\boxed{}: 18"), forced_part("so \\boxed{17}.")
