@@ -11,7 +11,7 @@ from .tex import argument
 __all__ = ["Box", "boxed_answer"]
 
 _TRIES = 8  # boxes looked at, from the last one back
-_LONGEST = 2000  # characters looked through for the brace that closes a box
+_LONGEST = 5000  # characters looked through for the brace that closes a box
 _BOX = re.compile(
     r"(?:\\|\x08|(?<![A-Za-z\\]))(?:boxed|oxed|Boxed|fbox|framebox|bbox)(?![A-Za-z])(?:\[[^\[\]\n]{0,40}\]){0,2}"
 )

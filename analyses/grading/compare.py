@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from analyses.grading_worker import MAX_FORMULA
+from analyses.grading_worker import MAX_FORMULA, is_formula
 
 from .kinds import Ratio, read_kind, same_kind
 from .numbers import NO_UNITS, Number, in_one_unit, read_number, same_number
@@ -55,7 +55,7 @@ def decide(gold: str, answer: str) -> bool | None:
     gold, answer = clean(gold), clean(answer)
     if spelling(gold) == spelling(answer):
         return True
-    if len(answer) > MAX_FORMULA:
+    if len(answer) > MAX_FORMULA and not is_formula(answer):
         return False
     plain = bare(answer)
     letter = CHOICE.fullmatch(bare(gold))

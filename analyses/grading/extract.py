@@ -21,7 +21,7 @@ from .turns import one_turn
 
 __all__ = ["Extraction", "Reason", "extract_answer"]
 
-_LONGEST = 2000  # characters; no answer is longer
+_LONGEST = 5000  # characters; no answer is longer
 _TRIES = 8  # boxes, marks and numbers looked at, from the last one back
 
 

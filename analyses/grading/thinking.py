@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from interp.errors import InputError
 
@@ -57,31 +58,34 @@ class Reading:
     final_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        pairs = isinstance(self.markers, tuple) and all(
-            isinstance(pair, tuple)
-            and len(pair) == 2
-            and all(isinstance(text, str) and text.strip() for text in pair)
-            and pair[0] != pair[1]
-            for pair in self.markers
-        )
-        prompts = isinstance(self.final_prompts, tuple) and all(
-            isinstance(text, str) and text.strip() for text in self.final_prompts
-        )
-        if not pairs or not prompts:
-            raise InputError(
-                "read responses",
-                expected="pairs of two different texts that open and close thinking, and texts of final prompts",
-                received=repr(self.markers if not pairs else self.final_prompts)[:200],
-                remedy='For example markers=[("<think>", "</think>")].',
-            )
+        _check(self.markers, self.final_prompts)
 
     @classmethod
-    def of(cls, markers: Sequence[Sequence[str]] = (), final_prompts: Sequence[str] | str = ()) -> Reading:
-        """The known markers and these, as lists from a file or from the settings of a run may give them."""
-        prompts = (final_prompts,) if isinstance(final_prompts, str) else tuple(final_prompts)
+    def of(cls, markers: Sequence[Any] = (), final_prompts: Sequence[Any] = ()) -> Reading:
+        """The known markers and these: pairs, or one pair, as lists from a file or from the settings of a run."""
+        prompts: tuple[Any, ...] = (final_prompts,) if isinstance(final_prompts, str) else tuple(final_prompts)
         named = (markers,) if len(markers) == 2 and all(isinstance(text, str) for text in markers) else markers
-        own = tuple(tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in named)
-        return cls((*own, *MARKERS), tuple(text for text in prompts if text))  # type: ignore[arg-type]  # checked above
+        own: tuple[Any, ...] = tuple(tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in named)
+        _check(own, prompts)
+        return cls((*own, *MARKERS), prompts)
+
+
+def _check(markers: Sequence[Any], prompts: Sequence[Any]) -> None:
+    def is_text(text: Any) -> bool:
+        return isinstance(text, str) and text.strip() != ""
+
+    wrong = [
+        pair
+        for pair in markers
+        if not (isinstance(pair, tuple) and len(pair) == 2 and all(map(is_text, pair)) and pair[0] != pair[1])
+    ] + [text for text in prompts if not is_text(text)]
+    if wrong:
+        raise InputError(
+            "read responses",
+            expected="pairs of two different texts that open and close thinking, and texts of final prompts",
+            received=repr(wrong[0])[:200],
+            remedy='For example markers=[("<think>", "</think>")].',
+        )
 
 
 READING = Reading()
@@ -109,7 +113,7 @@ def answer_part(text: str, reading: Reading = READING, *, opened: bool = False) 
     outside: list[str] = []
     closed_once, marks_end = False, 0
     for mark in pattern.finditer(text):
-        opening, closing = kinds[mark[0].casefold()]
+        opening, closing = kinds[_key(mark[0])]
         marks_end = mark.end()
         if closing:
             # What closes thinking that nothing opened since the last close says that all before was thinking
@@ -212,10 +216,15 @@ def _pattern(
     """One pattern for all markers; for each, the pairs that it opens and those that it closes."""
     kinds: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
     for opening, closing in markers:
-        name = frozenset((opening.casefold(),))
-        for mark, place in ((opening.casefold(), 0), (closing.casefold(), 1)):
+        name = frozenset((_key(opening),))
+        for mark, place in ((_key(opening), 0), (_key(closing), 1)):
             known = list(kinds.get(mark, (frozenset(), frozenset())))
             known[place] |= name
             kinds[mark] = (known[0], known[1])
-    longest = sorted(kinds, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest)) or r"(?!)", re.IGNORECASE), kinds
+    # Decoding may put a space beside a special token
+    longest = [re.escape(mark).replace(r"\|>", r"\|>\s*") for mark in sorted(kinds, key=len, reverse=True)]
+    return re.compile("|".join(longest) or r"(?!)", re.IGNORECASE), kinds
+
+
+def _key(mark: str) -> str:
+    return "".join(mark.split()).casefold()
