@@ -143,7 +143,7 @@ def _run(path: Path, responses: list[dict[str, Any]], **settings: Any) -> Run:
 
 
 def test_responses_of_a_run_are_graded_by_what_stands_after_the_thinking(tmp_path: Path) -> None:
-    responses = [
+    responses: list[dict[str, Any]] = [
         {"text": r"\boxed{3} It is 4.", "tokens": [r"\boxed{3}", "</think>", " It is 4."]},
         {"text": r"\boxed{4} It is 3.", "tokens": [r"\boxed{4}", "</think>", " It is 3."]},
         {"text": r"\boxed{4}", "prompt_end": "<think>\n"},
@@ -202,9 +202,9 @@ def test_a_problem_with_an_ungraded_response_drops_out_whole() -> None:
     nan = math.nan
     frame = _frame({"baseline": [[1, 1], [1, nan], [0, 0]], "other": [[1, 0], [1, 1], [0, 0]]})
     table = accuracy_table(frame).set_index("condition")
-    assert table.loc["baseline", ["n", "problems", "excluded", "accuracy"]].tolist() == [4, 2, 2, 0.5]
+    assert list(table.loc["baseline", ["n", "problems", "excluded", "accuracy"]]) == [4, 2, 2, 0.5]
     assert table.loc["baseline", "left_out"] == "1 problem (not graded)"
-    assert table.loc["other", ["n", "excluded", "left_out", "pairs"]].tolist() == [6, 0, "", 4]
+    assert list(table.loc["other", ["n", "excluded", "left_out", "pairs"]]) == [6, 0, "", 4]
     # Where its grading failed or timed out, of all conditions
     status = ["timeout" if value != value else "wrong" for value in frame["correct"]]
     table = accuracy_table(frame.assign(status=status)).set_index("condition")
