@@ -27,6 +27,7 @@ from analyses.grading import (
 from analyses.grading.check import check
 from analyses.stats import accuracy_table
 from analyses.store import Cell, Run
+from analyses.trace import trace
 from interp.errors import InputError
 from interp.prompts import decode_tokens
 
@@ -241,3 +242,19 @@ def test_bare_math_verify_is_never_better() -> None:
         assert count.ours <= count.bare, kind
         assert count.ungraded == 0, kind
     assert {kind: (count.ours, count.bare) for kind, count in counts.items() if count.ours or count.bare} == MISTAKES
+
+
+def test_other_markers_grade_the_same_cells_anew(tmp_path: Path) -> None:
+    run = trace("toy-reasoner", n=2, out=tmp_path, max_new_tokens=40, layers=[0])
+    cells = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    graded = pd.read_parquet(tmp_path / "responses.parquet")["status"].tolist()
+    opening = run.payload(run.cells()[0])["tokens"][0]
+    run = trace(
+        "toy-reasoner", n=2, out=tmp_path, max_new_tokens=40, layers=[0], thinking_markers=[[opening, "never said"]]
+    )
+    assert pd.read_parquet(tmp_path / "responses.parquet")["status"].tolist()[0] == "no_answer"
+    trace("toy-reasoner", n=2, out=tmp_path, max_new_tokens=40, layers=[0])
+    assert pd.read_parquet(tmp_path / "responses.parquet")["status"].tolist() == graded
+    assert cells == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    with pytest.raises(InputError, match="pairs of two different texts"):
+        trace("toy-reasoner", n=2, out=tmp_path, max_new_tokens=40, layers=[0], thinking_markers=["<plan>"])

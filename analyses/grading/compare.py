@@ -97,6 +97,8 @@ def alternatives(answer: str) -> list[str]:
         return sides
     if (endless := re.search(r"(?<=[0-9])\s?(?:\.\.\.|…|\\[lc]?dots)\s?\$?$", answer)) is not None:
         return [answer, answer[: endless.start()]]  # 0.333... is 1/3, and it is 0.333 as well
+    if (mixed := re.match(r"([0-9]+)-([0-9]+/[0-9]+(?:\s[a-z].*)?)$", answer)) is not None:
+        return [answer, f"{mixed[1]} {mixed[2]}"]  # 2-3/4 cups
     numbers = _numbers(clean(answer), r"\s?,?\s?\b(?:or|and)\b\s?")
     if numbers is not None and all(same_number(numbers[0], number) for number in numbers[1:]):
         return [re.split(r"\s?,?\s?\b(?:or|and)\b\s?", clean(answer))[0]]
@@ -186,6 +188,7 @@ def for_algebra(cleaned: str) -> str:
         named = unit[1] is not None and all(len(word) > 1 or word in "mgshlcfk" for word in lower)
         if words and NO_UNITS.isdisjoint(lower) and (named or read_unit(" ".join(words)) or lower == ["units"]):
             text = text[: unit.start()]
+    text = _DEGREES.sub(r"\1{\\frac{\2 \\pi}{180}}", text)
     text = re.sub(r"\s?\^\\circ\s?$", "", text)
     # The set of all x with a property is what the property says
     text = re.sub(
@@ -194,4 +197,5 @@ def for_algebra(cleaned: str) -> str:
     return re.sub(r"(?<![A-Za-z\\])(?:pi|infinity)(?![A-Za-z])", lambda name: _COMMANDS[name[0]], text).strip()
 
 
+_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s?)[({]?\s?([0-9]+(?:\.[0-9]+)?)\s?\^\s?\\circ\s?[)}]?")
 _COMMANDS = {"pi": r"\pi ", "infinity": r"\infty "}

@@ -190,6 +190,7 @@ _SPECIAL = re.compile(r"<[|/]?[A-Za-z_]{2,20}[|]?>")  # <eos>, <|im_end|>
 _SENTENCE_END = re.compile(r"(?<!\\)[.!?;](?=[\s*]|$)|\n")  # not the space \! of LaTeX
 _BOLD = re.compile(r"(?<![0-9)])\*\*|\*\*(?![0-9(])|`")  # not the power sign of 2**3
 _ASIDE = re.compile(r"\s*(?:\(|,?\s(?:because|since|which|where|when|so|as|for|after|if|given)\b)")
+_REASON = re.compile(r",?\s(?:because|since)\b")
 _FORMULA = re.compile(
     r"\$\$[^$\n]+\$\$|(?<!\\)\$(?:[^$\\\n]|\\[^\n])+\$|(?<!\\)\\\([^\n]{1,300}?\\\)|(?<!\\)\\\[[^\n]{1,300}?\\\]"
 )
@@ -285,7 +286,11 @@ def _whole(response: str) -> str | None:
     text = settle(_SPECIAL.split(response.strip())[0].strip()[: WINDOW + 1]).strip()
     if len(text) > WINDOW or "\n" in text:
         return None
-    return text if _is_answer(text) or is_name(text.rstrip("."), 2) else None
+    if _is_answer(text) or is_name(text.rstrip("."), 2):
+        return text
+    aside = _REASON.search(text)
+    part = text[: aside.start()].strip(" ,*") if aside else ""
+    return part if aside is not None and _is_answer(part) else None
 
 
 def _last_number(response: str) -> str | None:
@@ -350,7 +355,9 @@ def _is_answer(text: str) -> bool:
     if not text.strip() or len(text) > _LONGEST:
         return False
     cleaned = clean(text)
-    choice = CHOICE.fullmatch(bare(cleaned)) or (len(cleaned) < 100 and LABEL.match(bare(cleaned)))
+    choice = CHOICE.fullmatch(bare(cleaned)) or (
+        len(cleaned) < 100 and LABEL.match(bare(cleaned)) and _REASON.search(cleaned) is None
+    )
     if choice or read_number(cleaned, loose=True) is not None or read_kind(bare(cleaned)):
         return True
     formula = for_algebra(cleaned)

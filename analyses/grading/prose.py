@@ -36,7 +36,10 @@ _OTHER = rf"""(?:
     | [01]?[0-9]\ ?(?:[ap]\.m\.?|[ap]m(?![A-Za-z])|[AP]\.?M(?:\.|(?![A-Za-z]))|o'clock)
     | [0-9]{{1,9}}(?:\ ?:\ ?[0-9]{{1,9}})+(?![0-9:])
 )"""
-_BEFORE = rf"(?:(?:[Nn]egative|[Mm]inus)\ )?[-+−]?\\?(?:US)?[{CURRENCIES}]?[-+−]?(?:USD\ |Rs\.?\ )?"
+_BEFORE = (
+    r"(?:(?:[Nn]egative|[Mm]inus)\ |(?:(?<=is\ )|(?<==\ ))[-−]\ )?"
+    rf"[-+−]?\\?(?:US)?[{CURRENCIES}]?[-+−]?(?:USD\ |Rs\.?\ )?"
+)
 _DIGITS = (
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])"
     r"|[0-9]{1,3}(?:\ [0-9]{3})+(?![0-9/:]|[.,][0-9])|[0-9]{1,1000})"
@@ -45,6 +48,7 @@ _EXPONENT = r"(?:\^\ ?\{?[-+]?[0-9]{1,4}\}?|\*\*\ ?[-+]?[0-9]{1,4}|[⁻⁺]?[⁰
 _NUMERAL = rf"""(?:
       (?:[0-9]{{1,30}}\ ?)? \\[dtc]?frac (?:\{{[-0-9.,]{{1,30}}\}}){{2}}
     | [0-9]{{1,30}}\ [0-9]{{1,30}}/[0-9]{{1,30}}
+    | [0-9]{{1,30}}-[0-9]{{1,30}}/[0-9]{{1,30}}(?=\ [a-z])
     | (?:[0-9]{{1,30}}\ ?)?[{VULGAR}]
     | 10{_EXPONENT}
     | {_DIGITS}(?:\.[0-9]{{1,1000}})?
@@ -69,7 +73,8 @@ _UNIT = rf"""(?:
 )"""
 QUANTITY = rf"(?:{_OTHER}|{_BEFORE}{_NUMERAL}{_AFTER}{_UNIT}?)(?![0-9A-Za-z])"
 """A number as it stands in a sentence, with its sign, money, multiple and percent (a pattern for `re.VERBOSE`)."""
-IN_PROSE = re.compile(rf"(?<![A-Za-z0-9_.^{{\\]){QUANTITY}(?:,?\ (?:and|or)\ {QUANTITY})*", re.VERBOSE)
+_LIST = rf"(?:(?:,\ {QUANTITY}){{1,8}}(?=,?\ (?:and|or)\ ))?(?:,?\ (?:and|or)\ {QUANTITY})*"
+IN_PROSE = re.compile(rf"(?<![A-Za-z0-9_.^{{\\]){QUANTITY}{_LIST}", re.VERBOSE)
 
 _WORD = _any(PHRASE_WORDS)
 _WORDED = re.compile(

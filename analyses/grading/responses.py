@@ -14,7 +14,7 @@ _PROMPT_END = 80  # characters kept: no marker is longer
 
 
 def reading_of(settings: Mapping[str, Any]) -> Reading:
-    """How a run's responses are read, from its settings ``thinking_markers`` and ``final_prompts``, with defaults.
+    """How a run's responses are read, from its settings ``thinking_markers`` and ``final_prompts`` or its baseline's.
 
     >>> reading_of({"thinking_markers": [["<plan>", "</plan>"]]}).markers[0]
     ('<plan>', '</plan>')
@@ -22,11 +22,12 @@ def reading_of(settings: Mapping[str, Any]) -> Reading:
     These are settings of tables: with others the same cells are graded anew. The final prompt that a study put in
     (its option ``final``) is known as one.
     """
-    prompts = [*settings.get("final_prompts", ())]
+    baseline = settings.get("baseline") or {}
+    prompts = [*settings.get("final_prompts", baseline.get("final_prompts", ()))]
     own = (settings.get("options") or {}).get("final", "")
     if isinstance(own, str) and own.strip() and own != "auto":
         prompts.append(own)
-    return Reading.of(settings.get("thinking_markers", ()), prompts)
+    return Reading.of(settings.get("thinking_markers", baseline.get("thinking_markers", ())), prompts)
 
 
 def prompt_end(tokenizer: Any, ids: Sequence[int]) -> str:

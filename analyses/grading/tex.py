@@ -128,7 +128,7 @@ def unset(text: str) -> str:
     if "\\" not in text and "~" not in text and "C_" not in text:
         return text
     # The second backslash of a row break belongs to no command, and what it says of the space is dropped
-    text = re.sub(r"\\\\\s*\*?\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\]", r"\\\\ ", text)
+    text = re.sub(r"\\\\\s*\*?\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\]\s*", r"\\\\ ", text)
     text = re.sub(r"(?<!\\)\\(?:left|right)\s*\.(?![0-9])", "", text)
     for pattern, replacement in _RENAMED:
         text = pattern.sub(replacement, text)

@@ -69,6 +69,14 @@ class Reading:
         _check(own, prompts)
         return cls((*own, *MARKERS), prompts)
 
+    def own(self) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+        """The markers beside those that are known without being told, and the final prompts.
+
+        >>> Reading.of([["<plan>", "</plan>"]], "In short:").own()
+        ((('<plan>', '</plan>'),), ('In short:',))
+        """
+        return tuple(pair for pair in self.markers if pair not in MARKERS), self.final_prompts
+
 
 def _check(markers: Sequence[Any], prompts: Sequence[Any]) -> None:
     def is_text(text: Any) -> bool:
