@@ -131,7 +131,7 @@ def trace(
             retry_failed=retry_failed, progress=progress, pool=pool, **settings, **probing,
         )  # fmt: skip
     for name, (before, now) in run.replaced.items():
-        if name in TABLE_SETTINGS:
+        if name in TABLE_SETTINGS and before is not None:  # an older run did not note it
             _say(f"{name} is {now} now and was {before}: the tables are derived anew with it")
     if as_json:
         typer.echo(json.dumps(summary(run)))
