@@ -84,6 +84,9 @@ def trace(
     null_statistic: Annotated[
         str, typer.Option(help='"score", or "standardised" by each step\'s own level.')
     ] = "score",
+    thinking_markers: Annotated[
+        list[str] | None, typer.Option(help="What opens and closes thinking beside what is known: '<plan>...</plan>'.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
@@ -107,6 +110,7 @@ def trace(
         "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
         "layers": _layers(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,
         "seed": seed, "sigma": bandwidths[0], "eps": eps, "drop_top": drop_top, "tau": tau,
+        "thinking_markers": [pair.split("...", 1) for pair in thinking_markers or ()],
     }  # fmt: skip
     probing: dict[str, Any] = {
         "probes": (*_names(probes), *(f"nhsic@{other}" for other in sigma.split(",")[1:])),
@@ -127,7 +131,7 @@ def trace(
             retry_failed=retry_failed, progress=progress, pool=pool, **settings, **probing,
         )  # fmt: skip
     for name, (before, now) in run.replaced.items():
-        if name in TABLE_SETTINGS:
+        if name in TABLE_SETTINGS and before is not None:  # an older run did not note it
             _say(f"{name} is {now} now and was {before}: the tables are derived anew with it")
     if as_json:
         typer.echo(json.dumps(summary(run)))

@@ -2,7 +2,8 @@ r"""The process that does the algebra of grading: it may hang or run out of memo
 
 `python -m analyses.grading_worker SECONDS` reads one JSON object a line, ``{"gold": ..., "answer": ...}``, both LaTeX,
 and writes one, ``{"verdict": "same" | "different" | "gold" | "error", "detail": ...}``; `gold` means that the gold
-formula could not be read, and an empty answer asks for nothing but that. It imports math-verify and the standard library, nothing else.
+formula could not be read, and an empty answer asks for nothing but that. It imports math-verify and the standard
+library, nothing else.
 
 Formulas come from a model, so nothing of them may run as Python:
 
@@ -31,7 +32,8 @@ from typing import Any
 
 __all__ = ["MAX_FORMULA", "Worker", "is_formula", "serve", "verdict"]
 
-MAX_FORMULA = 1000  # characters; nothing longer is read
+MAX_FORMULA = 1000  # characters; nothing longer is read, but for whole numbers
+_MAX_DIGITS = 4300  # of a whole number; Python reads no longer ones
 _START = 120.0  # seconds a process has to import SymPy on a busy machine
 _ROUNDED = 6  # places from which on a decimal may stand for a number near it, as in math-verify
 _MEMORY = 2 << 30  # bytes of address space: 10^{10^{10}} must not take the machine with it
@@ -62,6 +64,8 @@ def is_formula(text: str) -> bool:
     >>> is_formula(r"\frac{2\sqrt{3}}{x_1}"), is_formula("__import__('os')"), is_formula(r"\operatorname{exec}(1)")
     (True, False, False)
     """
+    if re.fullmatch(r"[0-9]+", text):
+        return len(text) <= _MAX_DIGITS
     if not text.strip() or len(text) > MAX_FORMULA or _CHARACTERS.fullmatch(text) is None:
         return False
     signs = re.sub(r"\\[\\{}]", "", text)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from analyses.batches import Batch, do_batches, guarded, plan_batches
 from analyses.derive import derive_tables
-from analyses.grading import prompt_end
+from analyses.grading import Reading, prompt_end
 from analyses.model_ref import ModelRef, share_threads
 from analyses.pinned import json_values, merge_pinned, read_pinned
 from analyses.problems import Problem, bundled_problems, load_problems
@@ -75,7 +75,7 @@ __all__ = [
 ]
 
 TOY_POOL = 2000  # what wrong answers are drawn from where no file is given
-TABLE_SETTINGS = ("tau",)
+TABLE_SETTINGS = ("tau", "thinking_markers", "final_prompts")
 """Settings that no cell depends on: a finished run takes another value, and its tables are derived with it."""
 
 GROWING = ("layers", "samples", "problems", "probes", "null")
@@ -100,6 +100,8 @@ class TraceSettings:
         site: resid_post, resid_pre, resid_mid or ln_final.
         sigma, eps, drop_top: of :func:`probes.nhsic` (sigma a number, or "median"); tau: of :func:`probes.tukey_peaks`.
         samples: responses a problem; more than one needs a temperature.
+        thinking_markers, final_prompts: how responses are read for grading, beside what is known: pairs of what opens
+            and closes thinking, and texts after which an answer was forced (:class:`analyses.grading.Reading`).
     """
 
     max_new_tokens: Whole = 256
@@ -115,6 +117,8 @@ class TraceSettings:
     eps: Number = 1e-5
     drop_top: Whole = 0
     tau: Number = 1.5
+    thinking_markers: Sequence[Any] = ()
+    final_prompts: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         operation = "trace"
@@ -124,7 +128,9 @@ class TraceSettings:
             operation, self.max_new_tokens, self.temperature, self.top_p, self.seed
         )
         sigma, eps, drop_top, tau = check_measure(operation, self.sigma, self.eps, self.drop_top, self.tau)
+        markers, final_prompts = Reading.of(self.thinking_markers, self.final_prompts).own()
         plain = {
+            "thinking_markers": markers, "final_prompts": final_prompts,
             "max_new_tokens": tokens, "temperature": heat, "top_p": top_p, "seed": seed, "sigma": sigma, "eps": eps,
             "drop_top": drop_top, "tau": tau, "samples": whole(operation, "samples", self.samples, 1),
             "layers": whole_layers(operation, self.layers), "site": check_site(operation, self.site),

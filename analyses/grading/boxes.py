@@ -11,7 +11,7 @@ from .tex import argument
 __all__ = ["Box", "boxed_answer"]
 
 _TRIES = 8  # boxes looked at, from the last one back
-_LONGEST = 2000  # characters looked through for the brace that closes a box
+_LONGEST = 5000  # characters looked through for the brace that closes a box
 _BOX = re.compile(
     r"(?:\\|\x08|(?<![A-Za-z\\]))(?:boxed|oxed|Boxed|fbox|framebox|bbox)(?![A-Za-z])(?:\[[^\[\]\n]{0,40}\]){0,2}"
 )
@@ -25,18 +25,20 @@ _PARTS_THEM = re.compile(
     r"[.!?](?=\s|\$*\s|$)|\n\s*\n|[-+*/^]\s*\$*\s*$|\\(?:times|cdot|div|implies|Rightarrow|to|pm)(?![A-Za-z])"
     r"|\b(?:so|thus|hence|then|therefore|wait|no|not|but|wrong|actually|instead|rather|gives?|giving|equals?|answer"
     r"|total|sum|correct\w*|mistake|check\w*|simplif\w*|because|since|which|where|sorry|oops|first|i\.e|namely|that is"
-    r"|equivalent\w*|for|if|when)\b",
+    r"|equivalent\w*)\b",
     re.IGNORECASE,
+)
+_FIRST = (
+    r"\b(?:first|initially|originally|previously|earlier|mistakenly)\s+(?:had\s+)?"
+    r"(?:said|thought|wrote|got|had|put|gave|guessed)(?:\s+(?:that\s+)?(?:it|the answer)\s+(?:was|is))?"
 )
 _NEGATED = re.compile(
-    r"(?:\b(?:not|isn't|never|instead of|rather than|as opposed to)|\b(?:first|initially|originally|previously|earlier|mistakenly)"
-    r"\s+(?:had\s+)?(?:said|thought|wrote|got|had|put|gave|guessed)(?:\s+(?:that\s+)?(?:it|the answer)\s+(?:was|is))?)"
-    r"[\s$*(:]{0,6}$",
-    re.IGNORECASE,
+    rf"(?:\b(?:not|isn't|never|instead of|rather than|as opposed to)|{_FIRST})[\s$*(:]{{0,6}}$", re.IGNORECASE
 )
+_WRONG = r"(?:wrong|incorrect|not\s+(?:right|correct|the\s+(?:final\s+)?answer)|a\s+mistake|mistaken|an\s+error)"
 _TAKEN_BACK = re.compile(
-    r"[\s$*.)}\]?!,;:—-]*(?:(?:which|that|this|it|but|and|\.|,|\s)*\s*(?:is|was|'s|must be|seems?)\s+(?:wrong|incorrect|not\s+(?:right"
-    r"|correct|the\s+(?:final\s+)?answer)|a\s+mistake|mistaken|an\s+error)|(?:no|oops|sorry|scratch that|wrong)\b[\s,.!:—-])",
+    rf"[\s$*.)}}\]?!,;:—-]*(?:(?:which|that|this|it|but|and|\.|,|\s)*\s*(?:is|was|'s|must be|seems?)\s+{_WRONG}"
+    r"|(?:no|oops|sorry|scratch that|wrong)\b[\s,.!:—-])",
     re.IGNORECASE,
 )
 
@@ -57,8 +59,8 @@ def boxed_answer(
     >>> def same(a: str, b: str) -> bool: return a == b
     >>> boxed_answer(r"The roots are \boxed{3}, \boxed{5}, and \boxed{7}.", same, str.isdigit)[0]
     '3, 5, 7'
-    >>> boxed_answer(r"First \boxed{5}. No: \boxed{7}", same, str.isdigit)[0], boxed_answer(r"so \boxed{18", same, str.isdigit)[0]
-    ('7', '18')
+    >>> [boxed_answer(text, same, str.isdigit)[0] for text in (r"First \boxed{5}. No: \boxed{7}", r"so \boxed{18")]
+    ['7', '18']
 
     Boxes of one sentence, with nothing but a separator and a name between them, are one answer; the same box twice is
     one. What is said to be `same` is one as well. A box that the end of the response cuts off counts where what there
@@ -95,6 +97,7 @@ def boxed_answer(
 
 
 def _joins(between: str) -> bool:
+    between = re.sub(r"\n[ \t]*(?:\(?[0-9a-d]{1,2}[.)]|[-*•])[ \t]", "\n", between)  # the number of a list's line
     if _PARTS_THEM.search(between):
         return False
     bare = re.sub(r"[$\s*]|\\[()\[\]]|\n[-*]|[A-Za-z]_?\{?[0-9]?\}?\s?=", "", between)

@@ -116,7 +116,7 @@ def _integer(gold: str) -> int | None:
 
 
 def check(golds: Sequence[str], *, bare: bool = True, timeout: float = 5.0) -> tuple[dict[str, Count], list[str]]:
-    r"""Counts for each kind of respelling ("right: boxed") and of wrong answer ("wrong: sign"), and what ours got wrong.
+    r"""Counts for each kind of right and wrong answer ("right: boxed", "wrong: sign"), and what ours got wrong.
 
     >>> counts, mistaken = check([r"\frac{1}{2}", "18"], bare=False)
     >>> counts["right: boxed"], sum(count.ours for count in counts.values()), mistaken

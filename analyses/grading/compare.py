@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from analyses.grading_worker import MAX_FORMULA
+from analyses.grading_worker import MAX_FORMULA, is_formula
 
 from .kinds import Ratio, read_kind, same_kind
-from .numbers import NO_UNITS, Number, read_number, same_number
+from .numbers import NO_UNITS, Number, in_one_unit, read_number, same_number
 from .spelling import bare, clean, is_name, spelling
 from .units import read_unit
 
-__all__ = ["CHOICE", "LABEL", "decide", "for_algebra", "is_plain", "unassigned", "wanted"]
+__all__ = ["CHOICE", "LABEL", "alternatives", "decide", "for_algebra", "is_plain", "unassigned", "wanted"]
 
 CHOICE = re.compile(r"(?:\(([A-Z])\)|([A-Z]))[.:]?")
 _CHOSEN = re.compile(r"(?!.*(?:\b(?:and|or)\b|.\([A-Z]\)))(?:\(([A-Za-z])\)|([A-Za-z])(?=$|[.):](?:\s|$)))")
@@ -27,6 +27,8 @@ def is_plain(gold: str) -> bool:
     """
     cleaned = clean(gold)
     text = bare(cleaned)
+    if in_one_unit(cleaned):
+        return True
     named = is_name(text) and re.search(r"[^\W\d_]{3}", text) is not None and text.lower() != "infinity"
     return bool(CHOICE.fullmatch(text)) or named or read_number(cleaned) is not None or bool(read_kind(text))
 
@@ -36,7 +38,8 @@ def wanted(gold: str) -> str:
     text = bare(clean(gold))
     if CHOICE.fullmatch(text):
         return "choice"
-    if any(isinstance(kind, Ratio) for kind in read_kind(text)):
+    kinds = read_kind(text)
+    if kinds and all(isinstance(kind, Ratio) for kind in kinds):
         return "ratio"
     return "yes/no" if text.lower() in ("yes", "no", "true", "false") else ""
 
@@ -52,7 +55,7 @@ def decide(gold: str, answer: str) -> bool | None:
     gold, answer = clean(gold), clean(answer)
     if spelling(gold) == spelling(answer):
         return True
-    if len(answer) > MAX_FORMULA:
+    if len(answer) > MAX_FORMULA and not is_formula(answer):
         return False
     plain = bare(answer)
     letter = CHOICE.fullmatch(bare(gold))
@@ -69,8 +72,10 @@ def decide(gold: str, answer: str) -> bool | None:
     if (same := same_kind(bare(gold), bare(answer))) is not None:
         return same
     expected, given = read_number(gold), read_number(answer, loose=True)
-    if expected is not None and given is not None:
-        return same_number(expected, given)
+    expected_sums, given_sums = in_one_unit(gold), in_one_unit(answer)
+    if (expected or expected_sums) and (given or given_sums):
+        pairs = [(a, b) for a in expected_sums or (expected,) for b in given_sums or (given,)]
+        return any(a is not None and b is not None and same_number(a, b) for a, b in pairs)
     # Words are compared as words: to algebra they are products of letters, and "tea" is "eat"
     texts = [text for text in (bare(gold), bare(answer)) if is_name(text) and re.search(r"[^\W\d_]{3}", text)]
     if any(text.lower() != "infinity" for text in texts):
@@ -79,6 +84,25 @@ def decide(gold: str, answer: str) -> bool | None:
     if {_outside(gold), _outside(answer)} == {"set", "point"}:
         return False
     return _same_members(gold, answer)
+
+
+def alternatives(answer: str) -> list[str]:
+    r"""What an answer says the same number by: both sides of ``\sqrt{2} \approx 1.414``, and all of ``0.5 or 1/2``.
+
+    >>> alternatives(r"\sqrt{2} \approx 1.414"), alternatives("0.5 or 1/2"), alternatives("3 or 4")
+    (['\\sqrt{2}', '1.414'], ['0.5'], ['3 or 4'])
+    """
+    sides = [side.strip(" $") for side in re.split(r"\\(?:approx|simeq)(?![A-Za-z])|≈|≃", answer)]
+    if len(sides) > 1 and all(sides) and "\\text" not in answer:
+        return sides
+    if (endless := re.search(r"(?<=[0-9])\s?(?:\.\.\.|…|\\[lc]?dots)\s?\$?$", answer)) is not None:
+        return [answer, answer[: endless.start()]]  # 0.333... is 1/3, and it is 0.333 as well
+    if (mixed := re.match(r"([0-9]+)-([0-9]+/[0-9]+(?:\s[a-z].*)?)$", answer)) is not None:
+        return [answer, f"{mixed[1]} {mixed[2]}"]  # 2-3/4 cups
+    numbers = _numbers(clean(answer), r"\s?,?\s?\b(?:or|and)\b\s?")
+    if numbers is not None and all(same_number(numbers[0], number) for number in numbers[1:]):
+        return [re.split(r"\s?,?\s?\b(?:or|and)\b\s?", clean(answer))[0]]
+    return [answer]
 
 
 def _outside(cleaned: str) -> str:
@@ -164,6 +188,7 @@ def for_algebra(cleaned: str) -> str:
         named = unit[1] is not None and all(len(word) > 1 or word in "mgshlcfk" for word in lower)
         if words and NO_UNITS.isdisjoint(lower) and (named or read_unit(" ".join(words)) or lower == ["units"]):
             text = text[: unit.start()]
+    text = _DEGREES.sub(r"\1{\\frac{\2 \\pi}{180}}", text)
     text = re.sub(r"\s?\^\\circ\s?$", "", text)
     # The set of all x with a property is what the property says
     text = re.sub(
@@ -172,4 +197,5 @@ def for_algebra(cleaned: str) -> str:
     return re.sub(r"(?<![A-Za-z\\])(?:pi|infinity)(?![A-Za-z])", lambda name: _COMMANDS[name[0]], text).strip()
 
 
+_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s?)[({]?\s?([0-9]+(?:\.[0-9]+)?)\s?\^\s?\\circ\s?[)}]?")
 _COMMANDS = {"pi": r"\pi ", "infinity": r"\infty "}

@@ -13,13 +13,15 @@ from .boxes import boxed_answer
 from .compare import CHOICE, LABEL, decide, for_algebra
 from .kinds import read_kind
 from .numbers import read_number
-from .prose import IN_PROSE, VULGAR, one_turn, plain_formula, settle, worded
+from .prose import IN_PROSE, VULGAR, plain_formula, worded
+from .retract import REVOKED, settle
 from .spelling import WINDOW, bare, clean, is_name
-from .thinking import Reading, answer_part, forced_part
+from .thinking import READING, Reading, answer_part, forced_part
+from .turns import one_turn
 
 __all__ = ["Extraction", "Reason", "extract_answer"]
 
-_LONGEST = 2000  # characters; no answer is longer
+_LONGEST = 5000  # characters; no answer is longer
 _TRIES = 8  # boxes, marks and numbers looked at, from the last one back
 
 
@@ -42,7 +44,7 @@ class Extraction:
     reason: Reason
 
 
-def extract_answer(response: str, reading: Reading = Reading(), *, opened: bool = False, wants: str = "") -> Extraction:
+def extract_answer(response: str, reading: Reading = READING, *, opened: bool = False, wants: str = "") -> Extraction:
     r"""The answer a response gives, by the first rule that finds one.
 
     Only what stands after the thinking is read, and no further than where another question begins; after a final
@@ -79,6 +81,15 @@ def _extracted(text: str, wants: str, forced: bool) -> Extraction | None:
         found = _extracted(inside, wants, forced)
         words = found is None or (found.reason is Reason.LAST_NUMBER and "\n" not in inside and _is_answer(inside))
         return Extraction(inside, Reason.MARKER) if words and len(inside) <= WINDOW else found
+    revoked = None
+    for revoked in REVOKED.finditer(text):  # noqa: B007  # the last one is wanted
+        pass
+    if revoked is not None:
+        after = text[revoked.end() :]
+        found = _extracted(after, wants, forced)
+        restated = _INSTEAD.match(after)
+        if found is not None and (found.reason is not Reason.LAST_NUMBER or restated is not None):
+            return found
     boxed = boxed_answer(text, decide, _is_answer)
     if boxed is not None:
         answer, end, taken_back = boxed
@@ -160,6 +171,11 @@ _OPTION = re.compile(
     r"\b(?:[Oo]ption|[Cc]hoice)s?\s+(?:(?:is|would\sbe|must\sbe)\s*:?\s*)?[*($]{0,3}(?:\\text\{\(?)?([A-J])(?![A-Za-z])|(?<![A-Za-z0-9)])\(([A-J])\)|(?:^|\n)\s*\**([A-J])[.):](?=\s|\**)"
 )
 _YES = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
+_INSTEAD = re.compile(
+    r"[\s.:;,!—-]*(?:(?:so|actually|rather|instead|no),?\s+)*"
+    r"(?:it(?:'s|\s+is|\s+must\s+be|\s+should\s+be)|the\s+(?:correct|right|true)\s+\w+\s+is)\b",
+    re.IGNORECASE,
+)
 _TAGGED = re.compile(r"<answer>(.{0,2000}?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _FINAL = re.compile(
     r"\bfinal\s+answer\b[*_\s]{0,8}(?:[^\n.:=\\]{0,60}?(?:\b(?:is|was|equals)\b|[:=])|\n)[*_\s]{0,8}:?", re.IGNORECASE
@@ -174,6 +190,7 @@ _SPECIAL = re.compile(r"<[|/]?[A-Za-z_]{2,20}[|]?>")  # <eos>, <|im_end|>
 _SENTENCE_END = re.compile(r"(?<!\\)[.!?;](?=[\s*]|$)|\n")  # not the space \! of LaTeX
 _BOLD = re.compile(r"(?<![0-9)])\*\*|\*\*(?![0-9(])|`")  # not the power sign of 2**3
 _ASIDE = re.compile(r"\s*(?:\(|,?\s(?:because|since|which|where|when|so|as|for|after|if|given)\b)")
+_REASON = re.compile(r",?\s(?:because|since)\b")
 _FORMULA = re.compile(
     r"\$\$[^$\n]+\$\$|(?<!\\)\$(?:[^$\\\n]|\\[^\n])+\$|(?<!\\)\\\([^\n]{1,300}?\\\)|(?<!\\)\\\[[^\n]{1,300}?\\\]"
 )
@@ -269,7 +286,11 @@ def _whole(response: str) -> str | None:
     text = settle(_SPECIAL.split(response.strip())[0].strip()[: WINDOW + 1]).strip()
     if len(text) > WINDOW or "\n" in text:
         return None
-    return text if _is_answer(text) or is_name(text.rstrip("."), 2) else None
+    if _is_answer(text) or is_name(text.rstrip("."), 2):
+        return text
+    aside = _REASON.search(text)
+    part = text[: aside.start()].strip(" ,*") if aside else ""
+    return part if aside is not None and _is_answer(part) else None
 
 
 def _last_number(response: str) -> str | None:
@@ -334,7 +355,9 @@ def _is_answer(text: str) -> bool:
     if not text.strip() or len(text) > _LONGEST:
         return False
     cleaned = clean(text)
-    choice = CHOICE.fullmatch(bare(cleaned)) or (len(cleaned) < 100 and LABEL.match(bare(cleaned)))
+    choice = CHOICE.fullmatch(bare(cleaned)) or (
+        len(cleaned) < 100 and LABEL.match(bare(cleaned)) and _REASON.search(cleaned) is None
+    )
     if choice or read_number(cleaned, loose=True) is not None or read_kind(bare(cleaned)):
         return True
     formula = for_algebra(cleaned)

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from analyses.grading_worker import Worker, is_formula
 from interp.errors import InputError
 
-from .compare import decide, for_algebra, is_plain, unassigned, wanted
+from .compare import alternatives, decide, for_algebra, is_plain, unassigned, wanted
 from .extract import Reason, extract_answer
 from .spelling import clean
-from .thinking import Reading
+from .thinking import READING, Reading
 
 __all__ = ["Grade", "Grader", "Status"]
 
@@ -72,7 +72,7 @@ class Grader:
     Raises `InputError` for a blank gold answer and for settings out of range.
     """
 
-    def __init__(self, timeout: float = 3.0, workers: int = 1, reading: Reading = Reading()) -> None:
+    def __init__(self, timeout: float = 3.0, workers: int = 1, reading: Reading = READING) -> None:
         if not 0 < timeout < float("inf") or workers < 1:
             raise InputError(
                 "Grader",
@@ -147,6 +147,14 @@ class Grader:
         return self._unreadable[gold]
 
     def _compare(self, pair: tuple[str, str], ask: Ask) -> tuple[Status, str]:
+        found = []
+        for answer in alternatives(pair[1]):
+            found.append(self._compare_one((pair[0], answer), ask))
+            if found[-1][0] is Status.CORRECT:
+                return found[-1]
+        return next((one for one in found if one[0] is not Status.WRONG), found[0])
+
+    def _compare_one(self, pair: tuple[str, str], ask: Ask) -> tuple[Status, str]:
         decided = decide(*pair)
         if decided is not None:
             return (Status.CORRECT if decided else Status.WRONG), ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -26,9 +27,14 @@ _DATES = tuple(
         rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>[0-9]{{4}}))?",
         r"(?P<year>[0-9]{4})[-/.](?P<month>[01]?[0-9])[-/.](?P<day>[0-3]?[0-9])",
         rf"{_MONTH},?\s+(?P<year>[0-9]{{4}})(?P<day>)",
+        r"(?P<month>[01]?[0-9])[/.](?P<day>[0-3]?[0-9])[/.](?P<year>[0-9]{4})",  # which is which depends on the country
+        r"(?P<day>[0-3]?[0-9])[/.](?P<month>[01]?[0-9])[/.](?P<year>[0-9]{4})",
     )
 )
-_HALF = r"(?:\s?(?P<half>[ap])\.?\s?m\.?(?![a-z])|\s?(?:in\s+the\s+)(?P<part>morning|afternoon|evening)|\s?at\s+(?P<night>night))"
+_HALF = (
+    r"(?:\s?(?P<half>[ap])\.?\s?m\.?(?![a-z])|\s?(?:in\s+the\s+)(?P<part>morning|afternoon|evening)"
+    r"|\s?at\s+(?P<night>night))"
+)
 _CLOCK = re.compile(
     rf"(?:at\s+)?(?P<hour>[0-2]?[0-9])(?::|h|\.(?=[0-5][0-9]\s?[ap]))(?P<minute>[0-5][0-9])(?::(?P<second>[0-5][0-9]))?"
     rf"(?:{_HALF})?(?:\s?(?:hours|hrs|h|o'clock))?",
@@ -66,8 +72,10 @@ class Ratio(NamedTuple):
 def read_kind(words: str) -> tuple[Time | Date | Ratio, ...]:
     """What a text may be, of these; ``3:30`` may be a time or a ratio.
 
-    >>> read_kind("3:30 p.m."), read_kind("July 4th, 2020"), read_kind("2 to 3")
-    ((Time(seconds=55800, known_half=True),), (Date(year=2020, month=7, day=4),), (Ratio(parts=(Fraction(2, 1), Fraction(3, 1))),))
+    >>> read_kind("3:30 p.m."), read_kind("July 4th, 2020")
+    ((Time(seconds=55800, known_half=True),), (Date(year=2020, month=7, day=4),))
+    >>> read_kind("2 to 3")
+    (Ratio(parts=(Fraction(2, 1), Fraction(3, 1))),)
     >>> len(read_kind("3:30")), read_kind("18")
     (2, ())
     """
@@ -77,8 +85,7 @@ def read_kind(words: str) -> tuple[Time | Date | Ratio, ...]:
     found: list[Time | Date | Ratio] = []
     if (time := _time(text)) is not None:
         found.append(time)
-    if (date := _date(text)) is not None:
-        found.append(date)
+    found += dict.fromkeys(_dates(text))
     parts = _PARTS.split(re.sub(r"^\((.*)\)$", r"\1", text))
     if len(parts) > 1:
         numbers = [read_number(part) for part in parts]
@@ -89,26 +96,30 @@ def read_kind(words: str) -> tuple[Time | Date | Ratio, ...]:
 
 
 def same_kind(gold: str, answer: str) -> bool | None:
-    """Whether two texts say the same time, date or ratio; None where the gold is none of these.
+    """Whether two texts say the same time, date or ratio; None where the gold is none of these, and no full hour.
 
     >>> same_kind("3:30 PM", "15:30"), same_kind("2:3", "4 : 6"), same_kind("2:3", "2/3"), same_kind("July 4", "4 July")
     (True, True, True, True)
     >>> same_kind("3:30 PM", "3:30 a.m."), same_kind("2:3", "3:2"), same_kind("18", "18:1")
     (False, False, None)
     """
-    expected = read_kind(gold)
+    expected, given = read_kind(gold), read_kind(answer)
     if not expected:
-        return None
-    given = read_kind(answer)
+        hours = read_number(gold)
+        on_the_hour = [one.seconds // 3600 for one in given if isinstance(one, Time) and one.seconds % 3600 == 0]
+        same = hours is not None and any(hours.value in (hour, hour % 12 or 12) for hour in on_the_hour)
+        return True if same and hours is not None and hours.unit is None else None
     if any(isinstance(one, Time) for one in expected) and any(isinstance(one, Time) for one in given):
         # Both may be times, so that 1:10 is not 2:20
         return any(isinstance(a, Time) and isinstance(b, Time) and _same_time(a, b) for a in expected for b in given)
+    dates = [(a, b) for a in expected for b in given if isinstance(a, Date) and isinstance(b, Date)]
+    if dates:
+        return any(
+            a.month == b.month and all(x == y or 0 in (x, y) for x, y in ((a.year, b.year), (a.day, b.day)))
+            for a, b in dates
+        )
     for one in expected:
         for other in given:
-            if isinstance(one, Date) and isinstance(other, Date):
-                return one.month == other.month and all(
-                    a == b or 0 in (a, b) for a, b in ((one.year, other.year), (one.day, other.day))
-                )
             if isinstance(one, Ratio) and isinstance(other, Ratio) and len(one.parts) == len(other.parts):
                 return all(a * other.parts[0] == b * one.parts[0] for a, b in zip(one.parts, other.parts, strict=True))
     number = read_number(answer)
@@ -145,11 +156,11 @@ def _time(text: str) -> Time | None:
     return Time((hour * 3600 + minute * 60 + second) % 86400, known)
 
 
-def _date(text: str) -> Date | None:
+def _dates(text: str) -> Iterator[Date]:
     for pattern in _DATES:
         if (found := pattern.fullmatch(text)) is not None:
             month = found["month"].lower().rstrip(".")
             number = int(month) if month.isdigit() else [name[:3] for name in _MONTHS].index(month[:3]) + 1
-            day, year = int(found["day"] or 0), int(found["year"] or 0)
-            return Date(year, number, day) if 1 <= number <= 12 and day <= 31 else None
-    return None
+            day = int(found["day"] or 0)
+            if 1 <= number <= 12 and day <= 31:
+                yield Date(int(found["year"] or 0), number, day)

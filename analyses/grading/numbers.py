@@ -10,7 +10,7 @@ from .spelling import WINDOW, bare
 from .units import ATTACHED, CURRENCIES, Unit, read_unit
 from .words import MULTIPLES, NUMBER_WORDS, spell_out
 
-__all__ = ["NO_UNITS", "Number", "read_number", "same_number"]
+__all__ = ["NO_UNITS", "Number", "in_one_unit", "read_number", "same_number"]
 
 _INTEGER = (
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9])"
@@ -108,9 +108,10 @@ def read_number(cleaned: str, *, loose: bool = False) -> Number | None:
         names = rest.split()
         if names[0].lower() in MULTIPLES and not attached:
             value, places, names = value * MULTIPLES[names[0].lower()], -1, names[1:]
-        if len(names) > 6 or not NO_UNITS.isdisjoint(name.lower().rstrip(".,") for name in names):
-            if not (names[1:] and names[-1].lower() in ("squared", "cubed") and read_unit(" ".join(names))):
-                return None
+        raised = names[1:] and names[-1].lower() in ("squared", "cubed") and read_unit(" ".join(names)) is not None
+        sentence = not NO_UNITS.isdisjoint(name.lower().rstrip(".,") for name in names)
+        if len(names) > 6 or (sentence and not raised):
+            return None
         if names and not _are_units(names, attached, loose):
             return None
         found = read_unit(" ".join(names)) or _paid(names)
@@ -124,13 +125,12 @@ def _are_units(names: list[str], attached: bool, loose: bool) -> bool:
     if attached and not ((first in ATTACHED and (len(first) > 1 or loose)) or (read_unit(first) and len(first) > 2)):
         return loose and re.fullmatch("(?!sqrt|sinh|cosh|tanh|infinity)[a-z]{4,}", first) is not None
     known = read_unit(" ".join(names)) is not None
-    return (
-        known
-        or (all(
+    return known or (
+        all(
             len(re.split(r"[\^/.(]", name)[0]) > 1 or name.rstrip(".") in ("a", "m", "g", "s", "h", "l", "L")
             for name in names
         )
-        and not any("^" in name for name in names))
+        and not any("^" in name for name in names)
     )
 
 
@@ -168,6 +168,31 @@ def _value(match: re.Match[str]) -> tuple[Fraction | None, int]:
         if shift:
             value, places = value * Fraction(10) ** int(shift), max(0, places - int(shift))
     return value, places
+
+
+_TWO_UNITS = re.compile(r"(.*?[0-9]\s?[A-Za-z]+\.?),?\s(?:and\s)?([0-9].*)")
+
+
+def in_one_unit(cleaned: str) -> tuple[Number, ...]:
+    """``2 hours and 30 minutes`` in hours and in minutes; nothing for what is no such sum.
+
+    >>> [str(number.value) for number in in_one_unit("2 hours and 30 minutes")], in_one_unit("2 hours")
+    (['5/2', '150'], ())
+    """
+    parts = _TWO_UNITS.fullmatch(bare(cleaned))
+    if parts is None:
+        return ()
+    large, small = read_number(parts[1], loose=True), read_number(parts[2], loose=True)
+    if large is None or small is None or not (large.unit and small.unit):
+        return ()
+    if large.unit.dimensions != small.unit.dimensions or large.unit.size <= small.unit.size:
+        return ()
+    ratio = large.unit.size / small.unit.size
+    sign = -1 if large.value < 0 else 1
+    return (
+        large._replace(value=large.value + sign * small.value / ratio, places=-1),
+        small._replace(value=large.value * ratio + sign * small.value, places=-1),
+    )
 
 
 def same_number(gold: Number, answer: Number) -> bool:

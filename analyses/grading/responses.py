@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .extract import Extraction, extract_answer
-from .thinking import Reading, full_text, opens_thinking
+from .thinking import READING, Reading, full_text, opens_thinking
 
 __all__ = ["prompt_end", "reading_of", "response_of", "stated_answer"]
 
@@ -14,7 +14,7 @@ _PROMPT_END = 80  # characters kept: no marker is longer
 
 
 def reading_of(settings: Mapping[str, Any]) -> Reading:
-    """How a run's responses are read, from its settings ``thinking_markers`` and ``final_prompts``, with defaults.
+    """How a run's responses are read, from its settings ``thinking_markers`` and ``final_prompts`` or its baseline's.
 
     >>> reading_of({"thinking_markers": [["<plan>", "</plan>"]]}).markers[0]
     ('<plan>', '</plan>')
@@ -22,11 +22,12 @@ def reading_of(settings: Mapping[str, Any]) -> Reading:
     These are settings of tables: with others the same cells are graded anew. The final prompt that a study put in
     (its option ``final``) is known as one.
     """
-    prompts = [*settings.get("final_prompts", ())]
+    baseline = settings.get("baseline") or {}
+    prompts = [*settings.get("final_prompts", baseline.get("final_prompts", ()))]
     own = (settings.get("options") or {}).get("final", "")
     if isinstance(own, str) and own.strip() and own != "auto":
         prompts.append(own)
-    return Reading.of(settings.get("thinking_markers", ()), prompts)
+    return Reading.of(settings.get("thinking_markers", baseline.get("thinking_markers", ())), prompts)
 
 
 def prompt_end(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -36,7 +37,7 @@ def prompt_end(tokenizer: Any, ids: Sequence[int]) -> str:
     return tokenizer.decode([int(i) for i in ids[-_PROMPT_END:]], skip_special_tokens=False)[-_PROMPT_END:]
 
 
-def response_of(payload: Mapping[str, Any], reading: Reading = Reading()) -> tuple[str, bool]:
+def response_of(payload: Mapping[str, Any], reading: Reading = READING) -> tuple[str, bool]:
     """The text of a cell with the markers that decoding dropped from it, and whether its prompt opened the thinking.
 
     >>> response_of({"text": "3? It is 4.", "tokens": ["3?", "</think>", " It is 4."], "prompt_end": "<think>\\n"})
@@ -46,7 +47,7 @@ def response_of(payload: Mapping[str, Any], reading: Reading = Reading()) -> tup
     return text, opens_thinking(payload.get("prompt_end", ""), reading)
 
 
-def stated_answer(payload: Mapping[str, Any], reading: Reading = Reading()) -> Extraction:
+def stated_answer(payload: Mapping[str, Any], reading: Reading = READING) -> Extraction:
     """The answer that the response of a cell gives.
 
     >>> stated_answer({"text": "3? It is 4.", "tokens": ["3?", "</think>", " It is 4."]}).text

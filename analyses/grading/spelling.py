@@ -24,13 +24,14 @@ _REWRITES = tuple(
         (r"√\s?\(([^()]{1,40})\)", r"\\sqrt{\1}"),
         (r"√\s?([0-9]{1,40}|[a-z])", r"\\sqrt{\1}"),
         (r"\\text\s?\{\s*\$([^${}]*)\$\s*\}", r" \1 "),  # a formula in a text is a formula
+        (r"\\text\s?\{\s?([,;])\s?(and|or)?\s?\}", r"\1 "),
         (r"(?<=[0-9])(?:\{,\}|,?\\!)\s*(?=[0-9]{3}(?![0-9]))", ","),  # 10{,}080 and 11,\! 111
         (r"(?<!\\)\\!", ""),
         (r"(?<!\\)\\[()\[\]]", "$"),
         (r"\\(?:[mh]box|math(?:rm|bf|it|sf|tt|normal)|bm|boldsymbol|text(?:bf|it|rm|sf|tt|sc|sl|up|normal))(?![A-Za-z])",
          r"\\text"),
-        (r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)\s?", r"^\\circ "),
-        (r"\\approx(?![A-Za-z])", "="),
+        (r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)\s?|(?<=[0-9])\s?\^\s?\{?\s?o\s?\}?(?![A-Za-z0-9])", r"^\\circ "),
+        (r"\\(?:approx|simeq)(?![A-Za-z])", "="),
         (r"\\langle(?![A-Za-z])\s?", "("),
         (r"\s?\\rangle(?![A-Za-z])", ")"),
         (r"\\?%", "%"),
@@ -44,6 +45,15 @@ _REWRITES = tuple(
     )
 )  # fmt: skip
 _HEDGES = re.compile(r"^(?:approximately|about|roughly|exactly|only|just)(?![A-Za-z])")
+_NAMED = re.compile(
+    r"^(?:\\text\s?\{\s?)?(?:the\s)?(?:final\s)?(?:answer|result|total)\s?(?:is|:|=)\s*(?:\}\s?(?=.)|(?=[^}]*$)|(?=[^{}]*\}$))",
+    re.IGNORECASE,
+)
+# 0.\bar{3}, 0.(3) and 0.333...
+_REPEATED = re.compile(
+    r"(?<![0-9.])([0-9]{1,20}\.[0-9]{0,20}?)(?:(?:\\(?:bar|dot|overline)\s?\{|\()(?P<inside>[0-9]{1,20})[)}]"
+    r"|([0-9]{1,6}?)\3{2,}(?:\.\.\.|…|\\[lc]?dots(?![A-Za-z])))(?![0-9])"
+)
 _THIN = re.compile(r"(?<=[0-9])\\[,;: ]\s*(?=[0-9]{3}(?![0-9]))")  # 10\,080
 _WRAPPED = re.compile(r"\$\$?([^$]+)\$\$?|(?:\\(?:text|boxed)\s?)?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 
@@ -51,11 +61,12 @@ _WRAPPED = re.compile(r"\$\$?([^$]+)\$\$?|(?:\\(?:text|boxed)\s?)?\{([^{}]*(?:\{
 @lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """The same answer in one spelling: signs, spacing and text commands, and nothing around it."""
-    text = unset(_THIN.sub(",", text))
+    text = _REPEATED.sub(lambda found: rf"{found[1]}\overline{{{found[2] or found[3]}}}", unset(_THIN.sub(",", text)))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     for _ in range(8):
-        text = _HEDGES.sub("", text.strip(' *`"“”='))
+        text = _NAMED.sub("", text)
+        text = _HEDGES.sub("", text.strip(' *`"“”=_'))
         text = re.sub(r"(?:[\s.,:;]|(?<!\\)\\\\)+$", "", text).strip()
         wrapped = _WRAPPED.fullmatch(text)
         if wrapped is None:

@@ -1,6 +1,6 @@
-r"""TeX that only says how an answer is set: sizes, colours, alignment, tags, old spellings of fractions, upright letters.
+r"""TeX that only says how an answer is set: sizes, colours, alignment, tags, old fractions, upright letters.
 
-`unset` takes it away, so that what is left is the formula. `groups` and `argument` find matching braces.
+`unset` takes it away, so that what is left is the formula. `argument` finds matching braces.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SPACES = re.compile(
 # Commands whose arguments, so many, are dropped, and those that leave their last argument
 _DROPPED = re.compile(
     r"\\(?P<name>tag\*?|label|vphantom|hphantom|phantom|hspace\*?|vspace\*?|color|pagecolor|fontsize|selectfont|rule"
-    rf"|kern|mskip|hskip|ref|eqref|cite|require){_LETTERS}"
+    rf"|kern|mskip|hskip|ref|eqref|cite|require|[bx]?cancel|sout){_LETTERS}"
 )
 _ARGUMENTS = {"fontsize": 2, "rule": 2, "selectfont": 0}
 _LENGTH = re.compile(r"\s*=?\s*-?[0-9.]+\s?(?:pt|em|ex|mu|cm|mm|in|px)")
@@ -54,11 +54,12 @@ _KEPT = {
     "textcolor": 2, "colorbox": 2, "fcolorbox": 3, "bbox": 1, "underline": 1, "underbrace": 1, "overbrace": 1,
     "mathop": 1, "mathstrut": 0, "ensuremath": 1, "boxed": 1, "fbox": 1, "framebox": 1, "Boxed": 1, "scalebox": 2,
     "resizebox": 3, "raisebox": 2, "smash": 1, "mathclap": 1, "mathllap": 1, "mathrlap": 1, "num": 1, "uline": 1,
-    "emph": 1, "textup": 1, "textmd": 1, "underset": 2, "href": 2, "style": 2, "class": 2, "cssId": 2, "bcancel": 0,
+    "emph": 1, "textup": 1, "textmd": 1, "underset": 2, "href": 2, "style": 2, "class": 2, "cssId": 2,
 }  # fmt: skip
 _OPTIONAL = frozenset(("framebox", "bbox", "color", "textcolor", "colorbox", "raisebox", "smash", "num"))
 _OPTION = re.compile(r"(?:\s*\[[^\[\]]*\]){1,2}")
 _KEEPING = re.compile(rf"\\(?P<name>{'|'.join(sorted(_KEPT, key=len, reverse=True))}){_LETTERS}")
+_TEXT = r"\\(?:text|mathrm|mbox)\s?\{([A-Za-z ]+)\}"
 _RENAMED = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -83,7 +84,15 @@ _RENAMED = tuple(
         (rf"\\(?:textpercent|percent){_LETTERS}", "%"),
         (rf"\\colon{_LETTERS}", ":"),
         (rf"\\(?:dotfill|ldotp|cdotp){_LETTERS}", " "),
-        (rf"\\(?:[Rr]e|[Ii]m)athrm{_LETTERS}", r"\\mathrm"),
+        (
+            r"(?<![A-Za-z0-9)}])(?:\{\s*\})?(?:\^\s?\{?([0-9]{1,4})\}?|_\s?\{?([0-9]{1,4})\}?)\s?(?:C|\\mathrm\{C\})\s?_\s?\{?([0-9]{1,4})\}?",
+            lambda found: rf"\binom{{{found[1] or found[2]}}}{{{found[3]}}}",
+        ),
+        (rf"\\varnothing{_LETTERS}", r"\\emptyset"),
+        (
+            rf"\\frac\s?\{{\s*{_TEXT}\s*\}}\s?\{{\s*{_TEXT}(?:\^\{{?([0-9])\}}?)?\s*\}}",
+            lambda found: rf"\text{{ {found[1].strip()}/{found[2].strip()}{'^' + found[3] if found[3] else ''}}}",
+        ),
         (rf"\\(?:imath|jmath){_LETTERS}", lambda found: found[0][1]),
         (r"\\ang\s?\{([^{}]*)\}", r"\1^\\circ "),
         (r"\\(?:SI|qty)\s?\{([^{}]*)\}\s?\{([^{}]*)\}", lambda found: found[1] + r"\text{ " + _unit(found[2]) + "}"),
@@ -116,10 +125,10 @@ def unset(text: str) -> str:
     """
     text = _scripts(text, _RAISED, "^")
     text = _scripts(text, _LOWERED, "_").translate(LOOKALIKES)
-    if "\\" not in text and "~" not in text:
+    if "\\" not in text and "~" not in text and "C_" not in text:
         return text
     # The second backslash of a row break belongs to no command, and what it says of the space is dropped
-    text = re.sub(r"\\\\\s*\*?\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\]", r"\\\\ ", text)
+    text = re.sub(r"\\\\\s*\*?\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\]\s*", r"\\\\ ", text)
     text = re.sub(r"(?<!\\)\\(?:left|right)\s*\.(?![0-9])", "", text)
     for pattern, replacement in _RENAMED:
         text = pattern.sub(replacement, text)
@@ -165,8 +174,7 @@ def _matrix(found: re.Match[str]) -> str:
     body = " " + found["body"].strip() + " "
     if kind == "matrix":
         return f"{found['open'] or ''}\\begin{{matrix}}{body}\\end{{matrix}}{found['close'] or ''}"
-    closing = "" if kind == "cases" and found["close"] == "." else ""
-    return f"\\begin{{{kind}}}{body}\\end{{{kind}}}{closing}"
+    return f"\\begin{{{kind}}}{body}\\end{{{kind}}}"
 
 
 def argument(text: str, start: int, longest: int = 2000) -> tuple[int, int, int] | None:
@@ -238,7 +246,7 @@ def _infix(text: str) -> str:
 
 
 def _group(text: str, place: int) -> tuple[int, int]:
-    """The innermost braces, dollars or signs of equality around `place`, from inside; the ends of `text` without any."""
+    """What the innermost braces, dollars or signs of equality around `place` hold; all of `text` without any."""
     edges = []
     for step, opening in ((-1, "}"), (1, "{")):
         closing = "{" if step < 0 else "}"

@@ -10,10 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from interp.errors import InputError
 
-__all__ = ["MARKERS", "Reading", "answer_part", "full_text", "opens_thinking"]
+__all__ = ["MARKERS", "READING", "Reading", "answer_part", "forced_part", "full_text", "opens_thinking"]
 
 MARKERS = (
     ("<think>", "</think>"),  # DeepSeek-R1, Qwen3, QwQ, SmolLM3
@@ -57,34 +58,49 @@ class Reading:
     final_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        pairs = isinstance(self.markers, tuple) and all(
-            isinstance(pair, tuple)
-            and len(pair) == 2
-            and all(isinstance(text, str) and text.strip() for text in pair)
-            and pair[0] != pair[1]
-            for pair in self.markers
-        )
-        prompts = isinstance(self.final_prompts, tuple) and all(
-            isinstance(text, str) and text.strip() for text in self.final_prompts
-        )
-        if not pairs or not prompts:
-            raise InputError(
-                "read responses",
-                expected="pairs of two different texts that open and close thinking, and texts of final prompts",
-                received=repr(self.markers if not pairs else self.final_prompts)[:200],
-                remedy='For example markers=[("<think>", "</think>")].',
-            )
+        _check(self.markers, self.final_prompts)
 
     @classmethod
-    def of(cls, markers: Sequence[Sequence[str]] = (), final_prompts: Sequence[str] | str = ()) -> Reading:
-        """The known markers and these, as lists from a file or from the settings of a run may give them."""
-        prompts = (final_prompts,) if isinstance(final_prompts, str) else tuple(final_prompts)
+    def of(cls, markers: Sequence[Any] = (), final_prompts: Sequence[Any] = ()) -> Reading:
+        """The known markers and these: pairs, or one pair, as lists from a file or from the settings of a run."""
+        prompts: tuple[Any, ...] = (final_prompts,) if isinstance(final_prompts, str) else tuple(final_prompts)
         named = (markers,) if len(markers) == 2 and all(isinstance(text, str) for text in markers) else markers
-        own = tuple(tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in named)
-        return cls((*own, *MARKERS), tuple(text for text in prompts if text))  # type: ignore[arg-type]  # checked above
+        own: tuple[Any, ...] = tuple(tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in named)
+        _check(own, prompts)
+        return cls((*own, *MARKERS), prompts)
+
+    def own(self) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+        """The markers beside those that are known without being told, and the final prompts.
+
+        >>> Reading.of([["<plan>", "</plan>"]], "In short:").own()
+        ((('<plan>', '</plan>'),), ('In short:',))
+        """
+        return tuple(pair for pair in self.markers if pair not in MARKERS), self.final_prompts
 
 
-def answer_part(text: str, reading: Reading = Reading(), *, opened: bool = False) -> str:
+def _check(markers: Sequence[Any], prompts: Sequence[Any]) -> None:
+    def is_text(text: Any) -> bool:
+        return isinstance(text, str) and text.strip() != ""
+
+    wrong = [
+        pair
+        for pair in markers
+        if not (isinstance(pair, tuple) and len(pair) == 2 and all(map(is_text, pair)) and pair[0] != pair[1])
+    ] + [text for text in prompts if not is_text(text)]
+    if wrong:
+        raise InputError(
+            "read responses",
+            expected="pairs of two different texts that open and close thinking, and texts of final prompts",
+            received=repr(wrong[0])[:200],
+            remedy='For example markers=[("<think>", "</think>")].',
+        )
+
+
+READING = Reading()
+"""How responses are read unless told otherwise."""
+
+
+def answer_part(text: str, reading: Reading = READING, *, opened: bool = False) -> str:
     r"""The part of a response that states its answer: what stands after the thinking, "" where it never ends.
 
     >>> answer_part("<think>Perhaps 3? No.</think> The answer is 4."), answer_part("<think>Perhaps 3")
@@ -105,7 +121,7 @@ def answer_part(text: str, reading: Reading = Reading(), *, opened: bool = False
     outside: list[str] = []
     closed_once, marks_end = False, 0
     for mark in pattern.finditer(text):
-        opening, closing = kinds[mark[0].casefold()]
+        opening, closing = kinds[_key(mark[0])]
         marks_end = mark.end()
         if closing:
             # What closes thinking that nothing opened since the last close says that all before was thinking
@@ -128,7 +144,7 @@ def answer_part(text: str, reading: Reading = Reading(), *, opened: bool = False
     return next((part for part in reversed(outside) if part.strip(" \t\r\n.*_")), "")
 
 
-def full_text(text: str, tokens: Sequence[str], reading: Reading = Reading()) -> str:
+def full_text(text: str, tokens: Sequence[str], reading: Reading = READING) -> str:
     """`text`, with the markers among its `tokens` that decoding dropped from it as special tokens.
 
     >>> full_text("Perhaps 3. The answer is 4.", ["Per", "haps 3.", "</think>", " The answer", " is 4.", "<|im_end|>"])
@@ -162,7 +178,7 @@ def full_text(text: str, tokens: Sequence[str], reading: Reading = Reading()) ->
     return "".join(reversed(pieces))
 
 
-def opens_thinking(prompt: str, reading: Reading = Reading()) -> bool:
+def opens_thinking(prompt: str, reading: Reading = READING) -> bool:
     r"""Whether a prompt ends inside of thinking, as chat templates of reasoning models have it.
 
     >>> opens_thinking("<|im_start|>assistant\n<think>\n"), opens_thinking("<think>\n\n</think>\n\n")
@@ -189,7 +205,7 @@ def _forced_pattern(prompts: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join((*own, _FORCED.pattern)), re.IGNORECASE)
 
 
-def forced_part(text: str, reading: Reading = Reading()) -> str | None:
+def forced_part(text: str, reading: Reading = READING) -> str | None:
     r"""What was said after a final prompt, None without one.
 
     >>> forced_part("so \\boxed{17}. Wait Final Answer within \\boxed{}: 18"), forced_part("so \\boxed{17}.")
@@ -208,10 +224,15 @@ def _pattern(
     """One pattern for all markers; for each, the pairs that it opens and those that it closes."""
     kinds: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
     for opening, closing in markers:
-        name = frozenset((opening.casefold(),))
-        for mark, place in ((opening.casefold(), 0), (closing.casefold(), 1)):
+        name = frozenset((_key(opening),))
+        for mark, place in ((_key(opening), 0), (_key(closing), 1)):
             known = list(kinds.get(mark, (frozenset(), frozenset())))
             known[place] |= name
             kinds[mark] = (known[0], known[1])
-    longest = sorted(kinds, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest)) or r"(?!)", re.IGNORECASE), kinds
+    # Decoding may put a space beside a special token
+    longest = [re.escape(mark).replace(r"\|>", r"\|>\s*") for mark in sorted(kinds, key=len, reverse=True)]
+    return re.compile("|".join(longest) or r"(?!)", re.IGNORECASE), kinds
+
+
+def _key(mark: str) -> str:
+    return "".join(mark.split()).casefold()

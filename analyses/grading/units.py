@@ -34,7 +34,7 @@ ATTACHED = frozenset(
     re.findall(
         r"\S+",
         "nm mm cm dm km ft mg kg oz lb lbs ml cl dl ms min mins hr hrs sec secs mph kmh kmph kph deg in yd mi usd eur "
-        "gbp m g s h l L kWh kw gb mb kb",
+        "gbp m g s h l L kWh kW kw gb mb kb GB MB KB TB Mb Gb Kb Mbps Hz kHz MHz GHz Pa kPa kcal cal rpm bps",
     )
 )
 """Units that people write right after a number, with no space."""
@@ -79,7 +79,8 @@ def read_unit(text: str) -> Unit | None:
         name, _, raised = word.partition("^")
         if (speed := _SPEEDS.get(name.lower())) is not None and not raised:
             over, under = _known(speed[0]), _known(speed[1])
-            assert over is not None and under is not None
+            assert over is not None
+            assert under is not None
             powers |= {over[0]: powers.get(over[0], 0) + sign, under[0]: powers.get(under[0], 0) - sign}
             size *= (over[1] / under[1]) ** sign
             continue

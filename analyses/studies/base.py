@@ -287,7 +287,7 @@ class Spec:
             },
             provenance=lab.tracer.provenance,
             may_grow=("problems",),
-            noted=("model", "baseline.model"),
+            noted=("model", "baseline.model", "baseline.thinking_markers", "baseline.final_prompts"),
             judge=lab.tracer.judge,
             correctable=True,
             need_bytes=64 * len(conditions) * len(lab.cells()) * self.options.max_new_tokens,
