@@ -353,7 +353,7 @@ def counted(n: float | int, problems: float | int) -> str:
     return f"n = {of}" if n == problems else f"n = {n:.0f} responses to {of}"
 
 
-def span(low: float, high: float, form: str = ".2f", scale: float | int = 1.0) -> str:
+def span(low: float | int, high: float | int, form: str = ".2f", scale: float | int = 1) -> str:
     """The ends of an interval, or that the data give none.
 
     >>> span(0.1, 0.25, "+.1f", 100), span(float("nan"), float("nan"))
