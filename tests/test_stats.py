@@ -372,11 +372,11 @@ def test_problems_that_are_all_alike_bound_the_difference_as_far_as_they_can(n: 
 def test_differences_of_accuracies_cover_the_truth_where_few_problems_change(change: float) -> None:
     """Where a bootstrap alone has no width in most samples, and would not cover."""
     generator, truth, covered = np.random.default_rng(3), 0.6 * change, 0
-    for trial in range(400):
+    for trial in range(200):
         changed = generator.random(25) < change
         a = np.where(changed, generator.random(25) < 0.8, 1.0)
         covered += _covers(accuracy_difference(a, np.where(changed, 1 - a, 1.0), draws=400, seed=trial), truth)
-    assert covered / 400 > 0.88
+    assert covered / 200 > 0.88
     with pytest.raises(InputError, match="grades or shares from 0 to 1, received 0 to 2"):
         accuracy_difference([0, 2], [0, 1])
 
@@ -472,31 +472,26 @@ def test_what_a_power_note_says_is_found_is_found_after_holm(n: int, discordant:
     up = generator.multinomial(n, [(share + told) / 2, (share - told) / 2, 1 - share], size=600)
     found = 0
     for a, b, _ in up.tolist():
-        p = np.r_[scipy.stats.binomtest(a, a + b).pvalue if a + b else 1.0, np.full(tests - 1, 0.9)]
-        found += multipletests(p, method="holm")[1][0] < 0.05
+        found += a + b > 0 and scipy.stats.binomtest(a, a + b).pvalue * tests < 0.05  # the smallest of Holm's
     assert 0.75 < found / 600 < 0.86
     assert ("Holm's correction over" in said) == (tests > 1)
 
 
 def test_power_of_clustered_responses_is_that_of_problems() -> None:
-    """The note of samples of a problem: the equivalent number of discordant problems, by simulation."""
+    """The note of samples of a problem, of a table in which nothing is found: what it says is found, by simulation."""
     generator, problems, samples = np.random.default_rng(0), 150, 4
-    base = (generator.random((problems, samples)) < 0.6).astype(float)
+    base = np.repeat(np.arange(samples) < 2, problems).reshape(samples, problems).T.astype(float)
     other = base.copy()
-    other[::5] = 1 - other[::5]  # a fifth of the problems come out the other way round
-    frame = _frame({"baseline": base, "other": other})
-    note = accuracy_table(frame, draws=100).set_index("condition").loc["other", "note"]
+    other[:24], other[24:48], other[48:56, 0], other[56:64, 3] = 1, 0, 0, 1
+    note = accuracy_table(_frame({"baseline": base, "other": other}), draws=100)["note"][1]
+    assert "With 150 problems, 13 of them discordant" in note  # 48 of 1/4 and 16 of 1/16
     told = float(note.split("differences of ")[1].split(" points")[0]) / 100
-    means = (other - base).mean(axis=1)
-    found = 0
+    sizes, found = np.abs((other - base).mean(axis=1)), 0
     for _ in range(300):
-        # Differences of problems as they are, with signs drawn so that they are `told` on average
-        tilt = told * problems / np.abs(means).sum()
-        signs = np.where(generator.random(problems) < (1 + tilt) / 2, 1, -1)
-        drawn = generator.permutation(np.abs(means)) * signs
+        tilt = told * problems / sizes.sum()  # signs drawn so that the difference is `told` on average
+        drawn = generator.choice(sizes, problems) * np.where(generator.random(problems) < (1 + tilt) / 2, 1, -1)
         found += paired_test(drawn, 0 * drawn, draws=400) < 0.05
-    assert "150 problems" in note
-    assert found / 300 > 0.7
+    assert 0.7 < found / 300 < 0.97
 
 
 def test_power_notes_say_what_cannot_be_told() -> None:
