@@ -119,18 +119,17 @@ def test_there_is_one_lift_with_one_interval(once: dict[str, StudyResult], tmp_p
     """Of study tokens, of the report's table of words and of plain counts: the same number and the same ends."""
     (baseline,) = (path for path in (once["tokens"].run.path.parent / "baselines").iterdir() if "reasoner" in path.name)
     run = Run.open(baseline)
-    mi = run.mi
-    mi = mi[mi["layer"] == 2].astype({"problem": str, "token": str})
-    words = {word.word: word for word in digest(run, 10**6).words[2]}
-    table = once["tokens"].table
-    rows = table[(table["layer"] == 2) & table["word"].isin(words)]
+    scores = run.mi.astype({"problem": str, "token": str})
+    words = {(layer, word.word): word for layer, some in digest(run, 10**6).words.items() for word in some}
+    rows = [row for row in once["tokens"].table.to_dict("records") if (row["layer"], row["word"]) in words]
     assert len(rows) >= 3
-    for row in rows.to_dict("records"):
+    for row in rows:
+        mi = scores[scores["layer"] == row["layer"]]
         flags = mi.assign(is_word=mi["token"] == row["word"], one=1)
         flags["both"] = flags["is_word"] & flags["is_peak"]
         counts = flags.groupby("problem")[["both", "is_peak", "is_word", "one"]].sum().to_numpy(dtype=float)
         by_hand = counts[:, 0].sum() / counts[:, 1].sum() / (counts[:, 2].sum() / counts[:, 3].sum())
-        word, plain = words[row["word"]], associations(*counts.T).lift.one()
+        word, plain = words[row["layer"], row["word"]], associations(*counts.T).lift.one()
         ends = [plain.estimate, plain.low, plain.high]
         assert [row["lift"], row["lift_low"], row["lift_high"]] == pytest.approx([by_hand, *ends[1:]], nan_ok=True)
         assert [word.lift, word.low, word.high] == pytest.approx(ends, nan_ok=True)

@@ -109,14 +109,14 @@ class Tokens(Study):
             n_peaks, n_steps = int(by_problem["sum"].sum()), len(part)
             # Samples of a problem may all be the same: they count as one response of their mean counts.
             share = len(by_problem) / part.groupby(["problem", "sample"], observed=True).ngroups
-            for k, word in enumerate(often):
+            for k, name in enumerate(often):
                 more, ratio = told.lift.one(k), told.odds_ratio.one(k)
                 at_peaks, times = int(counts[0][:, k].sum()), int(counts[2][:, k].sum())
                 # rows: at a peak or not; columns: this word or another
                 table = [[at_peaks, n_peaks - at_peaks], [times - at_peaks, n_steps - n_peaks - times + at_peaks]]
                 fisher = fisher_exact([[round(count * share) for count in line] for line in table])
                 rows.append(
-                    {"layer": layer, "word": word, "at_peaks": at_peaks, "overall": times, "n_peaks": n_peaks,
+                    {"layer": layer, "word": name, "at_peaks": at_peaks, "overall": times, "n_peaks": n_peaks,
                      "n_steps": n_steps, "problems": len(by_problem), "lift": more.estimate, "lift_low": more.low,
                      "lift_high": more.high, "odds_ratio": ratio.estimate, "low": ratio.low, "high": ratio.high,
                      "p": max(float(fisher.pvalue), float(told.p[k]))}
