@@ -83,11 +83,11 @@ def accuracy_table(
     p = table["p"].to_numpy(dtype=float)
     adjusted, tests = holm(p), int((~np.isnan(p)).sum())
     notes = [
-        "" if told < 1 - level else power_note(*row["apart"], level, unit=row["unit"], tests=tests)
-        if row["apart"] else row["note"]
+        "" if told < 1 - level else power_note(row["compared"], row["apart"], level, unit=row["unit"], tests=tests)
+        if row["compared"] else row["note"]
         for row, told in zip(rows, adjusted.tolist(), strict=True)
     ]  # fmt: skip
-    table = table.drop(columns=["apart", "unit", "note"])
+    table = table.drop(columns=["compared", "apart", "unit", "note"])
     return table.assign(p_holm=adjusted, tests=tests, note=notes)
 
 
@@ -172,7 +172,7 @@ def _against(
     if base is None or not known.any():
         return {
             "pairs": 0, "difference": math.nan, "difference_low": math.nan, "difference_high": math.nan,
-            "only_here": 0, "only_baseline": 0, "p": math.nan, "apart": None, "unit": "",
+            "only_here": 0, "only_baseline": 0, "p": math.nan, "compared": 0, "apart": 0.0, "unit": "",
             "note": "" if base is None else "No response to compare with the baseline.",
         }  # fmt: skip
     here, base, problem = here[known], base[known], np.unique(problem[known], return_inverse=True)[1]
@@ -182,6 +182,6 @@ def _against(
     return {
         "pairs": len(here), "difference": gap.estimate, "difference_low": gap.low, "difference_high": gap.high,
         "only_here": test.only_a, "only_baseline": test.only_b, "p": test.p,
-        "apart": (len(means), round(float((means**2).sum()), 6)),
+        "compared": len(means), "apart": round(float((means**2).sum()), 6),
         "unit": "pairs" if len(means) == len(here) else "problems", "note": "",
     }  # fmt: skip

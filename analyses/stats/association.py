@@ -30,6 +30,7 @@ from .estimate import Estimate, floats, normal_quantile, surely
 __all__ = ["DRAWS", "FEWEST_PROBLEMS", "Association", "Associations", "associations", "jaccard", "lift", "odds_ratio"]
 
 DRAWS, FEWEST_PROBLEMS = 2000, 5  # of the bootstrap
+Counts = ArrayLike | float | int
 _CHUNK = 1 << 21  # weights of problems drawn at a time
 
 
@@ -65,10 +66,10 @@ class Associations:
 
 
 def associations(
-    both: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    n: ArrayLike,
+    both: Counts,
+    first: Counts,
+    second: Counts,
+    n: Counts,
     *,
     level: float = 0.95,
     draws: int = DRAWS,
@@ -112,7 +113,7 @@ def associations(
     return Associations(found["lift"], found["odds_ratio"], found["jaccard"], sign_flips(excess, seed=seed))
 
 
-def lift(both: ArrayLike, first: ArrayLike, second: ArrayLike, n: ArrayLike, level: float = 0.95) -> Estimate:
+def lift(both: Counts, first: Counts, second: Counts, n: Counts, level: float = 0.95) -> Estimate:
     """P(second | first) / P(second) from counts by problem, as `associations` has it.
 
     >>> found = lift(both=[6, 5, 7, 6, 6], first=[20] * 5, second=[10, 9, 11, 12, 8], n=[200] * 5)
@@ -197,7 +198,7 @@ _MEASURES = {name: _undisturbed(of) for name, of in
              {"lift": _lift, "odds_ratio": _odds_ratio, "jaccard": _jaccard}.items()}  # fmt: skip
 
 
-def _counts(operation: str, *given: ArrayLike) -> Float[np.ndarray, "four problem thing"]:
+def _counts(operation: str, *given: Counts) -> Float[np.ndarray, "four problem thing"]:
     """Counts of both, first, second and all, of one shape; refused where they cannot be counts."""
     try:
         arrays = [np.atleast_1d(np.asarray(values, dtype=float)) for values in given]

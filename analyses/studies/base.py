@@ -11,12 +11,13 @@ A study is one file; see ``suppress.py`` for a short one.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
 
 from torch import Tensor
 
@@ -343,25 +344,25 @@ def _left_out(table: pandas.DataFrame) -> str:
     return alike.pop() if len(alike) == 1 and len(said) == len(table) else "; ".join(said)
 
 
-def counted(n: float | int, problems: float | int) -> str:
+def counted(n: SupportsFloat, problems: SupportsFloat) -> str:
     """How many responses there are, and to how many problems: samples of one problem are not independent.
 
     >>> counted(64, 64), counted(192, 64), counted(1, 1)
     ('n = 64 problems', 'n = 192 responses to 64 problems', 'n = 1 problem')
     """
-    of = f"{problems:.0f} problem{'' if problems == 1 else 's'}"
-    return f"n = {of}" if n == problems else f"n = {n:.0f} responses to {of}"
+    responses, count = float(n), float(problems)
+    of = f"{count:.0f} problem{'' if count == 1 else 's'}"
+    return f"n = {of}" if responses == count else f"n = {responses:.0f} responses to {of}"
 
 
-def span(low: float, high: float, form: str = ".2f", scale: float | int = 1.0) -> str:
+def span(low: SupportsFloat, high: SupportsFloat, form: str = ".2f", scale: float | int = 1) -> str:
     """The ends of an interval, or that the data give none.
 
     >>> span(0.1, 0.25, "+.1f", 100), span(float("nan"), float("nan"))
     ('[+10.0, +25.0]', '[no interval]')
     """
-    if low != low or high != high:
-        return "[no interval]"
-    return f"[{scale * low:{form}}, {scale * high:{form}}]"
+    ends = scale * float(low), scale * float(high)
+    return "[no interval]" if any(map(math.isnan, ends)) else f"[{ends[0]:{form}}, {ends[1]:{form}}]"
 
 
 def accuracy_reading(table: pandas.DataFrame, baseline: str = "the baseline") -> list[str]:

@@ -43,8 +43,9 @@ class Tokens(Study):
     """Lift and odds ratio of each word at peaks, by layer; top tokens of the logit lens at peaks.
 
     The steps of a response, and the responses to a problem, are not independent. Intervals are bootstraps over
-    problems; p is the larger of two: Fisher's exact test over steps, and the sign-flip test over problems of how often
-    the word is at peaks beyond what each problem's own counts make one expect. p_holm is corrected for all words at
+    problems; p is the larger of two: Fisher's exact test over steps (of one response a problem: samples count as their
+    mean), and the sign-flip test over problems of how often the word is at peaks beyond what each problem's own counts
+    make one expect. p_holm is corrected for all words at
     all layers.
 
     Options:
@@ -106,16 +107,19 @@ class Tokens(Study):
             counts = both[often].to_numpy(), by_problem["sum"].to_numpy(), overall[often].to_numpy()
             told = associations(*counts, by_problem["count"].to_numpy())
             n_peaks, n_steps = int(by_problem["sum"].sum()), len(part)
-            for k, word in enumerate(often):
+            # Samples of a problem may all be the same: they count as one response of their mean counts.
+            share = len(by_problem) / part.groupby(["problem", "sample"], observed=True).ngroups
+            for k, name in enumerate(often):
                 more, ratio = told.lift.one(k), told.odds_ratio.one(k)
                 at_peaks, times = int(counts[0][:, k].sum()), int(counts[2][:, k].sum())
                 # rows: at a peak or not; columns: this word or another
                 table = [[at_peaks, n_peaks - at_peaks], [times - at_peaks, n_steps - n_peaks - times + at_peaks]]
+                fisher = fisher_exact([[round(count * share) for count in line] for line in table])
                 rows.append(
-                    {"layer": layer, "word": word, "at_peaks": at_peaks, "overall": times, "n_peaks": n_peaks,
+                    {"layer": layer, "word": name, "at_peaks": at_peaks, "overall": times, "n_peaks": n_peaks,
                      "n_steps": n_steps, "problems": len(by_problem), "lift": more.estimate, "lift_low": more.low,
                      "lift_high": more.high, "odds_ratio": ratio.estimate, "low": ratio.low, "high": ratio.high,
-                     "p": max(float(fisher_exact(table).pvalue), float(told.p[k]))}
+                     "p": max(float(fisher.pvalue), float(told.p[k]))}
                 )  # fmt: skip
         tokens = pd.DataFrame(rows, columns=_COLUMNS)
         tokens = tokens.assign(p_holm=holm(tokens["p"]))

@@ -65,7 +65,8 @@ def survivors(one: Digest) -> str:
         )
     table = scrolling(
         '<table class="pl-table rp-nulls"><caption>Peaks that survive wrong answers, by layer; in brackets Wilson, '
-        f'95 %, with the {several(one.problems, "problem")} as clusters</caption><thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table>',
+        f"95 %, with the {several(one.problems, 'problem')} as clusters</caption>"
+        f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table>',
         "Peaks that survive, by layer",
     )
     return f"{said}{table}{_list(one)}"
