@@ -195,7 +195,9 @@ def spelling() -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=F.VOCAB, special_tokens=["<pad>", "<eos>", "<unk>"], initial_alphabet=alphabet
     )
-    core.train_from_iterator(["the quick brown fox jumps over lazy dogs abcdef and stops stopping at every stop"], trainer)
+    core.train_from_iterator(
+        ["the quick brown fox jumps over lazy dogs abcdef and stops stopping at every stop"], trainer
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
     from interp import load_model
 
