@@ -197,8 +197,8 @@ def trace(
     from analyses.views.report import refresh_report
 
     n, batch_size, workers = check_work("trace", n, batch_size, workers)
-    asked = {field.name: settings.pop(field.name) for field in fields(Probing) if field.name in settings}
-    options, probing = settings_of(settings), Probing(**asked)
+    probing = _probing_of(settings)
+    options = settings_of({name: value for name, value in settings.items() if name not in _ASKED})
     chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model
     tracer = Tracer(bridge, chosen, options)
@@ -259,6 +259,21 @@ def settings_of(given: Mapping[str, Any]) -> TraceSettings:
             remedy="Check the spelling.",
         )
     return TraceSettings(**given)
+
+
+_ASKED = tuple(field.name for field in fields(Probing))
+
+
+def _probing_of(given: Mapping[str, Any]) -> Probing:
+    """What is asked beside nHSIC, of settings by name; one probe alone is as good as a list of one."""
+    asked = {name: given[name] for name in _ASKED if name in given}
+    if "probes" in asked:
+        probes = asked["probes"]
+        asked["probes"] = tuple(map(str, [probes] if isinstance(probes, str) else probes))
+    for name in ("null", "null_seed"):
+        if name in asked:
+            asked[name] = whole("trace", name, asked[name])
+    return Probing(**asked)
 
 
 def _start_worker(ref: ModelRef, problems: list[Problem], options: TraceSettings, out: Path, workers: int) -> Work:

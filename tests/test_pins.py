@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import torch
 from pandas.testing import assert_frame_equal
 
 from analyses.batches import do_batches
+from analyses.cli import main
 from analyses.problems import Problem, bundled_problems
 from analyses.provenance import RunWarning, compare_provenance
 from analyses.store import Cell, Run
 from analyses.studies import make_study
-from analyses.studies.run import run_study
+from analyses.studies.run import estimate_study, run_study
 from analyses.trace import trace
 from interp import InputError, bundled_model_path, load_model
 from probes import tukey_peaks
@@ -31,8 +32,15 @@ SMALL: dict[str, Any] = {"max_new_tokens": 12, "report": False}
 UNREADABLE = Problem("zebra", "zebra ?", "So 8", "8")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model() -> Any:
+    """To be left as it is."""
+    return load_model("toy-reasoner", device="cpu")
+
+
+@pytest.fixture
+def mine() -> Any:
+    """To be changed."""
     return load_model("toy-reasoner", device="cpu")
 
 
@@ -67,28 +75,28 @@ def halved(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (compatible, "weight_hash"), (compatible, "processed"), (hooked, "hooks"),
-        (other_end, "generation.eos_token_id"), (other_words, "tokenizer"), (halved, "weight_hash"),
+        (compatible, "weight_hash.*processed"), (hooked, "hooks"), (other_end, "generation.eos_token_id"),
+        (other_words, "tokenizer"), (halved, "weight_hash"),
     ],
 )  # fmt: skip
 def test_a_changed_model_is_refused_by_the_part(
-    model: Any, tmp_path: Path, change: Callable[[Any], None], part: str
+    mine: Any, tmp_path: Path, change: Callable[[Any], None], part: str
 ) -> None:
-    trace("toy-reasoner", n=1, out=tmp_path / "run", **SMALL)
-    change(model)
+    trace(mine, n=1, out=tmp_path / "run", **SMALL)
+    change(mine)
     with pytest.raises(InputError, match=rf"provenance\.model\.{part} is .* there and .* now"):
-        trace(model, n=2, out=tmp_path / "run", **SMALL)
+        trace(mine, n=2, out=tmp_path / "run", **SMALL)
     assert len(Run.open(tmp_path / "run").cells()) == 1
 
 
-def test_the_chat_template_counts_where_prompts_go_through_it(model: Any, tmp_path: Path) -> None:
+def test_the_chat_template_counts_where_prompts_go_through_it(mine: Any, tmp_path: Path) -> None:
     for prompt in ("raw", "chat"):
-        model.tokenizer.chat_template = "{{ messages[0]['content'] }}"
-        trace(model, n=1, out=tmp_path / prompt, prompt=prompt, **SMALL)
-    model.tokenizer.chat_template = "{{ messages[0]['content'] }} Wait"
-    trace(model, n=2, out=tmp_path / "raw", prompt="raw", **SMALL)
+        mine.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+        trace(mine, n=1, out=tmp_path / prompt, prompt=prompt, **SMALL)
+    mine.tokenizer.chat_template = "{{ messages[0]['content'] }} Wait"
+    trace(mine, n=2, out=tmp_path / "raw", prompt="raw", **SMALL)
     with pytest.raises(InputError, match=r"provenance\.model\.chat_template is"):
-        trace(model, n=2, out=tmp_path / "chat", prompt="chat", **SMALL)
+        trace(mine, n=2, out=tmp_path / "chat", prompt="chat", **SMALL)
 
 
 def test_the_same_model_by_other_names(tmp_path: Path) -> None:
@@ -104,15 +112,15 @@ def test_the_same_model_by_other_names(tmp_path: Path) -> None:
     assert len(list((tmp_path / "studies" / "baselines").iterdir())) == 1
 
 
-@pytest.mark.parametrize("change", [hooked, halved, compatible])
+@pytest.mark.parametrize("change", [hooked, halved])
 def test_processes_that_cannot_have_the_model_are_refused(
-    model: Any, tmp_path: Path, change: Callable[[Any], None]
+    mine: Any, tmp_path: Path, change: Callable[[Any], None]
 ) -> None:
-    change(model)
+    change(mine)
     with pytest.raises(InputError, match=r"^start worker processes: expected a model .* each process can load|hooks"):
-        trace(model, n=2, out=tmp_path / "run", workers=2, batch_size=1, **SMALL)
+        trace(mine, n=2, out=tmp_path / "run", workers=2, batch_size=1, **SMALL)
     assert Run.open(tmp_path / "run").cells() == []
-    trace(model, n=2, out=tmp_path / "run", **SMALL)
+    trace(mine, n=2, out=tmp_path / "run", **SMALL)
 
 
 # Versions, old folders
@@ -154,8 +162,8 @@ def test_another_version_may_write_the_same_in_another_form() -> None:
     assert len(compare_provenance(old, other)[1]) == 2
 
 
-def test_a_run_of_an_earlier_version_goes_on(model: Any, tmp_path: Path) -> None:
-    trace(model, n=1, out=tmp_path / "run", **SMALL)
+def test_a_run_of_an_earlier_version_goes_on(mine: Any, tmp_path: Path) -> None:
+    trace(mine, n=1, out=tmp_path / "run", **SMALL)
     file = tmp_path / "run" / "run.json"
     pinned = json.loads(file.read_text())
     known = pinned["provenance"]["model"]
@@ -165,11 +173,11 @@ def test_a_run_of_an_earlier_version_goes_on(model: Any, tmp_path: Path) -> None
     }
     file.write_text(json.dumps(pinned))
     with pytest.warns(RunWarning, match="does not say what its model's processed, config, generation, tokenizer, tok"):
-        run = trace(model, n=2, out=tmp_path / "run", **SMALL)
+        run = trace(mine, n=2, out=tmp_path / "run", **SMALL)
     assert len(run.cells()) == 2
-    other_end(model)
+    other_end(mine)
     with pytest.raises(InputError, match="eos_token_id"):
-        trace(model, n=2, out=tmp_path / "run", **SMALL)
+        trace(mine, n=2, out=tmp_path / "run", **SMALL)
 
 
 # Settings
@@ -216,39 +224,40 @@ def test_settings_corrected_meanwhile_are_not_mixed(tmp_path: Path) -> None:
         Run.start(tmp_path, settings={"seed": 1, "problems": {"a": "x"}}, **common)
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("tau", -0.5), ("tau", float("nan")), ("tau", "1"), ("temperature", float("nan")), ("temperature", 1e-300),
-        ("temperature", float("inf")), ("top_p", 0.0), ("top_p", 1.5), ("top_p", float("nan")), ("seed", 1.5),
-        ("seed", True),
-        ("max_new_tokens", 0), ("max_new_tokens", 2.5), ("samples", 0), ("sigma", 0), ("sigma", "mean"), ("eps", 0.0),
-        ("eps", float("nan")), ("drop_top", -1), ("drop_top", 127), ("layers", []), ("layers", ["a"]), ("layers", 3),
-        ("site", "resid"), ("batch_size", 0), ("batch_size", 2.5), ("workers", 0), ("n", 0), ("n", -1), ("null", 10**7),
-        ("probes", ("r2/drop4000",)), ("prompt", "Chat"), ("reference", None), ("tua", 1.5),
-    ],
+BAD: tuple[tuple[str, Any], ...] = (
+    ("tau", -0.5), ("tau", float("nan")), ("tau", "1"), ("temperature", float("nan")), ("temperature", 1e-300),
+    ("temperature", float("inf")), ("top_p", 0.0), ("top_p", 1.5), ("top_p", float("nan")), ("seed", 1.5),
+    ("seed", True), ("max_new_tokens", 0), ("max_new_tokens", 2.5), ("samples", 0), ("sigma", 0), ("sigma", "mean"),
+    ("eps", 0.0), ("eps", float("nan")), ("drop_top", -1), ("drop_top", 127), ("layers", []), ("layers", ["a"]),
+    ("layers", 3), ("site", "resid"), ("batch_size", 0), ("batch_size", 2.5), ("workers", 0), ("n", 0), ("n", -1),
+    ("prompt", "Chat"), ("reference", "Answer"), ("tua", 1.5),
 )  # fmt: skip
-def test_every_setting_is_checked_before_anything_is_decoded(
-    model: Any, tmp_path: Path, setting: str, value: Any
-) -> None:
-    arguments = {**SMALL, "n": 2, setting: value}
-    with pytest.raises(InputError):
-        trace(model, out=tmp_path / "run", **arguments)
+
+
+def test_every_setting_is_checked_before_anything_is_decoded(model: Any, tmp_path: Path) -> None:
+    study = make_study("trajectories", {})
+    for setting, value in (*BAD, ("null", 10**7), ("probes", ("r2/drop4000",))):
+        with pytest.raises(InputError):
+            trace(model, out=tmp_path / "run", **{**SMALL, "n": 2, setting: value})
+    for setting, value in BAD:
+        arguments = {"n": 2, "max_new_tokens": 12, setting: value}
+        with pytest.raises(InputError):
+            run_study(study, model, out=tmp_path / "studies" / "s", **arguments)
+        with pytest.raises(InputError):
+            estimate_study(study, model, **arguments)
     assert not list(tmp_path.rglob("*.safetensors"))
     run = trace(model, bundled_problems(1), tmp_path / "run", max_new_tokens=3, report=False)
     assert len(run.cells()) == 1
-    if setting not in ("null", "probes", "workers"):
-        arguments.pop("report")
-        with pytest.raises(InputError):
-            run_study(make_study("trajectories", {}), model, out=tmp_path / "studies" / "s", **arguments)
-        assert not list((tmp_path / "studies").rglob("*.safetensors"))
+    with pytest.raises(InputError):  # nor is it pinned what cannot be asked
+        trace(model, bundled_problems(1), tmp_path / "run", max_new_tokens=3, report=False, probes=("r2/drop4000",))
+    trace(model, bundled_problems(1), tmp_path / "run", max_new_tokens=3, report=False, probes=("r2",))
 
 
 def test_numbers_of_any_kind_are_settings(model: Any, tmp_path: Path) -> None:
     plain = trace(model, n=1, out=tmp_path / "run", seed=3, temperature=0.5, layers=[0, 2], **SMALL)
     kinds = {"seed": np.int64(3), "temperature": np.float64(0.5), "layers": np.array([0, 2]), "n": torch.tensor(1)}
-    again = trace(model, out=tmp_path / "run", **kinds, **SMALL)
-    assert again.settings == plain.settings
+    again = trace(model, out=tmp_path / "run", probes="r2", null_seed=np.int32(1), **kinds, **SMALL)
+    assert again.settings == plain.settings | {"probes": ["r2"]}
 
 
 # Failures
@@ -266,23 +275,23 @@ def test_unreadable_problems_are_named_and_the_others_go_on(model: Any, tmp_path
     assert "at most 1024 positions" in reasons["long"]
     alone = trace(model, good, tmp_path / "alone", **SMALL)
     assert_frame_equal(run.mi, alone.mi, check_exact=True)
-    study = make_study("suppress", {"counts": "2", "draws": "1"})
+    study = make_study("scale", {"budgets": "6,12"})
     result = run_study(study, model, [good[0], UNREADABLE, good[1]], tmp_path / "studies" / "s", max_new_tokens=12)
     assert [cell.problem for cell in result.failures] == ["zebra"]
     assert {cell.problem for cell in result.run.cells()} == {good[0].id, good[1].id}
 
 
-def test_a_chat_template_that_refuses_a_problem(model: Any, tmp_path: Path) -> None:
+def test_a_chat_template_that_refuses_a_problem(mine: Any, tmp_path: Path) -> None:
     refusal = "{% if 'D' in messages[0]['content'] %}{{ raise_exception('no D here') }}{% endif %}"
     asked = "{{ messages[0]['content'] }}"
-    model.tokenizer.chat_template = "".join((refusal, asked))
+    mine.tokenizer.chat_template = "".join((refusal, asked))
     questions = ["6 A * 3 ? ->", "6 D * 3 ? ->"]
     problems = [Problem(str(k), question, "So 8", "8") for k, question in enumerate(questions)]
-    run = trace(model, problems, tmp_path / "run", prompt="chat", **SMALL)
+    run = trace(mine, problems, tmp_path / "run", prompt="chat", **SMALL)
     assert [cell.problem for cell in run.failures()] == ["1"]
     assert "no D here" in run.failures()[Cell("1")]
     with pytest.raises(InputError, match="no D here"):
-        trace(model, problems[1:], tmp_path / "none", prompt="chat", **SMALL)
+        trace(mine, problems[1:], tmp_path / "none", prompt="chat", **SMALL)
     assert not list((tmp_path / "none").rglob("*.safetensors"))
 
 
@@ -331,37 +340,60 @@ def test_a_failing_batch_is_done_cell_by_cell_and_recorded(tmp_path: Path) -> No
 # The command
 
 
-def peaklens(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "analyses.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-        check=False,
-    )
+@pytest.fixture
+def peaklens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """The command, in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command changes it
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+    def call(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["peaklens", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code, *capsys.readouterr())
+
+    return call
 
 
-def test_the_command_says_what_failed_and_what_was_derived_anew(tmp_path: Path) -> None:
+def test_the_command_says_what_failed_and_what_was_derived_anew(tmp_path: Path, peaklens: Command) -> None:
     file = tmp_path / "p.jsonl"
     rows = [{"id": p.id, "question": p.question, "answer": p.answer} for p in (*bundled_problems(1), UNREADABLE)]
     file.write_text("\n".join(map(json.dumps, rows)))
     common = ["--problems", str(file), "--max-new-tokens", "8", "--quiet"]
-    done = peaklens("trace", *common, "--out", str(tmp_path / "run"), "--tau", "2")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(
-        "peaklens: 1 response failed, the first (problem 'zebra'): InputError: trace: expected text"
-    )
-    again = peaklens("trace", *common, "--out", str(tmp_path / "run"))
-    assert again.returncode == 1
-    assert "peaklens: tau is 1.5 now and was 2.0: the tables are derived anew with it" in again.stderr
-    study = peaklens("study", "trajectories", *common, "--out", str(tmp_path / "studies" / "s"))
-    assert study.returncode == 1
-    assert "peaklens: 1 cell failed, the first (problem 'zebra')" in study.stderr
+    code, out, said = peaklens("trace", *common, "--out", str(tmp_path / "run"), "--tau", "2")
+    assert (code, out) == (1, "")
+    assert said.startswith("peaklens: 1 response failed, the first (problem 'zebra'): InputError: trace: expected text")
+    code, _, said = peaklens("trace", *common, "--out", str(tmp_path / "run"))
+    assert code == 1
+    assert "peaklens: tau is 1.5 now and was 2.0: the tables are derived anew with it" in said
+    code, _, said = peaklens("study", "trajectories", *common, "--out", str(tmp_path / "studies" / "s"))
+    assert code == 1
+    assert "peaklens: 1 cell failed, the first (problem 'zebra')" in said
 
 
-def test_generate_ends_in_one_line() -> None:
+@pytest.mark.filterwarnings("always:this run was written with")
+def test_the_command_tells_of_other_versions_in_a_line(
+    tmp_path: Path, peaklens: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["trace", "--n", "1", "--max-new-tokens", "8", "--quiet", "--out", str(tmp_path / "run")]
+    assert peaklens(*common) == (0, "", "")
+    later_versions(monkeypatch, torch="99.1.0")
+    code, out, said = peaklens(*common)
+    assert (code, out) == (0, "")
+    assert said.startswith("peaklens: this run was written with torch ")
+
+
+def test_generate_ends_in_one_line(peaklens: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in (["zebra"], ["--temperature", "nan", "6 A"], ["--max-new-tokens", "0", "6 A"]):
-        done = peaklens("generate", "--quiet", *arguments)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert done.stderr.count("peaklens: ") == 1
+        code, out, said = peaklens("generate", "--quiet", *arguments)
+        assert (code, out, said.count("peaklens: ")) == (2, "", 1)
+
+    def out_of_memory(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB.")
+
+    monkeypatch.setattr("interp.decoding.decode", out_of_memory)
+    code, out, said = peaklens("generate", "--quiet", "6 A * 3 ? ->")
+    assert (code, out) == (1, "")
+    assert said == "peaklens: the response failed: RuntimeError: CUDA out of memory.\n"

@@ -56,6 +56,7 @@ def made(one: Digest) -> str:
         ("source of the model", model.get("kind") or "–"),
         ("revision", model.get("revision") or "none"),
         ("SHA-256 of the weights", model.get("weight_hash") or "–"),
+        *([("hooks of the user", ", ".join(map(str, model["hooks"])) or "none")] if "hooks" in model else []),
     ]
     shown = {key: value for key, value in settings.items() if key not in ("model", "problems", "samples")}
     facts += [(key.replace("_", " "), _setting(value)) for key, value in shown.items()]
