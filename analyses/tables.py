@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-__all__ = ["ROW_GROUP", "RowGroups", "is_table", "parquet_writer", "read_frame", "read_rows", "row_groups", "write_frame"]
+__all__ = ["RowGroups", "is_table", "parquet_writer", "read_frame", "read_rows", "row_groups", "write_frame"]
 
 ROW_GROUP = 2**16  # rows that a table is written and read by
 MOST_HELD = 256  # small tables that wait for it: each has memory of its own
