@@ -54,7 +54,9 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
         return False
     site, tau, probing = run.settings["site"], run.settings["tau"], Probing.pinned(run.settings)
     reading = reading_of(run.settings)
-    rows, drawn, at_peaks = [], [], {}
+    rows: list[tuple[dict[str, Any], str, bool]] = []
+    drawn: list[dict[str, Any]] = []
+    at_peaks: dict[int, Tensor] = {}
     schemas = [_mi_schema(probing), _steps_schema(probing), _peaks_schema(probing)]
     names = ["mi.parquet", "steps.parquet", "peaks.parquet"]
     with ExitStack() as stack:

@@ -337,7 +337,7 @@ def _read(file: Path) -> list[Problem]:
 
 def is_void(settings: Mapping[str, Any]) -> bool:
     """Whether a run holds a null by the rule of earlier versions, whose wrong answers could be right ones."""
-    null = settings.get("null")
+    null = settings.get("null") or {}
     return bool(null) and "null_pool" not in null
 
 
