@@ -54,7 +54,9 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
         return False
     site, tau, probing = run.settings["site"], run.settings["tau"], Probing.pinned(run.settings)
     reading = reading_of(run.settings)
-    rows, drawn, at_peaks = [], [], {}
+    rows: list[tuple[dict[str, Any], str, bool]] = []
+    drawn: list[dict[str, Any]] = []
+    at_peaks: dict[int, Tensor] = {}
     schemas = [_mi_schema(probing), _steps_schema(probing), _peaks_schema(probing)]
     names = ["mi.parquet", "steps.parquet", "peaks.parquet"]
     with ExitStack() as stack:
@@ -231,7 +233,7 @@ def _peaks(
     }  # fmt: skip
     if probing.null:
         columns["n_significant"] = (more["is_significant"].reshape(mi.shape) & peaks.numpy()).sum(axis=1)
-        columns["null_floor"] = data.tensors.get("null:floor", torch.full((len(mi), 1), torch.nan))[:, 0].numpy()
+        columns["null_floor"] = data.tensors.get("null:floor", torch.full((len(mi), 1), torch.nan))[:, 0].tolist()
     return pa.table(columns)
 
 
@@ -277,8 +279,9 @@ def _steps(cell: Cell, data: CellData, probing: Probing) -> pa.Table:
         "step": np.arange(count),
         "token_id": data.tensors["token_ids"].numpy(),
         "token": pa.array(data.payload["tokens"], pa.string()),
-        "logprob": data.tensors["logprobs"].double().numpy(),
-        "entropy": data.tensors["entropy"].double().numpy(),
+        # Copies, so that rows that wait to be written do not hold the whole cell
+        "logprob": data.tensors["logprobs"].to(torch.float64, copy=True).numpy(),
+        "entropy": data.tensors["entropy"].to(torch.float64, copy=True).numpy(),
     }
     if probing.depth:
         for name, kind in (("settled", pa.int32()), ("is_deep", pa.bool_())):

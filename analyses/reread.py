@@ -125,7 +125,7 @@ class Rereader:
         self.probing = Probing.pinned(run.settings)
         if wrong is None and self.probing.null:
             wrong = pinned_wrong_answers(tracer, run.path, run.settings["null"])
-        self.wrong = wrong
+        self.wrong = wrong if self.probing.null else None
         self.layers: list[int] = sorted(run.settings["layers"])
         self.known: dict[str, Float[Tensor, "layer d_model"]] = {}
 

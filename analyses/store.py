@@ -37,7 +37,7 @@ from interp.errors import InputError
 
 from .atomic import disk_errors, is_temporary, locked, make_folder, probe, quote_name, replacing, sweep, unquote_name
 from .pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
-from .tables import is_table, parquet_writer, read_frame, read_rows, write_frame
+from .tables import is_table, parquet_writer, read_frame, read_rows, row_groups, write_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -333,6 +333,12 @@ class Run:
                 remedy="Derive the table from the run's cells first.",
             )
         return read_frame(file) if columns is None and where is None else read_rows(file, columns, where)
+
+    def parts(self, name: str, columns: Sequence[str]) -> Iterator[pandas.DataFrame]:
+        """Some columns of a derived Parquet table, a row group at a time (`row_groups`)."""
+        if not self._table_file(name).is_file():
+            self.table(name)  # says what is missing
+        return row_groups(self._table_file(name), columns)
 
     def write_table(self, name: str, frame: pandas.DataFrame) -> None:
         """Store a derived table, Parquet or CSV by the suffix of `name`, in place of an earlier one (`write_frame`)."""

@@ -204,7 +204,7 @@ def trace(
     tracer = Tracer(bridge, chosen, options)
     check_measures(probing, options, tracer.facts.d_model)
     wrong = wrong_answers(tracer, Path(out), probing, partial(_pool, problems, pool, chosen))
-    run = tracer.start(Path(out), probing.pins(wrong and wrong.pins))
+    run = tracer.start(Path(out), probing.pins(wrong.pins if wrong is not None else None))
     if wrong is not None:
         wrong.keep(run.path)
     rereader = Rereader(tracer, run, wrong)

@@ -32,7 +32,7 @@ from analyses.atomic import disk_errors, locked, replacing
 from analyses.grading import decide
 from analyses.grading.numbers import read_number
 from analyses.grading.spelling import bare, clean, spelling
-from analyses.pinned import read_pinned
+from analyses.pinned import read_pinned, write_pinned
 from analyses.problems import Problem
 from interp.decoding import check_context
 from interp.errors import InputError
@@ -275,10 +275,11 @@ def wrong_answers(
     """
     forget_void_null(out, asked=bool(probing.null))
     settings = read_pinned(out)["settings"] if (out / "run.json").is_file() else {}
-    null = settings.get("null") or {}
+    # A folder without cells takes corrected settings
+    null = (settings.get("null") or {}) if any((out / "cells").glob("*/*/*.safetensors")) else {}
     if probing.null:
         wrong = WrongAnswers(tracer, make_pool(), probing.null, probing.null_match, probing.null_seed)
-        if null and null["null_pool"] != wrong.pins and any((out / "cells").glob("*/*/*.safetensors")):
+        if null and null["null_pool"] != wrong.pins:
             raise InputError(
                 "trace",
                 expected=f"the pool that {out} takes wrong answers from, {_told(null['null_pool'])}",
@@ -336,7 +337,7 @@ def _read(file: Path) -> list[Problem]:
 
 def is_void(settings: Mapping[str, Any]) -> bool:
     """Whether a run holds a null by the rule of earlier versions, whose wrong answers could be right ones."""
-    null = settings.get("null")
+    null = settings.get("null") or {}
     return bool(null) and "null_pool" not in null
 
 
@@ -358,5 +359,4 @@ def forget_void_null(folder: Path, asked: bool) -> None:
     with disk_errors("start run", folder, "Choose a folder that can be written."), locked(folder / ".lock"):
         pinned = read_pinned(folder)
         pinned["settings"].pop("null", None)
-        with replacing(folder / "run.json") as temporary:
-            temporary.write_text(json.dumps(pinned, indent=1) + "\n", encoding="utf-8")
+        write_pinned(folder, pinned)

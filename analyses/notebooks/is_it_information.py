@@ -25,7 +25,7 @@ from analyses import views
 from analyses.problems import bundled_problems
 from analyses.toys.running import running_values
 from analyses.trajectory import Trajectory
-from interp import ResidualSites, decode, encode, load_model
+from interp import ResidualSites, Rollout, decode, encode, load_model
 from probes import bandwidth_sweep, error_bounds, nhsic, pearson_r2, v_information
 from probes.nulls import null_scores, null_test
 
@@ -85,7 +85,7 @@ views.trajectories(
 
 
 # %%
-def family_p(response, mi, chosen):
+def family_p(response: Rollout, mi: torch.Tensor, chosen: list[int]) -> torch.Tensor:
     scores = null_scores(response.residuals["resid_post"], answers[chosen][None])[0]
     return null_test(mi, scores).p_family
 
