@@ -274,7 +274,7 @@ def study(
     check_work("study", n, batch_size, workers)
     columns = {"question": question, "solution": solution, "answer": answer}
     # All of them: the first calibrate the study, whatever n is.
-    asked = None if problems is None else load_problems(problems, **columns)
+    asked = None if problems is None else load_problems(problems, n=None, **columns)
     silent = quiet or as_json
     loaded = _load(model, device, dtype, device_map, silent)
     common: dict[str, Any] = {

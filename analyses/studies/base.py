@@ -335,7 +335,7 @@ class Study(ABC):
 
     def check(self, setup: Setup) -> None:
         """Refuse, with an `InputError`, options that do not go with model, words or problems, before decoding."""
-        return None  # most studies have nothing more to look at
+        return  # most studies have nothing more to look at
 
     def other_models(self) -> tuple[str, ...]:
         """Models whose baselines are needed beside the model's own."""
