@@ -66,9 +66,6 @@ class Scale(Study):
         operation = "study scale"
         checked_words(self.tokens, setup, operation, "tokens")
         final = self._final(setup)
-        for name, text in (("neutral", self.neutral), ("final", final)):
-            if text:
-                _check_text(text, setup, f"{operation}, {name}")
         if self.neutral.strip().casefold() in {word.casefold() for word in setup.words}:
             raise InputError(
                 operation,
@@ -76,6 +73,10 @@ class Scale(Study):
                 received=self.neutral,
                 remedy="Change it.",
             )
+        for name, text in (("neutral", self.neutral), ("final", final)):
+            # Words that the vocabulary lacks are refused there.
+            if text and not encode_text(setup.model.tokenizer, text, f"{operation}, {name}", special=False):
+                raise InputError(operation, expected=f"{name} of words", received=repr(text), remedy="Change it.")
         if setup.model.tokenizer.eos_token_id is None:
             raise InputError(
                 operation,
@@ -158,18 +159,6 @@ def _s1_word(setup: Setup) -> tuple[str, tuple[int, ...]]:
     known = spellings(setup.model).get("wait")
     word, ids = ("Wait", tuple(known)) if known else next(iter(setup.words.items()))
     return word, ids[:1]
-
-
-def _check_text(text: str, setup: Setup, operation: str) -> None:
-    """Refuse a text that the model's vocabulary cannot spell: an unknown token would stand for it."""
-    ids = encode_text(setup.model.tokenizer, text, operation, special=False)
-    if not ids or getattr(setup.model.tokenizer, "unk_token_id", None) in ids:
-        raise InputError(
-            operation,
-            expected=f"text that {setup.facts.name} has tokens for",
-            received=repr(text),
-            remedy="Choose words of its vocabulary.",
-        )
 
 
 def _stated(data: StudyData) -> pandas.DataFrame:
