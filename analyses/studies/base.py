@@ -278,9 +278,13 @@ class StudyData:
     others: Mapping[str, Run]
 
     def cells(self) -> list[Cell]:
-        """The finished cells of this study's conditions and problems: its folder may hold more of either."""
-        mine = {cell.problem for cell in self.lab.cells()}
-        return [cell for cell in self.run.cells() if cell.condition in self.conditions and cell.problem in mine]
+        """The finished cells of this study's conditions, problems and samples: its folder may hold more of each."""
+        mine = {(cell.problem, cell.sample) for cell in self.lab.cells()}
+        return [
+            cell
+            for cell in self.run.cells()
+            if cell.condition in self.conditions and (cell.problem, cell.sample) in mine
+        ]
 
     def responses(self) -> pandas.DataFrame:
         """One graded row a response, baseline included, with the columns of its condition."""

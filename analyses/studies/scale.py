@@ -96,18 +96,18 @@ class Scale(Study):
     def calibrate(self, lab: Lab) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         first = self.tokens[0] if self.tokens else next(iter(lab.words))
         drawn = lab.controls({first: lab.words[first]}, 1, 0)[0]
-        return {"neutral": next(iter(drawn))}, {}
+        return {"neutral": {word: list(ids) for word, ids in drawn.items()}}, {}
 
     def conditions(self, lab: Lab) -> Sequence[Condition]:
         final = self._final(lab)
         # A word's first spelling is put in as it is: which of several (with a space, in capitals) a model
         # would say itself depends on what came before.
         words = {word: lab.words[word][:1] for word in (self.tokens or lab.words)}
-        neutral = self.neutral or ("start" if lab.is_toy else lab.calibration.of("neutral"))
+        neutral, room = self._neutral(lab)
         wait, ids = _s1_word(lab)
         arms = {f"token {word}": partial(_continue, ids, final) for word, ids in words.items()}
         arms |= {
-            f"neutral {neutral}": partial(_continue, neutral, final),
+            f"neutral {neutral}": partial(_continue, room, final),
             "plain": partial(_plain, final),
             f"s1 {wait}": partial(_s1, ids, self.ignore, final),
         }
@@ -116,6 +116,14 @@ class Scale(Study):
             for budget in self.budgets
             for arm, make in arms.items()
         ]
+
+    def _neutral(self, lab: Lab) -> tuple[str, str | tuple[int, ...]]:
+        """The neutral word, and what is put in: a text as it was given, or the word's first spelling."""
+        given = self.neutral or ("start" if lab.is_toy else "")
+        if given:
+            return given, given
+        word, ids = next(iter(lab.calibration.of("neutral").items()))
+        return word, tuple(ids[:1])
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd
