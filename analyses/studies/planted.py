@@ -107,10 +107,10 @@ def _trajectories(result: StudyResult, questions: Sequence[Question]) -> Found:
 
 
 def _compare(result: StudyResult, questions: Sequence[Question]) -> Found:
-    table = result.tables["compare_accuracy"].set_index("condition")
-    if not {TOY, "toy-base"} <= set(table.index):
+    rows = {row["condition"]: row for row in result.tables["compare_accuracy"].to_dict("records")}
+    if not {TOY, "toy-base"} <= set(rows):
         return "nothing in this pair of models", None
-    mine, its = table.loc[TOY], table.loc["toy-base"]
+    mine, its = rows[TOY], rows["toy-base"]
     repaired, bare = _share(questions), _share(questions, wait=False, hmm=False)
     said = (
         f"the same slips in both models, repaired in one of them: {repaired:.1%} against {bare:.1%} right, found "
