@@ -28,7 +28,8 @@ LIMIT = 60
 
 
 def baseline(folder: Path) -> Run:
-    return Run.open(next((folder / "baselines").glob("*/run.json")).parent)
+    runs = [Run.open(file.parent) for file in (folder / "baselines").glob("*/run.json")]
+    return next(run for run in runs if run.settings["model"] == "toy-reasoner")
 
 
 GATED = {"layers": "2", "probabilities": "", "repeats": "", "triggers": "", "gates": "mi"}
