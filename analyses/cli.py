@@ -235,6 +235,12 @@ def study(
         list[str] | None, typer.Option("--set", help="An option of the study, e.g. draws=5 or layers=0,2.")
     ] = None,
     words: Annotated[str, typer.Option(help='Thinking words: "thinking", or words separated by commas.')] = "thinking",
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Problems, the first of the file, that means, rates and orders of words are taken from (32)."
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 16,
     prompt: Annotated[
@@ -275,11 +281,12 @@ def study(
     TraceSettings(**settings)
     check_work("study", n, batch_size, workers)
     columns = {"question": question, "solution": solution, "answer": answer}
-    asked = None if problems is None else load_problems(problems, n=n, **columns)
+    # All of them: the first calibrate the study, whatever n is.
+    asked = None if problems is None else load_problems(problems, n=None, **columns)
     silent = quiet or as_json
     loaded = _load(model, device, dtype, device_map, silent)
     common: dict[str, Any] = {
-        "n": n if asked is None else None, "words": words, "batch_size": batch_size, "workers": workers, **settings,
+        "n": n, "words": words, "batch_size": batch_size, "workers": workers, "calibrate": calibrate, **settings,
     }  # fmt: skip
     if dry_run:
         do_dry_run(chosen, loaded, asked, as_json, **common)

@@ -21,13 +21,13 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from analyses.grading import reading_of, stated_answer
-from analyses.places import Place, places_of, steps_at
+from analyses.places import ALIGNMENTS, Place, places_of, steps_at
 from analyses.scheduler import Report
 from analyses.store import Cell, Run
-from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData
+from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, checked_words
+from analyses.studies.options import option
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
-from interp.models import BUNDLED
 from probes.vinformation import MIN_PROBLEMS_PER_FOLD, VInformation, v_information
 
 __all__ = ["AlignedStudy", "Gathered", "Target", "label_answers", "present", "usable_bits"]
@@ -74,13 +74,13 @@ class AlignedStudy(Study):
         max_answers: with more different answers than this, their last digit is the label.
     """
 
-    align: tuple[str, ...] = ("relative", "end", "event")
-    points: int = 11
-    last: int = 8
-    event_words: tuple[str, ...] = ()
-    events: tuple[int, ...] = (1,)
-    window: int = 4
-    max_answers: int = 12
+    align: tuple[str, ...] = option(ALIGNMENTS, among=ALIGNMENTS)
+    points: int = option(11, least=2)
+    last: int = option(8, least=1)
+    event_words: tuple[str, ...] = option((), empty=True)
+    events: tuple[int, ...] = option((1,), least=1)
+    window: int = option(4, least=0)
+    max_answers: int = option(12, least=2)
 
     condition: ClassVar[str] = "places"
 
@@ -88,35 +88,29 @@ class AlignedStudy(Study):
     def places(self) -> list[Place]:
         return places_of(self.align, self.points, self.last, self.events, self.window)
 
+    def check(self, setup: Setup) -> None:
+        checked_words(self.event_words, setup, f"study {self.name}", "event_words")
+
     def conditions(self, lab: Lab) -> Sequence[Condition]:
-        _ = self.places  # refuses bad options before anything is read
         return [Condition(self.condition)]
 
     def do(self, lab: Lab, condition: Condition, cells: Sequence[Cell], report: Report) -> list[CellContent]:
-        words = [word for word in self.event_words if word not in lab.words]
-        if words:
-            raise InputError(
-                f"study {self.name}",
-                expected=f"event_words among the thinking words {', '.join(lab.words)}",
-                received=", ".join(words),
-                remedy="Give them with --words.",
-            )
         chosen = set(flat_ids({word: lab.words[word] for word in self.event_words or lab.words}))
-        layers = lab.baseline.settings["layers"]
+        layers = list(lab.layers)
         found: list[CellContent] = []
         for cell in cells:
-            data = lab.baseline.read(Cell(cell.problem, cell.sample))
+            data = lab.read(cell)
             ids = data.tensors["token_ids"]
             steps = steps_at(self.places, len(ids), [at for at, token in enumerate(ids.tolist()) if token in chosen])
-            streams = lab.tracer.read_steps(data, sorted(layers))
+            streams = lab.tracer.read_steps(data, layers)
             index = torch.tensor(steps)
             kept = streams[:, index.clamp(min=0)].cpu()
             tensors = {
                 "residuals": kept,
                 "steps": index,
-                "answer": lab.tracer.answers(cell.problem, sorted(layers)).cpu(),
+                "answer": lab.tracer.answers(cell.problem, layers).cpu(),
             }
-            found.append((tensors, {"layers": sorted(layers)}))
+            found.append((tensors, {"layers": layers}))
             report(len(ids))
         return found
 
@@ -133,7 +127,7 @@ class AlignedStudy(Study):
         """Residual streams by layer: each cell is read once where all of them fit into `MAX_BYTES`, else some layers at
         a time.
         """
-        cells, layers = self.responses_here(data), sorted(data.lab.baseline.settings["layers"])
+        cells, layers = self.responses_here(data), data.lab.layers
         layer_bytes = 4 * len(cells) * (len(self.places) + 1) * data.lab.facts.d_model
         some = max(1, MAX_BYTES // max(1, layer_bytes))
         for begin in range(0, len(layers), some):
@@ -157,7 +151,7 @@ class AlignedStudy(Study):
             found.append(label_answers("stated", stated, self.max_answers))
         except InputError:  # what a model says is no reason to lose what the gold answers tell
             found.append(Target("stated", torch.full((len(cells),), UNKNOWN), (), False))
-        if data.lab.facts.name in BUNDLED:
+        if data.lab.is_toy:
             from analyses.toys.running import running_values
 
             running = torch.full(steps.shape, UNKNOWN)

@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from analyses.places import Place
+from analyses.places import ALIGNMENTS, Place
 from analyses.stats import wilson
 from analyses.studies.aligned import AlignedStudy, present, usable_bits
 from analyses.studies.base import StudyData, span
+from analyses.studies.options import option, seed_option
 from probes.bounds import error_bounds
 from probes.information import reduce_dimensions
 from probes.vinformation import VInformation
@@ -51,11 +52,11 @@ class Bounds(AlignedStudy):
     title: ClassVar[str] = "Errors that the information allows"
     source: ClassVar[str] = "Theorems 1 and 2"
 
-    align: tuple[str, ...] = ("relative", "end")
-    probe: str = "linear"
-    folds: int = 5
-    reduce: int = 32
-    seed: int = 0
+    align: tuple[str, ...] = option(("relative", "end"), among=ALIGNMENTS)
+    probe: str = option("linear", among=("linear", "mlp"))
+    folds: int = option(5, least=2)
+    reduce: int = option(32, least=1)
+    seed: int = seed_option()
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd

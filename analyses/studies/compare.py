@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from analyses.stats import accuracy_table, holm, paired_bootstrap, paired_test
-from analyses.studies.base import Study, StudyData, accuracy_reading, by_number, counted, span
+from analyses.studies.base import Setup, Study, StudyData, accuracy_reading, by_number, counted, span
+from analyses.studies.options import option, seed_option
+from interp.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compare"]
 
+KNOWN_ORIGINS = {"toy-reasoner": "toy-base"}
 STATISTICS = ("n_steps", "ratio", "mean_mi", "median_mi", "aom")
 _COLUMNS = ["layer", "statistic", "model", "origin", "difference", "low", "high", "n", "problems", "p"]
 
@@ -31,7 +34,8 @@ class Compare(Study):
     not. What can be compared safely is the shape (AOM, ratio).
 
     Options:
-        origin: the other model.
+        origin: the other model, read on the same device and in the same precision; that of toy-reasoner is known, any
+            other has to be named.
         seed: of the bootstrap.
     """
 
@@ -39,8 +43,20 @@ class Compare(Study):
     title: ClassVar[str] = "A reasoning model against its origin"
     source: ClassVar[str] = "Fig. 3, Table 2"
 
-    origin: str = "toy-base"
-    seed: int = 0
+    origin: str = option("", empty=True)
+    seed: int = seed_option()
+
+    def settled(self, setup: Setup) -> Compare:
+        return self if self.origin else replace(self, origin=KNOWN_ORIGINS.get(setup.facts.name, ""))
+
+    def check(self, setup: Setup) -> None:
+        if self.origin in ("", setup.facts.name):
+            raise InputError(
+                "study compare",
+                expected=f"an origin: the model that {setup.facts.name} was made from",
+                received="the model itself" if self.origin else "none",
+                remedy="Name it: --set origin=NAME.",
+            )
 
     def other_models(self) -> tuple[str, ...]:
         return (self.origin,)

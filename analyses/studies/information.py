@@ -28,6 +28,7 @@ from torch import Tensor
 
 from analyses.studies.aligned import AlignedStudy, Gathered, Target, present, usable_bits
 from analyses.studies.base import StudyData
+from analyses.studies.options import option, seed_option
 from probes.information import gaussian_mi, ksg_mi, reduce_dimensions
 from probes.nulls import holm
 from probes.samplewise import sample_hsic
@@ -57,11 +58,11 @@ class Information(AlignedStudy):
     title: ClassVar[str] = "Bits about the answer, by layer and place"
     source: ClassVar[str] = "goes beyond the paper: whether peaks carry information; V-information after Xu et al. 2020"
 
-    probes: tuple[str, ...] = ("linear",)
-    folds: int = 5
-    reduce: int = 2
-    seed: int = 0
-    permutations: int = 999
+    probes: tuple[str, ...] = option(("linear",), among=("linear", "mlp"))
+    folds: int = option(5, least=2)
+    reduce: int = option(2, least=1)
+    seed: int = seed_option()
+    permutations: int = option(999, least=1)
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd

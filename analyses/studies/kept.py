@@ -40,7 +40,7 @@ def sources(study: Study, data: StudyData) -> str:
     return made_of(
         type(study).__qualname__, asdict(study), asdict(lab.options), data.run.settings, list(data.conditions),
         {problem.id: problem.digest for problem in lab.problems.values()}, lab.words,
-        [[run.settings, str(run.path), noted(run.path, "tables").get("made_of")] for run in runs],
+        lab.calibrating, [[run.settings, str(run.path), noted(run.path, "tables").get("made_of")] for run in runs],
         files=[*files, *data.run.files(), *([Path(code)] if code else [])],
     )  # fmt: skip
 

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from analyses.reread import Probing
 from analyses.stats import associations, bootstrap_interval, jaccard
 from analyses.studies.base import Study, StudyData, by_number, counted, span
+from analyses.studies.options import option, seed_option
+from analyses.toys.running import repairs
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
-from interp.models import BUNDLED
 from probes import tukey_peaks
 
 if TYPE_CHECKING:
@@ -52,13 +54,24 @@ class Overlap(Study):
     title: ClassVar[str] = "What peaks of nHSIC go together with"
     source: ClassVar[str] = "goes beyond the paper: deep-thinking ratio (arXiv 2602.13517), IAR (arXiv 2605.28006)"
 
-    measures: tuple[str, ...] = (
+    measures: tuple[str, ...] = option((
         "r2", "cosine", "nhsic@median", "nhsic@100", "nhsic@200", "nhsic@400", "nhsic/drop1", "nhsic/drop4",
-    )  # fmt: skip
+    ))  # fmt: skip
     depth: bool = True
-    entropy: float = 0.2
-    draws: int = 2000
-    seed: int = 0
+    entropy: float = option(0.2, above=0, below=1)
+    draws: int = option(2000, least=1)
+    seed: int = seed_option()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Probing(**self.probing())
+        if {"nhsic", "dtr"} & set(self.measures):
+            raise InputError(
+                "study overlap",
+                expected="measures to compare with the run's nHSIC, which is there in any case",
+                received=f"measures={','.join(self.measures)}",
+                remedy="Leave nhsic out; depth=true asks for dtr.",
+            )
 
     def probing(self) -> dict[str, Any]:
         return {"probes": ("nhsic", *self.measures, *(["dtr"] if self.depth else []))}
@@ -66,10 +79,6 @@ class Overlap(Study):
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd
 
-        if not 0 < self.entropy < 1:
-            raise InputError(
-                "study overlap", expected="entropy as a share", received=str(self.entropy), remedy="For example 0.2."
-            )
         steps = self._step_sets(data)
         mi = data.of_these(data.lab.baseline.mi).astype({"problem": str})
         rows: list[dict[str, Any]] = []
@@ -101,8 +110,10 @@ class Overlap(Study):
             found[DEEP] = steps["is_deep"].astype("boolean").fillna(False).astype(bool)
         found[ENTROPY] = steps["entropy"] > limit
         found[THINKING] = steps["token_id"].isin(flat_ids(data.lab.words))
-        if data.lab.facts.name in BUNDLED:
-            found[REPAIRS] = steps["token"].isin(["Wait", "Hmm"])
+        if data.lab.is_toy:
+            found[REPAIRS] = False
+            for _, tokens in steps.sort_values("step").groupby(_KEYS, sort=False)["token"]:
+                found.loc[tokens.index, REPAIRS] = repairs(tokens.astype(str).tolist())
         return found
 
     def _pair(self, frame: pandas.DataFrame, one: str, other: str) -> dict[str, Any]:

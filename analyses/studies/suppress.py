@@ -9,9 +9,12 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from torch import Tensor
+
 from analyses.stats import accuracy_difference, accuracy_table, holm, paired_test
 from analyses.store import Cell
-from analyses.studies.base import Condition, Lab, Study, StudyData, by_number, counted, span
+from analyses.studies.base import Condition, Lab, Setup, Study, StudyData, by_number, counted, span
+from analyses.studies.options import option, seed_option
 from interp.interventions import SuppressTokens
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ Words = Mapping[str, tuple[int, ...]]
 class Suppress(Study):
     """Ban the N most frequent thinking words; ban as many others, matched on frequency, several times.
 
+    Which words are frequent is told by the problems that calibrate the study, and so are the draws of controls.
+
     The main table compares, problem by problem, the mean accuracy without the one and without the other: intervals are
     bootstraps over problems, p is the sign-flip test over problems, p_holm is corrected for all counts of words. The
     table of draws compares each list with the baseline, Holm over all lists.
@@ -42,16 +47,27 @@ class Suppress(Study):
     title: ClassVar[str] = "Accuracy without thinking words"
     source: ClassVar[str] = "Fig. 5"
 
-    counts: tuple[int, ...] = (1, 2, 3, 5, 10, 15)
-    draws: int = 3
-    seed: int = 0
+    counts: tuple[int, ...] = option((1, 2, 3, 5, 10, 15), least=1)
+    draws: int = option(3, least=1)
+    seed: int = seed_option()
+
+    def calibrate(self, lab: Lab) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        ordered = _by_frequency(lab)
+        controls = {
+            str(count): lab.controls(dict(islice(ordered.items(), count)), self.draws, self.seed + count)
+            for count in self._counts(lab)
+        }
+        return {"order": list(ordered), "controls": controls}, {}
+
+    def _counts(self, setup: Setup) -> list[int]:
+        return sorted({min(count, len(setup.words)) for count in (*self.counts, len(setup.words))})
 
     def conditions(self, lab: Lab) -> Sequence[Condition]:
-        ordered = _by_frequency(lab)
+        order, controls = lab.calibration.of("order"), lab.calibration.of("controls")
         found = []
-        for count in sorted({min(count, len(ordered)) for count in (*self.counts, len(ordered))}):
-            words = dict(islice(ordered.items(), count))
-            drawn = lab.controls(words, self.draws, self.seed + count)
+        for count in self._counts(lab):
+            words = {word: lab.words[word] for word in order[:count]}
+            drawn = [{word: tuple(ids) for word, ids in draw.items()} for draw in controls[str(count)]]
             for kind, draw, banned in [("thinking", 0, words), *(("control", i, w) for i, w in enumerate(drawn))]:
                 columns = {"kind": kind, "words": count, "draw": draw, "list": " ".join(banned)}
                 found.append(Condition(f"{kind}-{count}-{draw}", columns, partial(_ban, banned)))
@@ -117,7 +133,7 @@ class Suppress(Study):
 
 def _by_frequency(lab: Lab) -> Words:
     """The thinking words, most frequent in the baseline first: a list of N words is the N it misses most."""
-    counts = Counter(i for rollout in lab.rollouts() for i in rollout.token_ids.tolist())
+    counts = Counter(i for rollout in lab.calibration_rollouts() for i in rollout.token_ids.tolist())
     return dict(sorted(lab.words.items(), key=lambda item: -sum(counts[i] for i in item[1])))
 
 

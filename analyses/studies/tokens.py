@@ -18,10 +18,10 @@ import torch
 from analyses.scheduler import Report
 from analyses.stats import associations, holm
 from analyses.store import Cell
-from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData, by_number, span
-from interp.encoding import encode
+from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, by_number, span
+from analyses.studies.options import option
+from interp.errors import InputError
 from interp.prompts import vocabulary_of
-from interp.record import ResidualSites
 from probes import tukey_peaks
 
 if TYPE_CHECKING:
@@ -57,8 +57,17 @@ class Tokens(Study):
     title: ClassVar[str] = "Tokens at peaks"
     source: ClassVar[str] = "Fig. 4"
 
-    least: int = 10
-    top: int = 3
+    least: int = option(10, least=1)
+    top: int = option(3, least=1)
+
+    def check(self, setup: Setup) -> None:
+        if self.top > setup.facts.d_vocab:
+            raise InputError(
+                "study tokens",
+                expected=f"top of at most {setup.facts.d_vocab}, the vocabulary of {setup.facts.name}",
+                received=f"top={self.top}",
+                remedy="Lower it.",
+            )
 
     def conditions(self, lab: Lab) -> Sequence[Condition]:
         return [Condition("lens")]
@@ -68,20 +77,19 @@ class Tokens(Study):
 
         found: list[CellContent] = []
         for cell in cells:
-            data = lab.baseline.read(Cell(cell.problem, cell.sample))
-            prompt, response = data.tensors["prompt_ids"], data.tensors["token_ids"]
-            layers = data.payload["layers"]
-            text = torch.cat([prompt, response])[:-1]
-            residuals = encode(lab.model, [text], record=ResidualSites(layers=layers))[0].residuals["resid_post"]
-            places = tukey_peaks(data.tensors["mi"], lab.options.tau).nonzero()  # [peak, (row of layers, step)]
+            residuals = lab.tracer.read_steps(lab.read(cell), lab.layers)
+            places = tukey_peaks(lab.scores(cell), lab.options.tau).nonzero()  # [peak, (row of layers, step)]
             tensors = {"places": places, "ids": torch.empty(0, self.top), "probabilities": torch.empty(0, self.top)}
             if len(places):
-                at_peaks = residuals[places[:, 0], len(prompt) - 1 + places[:, 1]]
-                readout = logit_readout(lab.model, at_peaks, return_type="probs", top_k=self.top)
+                at_peaks = residuals[tuple(places.to(residuals.device).unbind(1))]
+                # What the final norm gives has gone through it already.
+                readout = logit_readout(
+                    lab.model, at_peaks, apply_ln=lab.site != "ln_final", return_type="probs", top_k=self.top
+                )
                 assert readout.top_ids is not None
                 tensors |= {"ids": readout.top_ids.cpu(), "probabilities": readout.values.cpu()}
-            found.append((tensors, {"layers": layers}))
-            report(len(response))
+            found.append((tensors, {"layers": list(lab.layers)}))
+            report(residuals.shape[1])
         return found
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from analyses.stats import bootstrap_interval
 from analyses.studies.base import Study, StudyData, by_number, counted, span
+from analyses.studies.options import option, seed_option
 
 if TYPE_CHECKING:
     import pandas
@@ -36,8 +37,8 @@ class Trajectories(Study):
     title: ClassVar[str] = "How nHSIC with the answer moves along a response"
     source: ClassVar[str] = "Fig. 2, Table 1"
 
-    examples: int = 3
-    seed: int = 0
+    examples: int = option(3, least=1)
+    seed: int = seed_option()
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd
@@ -64,7 +65,7 @@ class Trajectories(Study):
 
         cells = [cell for cell in data.lab.cells() if data.lab.baseline.has(cell)][: self.examples]
         drawn = [Trajectory.from_run(data.lab.baseline, cell.problem, cell.sample) for cell in cells]
-        return [trajectories(drawn, title=f"{self.title} (last layer)")]
+        return [trajectories(drawn, layers=data.lab.layers[-1:], title=f"{self.title} (last layer)")]
 
     def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
         table = tables["trajectories"]

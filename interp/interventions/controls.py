@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from interp.errors import InputError
+from interp.interventions.suppress import spellings
 from interp.rollout import Rollout
+from interp.types import Bridge
 
 __all__ = ["matched_random_tokens"]
 
@@ -27,6 +29,7 @@ def matched_random_tokens(
     keep: Sequence[Collection[str]] = (),
     nearest: int = 3,
     exclude: Collection[str] = (),
+    model: Bridge | None = None,
 ) -> list[dict[str, tuple[int, ...]]]:
     """Several draws of as many words as ``token_ids`` has, from the words these responses use.
 
@@ -45,7 +48,10 @@ def matched_random_tokens(
         token_ids: word to ids, as :func:`thinking_token_ids` gives.
         keep: groups of words of which one at least must stay in each draw, e.g. the verbs of a task; the word of a
             group of one is never drawn.
-        exclude: words never drawn, beside those of ``token_ids``: the rest of a list of which that is a part.
+        exclude: words never drawn, beside those of ``token_ids``: the rest of a list of which that is a part. With
+            their ids, as :func:`thinking_token_ids` gives them, nothing spelled by one of these is drawn either.
+        model: whose vocabulary spells the words. With it a control is banned as a thinking word is, in every spelling
+            (in any case, with or without a leading space); without it only in those that the responses use.
 
     Raises:
         InputError: too few other words, or draws < 1.
@@ -59,8 +65,11 @@ def matched_random_tokens(
                 counts[word.casefold()] += 1
                 ids.setdefault(word.casefold(), set()).add(token_id)
     thinking = sorted((word.casefold() for word in token_ids), key=lambda word: (-counts[word], word))
-    others = sorted(set(counts) - set(thinking) - {word.casefold() for word in exclude})
+    banned = {i for some in (token_ids, exclude) if isinstance(some, Mapping) for each in some.values() for i in each}
+    spelled_alike = {word for word, some in ids.items() if some & banned}
+    others = sorted(set(counts) - set(thinking) - spelled_alike - {word.casefold() for word in exclude})
     groups = [{word.casefold() for word in group} for group in keep]
+    spelled = {} if model is None else spellings(model)
     dice = random.Random(seed)
     found = []
     for _ in range(draws):
@@ -82,7 +91,7 @@ def matched_random_tokens(
                 received=f"{len(others)} words, {len(drawn)} of them free",
                 remedy="Pass more responses, fewer thinking words or smaller groups to keep.",
             )
-        found.append({word: tuple(sorted(ids[word])) for word in drawn})
+        found.append({word: tuple(sorted({*ids[word], *spelled.get(word, ())})) for word in drawn})
     if not found:
         raise InputError("draw matched tokens", expected="draws >= 1", received=str(draws), remedy="Change draws.")
     return found
