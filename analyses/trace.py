@@ -314,7 +314,7 @@ def traced_problems(
         return bundled_problems(n)
     if isinstance(problems, str | Path):
         return load_problems(problems, n=n)
-    given = [problems] if isinstance(problems, Problem) else list(problems)
+    given: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
     if not given:
         raise InputError("trace", expected="at least one problem", received="none", remedy="Pass some.")
     return given[:n]
