@@ -24,7 +24,7 @@ from analyses.studies.base import Lab, Setup, Spec, StartWorker, Study, StudyDat
 from analyses.studies.calibration import CALIBRATE, Calibration
 from analyses.studies.kept import keep, kept, sources
 from analyses.studies.options import settle_options
-from analyses.trace import Tracer, TraceSettings, settings_of, trace, traced_problems
+from analyses.trace import TABLE_SETTINGS, Tracer, TraceSettings, settings_of, trace, traced_problems
 from interp.decoding import ProgressBar
 from interp.engine import model_facts
 from interp.errors import InputError
@@ -253,7 +253,9 @@ def _earlier_name(tracer: Tracer) -> str:
 
 
 def _named(tracer: Tracer) -> dict[str, Any]:
-    pinned = {k: v for k, v in asdict(tracer.options).items() if k not in ("layers", "samples")}
+    options = {k: v for k, v in asdict(tracer.options).items() if k not in ("layers", "samples")}
+    # Those of the tables count where they are given, so that folders from before they were there keep their names
+    pinned = {k: v for k, v in options.items() if v or k == "tau" or k not in TABLE_SETTINGS}
     return pinned | {"dtype": f"torch.{tracer.settings['dtype']}"}
 
 
