@@ -523,8 +523,8 @@ def checked_words(named: Sequence[str], setup: Setup, operation: str, option: st
 def stable_order(items: Sequence[str], seed: str) -> list[str]:
     """The items in an order by lot that hangs on each item alone: more of them do not change that of the others.
 
-    >>> stable_order(["a", "b", "c"], "0")
-    ['a', 'b', 'c']
+    >>> stable_order(["a", "b", "c"], "0"), stable_order(["b", "a"], "0")
+    (['a', 'c', 'b'], ['a', 'b'])
     """
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item}".encode()).digest())
 

@@ -47,7 +47,7 @@ def planted_line(result: StudyResult, problems: Sequence[Problem]) -> str:
 def questions_of(problems: Sequence[Problem]) -> list[Question]:
     """The toy's questions behind problems.
 
-    >>> questions_of([Problem("a", "6 A * 3 B - 8 ? ->", "", "0")])[0].answer
+    >>> questions_of([Problem("a", "6 A * 3 B - 8 ? ->", "0", "0")])[0].answer
     0
     """
     found = []
@@ -64,8 +64,8 @@ def planted_length(question: Question, *, repairs: bool = True) -> int:
     An opener, eight tokens an operation, two more for a repair by ``Wait``; a repair by ``Hmm`` costs the operation
     once more, and the next one where there is one; then marker, answer, separator and end.
 
-    >>> planted_length(Question(6, (("*", 3),)))  # a fact of class ok
-    13
+    >>> planted_length(Question(0, (("+", 0),))), planted_length(Question(6, (("*", 3),)))  # facts of class ok and I
+    (13, 15)
     """
     value, length = question.start, 1 + 4
     for at, (op, operand) in enumerate(question.ops):
