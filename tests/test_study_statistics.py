@@ -56,6 +56,11 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResult]:
     return made(tmp_path_factory.mktemp("twice"), 2)
 
 
+def baseline_of(result: StudyResult) -> Run:
+    runs = map(Run.open, (result.run.path.parent / "baselines").iterdir())
+    return next(run for run in runs if run.settings["model"] == "toy-reasoner")
+
+
 def intervals(table: pd.DataFrame) -> list[tuple[str, str]]:
     names = [name for name in table.columns if name == "low" or name.endswith("_low")]
     return [(name, name.removesuffix("low") + "high") for name in names]
@@ -117,8 +122,7 @@ def test_holm_is_over_all_that_a_study_shows(once: dict[str, StudyResult]) -> No
 
 def test_there_is_one_lift_with_one_interval(once: dict[str, StudyResult], tmp_path: Path) -> None:
     """Of study tokens, of the report's table of words and of plain counts: the same number and the same ends."""
-    (baseline,) = (path for path in (once["tokens"].run.path.parent / "baselines").iterdir() if "reasoner" in path.name)
-    run = Run.open(baseline)
+    run = baseline_of(once["tokens"])
     scores = run.mi.astype({"problem": str, "token": str})
     words = {(layer, word.word): word for layer, some in digest(run, 10**6).words.items() for word in some}
     rows = [row for row in once["tokens"].table.to_dict("records") if (row["layer"], row["word"]) in words]
@@ -144,10 +148,7 @@ def test_a_word_never_at_a_peak_is_shown_as_never(once: dict[str, StudyResult]) 
 
 
 def test_accuracy_in_the_report_has_problems_as_clusters(twice: dict[str, StudyResult]) -> None:
-    (baseline,) = (
-        path for path in (twice["tokens"].run.path.parent / "baselines").iterdir() if "base" not in path.name[:9]
-    )
-    run = Run.open(baseline)
+    run = baseline_of(twice["tokens"])
     right = run.responses["correct"].astype(float)
     expected = proportion(right, run.responses["problem"])
     naive = wilson(int(right.sum()), len(right))
