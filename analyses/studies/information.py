@@ -187,7 +187,7 @@ class Information(AlignedStudy):
                     f"{row['spearman_peaks']:+.2f}."
                 )
         said += _depends(table, self.permutations)
-        silent = [_LABELS[name] for name, part in table.groupby("target", sort=False) if not part["n"].any()]
+        silent = [_LABELS[str(name)] for name, part in table.groupby("target", sort=False) if not part["n"].any()]
         if silent:
             said.append(f"No response has a label of {' or of '.join(silent)}, or there are too many different ones.")
         control = table["control_bits"].dropna()
