@@ -124,7 +124,7 @@ def test_impossible_entropies_and_answers_are_refused():
 @pytest.mark.parametrize(("n", "classes"), [(40, 2), (40, 10), (64, 30), (80, 60), (60, 1)])
 @pytest.mark.parametrize("skewed", [False, True])
 def test_the_entropy_of_v_information_is_taken_whatever_it_is(n, classes, skewed):
-    """Frequencies of few problems predict the others badly: their cross-entropy passes log2 of the number of answers."""
+    """Frequencies of few problems predict the others badly: their cross-entropy passes log2 of their number."""
     y = torch.arange(n) % classes
     y = torch.where(torch.arange(n) % 4 == 0, y, 0) if skewed else y
     x = torch.randn(1, n, 4, generator=torch.Generator().manual_seed(n))

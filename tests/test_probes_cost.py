@@ -1,10 +1,11 @@
-"""What the scores hold in memory and how much they compute, counted operation by operation; and what must not matter."""
+"""What the scores hold in memory and how much they compute, operation by operation; and what must not matter."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import mpmath
@@ -26,8 +27,8 @@ from probes import (
     nhsic_dense,
     null_scores,
     null_test,
-    pearson_r2,
     peak_statistics,
+    pearson_r2,
     random_answers,
     sample_hsic,
     settling_depth,
@@ -134,7 +135,7 @@ def test_one_step_trajectories_cost_linear_time_with_a_small_constant(score):
         with Meter() as meter:
             score(MANY[:n, None], MANY[:n])
         cost.append((meter.elements, meter.operations))
-    for (elements, operations), (more_elements, more_operations) in zip(cost, cost[1:], strict=False):
+    for (elements, operations), (more_elements, more_operations) in pairwise(cost):
         assert more_elements < 2.3 * elements
         assert more_operations < 2.3 * operations
     assert cost[-1][1] < 40 * 200, "not some dozens of operations a trajectory"
@@ -246,7 +247,7 @@ def test_the_smallest_eps_still_gives_the_score(scale):
 def test_an_eps_of_rounding_is_refused_everywhere(eps):
     for score in (nhsic, nhsic_dense, bandwidth_sweep, lambda *a, **o: factor_answers(a[1], **o), null_scores):
         answer = ONE[:, None] if score is null_scores else ONE
-        with pytest.raises(InputError, match="expected eps >= 1e-1.*the authors' scripts have 1e-5"):
+        with pytest.raises(InputError, match=r"expected eps >= 1e-1.*the authors' scripts have 1e-5"):
             score(SMALL, answer, eps=eps)
 
 

@@ -343,7 +343,7 @@ def outliers(kind):
     [
         ("one coordinate of one problem", 0.1),
         ("all of one problem", 0.15),
-        ("all of five problems", 0.35),
+        ("all of five problems", 0.65),
         ("one coordinate of one problem in ten", 0.1),
         ("any coordinate of one problem in five", 0.3),
     ],
@@ -376,7 +376,7 @@ def test_a_held_out_problem_costs_at_most_nine_bits():
     assert float(found.bits) > 1 - 0.02 * (9 + 1) - 0.1
     quiet = torch.zeros(1, 2, 3) + torch.tensor([0.0, -1e4, -1e4])[None, None]
     base = torch.full((1, 2, 3), 1 / 3).log()
-    assert float((base - vinformation._mixture(quiet, base, vinformation._MIXED[0])).max()) / math.log(2) <= 9
+    assert float((base - vinformation._mixture(quiet, base, vinformation._MIXED[0])).max()) / math.log(2) <= 9 + 1e-5
 
 
 def test_rare_coordinates_are_not_taken_for_outliers():
