@@ -32,7 +32,7 @@ _MOST_TURNS = 10_000  # halving every fifth time closes any bracket of float64 s
 
 # A chunk of sorted vectors and its temporaries stay in a core's cache up to about this many float64.
 _CACHE_ELEMENTS = 2**15
-_TEMPORARIES = 12
+_TEMPORARIES = 32
 
 
 def median_distance(x: Tensor, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Float64[Tensor, "*lead"]:

@@ -55,7 +55,7 @@ class ErrorBounds:
         return self.upper >= 1 - 1 / self.n_answers
 
 
-def error_bounds(information: Information | object, entropy: float | int, n_answers: int) -> ErrorBounds:
+def error_bounds(information: Information | object, entropy: object, n_answers: object) -> ErrorBounds:
     """Bounds on the error of the best decoder from `information` about an answer of `entropy` bits out of `n_answers`.
 
     >>> known = Information(2.0, 1.8, 2.2, level=0.95, n=1000, bound="lower", method="linear probe")
@@ -87,7 +87,11 @@ def error_bounds(information: Information | object, entropy: float | int, n_answ
             remedy="A score of nHSIC is a similarity of coordinates, not information in bits: use discrete_mi, or "
             "v_information(...).at(...).",
         )
-    entropy, n_answers = _numbers(entropy, n_answers)
+    bits_of_answer, answers = _numbers(entropy, n_answers)
+    return _bounds(information, bits_of_answer, answers)
+
+
+def _bounds(information: Information, entropy: float, n_answers: int) -> ErrorBounds:
     if n_answers < 2:
         raise InputError(
             "error_bounds",

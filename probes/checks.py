@@ -75,8 +75,8 @@ def check_options(
             operation,
             expected=f"eps >= {smallest_eps:g}",
             received=repr(eps),
-            remedy="Below it the ridge eps * d_model drowns in the rounding of the kernel in float64, which the score then "
-            "counts; the authors' scripts have 1e-5.",
+            remedy="Below it the ridge eps * d_model drowns in the rounding of the kernel in float64, which the "
+            "score then counts; the authors' scripts have 1e-5.",
         )
 
 

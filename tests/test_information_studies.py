@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from analyses.places import places_of, steps_at
+from analyses.problems import Problem
 from analyses.store import Cell, Run
 from analyses.studies import make_study
 from analyses.studies.aligned import label_answers, usable_bits
@@ -122,7 +123,7 @@ def test_places_that_too_few_responses_have_are_nan_and_no_error() -> None:
     assert set(none.to_dict()) == set(some.to_dict())
 
 
-def test_bounds_of_few_problems_are_wide_and_of_fewer_are_said(tmp_path: Path) -> None:
+def test_bounds_of_few_problems_are_wide(tmp_path: Path) -> None:
     result = run_study(
         make_study("bounds", {"align": "end", "last": "2"}), n=40, out=tmp_path / "b", max_new_tokens=120,
         batch_size=40, layers=(2,),
@@ -130,8 +131,20 @@ def test_bounds_of_few_problems_are_wide_and_of_fewer_are_said(tmp_path: Path) -
     table = result.table
     assert (table["n"] == 40).all()
     assert (table["entropy"] > math.log2(10) + 0.1).all(), "frequencies of 32 problems are a poor guess of the others"
-    expected = ((table["entropy"] - table["bits"]) / 2).clamp(upper=1)
+    expected = ((table["entropy"] - table["bits"]) / 2).clip(upper=1)
     assert (table["upper"] - expected).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["information", "bounds"])
+def test_problems_that_can_give_no_bits_are_refused_before_anything_is_decoded(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"study {name}: expected at least 40 problems.*received 39 problems"):
+        run_study(make_study(name, {}), n=39, out=tmp_path / name, max_new_tokens=120)
+    with pytest.raises(InputError, match="at least 24 problems, 8 for each of 3 folds, received 20 problems"):
+        run_study(make_study(name, {"folds": "3"}), n=20, out=tmp_path / name, max_new_tokens=120)
+    same = [Problem(str(k), f"{k} A * 3 B - 8 C + 1 ? ->", "4", "4") for k in range(40)]
+    with pytest.raises(InputError, match="problems of at least two different answers, received the same in all 40"):
+        run_study(make_study(name, {}), problems=same, n=40, out=tmp_path / name, max_new_tokens=120)
+    assert not (tmp_path / "baselines").exists()
 
 
 def test_residuals_are_those_of_the_response(information: StudyResult, folder: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from probes.bounds import error_bounds
 from probes.errors import InputError
 from probes.information import Information
+from probes.vinformation import v_information
 
 
 def known(bits, low=None, high=None, bound="exact"):
@@ -118,3 +119,32 @@ def test_impossible_entropies_and_answers_are_refused():
         error_bounds(known(0.0), 0.0, 1)
     # The held-out cross-entropy of frequencies may pass log2 |Y| a little.
     assert error_bounds(known(0.0), 2.01, 4).lower == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("n", "classes"), [(40, 2), (40, 10), (64, 30), (80, 60), (60, 1)])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_the_entropy_of_v_information_is_taken_whatever_it_is(n, classes, skewed):
+    """Frequencies of few problems predict the others badly: their cross-entropy passes log2 of their number."""
+    y = torch.arange(n) % classes
+    y = torch.where(torch.arange(n) % 4 == 0, y, 0) if skewed else y
+    x = torch.randn(1, n, 4, generator=torch.Generator().manual_seed(n))
+    answers = max(2, classes)
+    found = v_information(x, y, draws=100, control=False, n_classes=answers)
+    bounds = error_bounds(found.at(0), found.entropy[0], np.int64(answers))
+    entropy, bits = float(found.entropy[0]), float(found.bits[0])
+    assert bounds.upper == pytest.approx(min(entropy, entropy - bits) / 2)
+    assert isinstance(bounds.upper, float)
+    # Rebuilt from a table, without its own entropy, it is known by the number of problems.
+    rebuilt = Information(bits, bits, bits, 0.95, n, "lower", "")
+    assert error_bounds(rebuilt, entropy, answers) == error_bounds(
+        Information(bits, bits, bits, 0.95, n, "lower", "", entropy=entropy), entropy, answers
+    )
+
+
+def test_an_entropy_of_something_else_is_still_refused():
+    found = Information(1.0, 1.0, 1.0, 0.95, 1000, "lower", "", entropy=3.9)
+    assert error_bounds(found, 3.9, 10).upper == pytest.approx(1.45)
+    with pytest.raises(InputError, match=r"to log2\(10\) = 3\.322, or the information's own, 3\.900, received 3\.8"):
+        error_bounds(found, 3.8, 10)
+    with pytest.raises(InputError, match="entropy as a number of bits and n_answers as a whole number, received str"):
+        error_bounds(found, "3.9", 10)

@@ -313,3 +313,82 @@ def test_bad_input_is_refused_before_any_work():
     bad[1, 7, 2] = math.nan
     with pytest.raises(InputError, match=r"NaN or inf in 1 vectors, first at place 1 .*, problem 7"):
         v_information(bad, y)
+
+
+def one_bit(n=200, d=10):
+    g = torch.Generator().manual_seed(7)
+    y = torch.arange(n) % 2
+    return (2 * y - 1)[:, None] * 1.5 + torch.randn(n, d, generator=g), y, g
+
+
+def outliers(kind):
+    """The same vectors with some problems far out, in ways that have nothing to do with the label."""
+    x, y, g = one_bit()
+    if kind == "one coordinate of one problem":
+        x[17, 0] = 1e4 * (-1 if y[17] == 1 else 1)
+    elif kind == "all of one problem":
+        x[17] *= -1e5
+    elif kind == "all of five problems":
+        x[:5] *= -1e4
+    elif kind == "one coordinate of one problem in ten":
+        x[::10, 3] = 1e4 * torch.randn(20, generator=g)
+    elif kind == "any coordinate of one problem in five":
+        x[torch.arange(40) * 5, torch.randint(10, (40,), generator=g)] = 1e4 * torch.randn(40, generator=g)
+    return x, y
+
+
+@pytest.mark.parametrize("probe", ["linear", "mlp"])
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        ("one coordinate of one problem", 0.1),
+        ("all of one problem", 0.15),
+        ("all of five problems", 0.65),
+        ("one coordinate of one problem in ten", 0.1),
+        ("any coordinate of one problem in five", 0.3),
+    ],
+)
+def test_some_problems_far_out_do_not_ruin_the_others(kind, lost, probe):
+    x, y = outliers(kind)
+    assert float(v_information(x, y, draws=100, control=False, probe=probe).bits) > 0.95 - lost
+
+
+def test_massive_activations_that_all_problems_have_cost_nothing():
+    x, y, g = one_bit()
+    clean = float(v_information(x, y, draws=100, control=False).bits)
+    massive = x.clone()
+    massive[:, 2] = 600 + 5 * massive[:, 2]
+    massive[:, 7] = -600 * (1 + 0.01 * torch.randn(200, generator=g))
+    assert float(v_information(massive, y, draws=100, control=False).bits) == pytest.approx(clean, abs=0.05)
+    half = v_information(massive.half(), y, draws=100, control=False)
+    assert float(half.bits) == pytest.approx(clean, abs=0.05)
+    # Where only the massive coordinate tells, it tells.
+    alone = torch.stack([600 + 8.0 * y, torch.full((200,), 600.0)], dim=1) + 0.5 * torch.randn(200, 2, generator=g)
+    assert float(v_information(alone, y, draws=100, control=False).bits) > 0.95
+
+
+def test_a_held_out_problem_costs_at_most_nine_bits():
+    """The mixture's bound: a confident mistake is worth -log2(1/512) over ignoring the vector, no more."""
+    x, y, _ = one_bit(400)
+    wrong = torch.arange(400) % 50 == 0
+    found = v_information(8 * x, torch.where(wrong, 1 - y, y), draws=100, control=False)
+    assert float(found.accuracy) == pytest.approx(0.98, abs=0.01)
+    assert float(found.bits) > 1 - 0.02 * (9 + 1) - 0.1
+    quiet = torch.zeros(1, 2, 3) + torch.tensor([0.0, -1e4, -1e4])[None, None]
+    base = torch.full((1, 2, 3), 1 / 3).log()
+    assert float((base - vinformation._mixture(quiet, base, vinformation._MIXED[0])).max()) / math.log(2) <= 9 + 1e-5
+
+
+def test_rare_coordinates_are_not_taken_for_outliers():
+    """A coordinate that is 0 for nine problems in ten and tells of the tenth keeps what it tells."""
+    y = torch.arange(200) % 10
+    one_hot = torch.nn.functional.one_hot(y, 10).float()
+    assert float(v_information(one_hot, y, draws=100, control=False).bits) > 3.2
+    low, high = vinformation._usual_range(one_hot[None], torch.ones(1, 200, dtype=torch.bool))
+    assert (low <= 0).all()
+    assert (high >= 1).all()
+
+
+def test_labels_may_be_boolean():
+    x, y, _ = one_bit()
+    assert v_information(x, y.bool(), draws=100).to_dict() == v_information(x, y, draws=100).to_dict()

@@ -30,7 +30,7 @@ from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
 from probes.vinformation import MIN_PROBLEMS_PER_FOLD, VInformation, v_information
 
-__all__ = ["AlignedStudy", "Gathered", "Target", "label_answers", "present", "usable_bits"]
+__all__ = ["AlignedStudy", "Gathered", "Target", "check_answers", "label_answers", "present", "usable_bits"]
 
 UNKNOWN = -1
 MAX_BYTES = 2**30  # residual streams held at a time
@@ -221,6 +221,26 @@ def _rows_of(
         tensors = run.read(cell).tensors  # all of it, so its checksum is looked at too
         return tensors["residuals"], tensors["answer"]
     return run.tensor(cell, "residuals", slice(begin, end)), run.tensor(cell, "answer", slice(begin, end))
+
+
+def check_answers(operation: str, answers: Sequence[str], most: int, folds: int) -> None:
+    """Refuse, before anything is decoded, problems that can give no bits about the gold answer."""
+    target = label_answers("answer", answers, most)
+    known, needed = int((target.labels >= 0).sum()), MIN_PROBLEMS_PER_FOLD * folds
+    if known < needed:
+        raise InputError(
+            operation,
+            expected=f"at least {needed} problems, {MIN_PROBLEMS_PER_FOLD} for each of {folds} folds",
+            received=f"{known} problems" + (" whose answer is a number" if target.grouped else ""),
+            remedy="Take more problems with --n.",
+        )
+    if int(target.labels[target.labels >= 0].unique().numel()) < 2:
+        raise InputError(
+            operation,
+            expected="problems of at least two different answers",
+            received=f"the same in all {known}",
+            remedy="Choose more problems.",
+        )
 
 
 def present(target: Target, steps: Int64[Tensor, "place problem"]) -> Bool[Tensor, "place problem"]:

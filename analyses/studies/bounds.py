@@ -21,8 +21,8 @@ from torch import Tensor
 
 from analyses.places import ALIGNMENTS, Place
 from analyses.stats import wilson
-from analyses.studies.aligned import AlignedStudy, present, usable_bits
-from analyses.studies.base import StudyData, span
+from analyses.studies.aligned import AlignedStudy, check_answers, present, usable_bits
+from analyses.studies.base import Setup, StudyData, span
 from analyses.studies.options import option, seed_option
 from probes.bounds import error_bounds
 from probes.information import reduce_dimensions
@@ -57,6 +57,11 @@ class Bounds(AlignedStudy):
     folds: int = option(5, least=2)
     reduce: int = option(32, least=1)
     seed: int = seed_option()
+
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
+        answers = [problem.answer for problem in setup.problems.values()]
+        check_answers(f"study {self.name}", answers, self.max_answers, self.folds)
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd

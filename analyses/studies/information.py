@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from analyses.studies.aligned import AlignedStudy, Gathered, Target, present, usable_bits
-from analyses.studies.base import StudyData
+from analyses.studies.aligned import AlignedStudy, Gathered, Target, check_answers, present, usable_bits
+from analyses.studies.base import Setup, StudyData
 from analyses.studies.options import option, seed_option
 from probes.information import gaussian_mi, ksg_mi, reduce_dimensions
 from probes.nulls import holm
@@ -62,7 +62,12 @@ class Information(AlignedStudy):
     folds: int = option(5, least=2)
     reduce: int = option(2, least=1)
     seed: int = seed_option()
-    permutations: int = option(999, least=1)
+    permutations: int = option(999, least=19)
+
+    def check(self, setup: Setup) -> None:
+        super().check(setup)
+        answers = [problem.answer for problem in setup.problems.values()]
+        check_answers(f"study {self.name}", answers, self.max_answers, self.folds)
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd
@@ -187,7 +192,7 @@ class Information(AlignedStudy):
                     f"{row['spearman_peaks']:+.2f}."
                 )
         said += _depends(table, self.permutations)
-        silent = [_LABELS[name] for name, part in table.groupby("target", sort=False) if not part["n"].any()]
+        silent = [_LABELS[str(name)] for name, part in table.groupby("target", sort=False) if not part["n"].any()]
         if silent:
             said.append(f"No response has a label of {' or of '.join(silent)}, or there are too many different ones.")
         control = table["control_bits"].dropna()
