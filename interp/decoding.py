@@ -20,12 +20,13 @@ from torch import Tensor
 from interp.cache import RowCache
 from interp.engine import BridgeEngine, Edit, Engine, ModelFacts
 from interp.errors import InputError
-from interp.prompts import Prompt, decode_tokens, encode_prompt
+from interp.prompts import Prompt, encode_prompt
 from interp.protocol import Intervention, Positions, Row, Step
 from interp.record import RecordPlan, ResidualSites, ResidualStream, StepResiduals, Tape, check_memory, plan_record
 from interp.rollout import Rollout
 from interp.sampling import choose, entropy, row_seeds, row_uniforms, widest_float
 from interp.sites import Site
+from interp.token_text import text_pieces
 from interp.types import Bridge
 
 __all__ = ["Passes", "ProgressBar", "check_context", "decode", "evaluating", "prepared"]
@@ -252,7 +253,7 @@ class _Run:
         self.done[row.index] = Rollout(
             prompt_ids=torch.tensor(row.prompt_ids),
             token_ids=torch.tensor(ids),
-            tokens=decode_tokens(self.tokenizer, ids),
+            tokens=text_pieces(self.tokenizer, ids),
             text=text,
             finish_reason=str(row.finish_reason),
             logprobs=logprobs,

@@ -13,8 +13,9 @@ from torch import Tensor
 from interp.decoding import DEFAULT_BATCH, check_context, evaluating
 from interp.engine import BridgeEngine
 from interp.errors import InputError
-from interp.prompts import Prompt, decode_tokens, encode_prompt
+from interp.prompts import Prompt, encode_prompt
 from interp.record import ResidualSites, ResidualStream, check_memory, plan_record
+from interp.token_text import text_pieces
 from interp.types import Bridge
 
 __all__ = ["Encoding", "encode"]
@@ -100,7 +101,7 @@ def encode(
     return [
         Encoding(
             torch.tensor(text),
-            decode_tokens(model.tokenizer, text),
+            text_pieces(model.tokenizer, text),
             {site: plan.view(values, site) for site in plan.views},
             plan.layers,
         )

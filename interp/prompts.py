@@ -9,8 +9,9 @@ from torch import Tensor
 
 from interp.engine import ModelFacts
 from interp.errors import InputError
+from interp.token_text import token_texts
 
-__all__ = ["Message", "Prompt", "check_ids", "decode_tokens", "encode_prompt", "encode_text", "vocabulary_of"]
+__all__ = ["Message", "Prompt", "check_ids", "encode_prompt", "encode_text", "vocabulary_of"]
 
 Message: TypeAlias = Mapping[str, str]
 # Messages or ids; encode_prompt tells which, and refuses the rest in words of its own.
@@ -94,18 +95,6 @@ def _encode_chat(tokenizer: Any, messages: Sequence[Message], operation: str) ->
     return list(encoded["input_ids"])
 
 
-def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Each id as text, by itself."""
-    if tokenizer is None:
-        return [str(i) for i in ids]
-    # batch_decode makes one text of no ids
-    return list(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)) if ids else []
-
-
 def vocabulary_of(tokenizer: Any, d_vocab: int) -> list[str]:
     """Each token id as text; ids the model has but the tokenizer lacks (padding of the embedding) are empty."""
-    if tokenizer is None:
-        return [str(i) for i in range(d_vocab)]
-    known = min(len(tokenizer), d_vocab)
-    words = tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
-    return [*words, *[""] * (d_vocab - known)]
+    return token_texts(tokenizer, range(d_vocab))

@@ -13,6 +13,7 @@ from analyses.views.view import View
 from interp.errors import InputError
 from interp.html import number, ramp, readable_on, visible
 from interp.rollout import Rollout
+from interp.token_text import PART, gap_between, with_parts_shown
 
 if TYPE_CHECKING:
     import pandas
@@ -114,7 +115,7 @@ def compare(
         ranges = ((block.a_begin, block.a_end), (block.b_begin, block.b_end))
         for side, r, row, (begin, end) in zip("ab", (a, b), values, ranges, strict=True):
             note = f'<div class="pl-turn">▼ they part here, step {common}</div>' if turn else ""
-            spans = _join(r.tokens, _spans(r.tokens, begin, end, block.kind, row, low, high))
+            spans = gap_between(r.tokens, r.text).join(_spans(r.tokens, begin, end, block.kind, row, low, high))
             edge = "" if block.kind == "equal" else " pl-parted"
             cells.append(f'<div class="pl-{side}{edge}">{note}<div class="pl-tokens">{spans}</div></div>')
     legend = [
@@ -136,8 +137,9 @@ def _spans(
 ) -> Iterator[str]:
     look = {"equal": "", "replace": "pl-changed"}.get(kind, "pl-alone")
     told = {"equal": "", "replace": ", differs"}.get(kind, ", only here")
+    looks = with_parts_shown(tokens, PART)
     for step in range(begin, end):
-        token, style, more = tokens[step], "", ""
+        token, style, more = looks[step], "", ""
         if values is not None:
             value = values[step]
             more = f": {number(value)}"
@@ -146,14 +148,9 @@ def _spans(
             style = f' style="background-color:{background};color:{readable_on(background)}"'
         undefined = " pl-nan" if values is not None and not math.isfinite(values[step]) else ""
         cut = visible(token[:_LONGEST]) + ("…" if len(token) > _LONGEST else "")
-        shown = html.escape(cut).replace("⏎", "⏎\n") or "<i>empty</i>"
+        shown = "" if token == PART else html.escape(cut).replace("⏎", "⏎\n") or "<i>empty</i>"
         span = f'<span class="pl-t{undefined}"{style} title="step {step}{more}{told}">{shown}</span>'
         yield f'<span class="{look}">{span}</span>' if look else span
-
-
-def _join(tokens: Sequence[str], spans: Iterator[str]) -> str:
-    # Word-level vocabularies have no spaces in their tokens.
-    return ("" if any(c.isspace() for token in tokens for c in token) else " ").join(spans)
 
 
 def _alt(a: Rollout, b: Rollout, names: Sequence[str], blocks: list[Block], common: int, parted: bool) -> str:

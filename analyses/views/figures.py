@@ -29,6 +29,7 @@ from analyses.views.drawing import (
 from analyses.views.view import View
 from interp.errors import InputError
 from interp.html import number, table, visible
+from interp.token_text import with_parts_shown
 
 if TYPE_CHECKING:
     import pandas
@@ -183,7 +184,7 @@ def _heatmap_figure(
         x_range=(-0.5, length - 0.5), y_range=(-0.5, count - 0.5), x_axis="step", y_axis="layer",
     )  # fmt: skip
     y, x = (axis.reshape(-1) for axis in np.indices(values.shape))
-    shown = [short(word) for word in words]
+    shown = [short(word) for word in with_parts_shown(words)]
     data = {
         "x": x, "y": y, "value": values.reshape(-1), "layer": np.asarray(rows)[y], "step": np.asarray(columns)[x],
         "token": [shown[step] for step in x], "marked": np.where(marked.reshape(-1), "yes", "no").tolist(),
@@ -327,7 +328,7 @@ def _lines_figure(lines: list[tuple[Trajectory, int]], names: list[str], thresho
         finite = np.where(np.isfinite(values), values, np.nan)
         steps, shown = np.arange(len(values)), visible(name)
         data = {
-            "step": steps, "value": finite, "token": [short(token) for token in one.tokens],
+            "step": steps, "value": finite, "token": [short(token) for token in with_parts_shown(one.tokens)],
             "line": [shown] * len(steps), "peak": np.where(peaks, "yes", "no").tolist(),
         }  # fmt: skip
         line = figure.line(

@@ -13,9 +13,9 @@ from torch import Tensor
 from analyses.views.view import View
 from interp.errors import InputError
 from interp.html import number, table, visible
-from interp.prompts import decode_tokens
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
+from interp.token_text import text_pieces, with_parts_shown
 from interp.types import Bridge
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def attention(
     positions = _positions(rollout, steps, window)
     pattern = _pattern(model, rollout, number_of, positions)
     ids = torch.cat([rollout.prompt_ids, rollout.token_ids]).tolist()
-    prompt = decode_tokens(model.tokenizer, ids[: len(rollout.prompt_ids)])
+    prompt = text_pieces(model.tokenizer, ids[: len(rollout.prompt_ids)])
     words = [[*prompt, *rollout.tokens][position] for position in positions]
-    names = [f"{_axis(word)}·{position}" for word, position in zip(words, positions, strict=True)]
+    names = [f"{_axis(word)}·{position}" for word, position in zip(with_parts_shown(words), positions, strict=True)]
     heads = pattern.double().cpu().numpy()
     live = {
         "needs": "circuitsvis",

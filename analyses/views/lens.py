@@ -13,9 +13,9 @@ from torch import Tensor
 from analyses.views.view import View
 from interp.errors import InputError
 from interp.html import number, ramp, readable_on, visible
-from interp.prompts import decode_tokens
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
+from interp.token_text import token_texts
 from interp.types import Bridge
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def logit_lens(
         )
     probabilities, ids = _read(model, rollout, step, k, chosen)
     values, numbers = probabilities.double().cpu().tolist(), ids.cpu().tolist()
-    words = [decode_tokens(model.tokenizer, row) for row in numbers]
+    words = [token_texts(model.tokenizer, row) for row in numbers]
     emitted = int(rollout.token_ids[step])
     static = _table(chosen, values, numbers, words, emitted)
     alt = (

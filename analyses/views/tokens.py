@@ -13,6 +13,7 @@ from analyses.views.view import View
 from interp.errors import InputError
 from interp.html import number, token_spans, visible
 from interp.rollout import Rollout
+from interp.token_text import gap_between, with_parts_shown
 
 if TYPE_CHECKING:
     import pandas
@@ -73,14 +74,14 @@ def text(
             "text", expected=f"start from 0 to {len(numbers) - 1}", received=str(begin), remedy="Choose a series."
         )
     name = title or heading
-    shown = [safe_token(word) for word in words]
+    shown = [safe_token(word) for word in with_parts_shown(words)]
+    gap = gap_between(words, tokens.text if isinstance(tokens, Rollout) else None)
     live = {
         "needs": "circuitsvis",
         "component": "ColoredTokens",
         "choose": "Coloured by",
         "start": begin,
-        # Word-level vocabularies have no spaces in their tokens.
-        "gap": not any(c.isspace() for word in words for c in word),
+        "gap": bool(gap),
         "props": {"tokens": shown, "positiveColor": POSITIVE, "negativeColor": NEGATIVE},
         "series": [_series(label, row, at) for label, row, at in zip(listed, numbers, marked, strict=True)],
     }
@@ -88,7 +89,7 @@ def text(
     span = finite_range(numbers[begin])
     low, high = (span[1], span[0]) if span is not None and span[1] <= 0 else (None, None)
     static = token_spans(
-        words, numbers[begin].tolist(), marks=marked[begin].tolist(), label=listed[begin], low=low, high=high
+        words, numbers[begin].tolist(), marks=marked[begin].tolist(), label=listed[begin], low=low, high=high, gap=gap
     )
     return View(name, static, _alt(words, listed), live, lambda: _frame(words, listed, numbers, marked))
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from interp.engine import ModelFacts, model_facts
 from interp.errors import InputError
-from interp.prompts import decode_tokens, vocabulary_of
+from interp.prompts import vocabulary_of
 from interp.protocol import Intervention, Step
+from interp.token_text import token_texts
 from interp.types import Bridge
 
 __all__ = ["SuppressTokens", "flat_ids", "thinking_token_ids"]
@@ -106,7 +107,7 @@ class SuppressTokens(Intervention):
                 remedy="Suppress fewer tokens.",
             )
         ready = copy(self)
-        texts = decode_tokens(facts.tokenizer, self._ids)
+        texts = token_texts(facts.tokenizer, self._ids)
         ready._notes = {i: f"suppressed {text!r}" for i, text in zip(self._ids, texts, strict=True)}
         return ready
 
