@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from interp.engine import ModelFacts
@@ -15,7 +16,10 @@ __all__ = ["Message", "Prompt", "check_ids", "encode_prompt", "encode_text", "vo
 
 Message: TypeAlias = Mapping[str, str]
 # Messages or ids; encode_prompt tells which, and refuses the rest in words of its own.
-Prompt: TypeAlias = str | Sequence[Any] | Tensor
+if TYPE_CHECKING:
+    Prompt: TypeAlias = str | Sequence[Any] | Tensor
+else:
+    Prompt = Any
 
 
 def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True) -> list[int]:
@@ -49,7 +53,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: 
     if isinstance(prompt, str):
         ids = encode_text(tokenizer, prompt, operation) if prompt.strip() else []
     elif isinstance(prompt, Tensor):
-        if prompt.ndim != 1 or prompt.is_floating_point() or prompt.is_complex():
+        if prompt.ndim != 1 or prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(
                 operation,
                 expected="a 1-D integer tensor of token ids",
@@ -57,18 +61,25 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: 
                 remedy="Pass one prompt a tensor, without batch dimension.",
             )
         ids = prompt.tolist()
+    elif isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Sequence):
+        raise _not_a_prompt(prompt, operation)
     elif prompt and all(isinstance(part, Mapping) for part in prompt):
         ids = _encode_chat(tokenizer, [dict(part) for part in prompt if isinstance(part, Mapping)], operation)
     elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
         ids = [int(part) for part in prompt]
     else:
-        raise InputError(
-            operation,
-            expected="a string, chat messages, or a list of token ids",
-            received=f"a {type(prompt).__name__} of {type(prompt[0]).__name__}",
-            remedy='A chat message is {"role": "user", "content": "..."}.',
-        )
+        raise _not_a_prompt(prompt, operation)
     return check_ids(ids, facts, operation)
+
+
+def _not_a_prompt(prompt: Any, operation: str) -> InputError:
+    holds = next((f" of {type(part).__name__}" for part in prompt), "") if isinstance(prompt, list | tuple) else ""
+    return InputError(
+        operation,
+        expected="a string, chat messages, or a list of token ids",
+        received=f"a {type(prompt).__name__}{holds}",
+        remedy='A chat message is {"role": "user", "content": "..."}.',
+    )
 
 
 def check_ids(ids: list[int], facts: ModelFacts, operation: str) -> list[int]:
