@@ -337,11 +337,17 @@ class Passes:
         finally:
             self.rows, self.cache, self._scratch, self._rerun = before
 
+    def _begin(self) -> list[int]:
+        """Where in its own text each row's first column stands."""
+        if self._rerun:
+            return [len(row.prompt_ids) + len(row.token_ids) - 1 for row in self.rows]
+        return [self.cache.length - pad for pad in self.cache.pad_columns]
+
     def edit(self, site: Site, interventions: list[Intervention]) -> Edit:
         def edit(residual: Float[Tensor, "row pos d_model"]) -> Tensor | None:
             count = residual.shape[1]
             pos = self.cache.positions(count).masked_fill(~self.cache.real(count), -1)
-            at = Positions(self.rows, pos.to(residual.device), self._scratch, self._rerun)
+            at = Positions(self.rows, pos.to(residual.device), self._scratch, self._rerun, self._begin())
             current, changed = residual, False
             for intervention in interventions:
                 new = intervention.edit_residual(site, current, at)

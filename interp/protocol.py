@@ -109,6 +109,24 @@ class Positions:
     pos: Int[Tensor, "row pos"]
     scratch: bool = False
     rerun: bool = False
+    begin: Sequence[int] | None = field(default=None, repr=False)
+    """The position of each row's first column, negative on padding; what ``places`` needs without asking the device."""
+
+    def places(self, steps: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """For each row, the number in ``steps`` and the column of those that are here; nothing is waited for.
+
+        >>> at = Positions([Row(0, [5, 6, 7], 9)], torch.arange(3)[None], begin=[0])
+        >>> at.places([3, 0])  # step 0 is the last of the three prompt tokens
+        [[(1, 2)]]
+        """
+        count = self.pos.shape[1]
+        # The last column is never padding.
+        begin = (self.pos[:, -1] - (count - 1)).tolist() if self.begin is None else self.begin
+        found = []
+        for row, first in zip(self.rows, begin, strict=True):
+            columns_of = ((n, step + len(row.prompt_ids) - 1 - first) for n, step in enumerate(steps))
+            found.append([(n, column) for n, column in columns_of if 0 <= column < count])
+        return found
 
     @property
     def steps(self) -> Int[Tensor, "row pos"]:
