@@ -26,7 +26,6 @@ from interp.arguments import (
     as_interventions,
     as_list,
     as_number,
-    as_prompts,
     as_token_id,
     as_whole,
     as_wholes,
@@ -35,8 +34,8 @@ from interp.arguments import (
 from interp.cache import RowCache
 from interp.engine import BridgeEngine, Edit, Engine, ModelFacts
 from interp.errors import InputError
-from interp.prompts import encode_prompt
-from interp.protocol import Intervention, Positions, Request, Row, Step
+from interp.prompts import encode_prompts
+from interp.protocol import Intervention, Positions, Request, Row, Step, code_of
 from interp.record import (
     RecordPlan,
     ResidualSites,
@@ -131,7 +130,7 @@ def decode(
     top_p = as_number(top_p, "decode", "top_p", 0, 1, above=True, expected="above 0 and at most 1")
     size = as_batch_size(batch_size, "decode")
     stops, record, watch = _stops(stop, engine.facts), as_record(record, "decode"), _watch(progress)
-    ids = [encode_prompt(tokenizer, prompt, engine.facts) for prompt in as_prompts(prompts)]
+    ids = encode_prompts(tokenizer, prompts, engine.facts)
     ready = [prepared(intervention, engine) for intervention in as_interventions(interventions)]
     cap = new_tokens + sum(intervention.extra_tokens for intervention in ready)
     ready = fitted(ready, Request("decode", len(ids), new_tokens, cap, tuple(ready)))
@@ -573,5 +572,6 @@ def _settings(
         "top_p": top_p,
         "stop": list(stop),
         "interventions": [intervention.describe() for intervention in interventions],
+        "intervention_code": [code_of(intervention) for intervention in interventions],
         "versions": _versions(),
     }

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.arguments import Prompts, Whole, as_prompts
+from interp.arguments import Prompts, Whole
 from interp.decoding import as_batch_size, check_context, evaluating
 from interp.engine import BridgeEngine
 from interp.errors import InputError
-from interp.prompts import encode_prompt
+from interp.prompts import encode_prompts
 from interp.record import ResidualSites, ResidualStream, as_record, check_memory, plan_record
 from interp.token_text import text_pieces
 from interp.types import Bridge
@@ -71,7 +71,7 @@ def encode(
         )
     engine = BridgeEngine(model)
     plan = plan_record(record, engine)
-    ids = [encode_prompt(model.tokenizer, text, engine.facts, "encode") for text in as_prompts(texts, "encode")]
+    ids = encode_prompts(model.tokenizer, texts, engine.facts, "encode")
     longest = max((len(text) for text in ids), default=0)
     check_context(ids, 0, engine.facts, "encode")
     device = torch.device(record.device or engine.device)

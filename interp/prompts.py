@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from interp.arguments import Prompts, as_prompts
 from interp.engine import ModelFacts
 from interp.errors import InputError
 from interp.token_text import token_texts
 
-__all__ = ["Message", "Prompt", "check_ids", "encode_prompt", "encode_text", "vocabulary_of"]
+__all__ = ["Message", "Prompt", "check_ids", "encode_prompt", "encode_prompts", "encode_text", "vocabulary_of"]
 
 Message: TypeAlias = Mapping[str, str]
 # Messages or ids; encode_prompt tells which, and refuses the rest in words of its own.
@@ -46,6 +47,17 @@ def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True)
                 remedy="This tokenizer has a closed vocabulary; use a model trained on such text.",
             )
     return ids
+
+
+def encode_prompts(tokenizer: Any, prompts: Prompts, facts: ModelFacts, operation: str = "decode") -> list[list[int]]:
+    """Token ids of each prompt, from any of the forms that :func:`interp.arguments.as_prompts` knows."""
+    try:
+        return [encode_prompt(tokenizer, prompt, facts, operation) for prompt in as_prompts(prompts, operation)]
+    except InputError as error:
+        if not isinstance(prompts, str):
+            raise
+        remedy = f"{error.remedy} (One string is one prompt; for several pass a list.)"
+        raise InputError(operation, expected=error.expected, received=error.received, remedy=remedy) from error
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: str = "decode") -> list[int]:

@@ -38,7 +38,7 @@ from interp.engine import Engine, ModelFacts
 from interp.errors import InputError
 from interp.sites import Site
 
-__all__ = ["Event", "ForcedToken", "Intervention", "Positions", "Request", "Row", "Scratch", "Step", "name_of"]
+__all__ = ["Event", "ForcedToken", "Intervention", "Positions", "Request", "Row", "Scratch", "Step", "code_of", "name_of"]
 
 
 @dataclass(frozen=True)
@@ -218,20 +218,25 @@ class Intervention:
     def describe(self) -> dict[str, Any]:
         """Name and options, JSON-able, for the settings stored with every rollout.
 
-        Two interventions that can act differently are described differently: tensors, functions and objects by a
-        digest of their content, a class of one's own by a digest of its ``code``. Attributes that begin on ``_`` are
-        working memory and no options.
+        Tensors, functions and objects are told by a digest of their content, so that no two of a class that can act
+        differently are described alike (what the class itself does is in the settings as ``intervention_code``).
+        Attributes that begin on ``_`` are working memory and no options.
         """
         options = self._options()
         plain = {name: described(value) for name, value in options.items() if not name.startswith("_")}
-        own = not type(self).__module__.startswith("interp.interventions.")
-        code = {"code": class_digest(type(self), Intervention)} if own else {}
-        return {"name": name_of(self), **plain, **code}
+        return {"name": name_of(self), **plain}
 
     def _options(self) -> dict[str, Any]:
         """What ``describe`` tells: the fields of a dataclass and whatever has been set on the object besides."""
         made = {f.name for f in fields(self) if not f.init} if is_dataclass(self) else set()
         return {name: value for name, value in vars(self).items() if name not in made and name != "label"}
+
+
+def code_of(intervention: Intervention) -> str:
+    """What tells the class from another of its name: a digest of its code, or the package's name for a ready-made."""
+    kind = type(intervention)
+    is_ours = kind.__module__.startswith("interp.interventions.")
+    return "peaklens" if is_ours else class_digest(kind, Intervention)
 
 
 def name_of(intervention: Intervention) -> str:

@@ -13,7 +13,7 @@ from interp.arguments import Interventions, Prompts, Whole, as_interventions, as
 from interp.decoding import Passes, as_batch_size, check_context, evaluating, fitted, prepared
 from interp.engine import BridgeEngine
 from interp.errors import InputError
-from interp.prompts import check_ids, encode_prompt
+from interp.prompts import check_ids, encode_prompts
 from interp.protocol import Intervention, Request, Row
 from interp.record import Tape, check_memory
 from interp.sampling import log_probabilities
@@ -63,16 +63,15 @@ def score(
             runs positions again, texts beyond the context; all before the first pass.
     """
     engine = BridgeEngine(model)
-    prompts, responses = as_prompts(prompts, "score"), _as_responses(responses)
-    if len(prompts) != len(responses):
+    ids, given = encode_prompts(model.tokenizer, prompts, engine.facts, "score"), _as_responses(responses)
+    if len(ids) != len(given):
         raise InputError(
             "score",
-            expected=f"{len(prompts)} responses, one a prompt",
-            received=str(len(responses)),
+            expected=f"{len(ids)} responses, one a prompt",
+            received=str(len(given)),
             remedy="Pair them.",
         )
-    ids = [encode_prompt(model.tokenizer, prompt, engine.facts, "score") for prompt in prompts]
-    answers = [check_ids(response, engine.facts, "score a response") for response in responses]
+    answers = [check_ids(response, engine.facts, "score a response") for response in given]
     if last is not None:
         last = as_whole(last, "score", "last", 1, min(map(len, answers), default=1), "It is the shortest response.")
     ready = [prepared(intervention, engine) for intervention in as_interventions(interventions, "score")]

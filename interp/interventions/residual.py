@@ -24,7 +24,7 @@ from interp.rollout import Rollout
 from interp.sampling import widened
 from interp.sites import SITE_NAMES, Site
 
-__all__ = ["Exchange", "MeanAblate", "PatchResidual", "SteerResidual", "check_source"]
+__all__ = ["Exchange", "MeanAblate", "PatchResidual", "SteerResidual", "check_source", "exchanged"]
 
 if TYPE_CHECKING:
     Steps = str | Wholes
@@ -139,7 +139,7 @@ def _plain_places(intervention: Any, name: str) -> None:
     intervention.rows = as_rows(intervention.rows, name)
 
 
-def _exchanged(
+def exchanged(
     exchange: Exchange, here: Float[Tensor, "patch d_model"], source: Float[Tensor, "patch d_model"]
 ) -> Float[Tensor, "patch d_model"]:
     """What ``exchange`` makes of the two, checked: a stream of another shape would be spread over the places."""
@@ -261,7 +261,7 @@ class PatchResidual(_AtSteps):
             which, columns = zip(*places, strict=True)
             new = self.values[list(which)].to(residual)
             if self.exchange is not None:
-                new = _exchanged(self.exchange, residual[i, list(columns)], new)
+                new = exchanged(self.exchange, residual[i, list(columns)], new)
             out = residual.clone() if out is None else out
             out[i, list(columns)] = new
         return out
