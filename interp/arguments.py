@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from interp.errors import InputError
 
 __all__ = [
     "Interventions",
+    "Judged",
     "Number",
     "Prompts",
     "Texts",
@@ -53,8 +54,16 @@ if TYPE_CHECKING:
     Texts: TypeAlias = Iterable[str]
     Prompts: TypeAlias = str | Iterable[Any] | Mapping[str, Any] | Tensor
     Interventions: TypeAlias = Intervention | Iterable[Intervention] | None
+    T = TypeVar("T")
+    Judged = Annotated[T, "checked here, in words"]
 else:
     Whole = Number = Wholes = Texts = Prompts = Interventions = Any
+
+    class Judged:
+        """``Judged[ResidualSites]``: so says the annotation, and what else comes is refused by us, in words."""
+
+        def __class_getitem__(cls, item: object) -> object:
+            return Any
 
 
 def refused(operation: str, expected: str, received: object, remedy: str) -> InputError:

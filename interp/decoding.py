@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp.arguments import (
     Interventions,
+    Judged,
     Number,
     Prompts,
     Whole,
@@ -86,13 +87,13 @@ def decode(
     *,
     max_new_tokens: Whole,
     interventions: Interventions = (),
-    record: ResidualSites | None = None,
+    record: Judged[ResidualSites | None] = None,
     temperature: Number = 0.0,
     top_p: Number = 1.0,
     seed: Wholes = 0,
     batch_size: Whole | None = None,
     stop: Stops = (),
-    progress: bool | ProgressBar | None = False,
+    progress: Judged[bool | ProgressBar | None] = False,
 ) -> list[Rollout]:
     """Generate a response to each prompt, with interventions and recording on the way.
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.arguments import Prompts, Whole
+from interp.arguments import Judged, Prompts, Whole
 from interp.decoding import as_batch_size, check_context, evaluating
 from interp.engine import BridgeEngine
 from interp.errors import InputError
@@ -40,7 +40,7 @@ def encode(
     model: Bridge,
     texts: Prompts,
     *,
-    record: ResidualSites | None = None,
+    record: Judged[ResidualSites | None] = None,
     last_only: bool = False,
     batch_size: Whole | None = None,
 ) -> list[Encoding]:

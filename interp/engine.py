@@ -102,6 +102,7 @@ class BridgeEngine:
     """An :class:`Engine` over a ``TransformerBridge``."""
 
     def __init__(self, model: Bridge) -> None:
+        check_model(model)
         self.model = model
         self._hf = model.original_model
         self._config = self._hf.config.get_text_config()
@@ -268,6 +269,17 @@ class BridgeEngine:
         return not (hooked or block.hook_in._forward_hooks or everywhere or "forward" in vars(block))
 
 
+def check_model(model: Any) -> None:
+    """Refuse what is no bridge, a model's name or a Hugging Face model say."""
+    if not isinstance(model, Bridge):
+        raise InputError(
+            "use a model",
+            expected="a model that load_model returns (a TransformerBridge)",
+            received=repr(model)[:80] if isinstance(model, str) else type(model).__name__,
+            remedy="Write load_model(name), or load_model(name, hf_model=...) for one that is loaded.",
+        )
+
+
 def model_facts(model: Bridge) -> ModelFacts:
     """Name and dimensions of a loaded model.
 
@@ -275,6 +287,7 @@ def model_facts(model: Bridge) -> ModelFacts:
     >>> model_facts(load_model("toy-reasoner")).d_vocab
     47
     """
+    check_model(model)
     config = model.original_model.config.get_text_config()
     return ModelFacts(
         str(model.cfg.model_name),

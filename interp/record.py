@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.arguments import Texts, Wholes, as_wholes, is_whole
+from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
 from interp.engine import Engine, Read
 from interp.errors import InputError
 from interp.sites import SITE_NAMES, Site, expand_sites, resolve_layers
@@ -44,8 +44,8 @@ class ResidualSites:
 
     layers: str | Wholes = "all"
     sites: Texts = ("resid_post",)
-    dtype: torch.dtype | None = None
-    device: torch.device | str | None = None
+    dtype: Judged[torch.dtype | None] = None
+    device: Judged[torch.device | str | None] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, str) and not is_whole(self.layers):  # a generator is read once, here
@@ -59,6 +59,8 @@ class ResidualSites:
                 remedy='For one site write sites=("resid_post",).',
             )
         object.__setattr__(self, "sites", tuple(dict.fromkeys(sites)))
+        if isinstance(self.dtype, str):
+            object.__setattr__(self, "dtype", getattr(torch, self.dtype.removeprefix("torch."), self.dtype))
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise InputError(
                 "record residuals",
@@ -97,7 +99,7 @@ class ResidualStream(ResidualSites):
     0
     """
 
-    on_step: Callable[[StepResiduals], None] = field(kw_only=True)
+    on_step: Judged[Callable[[StepResiduals], None]] = field(kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

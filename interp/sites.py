@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from interp.arguments import Wholes, as_whole, as_wholes
+from interp.arguments import Judged, Wholes, as_whole, as_wholes
 from interp.errors import InputError
 
 __all__ = ["SITE_NAMES", "Site", "expand_sites", "resolve_layers"]
@@ -34,8 +34,8 @@ class Site:
     'ln_final.hook_out'
     """
 
-    name: str
-    layer: int = 0
+    name: Judged[str]
+    layer: Judged[int] = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", as_whole(self.layer, "choose a site", "a layer"))

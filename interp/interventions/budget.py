@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from interp.arguments import Whole, Wholes, as_whole, as_wholes
+from interp.arguments import Judged, Whole, Wholes, as_whole, as_wholes
 from interp.engine import ModelFacts
 from interp.errors import InputError
 from interp.prompts import encode_text
@@ -61,7 +61,7 @@ class ContinueThinking(Intervention):
 
     token: Tokens
     budget: Whole
-    at: str = "end"
+    at: Judged[str] = "end"
     final_prompt: Tokens = " Final Answer within \\boxed{}:"
     final_tokens: Whole = 16
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from interp.arguments import Texts, Whole, Wholes, as_list, as_whole
+from interp.arguments import Judged, Texts, Whole, Wholes, as_list, as_whole
 from interp.errors import InputError
 from interp.rollout import Rollout
 
@@ -30,7 +30,7 @@ else:
 
 def matched_random_tokens(
     rollouts: Rollouts,
-    token_ids: Mapping[str, Wholes],
+    token_ids: Judged[Mapping[str, Wholes]],
     draws: Whole = 5,
     seed: Whole = 0,
     keep: Groups = (),

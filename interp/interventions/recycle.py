@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.arguments import Number, Whole, as_number, as_whole
+from interp.arguments import Judged, Number, Whole, as_number, as_whole
 from interp.engine import ModelFacts
 from interp.errors import InputError
 from interp.interventions.suppress import TokenIds, flat_ids
@@ -97,7 +97,7 @@ class Recompute(Intervention):
 
     extract: Whole
     inject: Whole
-    gate: Gate = field(repr=False)
+    gate: Judged[Gate] = field(repr=False)
     repeats: Whole = 1
     tolerance: Number | None = None
     token_ids: TokenIds = ()
@@ -165,7 +165,7 @@ class Recompute(Intervention):
 
 
 def RecycleRepresentation(
-    layer: Whole, token_ids: TokenIds, probability: Number = 1.0, repeats: Whole = 1, trigger: str = "predicted"
+    layer: Whole, token_ids: TokenIds, probability: Number = 1.0, repeats: Whole = 1, trigger: Judged[str] = "predicted"
 ) -> Recompute:
     """Representation recycling: at thinking tokens, block ``layer``'s output becomes its own input.
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.arguments import Number, Whole, Wholes, as_number, as_rows, as_vector, as_whole, as_wholes
+from interp.arguments import Judged, Number, Whole, Wholes, as_number, as_rows, as_vector, as_whole, as_wholes
 from interp.engine import ModelFacts
 from interp.errors import InputError
 from interp.protocol import Intervention, Positions, Request, Row
@@ -129,12 +129,13 @@ class _AtSteps(Intervention):
 def _plain_places(intervention: Any, name: str) -> None:
     """Layer, site and rows as built-in values."""
     intervention.layer = as_whole(intervention.layer, name, "layer")
-    if isinstance(intervention.site, Site):
+    if not isinstance(intervention.site, str):
+        at = intervention.site if isinstance(intervention.site, Site) else Site("resid_post")
         raise InputError(
             name,
             expected=f"the name of a site, one of {', '.join(SITE_NAMES)}",
             received=repr(intervention.site),
-            remedy=f"Write layer={intervention.site.layer}, site={intervention.site.name!r}.",
+            remedy=f"Write layer={at.layer}, site={at.name!r}.",
         )
     intervention.rows = as_rows(intervention.rows, name)
 
@@ -197,12 +198,12 @@ class PatchResidual(_AtSteps):
         InputError: the source is of another model or width, or lacks the site, layer or step.
     """
 
-    source: Rollout = field(repr=False)
+    source: Judged[Rollout] = field(repr=False)
     layer: Whole
     positions: Wholes | Mapping[int, int]
-    site: str = "resid_post"
+    site: Judged[str] = "resid_post"
     rows: Wholes | None = None
-    exchange: Exchange | None = None
+    exchange: Judged[Exchange | None] = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -299,8 +300,8 @@ class SteerResidual(_AtSteps):
     direction: Vector = field(repr=False)
     layer: Whole
     positions: Steps = "response"
-    mode: str = "add"
-    site: str = "resid_post"
+    mode: Judged[str] = "add"
+    site: Judged[str] = "resid_post"
     scale: Number = 1.0
     rows: Wholes | None = None
 
@@ -355,7 +356,7 @@ class MeanAblate(_AtSteps):
     mean: Vector = field(repr=False)
     layer: Whole
     positions: Steps = "response"
-    site: str = "resid_post"
+    site: Judged[str] = "resid_post"
     rows: Wholes | None = None
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.arguments import Whole, Wholes, as_token_id, as_whole, as_wholes
+from interp.arguments import Judged, Whole, Wholes, as_token_id, as_whole, as_wholes
 from interp.decoding import check_context, evaluating
 from interp.engine import BridgeEngine, Edit
 from interp.errors import InputError
@@ -73,15 +73,15 @@ def _of(logits: Float[Tensor, "row d_vocab"], token_id: int) -> int:
 @torch.no_grad()
 def patch_sweep(
     model: Bridge,
-    target: Rollout,
-    source: Rollout,
-    metric: Metric,
+    target: Judged[Rollout],
+    source: Judged[Rollout],
+    metric: Judged[Metric],
     *,
     at: Whole = -1,
     layers: str | Wholes = "all",
     steps: Wholes | Mapping[int, int] | None = None,
-    site: str = "resid_post",
-    exchange: Exchange | None = None,
+    site: Judged[str] = "resid_post",
+    exchange: Judged[Exchange | None] = None,
     batch_size: Whole = 32,
 ) -> pandas.DataFrame:
     """Put ``source``'s residual stream into ``target``'s, at one layer and step at a time, and see what changes.
