@@ -302,7 +302,9 @@ def _tokenized(encoded: Mapping[str, Any], operation: str) -> list[Any]:
     seen = as_prompts(mask, operation)
     if [len(row) for row in rows] != [len(row) for row in seen]:
         raise refused(operation, "an attention_mask of the shape of input_ids", mask, "Pass the tokenizer's output.")
-    return [[i for i, real in zip(row, real_row, strict=True) if real] for row, real_row in zip(rows, seen, strict=True)]
+    return [
+        [i for i, real in zip(row, real_row, strict=True) if real] for row, real_row in zip(rows, seen, strict=True)
+    ]
 
 
 # Interventions

@@ -151,9 +151,7 @@ def decode(
         ends=_Ends(model, stops, cap),
         settings=_settings(engine, ready, new_tokens, temperature, top_p, stops),
     )
-    rows = [
-        Row(index, prompt, new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))
-    ]
+    rows = [Row(index, prompt, new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))]
     # Rows of like length together: the least padding.
     order = sorted(rows, key=lambda row: len(row.prompt_ids))
     with _progress(watch, len(rows) * new_tokens) as bar, evaluating(model):

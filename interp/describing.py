@@ -114,7 +114,7 @@ class _Describer:
         """An object by its class and its state, or by what it says of itself."""
         state = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
         state |= getattr(value, "__dict__", {})
-        call = getattr(type(value), "__call__", None)
+        call = next((vars(c)["__call__"] for c in type(value).__mro__ if "__call__" in vars(c)), None)
         if not state and call is None and type(value).__repr__ is not object.__repr__:
             return repr(value)
         kind = {"object": _name(type(value))}

@@ -243,7 +243,7 @@ class BridgeEngine:
                 raise InputError(
                     "write resid_mid",
                     expected="a block that adds what attention gives to the stream",
-                    received=f"block {layer} of {self.facts.name}, which does something else, or a hook that replaces it",
+                    received=f"block {layer} of {self.facts.name}, which does not, or a hook that replaces what is given",
                     remedy="Use resid_pre and resid_post.",
                 )
 

@@ -22,7 +22,7 @@ from numbers import Real
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.token_text import PART, gap_between, with_parts_shown
+from interp.token_text import gap_between
 
 __all__ = ["STYLE", "Fragment", "details_table", "number", "ramp", "readable_on", "table", "token_spans", "visible"]
 
@@ -186,7 +186,7 @@ def token_spans(
         low = min(finite) if low is None else float(low)
         high = max(finite) if high is None else float(high)
     shown = count if limit is None else min(count, limit)
-    spans, looks = [], with_parts_shown(tokens, PART)
+    spans = []
     for step in range(shown):
         value = None if numbers is None else numbers[step]
         title = f"step {step}" if value is None else f"step {step}: {number(value)}"
@@ -194,7 +194,7 @@ def token_spans(
             title += f" ({titles[step]})"
         look = "" if value is None else _look(value, low, high)
         classes = "pl-t pl-nan" if value is not None and math.isnan(value) else "pl-t"
-        span = f'<span class="{classes}"{look} title="{html.escape(visible(title))}">{_token(looks[step])}</span>'
+        span = f'<span class="{classes}"{look} title="{html.escape(visible(title))}">{_token(tokens[step])}</span>'
         spans.append(f'<mark class="pl-m">{span}</mark>' if step in at else span)
     body = (gap_between(tokens) if gap is None else gap).join(spans) if count else "<i>no tokens</i>"
     if shown < count:
@@ -295,11 +295,9 @@ def _legend(
 
 
 def _token(text: str) -> str:
-    if text == PART:  # a thin box
-        return ""
     cut = text if len(text) <= _LONGEST else text[:_LONGEST]
     more = "" if len(text) <= _LONGEST else f"<i>... {len(text) - _LONGEST} more characters</i>"
-    return html.escape(visible(cut)).replace("⏎", "⏎\n") + more if cut else "<i>empty</i>"
+    return html.escape(visible(cut)).replace("⏎", "⏎\n") + more
 
 
 def _text(value: object) -> str:

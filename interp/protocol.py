@@ -38,7 +38,18 @@ from interp.engine import Engine, ModelFacts
 from interp.errors import InputError
 from interp.sites import Site
 
-__all__ = ["Event", "ForcedToken", "Intervention", "Positions", "Request", "Row", "Scratch", "Step", "code_of", "name_of"]
+__all__ = [
+    "Event",
+    "ForcedToken",
+    "Intervention",
+    "Positions",
+    "Request",
+    "Row",
+    "Scratch",
+    "Step",
+    "code_of",
+    "name_of",
+]
 
 
 @dataclass(frozen=True)

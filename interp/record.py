@@ -25,7 +25,16 @@ from interp.engine import Engine, Read
 from interp.errors import InputError
 from interp.sites import SITE_NAMES, Site, expand_sites, resolve_layers
 
-__all__ = ["RecordPlan", "ResidualSites", "ResidualStream", "StepResiduals", "Tape", "as_record", "check_memory", "plan_record"]
+__all__ = [
+    "RecordPlan",
+    "ResidualSites",
+    "ResidualStream",
+    "StepResiduals",
+    "Tape",
+    "as_record",
+    "check_memory",
+    "plan_record",
+]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def score(
 
     Args:
         prompts: as in :func:`interp.decode`.
-        responses: token ids, one list or tensor a prompt (of one prompt it may stand alone); step t is the position that predicts ``responses[i][t]``, as in decoding.
+        responses: token ids, one list or tensor a prompt (of one prompt it may stand alone); step t is the position
+            that predicts ``responses[i][t]``, as in decoding.
         interventions: those that only edit residuals (patching, steering, ablation); their positions are the steps of
             the given response.
         last: score only so many tokens at the end, an answer say.

@@ -18,10 +18,9 @@ from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-__all__ = ["PART", "gap_between", "text_pieces", "token_texts", "with_parts_shown"]
+__all__ = ["gap_between", "text_pieces", "token_texts", "with_parts_shown"]
 
 _MARK = "\N{REPLACEMENT CHARACTER}"
-PART = "\0part"  # stands for a token that is a part of the next one's character, where it is drawn without text
 _LONGEST_CHARACTER = 4  # bytes of UTF-8; a token is at least one
 
 
@@ -66,7 +65,7 @@ def text_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 def _cheap(alone: list[str], within: list[str], whole: str) -> list[str] | None:
     """The pieces without decoding a second time, if that gives the text."""
-    if whole in ("".join(alone), " ".join(alone)):
+    if "".join(alone) == whole or (all(alone) and " ".join(alone) == whole):
         return alone
     return within if "".join(within) == whole else None
 
@@ -80,8 +79,7 @@ def _one_by_one(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         text = _decode(tokenizer, ids[begin : place + 1], skip=True)
         if not text.startswith(before):  # byte fallback: a run of bytes is spoiled as a whole by one that is cut off
             text = before + _decode(tokenizer, ids[done : place + 1], skip=True)
-        waits = place + 1 < len(ids) and place + 1 - done < _LONGEST_CHARACTER
-        ready = text.rstrip(_MARK) if waits else text
+        ready = text if place + 1 == len(ids) else text.rstrip(_MARK)
         piece = ready[shown:]
         if place > done and piece.startswith(_MARK) and piece != _MARK * len(piece):
             # Bytes that made no character are the tokens' before, not the word's behind them.
@@ -91,8 +89,13 @@ def _one_by_one(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         shown = max(shown, len(ready))
         if ready == text:
             begin, done = done, place + 1
-            before = _decode(tokenizer, ids[begin:done], skip=True)
-            shown = len(before)
+        elif place + 1 - done == _LONGEST_CHARACTER:  # the first of them is of no character
+            pieces[done] += _decode(tokenizer, ids[begin : done + 1], skip=True)[len(before) :]
+            begin, done = done, done + 1
+        else:
+            continue
+        before = _decode(tokenizer, ids[begin:done], skip=True)
+        shown = len(before)
     return pieces
 
 
@@ -102,11 +105,12 @@ def with_parts_shown(tokens: Sequence[str], sign: str = "·") -> list[str]:
     >>> with_parts_shown(["So", "", "", "好", ""])
     ['So', '·', '·', '好', '']
     """
-    shown = list(tokens)
-    for place in range(len(shown) - 2, -1, -1):
-        follower = tokens[place + 1] or shown[place + 1]
-        if not tokens[place] and follower and not follower[0].isascii():
+    shown, is_part = list(tokens), False
+    for place in range(len(shown) - 1, -1, -1):
+        if not tokens[place] and is_part:
             shown[place] = sign
+        elif tokens[place]:
+            is_part = not tokens[place][0].isascii()
     return shown
 
 

@@ -132,8 +132,8 @@ def test_no_prompts_are_no_results() -> None:
     [
         None, 5, 5.0, b"\x05\x06", {TEXT}, {"question": TEXT}, pd.DataFrame({"prompt": [TEXT]}), str, [None], [5, TEXT],
         [[5, TEXT]], [[True, False]], torch.tensor([True, False]), torch.tensor([1.0, 2.0]), np.array([1.5]),
-        torch.zeros(1, 1, 1, dtype=torch.long), [b"\x05"], [[[5]]], [5.0, 6.0], torch.tensor(5), [{"question": TEXT}, 5],
-        {"input_ids": [IDS], "attention_mask": [[1, 1]]},
+        torch.zeros(1, 1, 1, dtype=torch.long), [b"\x05"], [[[5]]], [5.0, 6.0], torch.tensor(5),
+        [{"question": TEXT}, 5], {"input_ids": [IDS], "attention_mask": [[1, 1]]},
     ],
     ids=repr,
 )  # fmt: skip

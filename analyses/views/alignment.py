@@ -13,7 +13,7 @@ from analyses.views.view import View
 from interp.errors import InputError
 from interp.html import number, ramp, readable_on, visible
 from interp.rollout import Rollout
-from interp.token_text import PART, gap_between, with_parts_shown
+from interp.token_text import gap_between
 
 if TYPE_CHECKING:
     import pandas
@@ -137,9 +137,8 @@ def _spans(
 ) -> Iterator[str]:
     look = {"equal": "", "replace": "pl-changed"}.get(kind, "pl-alone")
     told = {"equal": "", "replace": ", differs"}.get(kind, ", only here")
-    looks = with_parts_shown(tokens, PART)
     for step in range(begin, end):
-        token, style, more = looks[step], "", ""
+        token, style, more = tokens[step], "", ""
         if values is not None:
             value = values[step]
             more = f": {number(value)}"
@@ -148,7 +147,7 @@ def _spans(
             style = f' style="background-color:{background};color:{readable_on(background)}"'
         undefined = " pl-nan" if values is not None and not math.isfinite(values[step]) else ""
         cut = visible(token[:_LONGEST]) + ("…" if len(token) > _LONGEST else "")
-        shown = "" if token == PART else html.escape(cut).replace("⏎", "⏎\n") or "<i>empty</i>"
+        shown = html.escape(cut).replace("⏎", "⏎\n")
         span = f'<span class="pl-t{undefined}"{style} title="step {step}{more}{told}">{shown}</span>'
         yield f'<span class="{look}">{span}</span>' if look else span
 

@@ -27,6 +27,7 @@ from analyses.views.drawing import (
     short,
 )
 from analyses.views.view import View
+from interp.arguments import Wholes, as_wholes
 from interp.errors import InputError
 from interp.html import number, table, visible
 from interp.token_text import with_parts_shown
@@ -244,7 +245,7 @@ def _name_ticks(figure: Any, columns: list[int]) -> None:
 
 def trajectories(
     several: Trajectory | Sequence[Trajectory],
-    layers: Sequence[int] = (-1,),
+    layers: Wholes = (-1,),
     *,
     title: str = "",
     threshold: bool = True,
@@ -259,17 +260,18 @@ def trajectories(
 
     Args:
         several: one trajectory or some.
-        layers: layers of each; negative numbers count from its last.
+        layers: one or several layers of each; negative numbers count from its last.
 
     Raises:
         InputError: no trajectory, a layer that was not scored.
     """
     listed = [several] if isinstance(several, Trajectory) else list(several)
-    if not listed or not layers:
+    chosen = as_wholes(layers, "trajectories", "layers")
+    if not listed or not chosen:
         raise InputError(
             "trajectories", expected="at least one trajectory and one layer", received="none", remedy="Pass some."
         )
-    lines = [(one, one.row(layer)) for one in listed for layer in layers]
+    lines = [(one, one.row(layer)) for one in listed for layer in chosen]
     names = _line_names(lines)
     measure = listed[0].measure
     counts = [

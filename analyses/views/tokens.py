@@ -10,6 +10,7 @@ import numpy as np
 from analyses.trajectory import Trajectory
 from analyses.views.arrays import finite_range, matrix, one_each, truths
 from analyses.views.view import View
+from interp.arguments import Whole, as_list, as_whole
 from interp.errors import InputError
 from interp.html import number, token_spans, visible
 from interp.rollout import Rollout
@@ -32,7 +33,7 @@ def text(
     marks: Any = None,
     *,
     title: str = "",
-    start: int | None = None,
+    start: Whole | None = None,
 ) -> View:
     """Tokens coloured by value: white is 0, blue above, orange below; a series is chosen from a list.
 
@@ -68,7 +69,7 @@ def text(
     series = [f"series {k}" for k in range(len(numbers))] if labels is None and names is None else labels or names
     listed = one_each(series or [], len(numbers), "labels, one a series", "text")
     marked = truths([] if marks is None and at is None else at if marks is None else marks, numbers.shape, "text")
-    begin = first if start is None else start
+    begin = first if start is None else as_whole(start, "text", "start")
     if not 0 <= begin < len(numbers):
         raise InputError(
             "text", expected=f"start from 0 to {len(numbers) - 1}", received=str(begin), remedy="Choose a series."
@@ -107,7 +108,8 @@ def _source(
         events = sorted({event.step for event in tokens.events if event.step < len(tokens)})
         names = ["log-probability (nats)", "entropy (nats)"]
         return list(tokens.tokens), values, names, events, f"A response of {len(tokens)} tokens", 0
-    return list(tokens), None, None, None, f"A text of {len(tokens)} tokens", 0
+    tokens = as_list(tokens, "text", "tokens", "texts, one a token")
+    return tokens, None, None, None, f"A text of {len(tokens)} tokens", 0
 
 
 def _series(label: str, values: np.ndarray, marked: np.ndarray) -> dict[str, Any]:

@@ -46,6 +46,7 @@ __all__ = [
 Gate = Callable[[Step], Sequence[bool]]
 """Tells, for each live row, whether its current position is to run again."""
 
+
 def any_token(token_ids: TokenIds) -> Gate:
     """Open where the next token would greedily be one of these."""
     ids = flat_ids(token_ids)
@@ -148,7 +149,6 @@ class Recompute(Intervention):
                 after = log_probabilities(step.logits[which]).exp()
                 moved = (after - log_probabilities(before).exp()).abs().sum(-1) / 2
                 which = [i for i, distance in zip(which, moved.tolist(), strict=True) if distance >= self.tolerance]
-
 
     def _opened(self, step: Step) -> list[bool]:
         """What the gate says of each row."""

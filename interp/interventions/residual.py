@@ -80,7 +80,7 @@ def check_source(name: str, source: Rollout, facts: ModelFacts, site: Site | Non
 
 
 def _as_steps(steps: Any, name: str) -> str | tuple[int, ...]:
-    """"all", "response", or steps; what they mean is checked when the intervention meets a model."""
+    """ "all", "response", or steps; what they mean is checked when the intervention meets a model."""
     return steps if isinstance(steps, str) else tuple(as_wholes(steps, name, "positions"))
 
 
@@ -276,7 +276,9 @@ class PatchResidual(_AtSteps):
         """The source by its text and by what is read of it: all that it recorded would take long to digest."""
         options, source = super()._options(), self.source
         recorded = source.residuals.get(self.site)
-        where = [self.layer] if self.site == "ln_final" else [self.layer, self.layer + max(source.layers, default=0) + 1]
+        where = (
+            [self.layer] if self.site == "ln_final" else [self.layer, self.layer + max(source.layers, default=0) + 1]
+        )
         rows = [row for row, layer in enumerate(source.layers) if layer in where]
         read = None if recorded is None else recorded if self.site == "ln_final" else recorded[rows]
         told = {"model": source.settings.get("model"), "prompt_ids": source.prompt_ids, "token_ids": source.token_ids}
