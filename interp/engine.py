@@ -243,7 +243,7 @@ class BridgeEngine:
                 raise InputError(
                     "write resid_mid",
                     expected="a block that adds what attention gives to the stream",
-                    received=f"block {layer} of {self.facts.name}, which does not, or a hook that replaces what is given",
+                    received=f"block {layer} of {self.facts.name}, which does not, or a hook that replaces it",
                     remedy="Use resid_pre and resid_post.",
                 )
 
@@ -271,7 +271,7 @@ class BridgeEngine:
 
 def check_model(model: Any) -> None:
     """Refuse what is no bridge, a model's name or a Hugging Face model say."""
-    if not isinstance(model, Bridge):
+    if not isinstance(model, Bridge):  # type: ignore[misc]  # TransformerLens is Any to the checker; see interp.types
         raise InputError(
             "use a model",
             expected="a model that load_model returns (a TransformerBridge)",

@@ -239,7 +239,7 @@ class Intervention:
 
     def _options(self) -> dict[str, Any]:
         """What ``describe`` tells: the fields of a dataclass and whatever has been set on the object besides."""
-        made = {f.name for f in fields(self) if not f.init} if is_dataclass(self) else set()
+        made: set[str] = {f.name for f in fields(self) if not f.init} if is_dataclass(self) else set()
         return {name: value for name, value in vars(self).items() if name not in made and name != "label"}
 
 

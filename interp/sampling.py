@@ -28,7 +28,7 @@ def row_seeds(seed: Wholes, count: int) -> list[int]:
     >>> row_seeds(0, 3)[:2] == row_seeds(0, 2)
     True
     """
-    if not is_whole(seed) or getattr(seed, "shape", ()):
+    if not is_whole(seed) or getattr(seed, "ndim", 0):
         # What torch's generators take
         seeds = as_wholes(seed, "seed the rows", "a prompt's own seed", -(2**63), 2**64 - 1)
         if len(seeds) != count:

@@ -7,9 +7,9 @@ the same classes with another token: a neutral one, or none.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
-from interp.arguments import Judged, Whole, Wholes, as_whole, as_wholes
+from interp.arguments import Judged, as_whole, as_wholes
 from interp.engine import ModelFacts
 from interp.errors import InputError
 from interp.prompts import encode_text
@@ -17,10 +17,8 @@ from interp.protocol import Intervention, Request, Row, Step
 
 __all__ = ["BudgetForcing", "ContinueThinking"]
 
-if TYPE_CHECKING:
-    Tokens = str | Wholes
-else:
-    Tokens = Any
+# A text, an id or ids; made a text or a tuple when an intervention is built, and a tuple when it meets a model
+Tokens: TypeAlias = Any
 
 
 def _as_tokens(tokens: Any, operation: str, name: str) -> str | tuple[int, ...]:
@@ -60,10 +58,10 @@ class ContinueThinking(Intervention):
     """
 
     token: Tokens
-    budget: Whole
+    budget: Judged[int]
     at: Judged[str] = "end"
     final_prompt: Tokens = " Final Answer within \\boxed{}:"
-    final_tokens: Whole = 16
+    final_tokens: Judged[int] = 16
 
     def __post_init__(self) -> None:
         name = "ContinueThinking"
@@ -150,9 +148,9 @@ class BudgetForcing(Intervention):
     """
 
     end_token: Tokens
-    ignore: Whole = 0
+    ignore: Judged[int] = 0
     append: Tokens = "Wait"
-    max_thinking: Whole | None = None
+    max_thinking: Judged[int | None] = None
 
     def __post_init__(self) -> None:
         name = "BudgetForcing"

@@ -96,12 +96,12 @@ class Recompute(Intervention):
     listed before this one.
     """
 
-    extract: Whole
-    inject: Whole
+    extract: Judged[int]
+    inject: Judged[int]
     gate: Judged[Gate] = field(repr=False)
-    repeats: Whole = 1
-    tolerance: Number | None = None
-    token_ids: TokenIds = ()
+    repeats: Judged[int] = 1
+    tolerance: Judged[float | None] = None
+    token_ids: Judged[tuple[int, ...]] = ()
     label: str = field(default="Recompute", repr=False)
 
     def __post_init__(self) -> None:

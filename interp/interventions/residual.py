@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.arguments import Judged, Number, Whole, Wholes, as_number, as_rows, as_vector, as_whole, as_wholes
+from interp.arguments import Judged, as_number, as_rows, as_vector, as_whole, as_wholes
 from interp.engine import ModelFacts
 from interp.errors import InputError
 from interp.protocol import Intervention, Positions, Request, Row
@@ -26,11 +26,10 @@ from interp.sites import SITE_NAMES, Site
 
 __all__ = ["Exchange", "MeanAblate", "PatchResidual", "SteerResidual", "check_source", "exchanged"]
 
-if TYPE_CHECKING:
-    Steps = str | Wholes
-    Vector = Tensor | Sequence[float]
-else:
-    Steps = Vector = Any
+# Made plain when an intervention is built: "all", "response" or a tuple of steps; a tuple of rows or None; a 1-D tensor
+Steps: TypeAlias = Any
+Rows: TypeAlias = Any
+Vector: TypeAlias = Any
 Exchange = Callable[[Float[Tensor, "patch d_model"], Float[Tensor, "patch d_model"]], Float[Tensor, "patch d_model"]]
 """The stream to go on with, from the one that is there and the source's."""
 
@@ -199,10 +198,10 @@ class PatchResidual(_AtSteps):
     """
 
     source: Judged[Rollout] = field(repr=False)
-    layer: Whole
-    positions: Wholes | Mapping[int, int]
+    layer: Judged[int]
+    positions: Steps
     site: Judged[str] = "resid_post"
-    rows: Wholes | None = None
+    rows: Rows = None
     exchange: Judged[Exchange | None] = None
 
     def __post_init__(self) -> None:
@@ -300,12 +299,12 @@ class SteerResidual(_AtSteps):
     """
 
     direction: Vector = field(repr=False)
-    layer: Whole
+    layer: Judged[int]
     positions: Steps = "response"
     mode: Judged[str] = "add"
     site: Judged[str] = "resid_post"
-    scale: Number = 1.0
-    rows: Wholes | None = None
+    scale: Judged[float] = 1.0
+    rows: Rows = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -331,11 +330,10 @@ class SteerResidual(_AtSteps):
         return ready
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
-        assert isinstance(self.direction, Tensor)
         stream = widened(residual)
         direction = self.direction.to(stream)
         if self.mode == "add":
-            new = stream + float(self.scale) * direction
+            new = stream + self.scale * direction
         else:
             unit = direction / direction.norm()
             new = stream - (stream @ unit)[..., None] * unit
@@ -356,10 +354,10 @@ class MeanAblate(_AtSteps):
     """
 
     mean: Vector = field(repr=False)
-    layer: Whole
+    layer: Judged[int]
     positions: Steps = "response"
     site: Judged[str] = "resid_post"
-    rows: Wholes | None = None
+    rows: Rows = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -378,6 +376,5 @@ class MeanAblate(_AtSteps):
         return ready
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
-        assert isinstance(self.mean, Tensor)
         where = _chosen(at, self.positions, self.rows).to(residual.device)
         return torch.where(where[..., None], self.mean.to(residual), residual)
