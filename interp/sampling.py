@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
@@ -28,7 +29,7 @@ def row_seeds(seed: Wholes, count: int) -> list[int]:
     >>> row_seeds(0, 3)[:2] == row_seeds(0, 2)
     True
     """
-    if not is_whole(seed) or getattr(seed, "ndim", 0):
+    if not is_whole(seed) or (isinstance(seed, Tensor | np.ndarray) and seed.ndim):
         # What torch's generators take
         seeds = as_wholes(seed, "seed the rows", "a prompt's own seed", -(2**63), 2**64 - 1)
         if len(seeds) != count:

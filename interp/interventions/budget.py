@@ -17,13 +17,13 @@ from interp.protocol import Intervention, Request, Row, Step
 
 __all__ = ["BudgetForcing", "ContinueThinking"]
 
-# A text, an id or ids; made a text or a tuple when an intervention is built, and a tuple when it meets a model
+# A text, an id or ids; made a text or a list when an intervention is built, and a tuple when it meets a model
 Tokens: TypeAlias = Any
 
 
-def _as_tokens(tokens: Any, operation: str, name: str) -> str | tuple[int, ...]:
+def _as_tokens(tokens: Any, operation: str, name: str) -> str | list[int]:
     """A text, or ids from one or several."""
-    return str(tokens) if isinstance(tokens, str) else tuple(as_wholes(tokens, operation, name))
+    return str(tokens) if isinstance(tokens, str) else as_wholes(tokens, operation, name)
 
 
 def _ids(tokens: Any, facts: ModelFacts, operation: str) -> tuple[int, ...]:

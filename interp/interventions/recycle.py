@@ -213,8 +213,11 @@ def RecurseLatents(
     top_layers = as_whole(top_layers, "RecurseLatents", "top_layers")
     if top_layers < 1:
         raise InputError("RecurseLatents", expected="top_layers >= 1", received=str(top_layers), remedy="Change it.")
+    repeats = as_whole(max_iterations, "RecurseLatents", "max_iterations")
+    if tolerance is not None:
+        tolerance = as_number(tolerance, "RecurseLatents", "tolerance", finite=False)
     gate = uncertain(entropy_threshold)
-    return Recompute(-1, -top_layers, gate, max_iterations, tolerance, label="RecurseLatents")
+    return Recompute(-1, -top_layers, gate, repeats, tolerance, label="RecurseLatents")
 
 
 def _coin(row: Row, t: int, salt: str) -> float:

@@ -26,7 +26,7 @@ from interp.sites import SITE_NAMES, Site
 
 __all__ = ["Exchange", "MeanAblate", "PatchResidual", "SteerResidual", "check_source", "exchanged"]
 
-# Made plain when an intervention is built: "all", "response" or a tuple of steps; a tuple of rows or None; a 1-D tensor
+# Made plain when an intervention is built: "all", "response" or a list of steps; a tuple of rows or None; a 1-D tensor
 Steps: TypeAlias = Any
 Rows: TypeAlias = Any
 Vector: TypeAlias = Any
@@ -78,9 +78,9 @@ def check_source(name: str, source: Rollout, facts: ModelFacts, site: Site | Non
         )
 
 
-def _as_steps(steps: Any, name: str) -> str | tuple[int, ...]:
+def _as_steps(steps: Any, name: str) -> str | list[int]:
     """ "all", "response", or steps; what they mean is checked when the intervention meets a model."""
-    return steps if isinstance(steps, str) else tuple(as_wholes(steps, name, "positions"))
+    return steps if isinstance(steps, str) else as_wholes(steps, name, "positions")
 
 
 def _check_steps(name: str, steps: str | Iterable[int]) -> None:
@@ -223,7 +223,7 @@ class PatchResidual(_AtSteps):
                              (list(self.positions.values()), list(self.positions)))  # fmt: skip
             self.positions = dict(zip(written, read, strict=True))
         else:
-            self.positions = tuple(as_wholes(self.positions, name, "positions"))
+            self.positions = as_wholes(self.positions, name, "positions")
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         return self.prepared(facts)
@@ -268,7 +268,6 @@ class PatchResidual(_AtSteps):
 
     def _pairs(self) -> dict[int, int]:
         """The source's step by the step written."""
-        assert isinstance(self.positions, tuple | dict)
         return self.positions if isinstance(self.positions, dict) else {step: step for step in self.positions}
 
     def _options(self) -> dict[str, Any]:
