@@ -33,7 +33,7 @@ def plan_batches(run: Run, cells: Sequence[Cell], size: int, skip: Sequence[Cell
     planned: list[Batch] = []
     for cell in cells if left else []:
         if run.has(cell):
-            mates = run.read(cell).payload["batch"]
+            mates = run.payload(cell)["batch"]
             batch = [Cell(problem, sample, condition=cell.condition) for problem, sample in mates]
             if any(mate in left for mate in batch) and set(batch) <= known:
                 for mate in batch:

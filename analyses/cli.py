@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
+from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,11 +79,14 @@ def trace(
     ] = "nhsic",
     null: Annotated[int, typer.Option(help="Wrong answers to score against; 99 is usual, 0 is none.")] = 0,
     null_match: Annotated[
-        str, typer.Option(help='Wrong answers that end on the same token ("last_token") or any ("none").')
-    ] = "last_token",
+        str, typer.Option(help='Wrong answers whose reference ends as the own one does ("kind") or any ("none").')
+    ] = "kind",
     null_statistic: Annotated[
         str, typer.Option(help='"score", or "standardised" by each step\'s own level.')
     ] = "score",
+    thinking_markers: Annotated[
+        list[str] | None, typer.Option(help="What opens and closes thinking beside what is known: '<plan>...</plan>'.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
@@ -94,8 +100,9 @@ def trace(
     """Let a model think about problems and score every (layer, step) against the gold answer."""
     from analyses.problems import load_problems
     from analyses.reread import Probing, bandwidth_of
+    from analyses.settings import check_work
     from analyses.summary import progress_bar, show, summary
-    from analyses.trace import TraceSettings
+    from analyses.trace import TABLE_SETTINGS, TraceSettings
     from analyses.trace import trace as run_trace
 
     bandwidths = [bandwidth_of(part) for part in sigma.split(",")]
@@ -103,6 +110,7 @@ def trace(
         "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
         "layers": _layers(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,
         "seed": seed, "sigma": bandwidths[0], "eps": eps, "drop_top": drop_top, "tau": tau,
+        "thinking_markers": [pair.split("...", 1) for pair in thinking_markers or ()],
     }  # fmt: skip
     probing: dict[str, Any] = {
         "probes": (*_names(probes), *(f"nhsic@{other}" for other in sigma.split(",")[1:])),
@@ -111,6 +119,7 @@ def trace(
     # What is wrong with options or problems is said before a model is loaded.
     TraceSettings(**settings)
     Probing(**probing)
+    check_work("trace", n, batch_size, workers)
     columns = {"question": question, "solution": solution, "answer": answer}
     chosen = None if problems is None else load_problems(problems, n=n, **columns)
     pool = load_problems(problems, n=None, **columns) if problems is not None and null else None
@@ -121,10 +130,14 @@ def trace(
             loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, workers=workers,
             retry_failed=retry_failed, progress=progress, pool=pool, **settings, **probing,
         )  # fmt: skip
+    for name, (before, now) in run.replaced.items():
+        if name in TABLE_SETTINGS and before is not None:  # an older run did not note it
+            _say(f"{name} is {now} now and was {before}: the tables are derived anew with it")
     if as_json:
         typer.echo(json.dumps(summary(run)))
     elif not quiet:
         show(run)
+    _tell_failures(run.failures(), "response")
 
 
 @app.command()
@@ -150,6 +163,9 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    generation_config: Annotated[
+        bool, typer.Option(help="Penalties, bans and stop strings of the model's generation_config, or none of them.")
+    ] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
     device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
@@ -161,20 +177,29 @@ def generate(
     Interventions act in the order suppress, recycle, recurse, continue, force-budget.
     """
     from analyses.generate import build_interventions, response_facts, show_response
+    from analyses.settings import check_sampling
     from interp.decoding import decode
+    from interp.errors import InputError
 
+    check_sampling("generate", max_new_tokens, temperature, top_p, seed)
     loaded = _load(model, device, dtype, device_map, silent=quiet or as_json)
     interventions = build_interventions(loaded, suppress, recycle, recurse, continue_with, force_budget)
-    rollout = decode(
-        loaded,
-        [question if prompt == PromptMode.raw else [{"role": "user", "content": question}]],
-        max_new_tokens=max_new_tokens,
-        interventions=interventions,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        progress=not (quiet or as_json),
-    )[0]
+    try:
+        rollout = decode(
+            loaded,
+            [question if prompt == PromptMode.raw else [{"role": "user", "content": question}]],
+            max_new_tokens=max_new_tokens,
+            interventions=interventions,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            generation_config=generation_config,
+            progress=not (quiet or as_json),
+        )[0]
+    except InputError:
+        raise
+    except Exception as error:  # what a trace records as the reason of a failed response
+        raise typer.Exit(_complain(f"the response failed: {type(error).__name__}: {_first_line(error)}", 1)) from error
     if as_json:
         typer.echo(json.dumps(response_facts(rollout)))
     else:
@@ -210,6 +235,12 @@ def study(
         list[str] | None, typer.Option("--set", help="An option of the study, e.g. draws=5 or layers=0,2.")
     ] = None,
     words: Annotated[str, typer.Option(help='Thinking words: "thinking", or words separated by commas.')] = "thinking",
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Problems, the first of the file, that means, rates and orders of words are taken from (32)."
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 16,
     prompt: Annotated[
@@ -233,6 +264,7 @@ def study(
 ) -> None:
     """Ask a question of many responses: a figure of the paper, or one beyond it, with its statistics."""
     from analyses.problems import load_problems
+    from analyses.settings import check_work
     from analyses.studies import STUDIES, find_study, make_study
     from analyses.studies.commands import do_dry_run, do_study
     from analyses.trace import TraceSettings
@@ -247,19 +279,35 @@ def study(
         "temperature": temperature, "top_p": top_p, "samples": samples, "seed": seed,
     }  # fmt: skip
     TraceSettings(**settings)
+    check_work("study", n, batch_size, workers)
     columns = {"question": question, "solution": solution, "answer": answer}
-    asked = None if problems is None else load_problems(problems, n=n, **columns)
+    # All of them: the first calibrate the study, whatever n is.
+    asked = None if problems is None else load_problems(problems, n=None, **columns)
     silent = quiet or as_json
     loaded = _load(model, device, dtype, device_map, silent)
     common: dict[str, Any] = {
-        "n": n if asked is None else None, "words": words, "batch_size": batch_size, "workers": workers, **settings,
+        "n": n, "words": words, "batch_size": batch_size, "workers": workers, "calibrate": calibrate, **settings,
     }  # fmt: skip
     if dry_run:
         do_dry_run(chosen, loaded, asked, as_json, **common)
     else:
         folder = out or Path("runs") / chosen.name
         more = {"retry_failed": retry_failed, "baselines": baselines}
-        do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common)
+        _tell_failures(do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common), "cell")
+
+
+def _tell_failures(failures: Mapping[Any, str], what: str) -> None:
+    """One line about what failed, and exit code 1: whoever goes on with the tables has to know that they lack some."""
+    if failures:
+        cell, reason = next(iter(failures.items()))
+        told = f"{len(failures)} {what}{'s' if len(failures) > 1 else ''} failed, the first (problem {cell.problem!r})"
+        remedy = "All are listed in failures.json, and --retry-failed tries them again."
+        raise typer.Exit(_complain(f"{told}: {_first_line(reason)} {remedy}", 1))
+
+
+def _first_line(reason: object) -> str:
+    text = (str(reason).strip().splitlines() or [""])[0]
+    return text if len(text) <= 400 else f"{text[:397]}..."
 
 
 def _names(text: str) -> list[str]:
@@ -346,6 +394,7 @@ def main() -> None:
     # Threads that spin while they wait take the processor from one another as soon as the machine has other work to
     # do, and decoding becomes many times slower. Read when torch is first imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         app()
     except KeyboardInterrupt:
@@ -357,8 +406,20 @@ def main() -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"peaklens: {text}", file=sys.stderr)
+    _say(text)
     return code
+
+
+def _say(text: str) -> None:
+    print(f"peaklens: {text}", file=sys.stderr)
+
+
+def _show_warning(usual: Any, message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+    """What a run has to tell is for its user, who did not write the line of code that tells it."""
+    if category.__name__ == "RunWarning":
+        _say(str(message))
+    else:
+        usual(message, category, *rest, **more)
 
 
 if __name__ == "__main__":

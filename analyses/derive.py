@@ -10,51 +10,87 @@
   dtr the block in which the prediction settled and whether that is deep
 - ``responses.parquet``  one row a response: question, gold answer, text, n_steps, finish_reason, and its grade
 - ``tokens.csv``     one row a (layer, site, word): words among the tokens at that layer's peaks over all responses
+- ``wrong_answers.parquet``  with a null, one row a response: how many wrong answers, how many of their references end
+  on the same token, on the same kind of token after the same token before it, on the same kind, or on another (see
+  :mod:`analyses.wrong_answers`), and how many different gold answers they have
 
-mi.parquet is written row group by row group: a run larger than memory can be derived.
+Each cell is read once, and tables of steps are written row group by row group: a run larger than memory can be derived.
+Where no cell, setting or code is newer than the tables, nothing is derived (:mod:`analyses.fresh`).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from analyses.fresh import is_fresh, made_of, stamp
+from analyses.grading import Grader, Reading, reading_of, response_of
 from analyses.reread import Probing
 from analyses.store import Cell, CellData, Run
+from analyses.tables import RowGroups
+from analyses.wrong_answers import CLOSENESS
 from interp.prompts import vocabulary_of
-from probes import peak_statistics, thinking_tokens, tukey_peaks
+from probes import PeakStatistics, peak_statistics, thinking_tokens, tukey_peaks
 from probes.nulls import holm_over_layers
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas
+    import pyarrow as pa
 
 __all__ = ["derive_tables", "responses_table"]
 
 
-def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> None:
-    """Write the tables from the finished cells of ``run``."""
-    import pandas as pd
+def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
+    """Write the tables from the finished cells of ``run``, unless they are there; whether any had to be written."""
+    digest = made_of(run.settings, files=run.files())
+    if is_fresh(run.path, "tables", digest):
+        return False
+    site, tau, probing = run.settings["site"], run.settings["tau"], Probing.pinned(run.settings)
+    reading = reading_of(run.settings)
+    rows: list[tuple[dict[str, Any], str, bool]] = []
+    drawn: list[dict[str, Any]] = []
+    at_peaks: dict[int, Tensor] = {}
+    schemas = [_mi_schema(probing), _steps_schema(probing), _peaks_schema(probing)]
+    names = ["mi.parquet", "steps.parquet", "peaks.parquet"]
+    with ExitStack() as stack:
+        # The writers end after the row groups that are held, as the stack is unwound backwards
+        writers = [stack.enter_context(run.table_writer(*table)) for table in zip(names, schemas, strict=True)]
+        to_mi, to_steps, to_peaks = (stack.enter_context(RowGroups(writer)) for writer in writers)
+        for cell in run.cells():
+            data = run.read(cell)
+            peaks = tukey_peaks(data.tensors["mi"], tau)
+            more = _more(data, probing)
+            to_mi.add(_as(schemas[0], _rows(cell.problem, cell.sample, site, data, peaks, more)))
+            to_steps.add(_as(schemas[1], _steps(cell, data, probing)))
+            to_peaks.add(_as(schemas[2], _peaks(cell, site, data, peaks, more, probing)))
+            rows.append(_response(cell, data.payload, reading))
+            drawn += _drawn(cell, data.payload) if probing.null else []
+            for layer, marked in zip(data.payload["layers"], peaks, strict=True):
+                counts = torch.bincount(data.tensors["token_ids"][marked].long(), minlength=d_vocab)
+                at_peaks[layer] = at_peaks[layer] + counts if layer in at_peaks else counts
+    run.write_table("responses.parquet", _graded(rows, reading))
+    run.write_table("tokens.csv", _tokens(at_peaks, site, vocabulary_of(tokenizer, d_vocab)))
+    if probing.null:
+        run.write_table(WRONG_ANSWERS, _drawn_table(drawn))
+    else:
+        (run.path / WRONG_ANSWERS).unlink(missing_ok=True)
+    written = [*names, "responses.parquet", "tokens.csv", *([WRONG_ANSWERS] if probing.null else [])]
+    stamp(run.path, "tables", digest, written)
+    return True
+
+
+def _mi_schema(probing: Probing) -> pa.Schema:
     import pyarrow as pa
 
-    site, tau = run.settings["site"], run.settings["tau"]
     text = pa.dictionary(pa.int32(), pa.string())
-    steps_schema = pa.schema(
-        [
-            ("problem", text), ("sample", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32()), ("token", text),
-            ("logprob", pa.float64()), ("entropy", pa.float64()),
-        ]
-    )  # fmt: skip
-    probing = Probing.pinned(run.settings)
-    if probing.depth:
-        for column in (pa.field("settled", pa.int32()), pa.field("is_deep", pa.bool_())):
-            steps_schema = steps_schema.append(column)
-    schema = pa.schema(
+    return pa.schema(
         [
             ("problem", text), ("sample", pa.int32()), ("layer", pa.int32()), ("site", text), ("step", pa.int32()),
             ("token_id", pa.int32()), ("token", text), ("mi", pa.float64()), ("is_peak", pa.bool_()),
@@ -63,102 +99,158 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> None:
             *([("is_significant", pa.bool_())] if probing.null else []),
         ]
     )  # fmt: skip
-    statistics = []
-    at_peaks: dict[int, list[int]] = defaultdict(list)
-    with (
-        run.table_writer("mi.parquet", schema) as writer,
-        run.table_writer("steps.parquet", steps_schema) as steps_writer,
-    ):
-        for cell in run.cells():
-            data = run.read(cell)
-            mi = data.tensors["mi"]
-            peaks = tukey_peaks(mi, tau)
-            more = _more(data, probing)
-            rows = _rows(cell.problem, cell.sample, site, data, peaks)
-            for name, values in more.items():
-                rows = rows.append_column(name, pa.array(values))
-            writer.write_table(rows.select(schema.names).cast(schema))
-            steps_writer.write_table(_steps(cell, data, probing).cast(steps_schema))
-            table = pd.DataFrame(peak_statistics(mi, peaks).to_dict())
-            if probing.null:
-                survives = more["is_significant"].reshape(mi.shape) & peaks.numpy()
-                table["n_significant"] = survives.sum(axis=1)
-                floor = data.tensors.get("null:floor", torch.full((len(mi), 1), torch.nan))
-                table["null_floor"] = floor[:, 0].numpy()
-            table.insert(0, "site", site)
-            table.insert(0, "layer", data.payload["layers"])
-            table.insert(0, "sample", cell.sample)
-            table.insert(0, "problem", cell.problem)
-            statistics.append(table)
-            for layer, marked in zip(data.payload["layers"], peaks, strict=True):
-                at_peaks[layer] += data.tensors["token_ids"][marked].tolist()
-    run.write_table("peaks.parquet", pd.concat(statistics, ignore_index=True))
-    run.write_table("responses.parquet", responses_table(run))
-    run.write_table("tokens.csv", _tokens(at_peaks, site, vocabulary_of(tokenizer, d_vocab)))
+
+
+def _steps_schema(probing: Probing) -> pa.Schema:
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            ("problem", text), ("sample", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32()), ("token", text),
+            ("logprob", pa.float64()), ("entropy", pa.float64()),
+            *([("settled", pa.int32()), ("is_deep", pa.bool_())] if probing.depth else []),
+        ]
+    )  # fmt: skip
+
+
+def _peaks_schema(probing: Probing) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("problem", pa.string()), ("sample", pa.int64()), ("layer", pa.int64()), ("site", pa.string()),
+            *((name, pa.int64() if name in ("n_steps", "n_peaks") else pa.float64()) for name in _STATISTICS),
+            *([("n_significant", pa.int64()), ("null_floor", pa.float64())] if probing.null else []),
+        ]
+    )  # fmt: skip
+
+
+def _as(schema: pa.Schema, table: pa.Table) -> pa.Table:
+    return table.select(schema.names).cast(schema)
 
 
 NULL_COLUMNS = ("null_mean", "null_sd", "p_step", "p_family", "p_holm", "p_random")
 SIGNIFICANT = 0.05
+WRONG_ANSWERS = "wrong_answers.parquet"
+_STATISTICS = tuple(field.name for field in fields(PeakStatistics))
 
 RESPONSE_COLUMNS = (
     "condition", "problem", "sample", "question", "gold", "text", "n_steps", "finish_reason", "extracted", "reason",
-    "status", "correct",
+    "status", "correct", "detail",
 )  # fmt: skip
 
 
 def responses_table(run: Run, cells: Sequence[Cell] | None = None) -> pandas.DataFrame:
-    """One row a response, graded: ``status`` and ``reason`` as in :mod:`analyses.grading`.
+    """One row a response, graded: ``status``, ``reason`` and ``detail`` as in :mod:`analyses.grading`.
 
-    ``correct`` is missing where nothing was found out: the grading timed out or failed, or the run was written by a
-    version that kept no gold answers (status "not_graded").
+    ``correct`` is missing where nothing was found out: the gold answer cannot be read, the grading timed out or failed,
+    or the run was written by a version that kept no gold answers (status "not_graded"). The settings
+    ``thinking_markers`` and ``final_prompts`` of the run say how responses are read.
     """
+    chosen = run.cells() if cells is None else cells
+    reading = reading_of(run.settings)
+    return _graded([_response(cell, run.payload(cell), reading) for cell in chosen], reading)
+
+
+def _response(cell: Cell, payload: Mapping[str, Any], reading: Reading) -> tuple[dict[str, Any], str, bool]:
+    """The row of a response, not graded yet, the text to grade, and whether its prompt opened the thinking."""
+    row = {
+        "condition": cell.condition, "problem": cell.problem, "sample": cell.sample,
+        "question": payload.get("question", ""), "gold": payload.get("answer", ""), "text": payload["text"],
+        "n_steps": len(payload["tokens"]), "finish_reason": payload["finish_reason"],
+        "extracted": "", "reason": "none", "status": "not_graded", "correct": None, "detail": "",
+    }  # fmt: skip
+    return row, *response_of(payload, reading)
+
+
+def _graded(rows: Sequence[tuple[dict[str, Any], str, bool]], reading: Reading) -> pandas.DataFrame:
     import pandas as pd
 
-    from analyses.grading import Grader
-
-    rows = []
-    for cell in run.cells() if cells is None else cells:
-        payload = run.read(cell).payload
-        rows.append(
-            {
-                "condition": cell.condition, "problem": cell.problem, "sample": cell.sample,
-                "question": payload.get("question", ""), "gold": payload.get("answer", ""), "text": payload["text"],
-                "n_steps": len(payload["tokens"]), "finish_reason": payload["finish_reason"],
-                "extracted": "", "reason": "none", "status": "not_graded", "correct": None,
-            }
-        )  # fmt: skip
-    graded = [row for row in rows if row["gold"]]
-    with Grader() as grader:
-        for row, grade in zip(graded, grader.grade([(row["gold"], row["text"]) for row in graded]), strict=True):
+    read = [(row, text, opened) for row, text, opened in rows if row["gold"].strip()]
+    with Grader(reading=reading) as grader:
+        pairs = [(row["gold"], text) for row, text, _ in read]
+        grades = grader.grade(pairs, opened=[opened for *_, opened in read])
+        for (row, *_), grade in zip(read, grades, strict=True):
             row |= {"extracted": grade.extracted, "reason": str(grade.reason), "status": str(grade.status)}
+            row["detail"] = grade.detail
             row["correct"] = None if grade.score != grade.score else bool(grade.score)
-    frame = pd.DataFrame(rows, columns=list(RESPONSE_COLUMNS))
+    frame = pd.DataFrame([row for row, *_ in rows], columns=list(RESPONSE_COLUMNS))
     return frame.astype({"correct": "boolean", "sample": "int32", "n_steps": "int32"})
 
 
-def _rows(problem: str, sample: int, site: str, data: CellData, peaks: Bool[Tensor, "layer step"]) -> Any:
+def _rows(
+    problem: str,
+    sample: int,
+    site: str,
+    data: CellData,
+    peaks: Bool[Tensor, "layer step"],
+    more: Mapping[str, np.ndarray],
+) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
     layers, steps = peaks.shape
     count = layers * steps
-
-    def constant(value: Any, kind: pa.DataType) -> pa.Array:
-        return pa.repeat(pa.scalar(value, kind), count)
-
+    tokens = pa.array(data.payload["tokens"], pa.string()).dictionary_encode()
     return pa.table(
         {
-            "problem": constant(problem, pa.string()),
-            "sample": constant(sample, pa.int32()),
+            "problem": _constant(problem, count),
+            "sample": pa.repeat(pa.scalar(sample, pa.int32()), count),
             "layer": np.repeat(data.payload["layers"], steps),
-            "site": constant(site, pa.string()),
+            "site": _constant(site, count),
             "step": np.tile(np.arange(steps), layers),
             "token_id": np.tile(data.tensors["token_ids"].numpy(), layers),
-            "token": pa.array(data.payload["tokens"] * layers, pa.string()),
+            "token": pa.DictionaryArray.from_arrays(np.tile(tokens.indices.to_numpy(), layers), tokens.dictionary),
             "mi": data.tensors["mi"].reshape(-1).numpy(),
             "is_peak": peaks.reshape(-1).numpy(),
+            **more,
         }
     )
+
+
+def _constant(text: str, count: int) -> pa.DictionaryArray:
+    import numpy as np
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(np.zeros(count, dtype=np.int32), pa.array([text], pa.string()))
+
+
+def _peaks(
+    cell: Cell,
+    site: str,
+    data: CellData,
+    peaks: Bool[Tensor, "layer step"],
+    more: Mapping[str, np.ndarray],
+    probing: Probing,
+) -> pa.Table:
+    import pyarrow as pa
+
+    mi = data.tensors["mi"]
+    columns: dict[str, Any] = {
+        "problem": [cell.problem] * len(mi), "sample": [cell.sample] * len(mi), "layer": data.payload["layers"],
+        "site": [site] * len(mi), **peak_statistics(mi, peaks).to_dict(),
+    }  # fmt: skip
+    if probing.null:
+        columns["n_significant"] = (more["is_significant"].reshape(mi.shape) & peaks.numpy()).sum(axis=1)
+        columns["null_floor"] = data.tensors.get("null:floor", torch.full((len(mi), 1), torch.nan))[:, 0].tolist()
+    return pa.table(columns)
+
+
+def _drawn(cell: Cell, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How the wrong answers of a response are matched; nothing where it was not asked yet."""
+    matched = payload.get("null_matched")
+    if matched is None:
+        return []
+    drawn = {"wrong_answers": len(payload["null_problems"]), "different_answers": payload["null_answers"]}
+    return [{"problem": cell.problem, "sample": cell.sample, **drawn, **matched}]
+
+
+def _drawn_table(rows: Sequence[dict[str, Any]]) -> pandas.DataFrame:
+    import pandas as pd
+
+    numbers = ("sample", "wrong_answers", *CLOSENESS, "different_answers")
+    return pd.DataFrame(rows, columns=["problem", *numbers]).astype(dict.fromkeys(numbers, "int32"))
 
 
 def _more(data: CellData, probing: Probing) -> dict[str, np.ndarray]:
@@ -176,7 +268,7 @@ def _more(data: CellData, probing: Probing) -> dict[str, np.ndarray]:
     return {name: values.reshape(-1).numpy() for name, values in found.items()}
 
 
-def _steps(cell: Cell, data: CellData, probing: Probing) -> Any:
+def _steps(cell: Cell, data: CellData, probing: Probing) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
@@ -187,8 +279,9 @@ def _steps(cell: Cell, data: CellData, probing: Probing) -> Any:
         "step": np.arange(count),
         "token_id": data.tensors["token_ids"].numpy(),
         "token": pa.array(data.payload["tokens"], pa.string()),
-        "logprob": data.tensors["logprobs"].double().numpy(),
-        "entropy": data.tensors["entropy"].double().numpy(),
+        # Copies, so that rows that wait to be written do not hold the whole cell
+        "logprob": data.tensors["logprobs"].to(torch.float64, copy=True).numpy(),
+        "entropy": data.tensors["entropy"].to(torch.float64, copy=True).numpy(),
     }
     if probing.depth:
         for name, kind in (("settled", pa.int32()), ("is_deep", pa.bool_())):
@@ -197,7 +290,7 @@ def _steps(cell: Cell, data: CellData, probing: Probing) -> Any:
     return pa.table(columns)
 
 
-def _tokens(at_peaks: dict[int, list[int]], site: str, vocabulary: list[str]) -> Any:
+def _tokens(at_peaks: Mapping[int, Int64[Tensor, " vocab"]], site: str, vocabulary: list[str]) -> pandas.DataFrame:
     import pandas as pd
 
     rows = [
@@ -210,6 +303,7 @@ def _tokens(at_peaks: dict[int, list[int]], site: str, vocabulary: list[str]) ->
             "token_ids": " ".join(map(str, token.token_ids)),
         }
         for layer in sorted(at_peaks)
-        for token in thinking_tokens(torch.tensor(at_peaks[layer], dtype=torch.long), vocabulary)
+        for ids in [torch.arange(len(at_peaks[layer])).repeat_interleave(at_peaks[layer])]
+        for token in thinking_tokens(ids, vocabulary)
     ]
     return pd.DataFrame(rows, columns=["layer", "site", "word", "count", "share", "token_ids"])

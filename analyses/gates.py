@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,28 +10,30 @@ from torch import Tensor
 from interp.interventions.recycle import Gate
 from interp.protocol import Step
 from interp.sites import Site
-from probes import nhsic
 
 __all__ = ["mi_above"]
 
 
 def mi_above(
-    answers: Float[Tensor, "row d_model"], thresholds: Float[Tensor, " row"], layer: int, sigma: float | str, eps: float
+    answers: Float[Tensor, "row d_model"],
+    thresholds: Float[Tensor, " row"],
+    site: Site,
+    score: Callable[[Float[Tensor, "row 1 d_model"], Float[Tensor, "row d_model"]], Float[Tensor, "row 1"]],
 ) -> Gate:
-    """Open where this step's nHSIC with the answer, at the output of block ``layer``, exceeds the row's threshold.
+    """Open where this step's score against the answer, at ``site``, exceeds the row's threshold.
 
     It is computed while decoding, so that it is the running response that is watched and not an earlier one. The
-    intervention has to read that site, as recycling ``extract=layer`` does.
+    intervention has to read that site: recycling reads the output of its own block, ``Recompute(also_reads=...)`` more.
 
     Args:
         answers: of each prompt, in the order of the prompts.
         thresholds: of each prompt, say Tukey's over the baseline's trajectory.
+        score: the run's own measure, :meth:`analyses.trace.Tracer.score`: thresholds are of that scale alone.
     """
-    site = Site("resid_post", layer)
 
     def gate(step: Step) -> Sequence[bool]:
         index = [row.index for row in step.rows]
-        mi = nhsic(step.residual(site)[:, None], answers[index], sigma=sigma, eps=eps)[:, 0]
+        mi = score(step.residual(site)[:, None], answers[index])[:, 0]
         return (mi > thresholds[index].to(mi)).tolist()
 
     return gate

@@ -2,7 +2,8 @@ r"""The process that does the algebra of grading: it may hang or run out of memo
 
 `python -m analyses.grading_worker SECONDS` reads one JSON object a line, ``{"gold": ..., "answer": ...}``, both LaTeX,
 and writes one, ``{"verdict": "same" | "different" | "gold" | "error", "detail": ...}``; `gold` means that the gold
-formula could not be read. It imports math-verify and the standard library, nothing else.
+formula could not be read, and an empty answer asks for nothing but that. It imports math-verify and the standard
+library, nothing else.
 
 Formulas come from a model, so nothing of them may run as Python:
 
@@ -31,8 +32,10 @@ from typing import Any
 
 __all__ = ["MAX_FORMULA", "Worker", "is_formula", "serve", "verdict"]
 
-MAX_FORMULA = 1000  # characters; nothing longer is read
+MAX_FORMULA = 1000  # characters; nothing longer is read, but for whole numbers
+_MAX_DIGITS = 4300  # of a whole number; Python reads no longer ones
 _START = 120.0  # seconds a process has to import SymPy on a busy machine
+_ROUNDED = 6  # places from which on a decimal may stand for a number near it, as in math-verify
 _MEMORY = 2 << 30  # bytes of address space: 10^{10^{10}} must not take the machine with it
 _COMMANDS = frozenset(
     re.findall(
@@ -61,6 +64,8 @@ def is_formula(text: str) -> bool:
     >>> is_formula(r"\frac{2\sqrt{3}}{x_1}"), is_formula("__import__('os')"), is_formula(r"\operatorname{exec}(1)")
     (True, False, False)
     """
+    if re.fullmatch(r"[0-9]+", text):
+        return len(text) <= _MAX_DIGITS
     if not text.strip() or len(text) > MAX_FORMULA or _CHARACTERS.fullmatch(text) is None:
         return False
     signs = re.sub(r"\\[\\{}]", "", text)
@@ -83,6 +88,8 @@ def verdict(gold: str, answer: str) -> tuple[str, str]:
     given = None
     try:
         expected = _read(gold)
+        if not answer:
+            return "different", "there is no answer"
         try:
             given = _read(answer)
         except MemoryError:
@@ -118,6 +125,57 @@ def _read(latex: str) -> Any:
     )
 
 
+def _exact() -> None:
+    """Compare numbers exactly in the place of math-verify's 15 digits, in which 1 / 20! and 1 / 22! are the same."""
+    import math_verify.grader as library
+    from sympy import Basic, Expr, Float, MatrixBase, UnevaluatedExpr, expand
+
+    numeric, symbolic = library.sympy_numeric_eq, library.sympy_symbolic_eq
+
+    def closed(expression: Any) -> bool:
+        return isinstance(expression, Basic) and not expression.has(UnevaluatedExpr) and expression.is_number is True
+
+    def numeric_eq(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
+        if isinstance(a, MatrixBase) or isinstance(b, MatrixBase):
+            same_shape = isinstance(a, MatrixBase) and isinstance(b, MatrixBase) and a.shape == b.shape
+            return same_shape and all(
+                numeric_eq(x, y, float_rounding, numeric_precision) or symbolic_eq(x, y)
+                for x, y in zip(a.doit().flat(), b.doit().flat(), strict=True)
+            )
+        if not closed(a) or not closed(b):
+            if isinstance(a, Expr) and isinstance(b, Expr) and not (a - b).has(Float, UnevaluatedExpr):
+                return expand(a - b) == 0  # else algebra has to tell
+            return numeric(a, b, float_rounding, numeric_precision)
+        return _same_value(a.doit(), b.doit(), float_rounding, Float)
+
+    def symbolic_eq(a: Any, b: Any) -> bool:
+        return False if closed(a) and closed(b) else symbolic(a, b)
+
+    library.sympy_numeric_eq, library.sympy_symbolic_eq = numeric_eq, symbolic_eq
+
+
+def _same_value(a: Any, b: Any, places: int, decimal: Any) -> bool:
+    """Whether two expressions without letters are one number; decimals of `places` digits and more may be rounded."""
+    from sympy import nan, zoo
+
+    if a == b:
+        return True
+    if {nan, zoo} & {a, b} or (a.is_Rational and b.is_Rational):
+        return False
+    if a.is_infinite or b.is_infinite:
+        return False
+    digits = 60
+    x, y = a.evalf(digits), b.evalf(digits)
+    if not (x.is_number and y.is_number):
+        return False
+    gap, size = abs(x - y), max(abs(x), abs(y))
+    if a.has(decimal) or b.has(decimal):
+        return bool(gap * 10**5 <= size and gap * 10**places <= 0.5)
+    if bool(gap > size * 10 ** (10 - digits)):
+        return False
+    return (a - b).equals(0) is not False
+
+
 def _no_eval() -> None:
     """Let SymPy turn text into numbers and names only; its own reader evaluates the text as Python."""
     import sympy
@@ -127,7 +185,9 @@ def _no_eval() -> None:
         if re.fullmatch(r"[0-9]+", text):
             return sympy.Integer(int(text))
         if re.fullmatch(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", text):
-            return sympy.Float(text)
+            # Exact, unless it has so many places that it may be a rounded one
+            places = len(text.lower().partition("e")[0].partition(".")[2])
+            return sympy.Rational(text) if places < _ROUNDED else sympy.Float(text)
         if ratio := re.fullmatch(r"([+-]?[0-9]+)/([0-9]+)", text):
             return sympy.Rational(int(ratio[1]), int(ratio[2]))
         if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", text):  # SymPy names its own units so
@@ -151,6 +211,7 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _restrict() -> None:
     _no_eval()
+    _exact()
     sys.dont_write_bytecode = True
     try:
         import resource

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from analyses.pinned import differences
 from interp.engine import model_facts
 from interp.errors import InputError
 from interp.hf_loading import without_bars
+from interp.identity import hook_names, model_identity
 from interp.models import load_model, model_source
 from interp.types import Bridge
 
@@ -39,18 +41,40 @@ class ModelRef:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    label: str | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def load(self) -> Bridge:
-        """The model; without progress bars, since those of several processes run into each other."""
-        with without_bars():
-            return load_model(self.name, **self.options)
-
-    @classmethod
-    def of(cls, model: Bridge) -> ModelRef:
-        """The reference of a loaded model; its weights are compared by hash where it is used.
+        """The model; without progress bars, since those of several processes run into each other.
 
         Raises:
-            InputError: the model was made from an object in memory, which no other process has.
+            InputError: what is loaded is not the model that this is the reference of.
+        """
+        with without_bars():
+            model = load_model(self.name, **self.options)
+        if self.label is not None:
+            model.cfg.model_name = self.label
+        if self.identity:
+            own = model_identity(model)
+            expected = {part: self.identity.get(part) for part in own}
+            if found := list(differences("model", expected, own)):
+                raise InputError(
+                    "start worker processes",
+                    expected="a model that each process can load as it is here",
+                    received="; ".join(found).replace(" there and ", " here and ").replace(" now", " as loaded"),
+                    remedy="Use one worker, or save the model as it is and load it by its folder.",
+                )
+        return model
+
+    @classmethod
+    def of(cls, model: Bridge, identity: Mapping[str, Any] | None = None) -> ModelRef:
+        """The reference of a loaded model; each process that loads it compares what it gets with what is here.
+
+        Args:
+            identity: :func:`interp.identity.model_identity` of the model, if that is known already.
+
+        Raises:
+            InputError: the model was made from an object in memory, or has hooks, which no other process has.
         """
         source = model_source(model)
         if source.kind == "object":
@@ -60,12 +84,23 @@ class ModelRef:
                 received=f"{source.name}, made from an object in memory",
                 remedy="Use one worker, or save the model and load it by its folder.",
             )
+        if hooks := hook_names(model):
+            raise InputError(
+                "start worker processes",
+                expected="a model without hooks of your own, which no other process has",
+                received=f"{', '.join(hooks[:3])}{f' and {len(hooks) - 3} more' if len(hooks) > 3 else ''}",
+                remedy="Use one worker, or remove the hooks.",
+            )
         parameter = next(model.original_model.parameters())
         options: dict[str, Any] = {"device": str(parameter.device), "dtype": parameter.dtype}
         if source.revision is not None:
             options["revision"] = source.revision
-        own = model_facts(model).n_ctx
-        if own is not None:
-            options["n_ctx"] = own
-        name = source.name if source.path is None or source.kind != "folder" else str(source.path)
-        return cls(name, options)
+        own = model_facts(model)
+        if own.n_ctx is not None:
+            options["n_ctx"] = own.n_ctx
+        name = (
+            str(source.path.absolute())
+            if source.path is not None and source.kind in ("folder", "gguf")
+            else source.name
+        )
+        return cls(name, options, own.name, model_identity(model) if identity is None else identity)

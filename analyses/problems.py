@@ -1,10 +1,12 @@
 """Problems: a question, its worked solution and its gold answer, read from the files people have.
 
-1. `load_problems` reads JSONL, JSON, CSV or Parquet, row by row (a JSONL file no further than `n` rows).
+1. `load_problems` reads JSONL, JSON, CSV or Parquet (:mod:`analyses.problem_files`; a JSONL file no further than `n`
+   rows).
 2. Columns are recognised by name, as GSM8K, MATH-500 and AIME name them, or are named by the caller.
-3. A gold answer is the answer column; where that holds GSM8K's worked solution, what follows its ``####``; where there
-   is none, the ``####`` tail or the last ``\\boxed{...}`` of the solution. The solution text itself is kept as given.
-4. Whatever cannot be read is refused with the line, what was found and the option that helps. Text is data, never run.
+3. A gold answer is the answer column; where that holds a worked solution, or there is none, what follows GSM8K's
+   ``####``, or the last ``\\boxed{...}``. Headings of Markdown are neither. The solution text is kept as given.
+4. Whatever cannot be read is refused with file, line and column, what was found and the option that helps. Text is
+   data, never run.
 
 >>> split_solution("She makes 9 * 2 = $18.\\n#### 18")
 '18'
@@ -12,12 +14,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
@@ -25,6 +26,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from analyses.problem_files import READERS, Repeated, Row
 from interp.errors import InputError
 
 __all__ = ["Problem", "bundled_problems", "load_problems", "split_solution"]
@@ -33,8 +35,6 @@ _OPERATION = "load problems"
 _USUAL = {"question": ("question", "problem"), "solution": ("solution",), "answer": ("answer",)}
 _IDS = ("id", "unique_id", "idx", "problem_id")
 _OPTIONS = "Name the columns with --question, --solution and --answer (question=, solution=, answer= in Python)."
-
-_Row = tuple[str, dict[str, Any]]  # ("line 3", its cells by column name)
 
 
 @dataclass(frozen=True)
@@ -111,19 +111,13 @@ def load_problems(
         file.stat()
         if not file.is_file():
             raise InputError(_OPERATION, expected="a file", received=f"{file}, which is not one", remedy=_formats())
-        read = _READERS.get(file.suffix.lower())
+        read = READERS.get(file.suffix.lower())
         if read is None:
             raise InputError(
                 _OPERATION, expected="a known suffix", received=f"{file.suffix!r} ({file})", remedy=_formats()
             )
-        rows = list(islice(read(file), n))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            _OPERATION,
-            expected="UTF-8 text",
-            received=f"byte 0x{error.object[error.start]:02x} in {file}",
-            remedy="Save the file as UTF-8.",
-        ) from error
+        with _told(file):
+            rows = list(islice(read(file), n))
     except OSError as error:
         raise InputError(
             _OPERATION,
@@ -135,19 +129,40 @@ def load_problems(
         raise InputError(
             _OPERATION, expected="at least one row", received=f"{file}, which has none", remedy="Check the file."
         )
-    columns = _choose_columns(rows, {"question": question, "solution": solution, "answer": answer})
-    problems = [_problem(where, number, row, columns) for number, (where, row) in enumerate(rows)]
     seen: dict[str, str] = {}
-    for problem, (where, _) in zip(problems, rows, strict=True):
-        if problem.id in seen:
-            raise InputError(
-                _OPERATION,
-                expected="a different id in each row",
-                received=f"id {problem.id!r} in {seen[problem.id]} and {where}",
-                remedy="Rename or remove one of the two.",
-            )
-        seen[problem.id] = where
+    problems: list[Problem] = []
+    with _told(file):
+        columns = _choose_columns(rows, {"question": question, "solution": solution, "answer": answer})
+        for number, (where, row) in enumerate(rows):
+            with _told(file, where):
+                problem = _problem(where, number, row, columns)
+            if problem.id in seen:
+                raise InputError(
+                    _OPERATION,
+                    expected="a different id in each row",
+                    received=f"id {problem.id!r} in {seen[problem.id]} and {where}",
+                    remedy="Rename or remove one of the two.",
+                )
+            seen[problem.id] = where
+            problems.append(problem)
     return problems
+
+
+@contextmanager
+def _told(file: Path, where: str = "") -> Iterator[None]:
+    """Adds to a refusal the file, and the row, unless it names them itself."""
+    try:
+        yield
+    except InputError as error:
+        missing = [text for text in (where, str(file)) if text and text not in str(error)]
+        if not missing:
+            raise
+        raise InputError(
+            error.operation,
+            expected=error.expected,
+            received=error.received,
+            remedy=f"{error.remedy} (In {' of '.join(missing)}.)",
+        ) from error.__cause__
 
 
 def bundled_problems(n: int | None = None) -> list[Problem]:
@@ -169,25 +184,79 @@ def bundled_problems(n: int | None = None) -> list[Problem]:
 
 
 def split_solution(text: str) -> str:
-    r"""The final answer a worked solution states: its ``####`` tail, else its last ``\boxed{...}``, else "".
+    r"""The final answer a worked solution states: its ``#### 18``, else its last ``\boxed{...}``, else "".
 
     >>> split_solution("so the profit is\n#### 70,000"), split_solution(r"hence $\boxed{\frac{1}{2}}$.")
     ('70000', '\\frac{1}{2}')
+    >>> split_solution("#### Step 1\nHalve it.\n#### Step 2\nSo it is $\\boxed{2}$.")
+    '2'
 
-    Thousands commas of the ``####`` tail are dropped; a box may be ``\boxed``, ``\fbox`` or ``\framebox``.
+    A heading of Markdown (``#### Step 2``) is no answer. Thousands commas of the ``####`` tail are dropped;
+    a box may be ``\boxed``, ``\fbox`` or ``\framebox``.
     """
-    _, mark, tail = text.rpartition("####")
-    if mark and tail.strip():
-        # A comma counts as a thousands comma only inside a number that is written so throughout: (1,2) keeps its own
-        grouped = r"(?<![\w.,(\[{])[-+$]*\d{1,3}(?:,\d{3})+(?![\d,])"
-        return re.sub(grouped, lambda number: number[0].replace(",", ""), tail.strip().splitlines()[0].strip())
+    return _hashed(text) or _boxed(text)
+
+
+_MARK = re.compile(r"(?<!#)####(?!#)")  # five and more are headings whatever follows
+_EMPHASIS = re.compile(r"^\s*(\*\*|__|\*|_)(?=\S)(.*?\S)\1\s*$")
+_ANSWER_LABEL = re.compile(r"(?:the\s+)?(?:final\s+)?answer\s*(?:is\b|[:=])?\s*", re.IGNORECASE)
+_NUMBERING = re.compile(r"(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,5})[.):]\s+\S|\([\dA-Za-z]{1,3}\)\s+[A-Za-z]")
+_HEADINGS = re.compile(
+    r"(?:sub)?(?:step|part|case|claim|lemma|method|approach|solution|answer|final|conclusion|note|remark|proof|summary|"
+    r"verification|check|analysis|explanation|reasoning|calculation|problem|question|example|hint|result|given|setup)s?\b",
+    re.IGNORECASE,
+)
+_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_BEGINS = re.compile(r"[-+\u2212\d.$\u20ac\u00a3\u00a5(\[{\\]")
+# A comma counts as a thousands comma only inside a number that is written so throughout: (1,2) keeps its own
+_GROUPED = re.compile(r"(?<![\w.,(\[{])[-+$]*\d{1,3}(?:,\d{3})+(?![\d,])")
+
+
+def _hashed(text: str) -> str:
+    marks = [mark.end() for mark in _MARK.finditer(text)]
+    found: list[str] = []
+    for mark in reversed(marks):
+        line, _, after = text[mark:].strip().partition("\n")
+        line, after = _plain(line), after.strip()
+        label = _ANSWER_LABEL.match(line)
+        if label is not None:  # "#### Final answer: 18", or the label alone above the answer
+            line = _plain(line[label.end() :])
+            if not line and "\n" not in after:
+                line, after = _plain(after), ""
+            if _boxed(text):
+                continue
+        elif _NUMBERING.match(line) or _HEADINGS.match(line):
+            continue
+        words = len(_WORDS.findall(line))
+        if not after:
+            # The last line may say anything short ("yes", "3 square metres"), unless a box says it better.
+            if line and words <= 6 and (_BEGINS.match(line) or not _boxed(text)):
+                return _ungrouped(line)
+        elif _BEGINS.match(line) and words <= 1:
+            found.append(line)
+    # Above more text an answer has at most its unit; where several marks have such lines, they number the steps.
+    return _ungrouped(found[0]) if len(found) == 1 and not _boxed(text) else ""
+
+
+def _ungrouped(line: str) -> str:
+    return _GROUPED.sub(lambda number: number[0].replace(",", ""), re.sub(r"(?<=[\d$)])\.$", "", line))
+
+
+def _plain(line: str) -> str:
+    """Without emphasis, and the closing marks that a heading may have."""
+    line = re.sub(r"\s+#+\s*$", "", line.strip())
+    emphasis = _EMPHASIS.match(line)
+    return (emphasis[2] if emphasis else line).strip().rstrip(":" if emphasis else "").strip()
+
+
+def _boxed(text: str) -> str:
     for box in reversed(list(re.finditer(r"\\(?:boxed|fbox|framebox)\s*\{", text))):
         depth = 1
         # Escaped braces, \{ and \}, are signs of the formula and do not nest
-        for brace in re.finditer(r"\\.|[{}]", text[box.end() :], flags=re.DOTALL):
+        for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, box.end()):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
-                inside = text[box.end() : box.end() + brace.start()].strip()
+                inside = text[box.end() : brace.start()].strip()
                 if inside:
                     return inside
                 break
@@ -195,14 +264,29 @@ def split_solution(text: str) -> str:
 
 
 def _formats() -> str:
-    return f"Give a file ending in {', '.join(_READERS)}."
+    return f"Give a file ending in {', '.join(READERS)}."
 
 
-def _choose_columns(rows: list[_Row], asked: Mapping[str, str | None]) -> dict[str, str]:
+def _choose_columns(rows: list[Row], asked: Mapping[str, str | None]) -> dict[str, str]:
     """The column of each role, and of the id; a role without one is left out."""
     found = list(dict.fromkeys(name for _, row in rows for name in row))
     received = f"the columns {', '.join(found)}" if found else "no columns"
-    by_lower = {name.lower(): name for name in reversed(found)}
+    by_lower: dict[str, list[str]] = {}
+    for name in found:
+        by_lower.setdefault(name.strip().lower(), []).append(name)
+
+    def only(name: str) -> str:
+        """The column of that name in any case; as it is written here where there are several."""
+        named = by_lower[name]
+        if len(named) > 1 and name not in named:
+            raise InputError(
+                _OPERATION,
+                expected=f"one column named {name}, in any case",
+                received=f"{len(named)}: {', '.join(map(repr, named))}",
+                remedy=_OPTIONS,
+            )
+        return name if name in named else named[0]
+
     columns: dict[str, str] = {}
     for role, usual in _USUAL.items():
         wanted = asked[role]
@@ -210,22 +294,25 @@ def _choose_columns(rows: list[_Row], asked: Mapping[str, str | None]) -> dict[s
             raise InputError(
                 _OPERATION, expected=f"{wanted!r} as the {role} column", received=received, remedy=_OPTIONS
             )
-        name = wanted or next((by_lower[name] for name in usual if name in by_lower), None)
-        if name is not None:
-            columns[role] = name
+        if wanted is not None:
+            columns[role] = wanted
+        elif known := [name for name in usual if name in by_lower]:
+            columns[role] = only(known[0])
     if "question" not in columns:
         raise InputError(
             _OPERATION, expected="a question column (question or problem)", received=received, remedy=_OPTIONS
         )
     if "solution" not in columns and "answer" not in columns:
         raise InputError(_OPERATION, expected="a solution or an answer column", received=received, remedy=_OPTIONS)
-    identity = next((by_lower[name] for name in _IDS if name in by_lower), None)
+    identity = next((only(name) for name in _IDS if name in by_lower), None)
     return columns if identity is None else columns | {"id": identity}
 
 
 def _problem(where: str, number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> Problem:
     def cell(role: str) -> str:
-        return _as_text(row.get(columns[role]), role, where) if role in columns else ""
+        if role not in columns:
+            return ""
+        return _as_text(row.get(columns[role]), role, where, columns[role])
 
     identity = cell("id").strip() or str(number)
     question, solution, answer = cell("question"), cell("solution"), cell("answer").strip()
@@ -236,7 +323,7 @@ def _problem(where: str, number: int, row: Mapping[str, Any], columns: Mapping[s
             received=f"none in {where} (id {identity!r})",
             remedy="Fill in or remove the row.",
         )
-    if "####" in answer:  # GSM8K: the answer column is the worked solution
+    if _is_worked(answer):  # GSM8K: the answer column is the worked solution
         solution, answer = solution or cell("answer"), split_solution(answer)
     answer = answer or split_solution(solution)
     if not answer:
@@ -249,7 +336,12 @@ def _problem(where: str, number: int, row: Mapping[str, Any], columns: Mapping[s
     return Problem(id=identity, question=question, solution=solution or answer, answer=answer)
 
 
-def _as_text(value: Any, role: str, where: str) -> str:
+def _is_worked(answer: str) -> bool:
+    """Whether the text of an answer column is a worked solution that ends in the answer."""
+    return "####" in answer or ("\n" in answer and bool(_boxed(answer)))
+
+
+def _as_text(value: Any, role: str, where: str, column: str = "") -> str:
     """Text of a cell; "" for what counts as missing."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return ""
@@ -263,101 +355,17 @@ def _as_text(value: Any, role: str, where: str) -> str:
             return ""
         if math.isfinite(size):
             return str(int(size)) if value == int(size) else str(value)
+    if isinstance(value, Repeated):
+        raise InputError(
+            _OPERATION,
+            expected=f"one {role} column named {column!r}",
+            received=f"{len(value.values)} of that name, in {where}",
+            remedy=f"Rename all but one. {_OPTIONS}",
+        )
+    text = repr(value)
     raise InputError(
         _OPERATION,
         expected=f"text or a number as the {role}",
-        received=f"{type(value).__name__} {value!r} in {where}",
-        remedy=_OPTIONS,
+        received=f"{type(value).__name__} {text if len(text) <= 200 else text[:200] + '...'} in {where}",
+        remedy=_OPTIONS + (f" (The column is {column!r}.)" if column and column != role else ""),
     )
-
-
-def _read_jsonl(file: Path) -> Iterator[_Row]:
-    with file.open("rb") as handle:  # bytes, so that lines end at \n only and a wrong byte has its line
-        for number, line in enumerate(handle, 1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            if text:
-                yield f"line {number}", _json_object(_parse_json(text, f"line {number} of {file}"), f"line {number}")
-
-
-def _read_json(file: Path) -> Iterator[_Row]:
-    text = file.read_bytes().decode("utf-8-sig").strip()
-    rows = _parse_json(text, str(file)) if text else []
-    if not isinstance(rows, list):
-        raise InputError(
-            _OPERATION,
-            expected="a list of objects",
-            received=f"a JSON {type(rows).__name__} in {file}",
-            remedy="Put the problems into one list, or one object a line into a .jsonl file.",
-        )
-    for number, row in enumerate(rows, 1):
-        yield f"row {number}", _json_object(row, f"row {number}")
-
-
-def _parse_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits
-        raise InputError(
-            _OPERATION,
-            expected="JSON",
-            received=f"{where}: {error}",
-            remedy="A .jsonl file holds one object a line, a .json file one list of objects.",
-        ) from error
-
-
-def _json_object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(
-            _OPERATION,
-            expected="a JSON object for each problem",
-            received=f"{type(value).__name__} in {where}",
-            remedy='Write each problem as {"question": ..., "solution": ..., "answer": ...}.',
-        )
-    return value
-
-
-def _read_csv(file: Path) -> Iterator[_Row]:
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle, strict=True)
-        try:
-            for number, row in enumerate(reader, 1):
-                if None in row:  # DictReader's key for cells beyond the last column
-                    raise csv.Error("more cells than columns")
-                yield f"row {number}", row
-        except csv.Error as error:
-            raise InputError(
-                _OPERATION,
-                expected="comma-separated values under one line of column names",
-                received=f"line {reader.reader.line_num} of {file}: {error}",
-                remedy="Mend the line's quotes and commas, or save the table as .jsonl or .parquet.",
-            ) from error
-
-
-def _read_parquet(file: Path) -> Iterator[_Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=256):
-                # Floats by way of numpy: a float32 0.1 keeps its own short text, "0.1", instead of 0.10000000149
-                columns = [
-                    column.to_numpy(zero_copy_only=False)
-                    if pyarrow.types.is_floating(column.type)
-                    else column.to_pylist()
-                    for column in batch.columns
-                ]
-                for cells in zip(*columns, strict=True):
-                    number += 1
-                    yield f"row {number}", dict(zip(batch.schema.names, cells, strict=True))
-    except pyarrow.ArrowException as error:
-        raise InputError(
-            _OPERATION,
-            expected="a Parquet table",
-            received=f"{file}: {error}",
-            remedy="Write the file again; it is cut short or of another format.",
-        ) from error
-
-
-_READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}

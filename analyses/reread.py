@@ -3,8 +3,9 @@
 1. Prompt and response go through the model in one pass; the residual streams at the steps are those of decoding (to
    the rounding of another order of sums).
 2. Other measures on the same footing (:mod:`probes.similarity`) score every (layer, step) against the same answer.
-3. The null asks whether the scores would be as high against a wrong answer: the same statistic against K answers of
-   other problems, and against K random vectors of the answer's norm (:mod:`probes.nulls`).
+3. The null asks whether the scores would be as high against a wrong answer: the same statistic against K other answers
+   of other problems (:mod:`analyses.wrong_answers`), and against K random vectors of the answer's norm
+   (:mod:`probes.nulls`).
 4. The deep-thinking ratio asks in which block the prediction of each step settles (:mod:`probes.depth`).
 5. All of it goes into the response's cell; tables are derived from there. Nothing is decoded again, so a finished run
    can be asked more at any time.
@@ -17,9 +18,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,24 +27,23 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from analyses.batches import Batch, guarded
-from analyses.problems import Problem
 from analyses.scheduler import Report
 from analyses.store import Cell, CellData, Run
+from analyses.wrong_answers import WrongAnswers, is_void, pinned_wrong_answers
 from interp.encoding import encode
 from interp.errors import InputError
-from interp.prompts import encode_prompt
 from interp.record import ResidualSites
 from probes.depth import settling_depth
 from probes.nulls import null_scores, null_test, random_answers
 from probes.similarity import SCORES
 
 if TYPE_CHECKING:
-    from analyses.trace import Tracer
+    from analyses.trace import Tracer, TraceSettings
 
-__all__ = ["Probing", "Rereader", "bandwidth_of"]
+__all__ = ["Probing", "Rereader", "bandwidth_of", "check_measures"]
 
 MAX_BYTES = 2**29  # residual streams held at a time
-_MATCHES = ("last_token", "none")
+_MATCHES = ("kind", "none")
 _STATISTICS = ("score", "standardised")
 _DEPTH = "dtr"
 _WITH_KERNEL = ("nhsic", "cka")
@@ -62,15 +61,17 @@ class Probing:
             another bandwidth, all may leave out the answer's K largest coordinates: "nhsic@median", "r2/drop4",
             "nhsic@2*median/drop4".
         null: wrong answers each response is scored against, K; 0 for none. The smallest p is 1 / (K + 1).
-        null_match: "last_token": wrong answers whose reference ends on the same token, as far as there are K of them
-            (otherwise the null is too easy: it would be beaten by whatever tells that token); "none": any.
+        null_match: "kind": wrong answers whose reference ends as the own one does, as closely as there are K of them:
+            on the same token, else on the same kind of token after the same token, else on the same kind of token
+            (otherwise the null is too easy: it would be beaten by whatever tells that end); "none": any. Always
+            other answers (see :mod:`analyses.wrong_answers`).
         null_statistic: "score", or "standardised" by each step's own level (see :func:`probes.null_test`).
         null_seed: of the draw of wrong answers and of random vectors.
     """
 
     probes: tuple[str, ...] = ("nhsic",)
     null: int = 0
-    null_match: str = "last_token"
+    null_match: str = "kind"
     null_statistic: str = "score"
     null_seed: int = 0
 
@@ -101,33 +102,36 @@ class Probing:
     def depth(self) -> bool:
         return _DEPTH in self.probes
 
-    def pins(self) -> dict[str, Any]:
-        """What a run is pinned to once it was asked."""
+    def pins(self, pool: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a run is pinned to once it was asked; ``pool`` is what it pins of the pool of wrong answers."""
         null = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("null")} if self.null else {}
+        if null:
+            null["null_pool"] = dict(pool or {})
         return {"probes": sorted({*self.measures, *([_DEPTH] if self.depth else [])}), "null": null}
 
     @classmethod
     def pinned(cls, settings: dict[str, Any]) -> Probing:
         """All that a run was ever asked: more may be asked later, and holds for all of its responses."""
-        return cls(probes=tuple(sorted(settings.get("probes", ()))), **settings.get("null", {}))
+        null = {} if is_void(settings) else settings.get("null", {})
+        asked = {f.name: null[f.name] for f in fields(cls) if f.name in null}
+        return cls(probes=tuple(sorted(settings.get("probes", ()))), **asked)
 
 
 class Rereader:
     """Reads finished responses of a run again and writes what was asked into their cells."""
 
-    def __init__(self, tracer: Tracer, run: Run, pool: Callable[[], Sequence[Problem]]) -> None:
-        self.tracer, self.run, self.make_pool = tracer, run, pool
+    def __init__(self, tracer: Tracer, run: Run, wrong: WrongAnswers | None = None) -> None:
+        self.tracer, self.run = tracer, run
         self.probing = Probing.pinned(run.settings)
+        if wrong is None and self.probing.null:
+            wrong = pinned_wrong_answers(tracer, run.path, run.settings["null"])
+        self.wrong = wrong if self.probing.null else None
         self.layers: list[int] = sorted(run.settings["layers"])
         self.known: dict[str, Float[Tensor, "layer d_model"]] = {}
 
     def check(self) -> None:
-        """Find out before anything is decoded whether there are enough wrong answers, and measures fit the model."""
-        for problem in self.tracer.problems:
-            self.drawn(problem)
-        steps = torch.linspace(-1, 1, self.tracer.facts.d_model)[None]
-        for name in self.probing.measures:
-            self._score(name, steps, steps[0])
+        """Find out before anything is decoded whether the measures fit the model."""
+        check_measures(self.probing, self.tracer.options, self.tracer.facts.d_model)
 
     def todo(self) -> list[Cell]:
         """Cells that lack some of what the run is to hold."""
@@ -137,7 +141,7 @@ class Rereader:
         return [
             cell
             for cell in self.run.cells()
-            if cell.problem in self.tracer.problems and self.run.read(cell).payload.get("probing") != wanted
+            if cell.problem in self.tracer.problems and self.run.payload(cell).get("probing") != wanted
         ]
 
     def do(self, batch: Batch, report: Report) -> dict[Cell, str]:
@@ -149,7 +153,12 @@ class Rereader:
             data = self.run.read(cell)
             found = self._found(cell, data)
             kept = {name: value for name, value in data.tensors.items() if ":" not in name}
-            payload = {**data.payload, "probing": self._wanted(), "null_problems": self.drawn(cell.problem)[0]}
+            payload = {**data.payload, "probing": self._wanted()}
+            if self.wrong is not None:
+                drawn = self.wrong.drawn(cell.problem)
+                payload |= {
+                    "null_problems": list(drawn.problems), "null_matched": drawn.matched, "null_answers": drawn.answers,
+                }  # fmt: skip
             self.run.write(cell, {**kept, **found}, payload)
             report(len(data.tensors["token_ids"]))
 
@@ -157,7 +166,8 @@ class Rereader:
         pins = self.probing.pins()
         if not pins["probes"] and not pins["null"]:
             return None
-        return {**pins, "layers": self.layers}
+        null = self.run.settings["null"] if pins["null"] else {}
+        return {**pins, "null": null, "layers": self.layers}
 
     def _found(self, cell: Cell, data: CellData) -> dict[str, Tensor]:
         layers = data.payload["layers"]
@@ -165,7 +175,7 @@ class Rereader:
         found: dict[str, list[Tensor]] = {}
         text = len(data.tensors["prompt_ids"]) + len(data.tensors["token_ids"])
         size = max(1, MAX_BYTES // (4 * text * self.tracer.facts.d_model))
-        nulls = self._null_answers(cell.problem) if self.probing.null else None
+        nulls = None if self.wrong is None else self._null_answers(cell.problem, self.wrong)
         places = [self.layers.index(layer) for layer in layers]
         for begin in range(0, len(layers), size):
             some = slice(begin, begin + size)
@@ -184,10 +194,7 @@ class Rereader:
     def _score(
         self, name: str, steps: Float[Tensor, "*layer step d_model"], answer: Float[Tensor, "*layer d_model"]
     ) -> Float64[Tensor, "*layer step"]:
-        kind, kernel, drop = _parsed(name)
-        if kind in _WITH_KERNEL:
-            kernel = {"sigma": self.tracer.options.sigma} | kernel
-        return SCORES[kind](steps, answer, drop_top=self.tracer.options.drop_top + drop, **kernel)
+        return _measured(name, self.tracer.options, steps, answer)
 
     def _tested(
         self,
@@ -212,49 +219,9 @@ class Rereader:
             "p_random": random_test.p_family, "floor": random_scores.amax(dim=-1).quantile(0.95)[None],
         }  # fmt: skip
 
-    def drawn(self, problem: str) -> tuple[list[str], int]:
-        """The wrong answers of a problem, by the ids of theirs, and how many end on its token."""
-        if not self.probing.null:
-            return [], 0
-        mine = self.tracer.references[problem]
-        ends, same = self._pool_ends, mine[-1]
-        dice = random.Random(_seed(self.probing.null_seed, problem))
-        others = [name for name, ids in self._references.items() if name != problem and ids != mine]
-        matched = [other for other in others if ends[other] == same]
-        if self.probing.null_match == "none":
-            chosen = dice.sample(others, min(self.probing.null, len(others)))
-        else:
-            chosen = dice.sample(matched, min(self.probing.null, len(matched)))
-            rest = [other for other in others if ends[other] != same]
-            chosen += dice.sample(rest, min(self.probing.null - len(chosen), len(rest)))
-        if len(chosen) < self.probing.null:
-            raise InputError(
-                "trace",
-                expected=f"{self.probing.null} other problems to take wrong answers from",
-                received=f"{len(chosen)}",
-                remedy="Lower --null, or give a larger problem file (all of it is used, whatever --n is).",
-            )
-        return chosen, sum(ends[other] == same for other in chosen)
-
-    @cached_property
-    def _pool(self) -> dict[str, Problem]:
-        return {problem.id: problem for problem in self.make_pool()} | self.tracer.problems
-
-    @cached_property
-    def _references(self) -> dict[str, list[int]]:
-        tracer = self.tracer
-        return {
-            name: encode_prompt(tracer.model.tokenizer, tracer.options.reference_of(problem), tracer.facts, "trace")
-            for name, problem in self._pool.items()
-        }
-
-    @cached_property
-    def _pool_ends(self) -> dict[str, int]:
-        return {name: ids[-1] for name, ids in self._references.items()}
-
-    def _null_answers(self, problem: str) -> Float[Tensor, "null layer d_model"]:
-        """Their representations at all layers of the run; each reference is read once in a run."""
-        wanted, _ = self.drawn(problem)
+    def _null_answers(self, problem: str, wrong: WrongAnswers) -> Float[Tensor, "null layer d_model"]:
+        """Wrong answers' representations at all layers of the run; each reference is read once in a run."""
+        wanted = wrong.drawn(problem).problems
         new = [name for name in wanted if name not in self.known]
         site = self.tracer.options.site
         record = ResidualSites(layers=tuple(self.layers), sites=(site,))
@@ -264,7 +231,7 @@ class Rereader:
             new += [gone] if gone in wanted else []
             del self.known[gone]
         if new:
-            texts = [self._references[name] for name in new]
+            texts = [wrong.reference(name) for name in new]
             for name, encoding in zip(
                 new, encode(self.tracer.model, texts, record=record, last_only=True), strict=True
             ):
@@ -286,6 +253,25 @@ class Rereader:
             "depth:settled": torch.cat([part.depth for part in parts]).cpu(),
             "depth:is_deep": torch.cat([part.is_deep for part in parts]).cpu(),
         }
+
+
+def check_measures(probing: Probing, options: TraceSettings, d_model: int) -> None:
+    """Find out before anything is pinned or decoded whether the measures fit the model."""
+    steps = torch.linspace(-1, 1, d_model)[None]
+    for name in probing.measures:
+        _measured(name, options, steps, steps[0])
+
+
+def _measured(
+    name: str,
+    options: TraceSettings,
+    steps: Float[Tensor, "*layer step d_model"],
+    answer: Float[Tensor, "*layer d_model"],
+) -> Float64[Tensor, "*layer step"]:
+    kind, kernel, drop = _parsed(name)
+    if kind in _WITH_KERNEL:
+        kernel = {"sigma": options.sigma} | kernel
+    return SCORES[kind](steps, answer, drop_top=options.drop_top + drop, **kernel)
 
 
 def _parsed(name: str) -> tuple[str, dict[str, Any], int]:

@@ -29,15 +29,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from interp.errors import InputError
 
 from .atomic import disk_errors, is_temporary, locked, make_folder, probe, quote_name, replacing, sweep, unquote_name
-from .pinned import FORMAT, json_values, merge_pinned, read_pinned
-from .tables import is_table, parquet_writer, read_frame, write_frame
+from .pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
+from .tables import is_table, parquet_writer, read_frame, read_rows, row_groups, write_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -96,6 +96,8 @@ class Run:
     ...     run.cells(), run.read(Cell("ducks")).payload
     ([Cell(condition='baseline', problem='ducks', sample=0)], {'text': '18'})
 
+    `replaced` holds the settings that are noted only and that this start changed: by name, the value before and now.
+
     Every method raises `InputError` for bad input, a disk that refuses, and files that are damaged.
     """
 
@@ -104,7 +106,9 @@ class Run:
     settings: dict[str, Any]
     provenance: dict[str, Any]
     created: str
+    replaced: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     writable: bool = False
+    _claims: list[_Pins] = field(default_factory=list)  # what the first cell written here has to agree with
 
     @classmethod
     def start(
@@ -115,12 +119,17 @@ class Run:
         settings: Mapping[str, Any],
         provenance: Mapping[str, Any],
         may_grow: Sequence[str] = (),
+        noted: Sequence[str] = (),
+        judge: Judge | None = None,
+        correctable: bool = False,
         need_bytes: int = 0,
     ) -> Run:
         """Create the folder, or resume it, and check that it can be written before any work is done.
 
         `settings` and `provenance` are JSON values. On resuming they must equal those in ``run.json``, except that the
-        settings named in `may_grow` are merged: lists by union, dicts by key, with equal values under common keys.
+        settings named in `may_grow` are merged: lists by union, dicts by key, with equal values under common keys; and
+        those named in `noted`, on which no cell depends, are replaced. `judge` compares the provenance in place of
+        equality. Where there is no cell yet, a `correctable` run takes other settings instead of refusing them.
         `need_bytes` is the free space to insist on. Temporaries of dead processes are removed.
         """
         folder = Path(path)
@@ -142,8 +151,9 @@ class Run:
                     remedy="Choose another output folder.",
                 )
             with locked(folder / _LOCK):
+                pins = _Pins(folder, new, tuple(may_grow), tuple(noted), judge)
                 old = read_pinned(folder) if (folder / "run.json").exists() else None
-                pinned = new if old is None else merge_pinned(folder, old, new, may_grow)
+                pinned = new if old is None else pins.merged(old, correctable and not any(_files(folder)))
                 sweep(folder)
                 probe(folder)
                 free = shutil.disk_usage(folder).free
@@ -154,10 +164,15 @@ class Run:
                         received=f"{free / 1e9:.3g} GB at {folder}",
                         remedy="Free some space, choose another disk, or record fewer layers, steps or problems.",
                     )
+                if pinned is new:
+                    (folder / _FAILURES).unlink(missing_ok=True)  # of settings that are no more
                 if pinned != old:
-                    with replacing(folder / "run.json") as temporary:
-                        temporary.write_text(json.dumps(pinned, indent=1) + "\n", encoding="utf-8")
-        return cls(folder, kind, pinned["settings"], pinned["provenance"], pinned["created"], writable=True)
+                    write_pinned(folder, pinned)
+        replaced = {} if old is None else _replaced(old["settings"], pinned["settings"], noted)
+        run = cls(folder, kind, pinned["settings"], pinned["provenance"], pinned["created"], replaced, writable=True)
+        if correctable:
+            run._claims.append(pins)
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -200,6 +215,37 @@ class Run:
             raise _damaged(file, error) from error
         return CellData(tensors, payload)
 
+    def payload(self, cell: Cell) -> dict[str, Any]:
+        """The payload of a finished cell alone: only the head of its file is read, and that the file is whole."""
+        file = self._file(cell)
+        if not file.is_file():
+            return self.read(cell).payload  # says what is missing
+        try:
+            with file.open("rb") as stored:
+                header = _header(stored)
+                if header["cell"] != asdict(cell) or stored.seek(0, io.SEEK_END) != header["bytes"]:
+                    raise ValueError("its content is not what was stored")
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
+            raise _damaged(file, error) from error
+        return header["payload"]
+
+    def tensor(self, cell: Cell, name: str, rows: slice = slice(None)) -> Shaped[Tensor, "..."]:
+        """One tensor of a finished cell, or some rows of it; nothing else of the file is read, nor its checksum."""
+        file = self._file(cell)
+        if not file.is_file():
+            return self.read(cell).tensors[name]  # says what is missing
+        try:
+            with safe_open(file, framework="pt") as stored:
+                part = stored.get_slice(name)
+                found: Tensor = part[rows] if part.get_shape() else stored.get_tensor(name)
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
+            raise _damaged(file, error) from error
+        return found
+
+    def files(self) -> list[Path]:
+        """The files of all finished cells, for their times and sizes."""
+        return sorted(self._files())
+
     def write(self, cell: Cell, tensors: Mapping[str, Shaped[Tensor, "..."]], payload: Mapping[str, Any]) -> None:
         """Store `cell` whole, in place of an earlier version of it; on failure nothing changes.
 
@@ -231,10 +277,28 @@ class Run:
                 remedy="Store long lists of numbers as tensors.",
             )
         file = self._file(cell)
-        with disk_errors("write cell", file, _SAFE):
+        with disk_errors("write cell", file, _SAFE), self._claimed():
             make_folder(file.parent)
             with replacing(file) as temporary:
                 save_file(stored, temporary, metadata={_KEY: header})
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Around the first cell that this process writes.
+
+        While there was no cell, another process may have corrected the settings; from now on nobody can.
+        """
+        if not self._claims:
+            yield
+            return
+        with locked(self.path / _LOCK):
+            pins = self._claims[0]
+            old = read_pinned(self.path)
+            pinned = pins.merged(old, False)
+            if pinned != old:
+                write_pinned(self.path, pinned)
+            yield
+        self._claims.clear()
 
     def failures(self) -> dict[Cell, str]:
         """Cells that could not be done, with their reasons; those finished since are left out."""
@@ -249,17 +313,17 @@ class Run:
         return {cell: reason for cell, reason in found.items() if not self.has(cell)}
 
     def record_failures(self, failures: Mapping[Cell, str]) -> None:
-        """Add to the list of failures; one process at a time does so."""
-        merged = self.failures() | {cell: reason for cell, reason in failures.items() if not self.has(cell)}
-        entries = [{"cell": asdict(cell), "reason": reason} for cell, reason in sorted(merged.items())]
-        with (
-            disk_errors("record failures", self.path / _FAILURES, _SAFE),
-            replacing(self.path / _FAILURES) as temporary,
-        ):
-            temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        """Add to the list of failures, whoever else does so at the same time."""
+        with disk_errors("record failures", self.path / _FAILURES, _SAFE), locked(self.path / _LOCK):
+            merged = self.failures() | {cell: reason for cell, reason in failures.items() if not self.has(cell)}
+            entries = [{"cell": asdict(cell), "reason": reason} for cell, reason in sorted(merged.items())]
+            with replacing(self.path / _FAILURES) as temporary:
+                temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
-    def table(self, name: str) -> pandas.DataFrame:
-        """The derived table of that file name."""
+    def table(
+        self, name: str, columns: Sequence[str] | None = None, where: Mapping[str, object] | None = None
+    ) -> pandas.DataFrame:
+        """The derived table of that file name, or some columns of it and the rows with given values (`read_rows`)."""
         file = self._table_file(name)
         if not file.is_file():
             raise InputError(
@@ -268,7 +332,13 @@ class Run:
                 received=f"a run with {', '.join(self.tables) or 'no tables'}",
                 remedy="Derive the table from the run's cells first.",
             )
-        return read_frame(file)
+        return read_frame(file) if columns is None and where is None else read_rows(file, columns, where)
+
+    def parts(self, name: str, columns: Sequence[str]) -> Iterator[pandas.DataFrame]:
+        """Some columns of a derived Parquet table, a row group at a time (`row_groups`)."""
+        if not self._table_file(name).is_file():
+            self.table(name)  # says what is missing
+        return row_groups(self._table_file(name), columns)
 
     def write_table(self, name: str, frame: pandas.DataFrame) -> None:
         """Store a derived table, Parquet or CSV by the suffix of `name`, in place of an earlier one (`write_frame`)."""
@@ -340,6 +410,7 @@ class Run:
             f"model {self.settings.get('model', 'not named')}",
             f"{sum(1 for _ in self._files())} cells",
             f"tables {' '.join(self.tables) or 'none'}",
+            *([f"{failed} failed"] if (failed := len(self.failures())) else []),
         ]
 
     def _table_file(self, name: str) -> Path:
@@ -358,9 +429,7 @@ class Run:
 
     def _files(self) -> Iterator[Path]:
         """Files of finished cells; temporaries and whatever else lies about are not."""
-        for file in (self.path / "cells").glob("*/*/*.safetensors"):
-            if file.stem.isascii() and file.stem.isdecimal() and file.stem == str(int(file.stem)):
-                yield file
+        return _files(self.path)
 
     def _cell(self, file: Path) -> Cell | None:
         """The cell a file is of; None for a file that is none."""
@@ -377,10 +446,44 @@ class Run:
         return cell if self._file(cell) == file else None
 
 
+@dataclass(frozen=True)
+class _Pins:
+    """What a process pins a folder to, to be compared with what it holds: now, and before the first cell is written."""
+
+    folder: Path
+    new: dict[str, Any]
+    may_grow: tuple[str, ...]
+    noted: tuple[str, ...]
+    judge: Judge | None
+
+    def merged(self, old: dict[str, Any], corrects: bool) -> dict[str, Any]:
+        try:
+            return merge_pinned(self.folder, old, self.new, self.may_grow, self.noted, self.judge)
+        except InputError:
+            if not corrects:
+                raise
+            return self.new
+
+
+def _replaced(old: dict[str, Any], new: dict[str, Any], noted: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    return {name: (old.get(name), new[name]) for name in noted if name in new and old.get(name) != new[name]}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for file in (folder / "cells").glob("*/*/*.safetensors"):
+        if file.stem.isascii() and file.stem.isdecimal() and file.stem == str(int(file.stem)):
+            yield file
+
+
 def _header(stored: io.BufferedIOBase) -> dict[str, Any]:
-    """What `Run.write` put into the metadata: a safetensors file begins with the length of its JSON header."""
+    """What `Run.write` put into the metadata, and the bytes that the whole file has.
+
+    A safetensors file begins with the length of its JSON header.
+    """
     size = int.from_bytes(stored.read(8), "little")
-    return json.loads(json.loads(stored.read(min(size, 100_000_000)))["__metadata__"][_KEY])
+    header = json.loads(stored.read(min(size, 100_000_000)))
+    ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    return json.loads(header["__metadata__"][_KEY]) | {"bytes": 8 + size + max(ends, default=0)}
 
 
 def _plain(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:

@@ -10,19 +10,42 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from analyses.derive import SIGNIFICANT
+from analyses.derive import SIGNIFICANT, WRONG_ANSWERS
 from analyses.store import Run
+from analyses.wrong_answers import CLOSENESS, is_void
 from interp.decoding import ProgressBar
 from interp.models import ModelEntry
 from interp.token_text import gap_between
 from probes.nulls import nulls_needed, smallest_p
 
-__all__ = ["clean_token", "marked_tokens", "null_sentence", "progress_bar", "show", "show_models", "summary"]
+__all__ = [
+    "clean_token",
+    "marked_tokens",
+    "matched_sentence",
+    "null_sentence",
+    "progress_bar",
+    "show",
+    "show_models",
+    "summary",
+]
 
 COLUMNS = {
     "n_steps": "steps", "n_peaks": "peaks", "ratio": "ratio", "interval_max": "max interval",
     "interval_min": "min interval", "interval_mean": "mean interval", "mean_mi": "mean nHSIC", "aom": "AOM",
 }  # fmt: skip
+
+
+VOID_NULL = (
+    "This run was asked for a null by an earlier version, whose wrong answers could be right ones: its p-values say "
+    "nothing. The same command with --null makes them anew, without decoding anything again."
+)
+_MATCHED = "their references matched with the own one's end as far as there are such"
+_ENDINGS = {
+    "token": "end on the same token",
+    "before": "end on the same kind of token (a digit, a word, a full stop ...) after the same token",
+    "kind": "end on the same kind of token",
+    "none": "end on another kind of token",
+}
 
 
 def summary(run: Run, top: int = 15) -> dict[str, Any]:
@@ -48,10 +71,14 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
             for part in [tokens[tokens["layer"] == layer]]
         },
     }
-    if null := run.settings.get("null"):
+    if (null := run.settings.get("null")) and not is_void(run.settings):
+        drawn = run.table(WRONG_ANSWERS)
         survive = peaks.groupby("layer")[["n_peaks", "n_significant"]].sum()
         facts["null"] = {
             "wrong_answers": null["null"],
+            "responses": len(drawn),
+            "matched": {name: int(drawn[name].sum()) for name in CLOSENESS},
+            "different_answers": _number(drawn["different_answers"].mean()),
             "smallest_p": smallest_p(null["null"], len(survive)),
             "peaks": dict(zip(map(int, survive.index), map(int, survive["n_peaks"]), strict=True)),
             "survive": dict(zip(map(int, survive.index), map(int, survive["n_significant"]), strict=True)),
@@ -61,17 +88,35 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
 
 def null_sentence(run: Run, facts: dict[str, Any]) -> str:
     """How many peaks survive the null, and whether any could."""
+    if "null" not in facts:
+        return VOID_NULL
     null, last = facts["null"], facts["layers"][-1]["layer"]
-    kind = "that end on the same token" if run.settings["null"]["null_match"] == "last_token" else "of any kind"
     text = (
-        f"Against {null['wrong_answers']} wrong answers {kind} (familywise over steps, Holm over layers, 0.05): "
+        f"Against {null['wrong_answers']} wrong answers a response (familywise over steps, Holm over layers, 0.05): "
         f"{sum(null['survive'].values())} of {sum(null['peaks'].values())} peaks survive, at layer {last} "
-        f"{null['survive'][last]} of {null['peaks'][last]}."
+        f"{null['survive'][last]} of {null['peaks'][last]}. {matched_sentence(run)}"
     )
     if null["smallest_p"] > SIGNIFICANT:
         needed = nulls_needed(len(facts["layers"]), SIGNIFICANT)
         text += f" None can with so few: {len(facts['layers'])} layers need at least {needed} wrong answers."
     return text
+
+
+def matched_sentence(run: Run) -> str:
+    """What the wrong answers of a run are, and how the ends of their references are matched."""
+    drawn = run.table(WRONG_ANSWERS)
+    total = int(drawn["wrong_answers"].sum())
+    if not total:
+        return "No response was scored against them yet."
+    counts = {name: int(drawn[name].sum()) for name in CLOSENESS}
+    listed = ", ".join(f"{counts[name]:,} {ending}" for name, ending in _ENDINGS.items() if counts[name])
+    chosen = "whatever their references end on" if run.settings["null"]["null_match"] == "none" else _MATCHED
+    different = drawn["different_answers"]
+    least, most = int(different.min()), int(different.max())
+    return (
+        f"They are other answers of other problems, {chosen}. Of {total:,}: {listed}. Those of one response are "
+        f"{least if least == most else f'{least} to {most}'} different answers."
+    )
 
 
 def _number(value: float) -> float | None:
@@ -110,7 +155,7 @@ def show(run: Run) -> None:
     console.print(
         Text.assemble(("\nTables: ", "bold"), ", ".join(str(run.path / name) for name in run.tables)), soft_wrap=True
     )
-    if "null" in facts:
+    if run.settings.get("null"):
         console.print(Text.assemble(("\nNull: ", "bold"), null_sentence(run, facts)), soft_wrap=True)
     if failed := run.failures():
         console.print(Text(f"{len(failed)} failed: see {run.path / 'failures.json'} and --retry-failed", style="bold"))
@@ -127,11 +172,12 @@ def _marked(run: Run, layer: int) -> Any:
     """A response as text, its peaks reversed and in brackets: the median one, by peaks, of those that have any."""
     from rich.text import Text
 
-    peaks = run.peaks[run.peaks["layer"] == layer].sort_values("n_peaks", kind="stable")
+    peaks = run.table("peaks.parquet", ["problem", "sample", "n_peaks"], where={"layer": layer})
+    peaks = peaks.sort_values("n_peaks", kind="stable")
     peaks = peaks[peaks["n_peaks"] > 0] if peaks["n_peaks"].any() else peaks
     chosen = peaks.iloc[len(peaks) // 2]
-    mi = run.mi
-    rows = mi[(mi["problem"] == chosen["problem"]) & (mi["sample"] == chosen["sample"]) & (mi["layer"] == layer)]
+    where = {"problem": str(chosen["problem"]), "sample": int(chosen["sample"]), "layer": layer}
+    rows = run.table("mi.parquet", ["token", "is_peak"], where=where)
     peaks_at = {place: "" for place, is_peak in enumerate(rows["is_peak"]) if is_peak}
     return Text(f"[{chosen['problem']}] ", style="dim").append(marked_tokens(rows["token"].tolist(), peaks_at))
 

@@ -1,10 +1,10 @@
 """Tables as files, Parquet or CSV by suffix, each replaced whole.
 
 1. `write_frame` writes a pandas frame; `parquet_writer` streams a Parquet table that need not fit into memory.
-2. `read_frame` gives the frame back. Parquet keeps every type. CSV keeps text (NA, null, "", line ends) and numbers
-   exactly: the column types stand in a hidden file beside it, named after the table's content, so that they are never
-   another version's. Where it is lost, or the CSV was edited, columns of numbers are told by looking.
-   A missing text is "" in a CSV, and whatever is neither text, number nor bool comes back as text.
+2. `read_frame` gives the frame back, `read_rows` some of it. Parquet keeps every type. CSV keeps text (NA, null, "",
+   line ends) and numbers exactly: the column types stand in a hidden file beside it, named after the table's content,
+   so that they are never another version's. Where it is lost, or the CSV was edited, columns of numbers are told by
+   looking. A missing text is "" in a CSV, and whatever is neither text, number nor bool comes back as text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-__all__ = ["is_table", "parquet_writer", "read_frame", "write_frame"]
+__all__ = ["RowGroups", "is_table", "parquet_writer", "read_frame", "read_rows", "row_groups", "write_frame"]
 
+ROW_GROUP = 2**16  # rows that a table is written and read by
+MOST_HELD = 256  # small tables that wait for it: each has memory of its own
 _ROOM = "The table there before is untouched: free some space, then derive the table again."
 
 
@@ -66,6 +68,46 @@ def parquet_writer(file: Path, schema: pyarrow.Schema) -> Iterator[pyarrow.parqu
             yield writer
         finally:
             writer.close()
+
+
+class RowGroups:
+    """Writes small tables together, as row groups large enough to be read fast and small enough to hold.
+
+    >>> import pyarrow, tempfile
+    >>> rows = pyarrow.table({"mi": [0.5, 0.25]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with parquet_writer(Path(folder, "mi.parquet"), rows.schema) as writer, RowGroups(writer) as groups:
+    ...         for _ in range(3):
+    ...             groups.add(rows)
+    ...     file = pyarrow.parquet.ParquetFile(Path(folder, "mi.parquet"))
+    ...     file.metadata.num_rows, file.num_row_groups
+    (6, 1)
+    """
+
+    def __init__(self, writer: pyarrow.parquet.ParquetWriter, rows: int = ROW_GROUP) -> None:
+        self.writer, self.rows = writer, rows
+        self.held: list[pyarrow.Table] = []
+
+    def add(self, table: pyarrow.Table) -> None:
+        self.held.append(table)
+        if sum(map(len, self.held)) >= self.rows or len(self.held) >= MOST_HELD:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if self.held:
+            # One dictionary for all of them: texts that repeat are written once
+            table = pyarrow.concat_tables(self.held).unify_dictionaries().combine_chunks()
+            self.writer.write_table(table, row_group_size=max(len(table), 1))
+            self.held = []
+
+    def __enter__(self) -> RowGroups:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
 
 
 def write_frame(file: Path, frame: pandas.DataFrame) -> None:
@@ -119,6 +161,53 @@ def write_frame(file: Path, frame: pandas.DataFrame) -> None:
         ) from error
 
 
+def read_rows(file: Path, columns: Sequence[str] | None = None, where: Mapping[str, object] | None = None) -> Any:
+    """Some columns of the frame in `file`, of the rows that have the given values; all of either unless given.
+
+    >>> import pandas, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_frame(Path(folder, "t.parquet"), pandas.DataFrame({"problem": ["a", "b"], "mi": [0.5, 0.25]}))
+    ...     read_rows(Path(folder, "t.parquet"), ["mi"], where={"problem": "b"}).to_dict("list")
+    {'mi': [0.25]}
+
+    Of a Parquet file only these columns, and the row groups that may hold such rows, are read.
+    """
+    if file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            with pyarrow.parquet.ParquetFile(file) as table:
+                return _rows_where(table, columns, where or {}).to_pandas()
+        except (OSError, ValueError, TypeError, LookupError, pyarrow.ArrowException) as error:
+            raise _unreadable(file, error) from error
+    frame = read_frame(file)
+    for name, value in (where or {}).items():
+        frame = frame[frame[name] == value]
+    return frame if columns is None else frame[list(columns)]
+
+
+def row_groups(file: Path, columns: Sequence[str]) -> Iterator[pandas.DataFrame]:
+    """Some columns of a Parquet table, a row group at a time: for one that need not fit into memory.
+
+    >>> import pyarrow, tempfile
+    >>> rows = pyarrow.table({"mi": [0.5, 0.25], "step": [0, 1]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with parquet_writer(Path(folder, "mi.parquet"), rows.schema) as writer:
+    ...         writer.write_table(rows)
+    ...         writer.write_table(rows)
+    ...     [part["mi"].sum() for part in row_groups(Path(folder, "mi.parquet"), ["mi"])]
+    [0.75, 0.75]
+    """
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for number in range(table.num_row_groups):
+                yield table.read_row_group(number, columns=list(columns)).to_pandas()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _unreadable(file, error) from error
+
+
 def read_frame(file: Path) -> pandas.DataFrame:
     """The frame in `file`, which must be there."""
     import pandas
@@ -135,12 +224,41 @@ def read_frame(file: Path) -> pandas.DataFrame:
             {name: _typed(frame[name], types.get(name) or _looks_like(frame[name].tolist())) for name in frame.columns}
         )
     except (OSError, ValueError, TypeError, LookupError, pyarrow.ArrowException) as error:
-        raise InputError(
-            "read table",
-            expected=f"a whole {file}",
-            received=str(error),
-            remedy="Delete the file and derive the table again.",
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    return InputError(
+        "read table",
+        expected=f"a whole {file}",
+        received=str(error),
+        remedy="Delete the file and derive the table again.",
+    )
+
+
+def _rows_where(
+    table: pyarrow.parquet.ParquetFile, columns: Sequence[str] | None, where: Mapping[str, object]
+) -> pyarrow.Table:
+    """Rows of these values, row group by row group; those whose statistics rule such rows out are not read."""
+    import pyarrow
+    import pyarrow.compute
+
+    names = [field.name for field in table.schema_arrow]
+    wanted = names if columns is None else list(columns)
+    found = [table.schema_arrow.empty_table().select(wanted)]
+    for number in range(table.num_row_groups):
+        group = table.metadata.row_group(number)
+        if not all(_may_hold(group.column(names.index(name)).statistics, value) for name, value in where.items()):
+            continue
+        rows = table.read_row_group(number, columns=list(dict.fromkeys([*wanted, *where])))
+        for name, value in where.items():
+            rows = rows.filter(pyarrow.compute.equal(rows[name], pyarrow.scalar(value)))
+        found.append(rows.select(wanted))
+    return pyarrow.concat_tables(found).unify_dictionaries()
+
+
+def _may_hold(statistics: pyarrow.parquet.Statistics | None, value: Any) -> bool:
+    return statistics is None or not statistics.has_min_max or statistics.min <= value <= statistics.max
 
 
 def _types_file(file: Path, content: Path) -> Path:

@@ -28,10 +28,19 @@ def thinking_words(model: Bridge, words: str = "thinking") -> dict[str, tuple[in
     spell it.
 
     Raises:
-        InputError: a word named here that no single token spells, or none of the list.
+        InputError: a word named here that no single token spells, none at all, one twice (spellings of one word are
+            one: So and so), or none of the list.
     """
     if words.strip() != "thinking":
-        return thinking_token_ids(model, [word.strip() for word in words.split(",") if word.strip()])
+        named = [word.strip() for word in words.split(",") if word.strip()]
+        if not named or len({word.casefold() for word in named}) < len(named):
+            raise InputError(
+                "expand thinking tokens",
+                expected='"thinking", or words separated by commas, each once in whatever spelling',
+                received=repr(words),
+                remedy="A word stands for all its spellings.",
+            )
+        return thinking_token_ids(model, named)
     known = THINKING if model_source(model).name in BUNDLED else PAPER_WORDS
     found: dict[str, tuple[int, ...]] = {}
     for word in known:

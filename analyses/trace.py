@@ -16,10 +16,10 @@ Source: Qian et al. 2025, arXiv 2506.02867. nHSIC is a dependence score of coord
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,15 +30,31 @@ from torch import Tensor
 
 from analyses.batches import Batch, do_batches, guarded, plan_batches
 from analyses.derive import derive_tables
+from analyses.grading import Reading, prompt_end
 from analyses.model_ref import ModelRef, share_threads
+from analyses.pinned import json_values, merge_pinned, read_pinned
 from analyses.problems import Problem, bundled_problems, load_problems
-from analyses.reread import Probing, Rereader
+from analyses.provenance import RunWarning, compare_provenance, provenance_of
+from analyses.reread import Probing, Rereader, check_measures
 from analyses.scheduler import Report, Work
+from analyses.settings import (
+    Number,
+    Whole,
+    check_measure,
+    check_sampling,
+    check_site,
+    check_work,
+    one_of,
+    whole,
+    whole_layers,
+)
 from analyses.store import Cell, CellData, Run
+from analyses.wrong_answers import wrong_answers
 from interp.decoding import ProgressBar, check_context, decode
 from interp.encoding import encode
 from interp.engine import ModelFacts, model_facts
 from interp.errors import InputError
+from interp.generation_config import generation_rules
 from interp.models import BUNDLED, load_model, model_source
 from interp.prompts import Prompt, encode_prompt
 from interp.record import ResidualSites, ResidualStream, StepResiduals
@@ -47,15 +63,33 @@ from interp.sites import resolve_layers
 from interp.types import Bridge
 from probes import nhsic
 
-__all__ = ["TraceSettings", "Tracer", "row_seed", "trace", "traced_problems"]
+__all__ = [
+    "GROWING",
+    "TABLE_SETTINGS",
+    "TraceSettings",
+    "Tracer",
+    "row_seed",
+    "settings_of",
+    "trace",
+    "traced_problems",
+]
 
-TOY_POOL = 2000  # enough for 99 wrong answers that end on any digit
+TOY_POOL = 2000  # what wrong answers are drawn from where no file is given
+TABLE_SETTINGS = ("tau", "thinking_markers", "final_prompts")
+"""Settings that no cell depends on: a finished run takes another value, and its tables are derived with it."""
+
+GROWING = ("layers", "samples", "problems", "probes", "null")
+"""Settings that a run may be given more of later."""
+
+NOTED = ("model", *TABLE_SETTINGS)
 CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
 
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """What a trace is pinned to; everything here but ``layers`` must stay the same when a run is resumed.
+    """What a trace is pinned to: it must stay the same when a run is resumed.
+
+    ``layers`` and ``samples`` may grow; :data:`TABLE_SETTINGS`, on which no cell depends, may change.
 
     >>> TraceSettings(max_new_tokens=64).prompt
     'raw'
@@ -66,34 +100,46 @@ class TraceSettings:
         site: resid_post, resid_pre, resid_mid or ln_final.
         sigma, eps, drop_top: of :func:`probes.nhsic` (sigma a number, or "median"); tau: of :func:`probes.tukey_peaks`.
         samples: responses a problem; more than one needs a temperature.
+        thinking_markers, final_prompts: how responses are read for grading, beside what is known: pairs of what opens
+            and closes thinking, and texts after which an answer was forced (:class:`analyses.grading.Reading`).
     """
 
-    max_new_tokens: int = 256
+    max_new_tokens: Whole = 256
     prompt: str = "raw"
     reference: str = "solution"
-    layers: str | int | Sequence[int] = "all"
+    layers: str | Whole | Sequence[Whole] = "all"
     site: str = "resid_post"
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    samples: int = 1
-    sigma: float | str = 50.0
-    eps: float = 1e-5
-    drop_top: int = 0
-    tau: float = 1.5
+    temperature: Number = 0.0
+    top_p: Number = 1.0
+    seed: Whole = 0
+    samples: Whole = 1
+    sigma: Number | str = 50.0
+    eps: Number = 1e-5
+    drop_top: Whole = 0
+    tau: Number = 1.5
+    thinking_markers: Sequence[Any] = ()
+    final_prompts: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("prompt", self.prompt, ("raw", "chat")),
-            ("reference", self.reference, ("solution", "answer")),
-        ):
-            if value not in allowed:
-                raise InputError(
-                    "trace", expected=f"{name} {' or '.join(allowed)}", received=repr(value), remedy="Choose one."
-                )
-        if self.samples < 1 or (self.samples > 1 and self.temperature == 0):
+        operation = "trace"
+        one_of(operation, "prompt", self.prompt, ("raw", "chat"))
+        one_of(operation, "reference", self.reference, ("solution", "answer"))
+        tokens, heat, top_p, seed = check_sampling(
+            operation, self.max_new_tokens, self.temperature, self.top_p, self.seed
+        )
+        sigma, eps, drop_top, tau = check_measure(operation, self.sigma, self.eps, self.drop_top, self.tau)
+        markers, final_prompts = Reading.of(self.thinking_markers, self.final_prompts).own()
+        plain = {
+            "thinking_markers": markers, "final_prompts": final_prompts,
+            "max_new_tokens": tokens, "temperature": heat, "top_p": top_p, "seed": seed, "sigma": sigma, "eps": eps,
+            "drop_top": drop_top, "tau": tau, "samples": whole(operation, "samples", self.samples, 1),
+            "layers": whole_layers(operation, self.layers), "site": check_site(operation, self.site),
+        }  # fmt: skip
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        if self.samples > 1 and self.temperature == 0:
             raise InputError(
-                "trace",
+                operation,
                 expected="one greedy response a problem, or several with a temperature above 0",
                 received=f"samples={self.samples} at temperature {self.temperature}",
                 remedy="Set a temperature, e.g. 0.6.",
@@ -111,9 +157,9 @@ def trace(
     problems: str | Path | Sequence[Problem] | None = None,
     out: str | Path = "runs/trace",
     *,
-    n: int | None = None,
-    batch_size: int = 8,
-    workers: int = 1,
+    n: Whole | None = None,
+    batch_size: Whole = 8,
+    workers: Whole = 1,
     retry_failed: bool = False,
     report: bool = True,
     progress: Callable[[int, int], ProgressBar] | None = None,
@@ -140,50 +186,94 @@ def trace(
         progress: called with (responses to do, tokens at most); what it returns is told of every decoded token.
         on_done: called with the run and each batch of cells as it ends.
         pool: where wrong answers are taken from if a null is asked for: a file or problems; unless given, all problems
-            of the file that ``problems`` names, or of the toys.
+            of the file that ``problems`` names, or of the toys. The run keeps it: a run that grows, asked for the null
+            again or not, draws from the pool it began with.
         settings: fields of :class:`TraceSettings` and of :class:`analyses.reread.Probing`.
 
     Raises:
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded; at the end,
             with all tables written, responses that could not be asked for other measures.
     """
-    from analyses.views.report import write_report
+    from analyses.views.report import refresh_report
 
-    asked = {field.name: settings.pop(field.name) for field in fields(Probing) if field.name in settings}
-    options, probing = TraceSettings(**settings), Probing(**asked)
+    n, batch_size, workers = check_work("trace", n, batch_size, workers)
+    probing = _probing_of(settings)
+    options = settings_of({name: value for name, value in settings.items() if name not in _ASKED})
     chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model
     tracer = Tracer(bridge, chosen, options)
-    run = tracer.start(Path(out), probing.pins())
-    make_pool = partial(_pool, problems, pool, chosen)
-    rereader = Rereader(tracer, run, make_pool)
+    check_measures(probing, options, tracer.facts.d_model)
+    wrong = wrong_answers(tracer, Path(out), probing, partial(_pool, problems, pool, chosen))
+    run = tracer.start(Path(out), probing.pins(wrong.pins if wrong is not None else None))
+    if wrong is not None:
+        wrong.keep(run.path)
+    rereader = Rereader(tracer, run, wrong)
     rereader.check()
+    if tracer.refused:
+        run.record_failures(tracer.refused)
     skip = [] if retry_failed else list(run.failures())
     batches = plan_batches(run, tracer.cells, batch_size, skip)
     total = sum(map(len, batches))
     bar = (progress or _silent)(total, total * options.max_new_tokens)
-    make = partial(_start_worker, ModelRef.of(bridge), chosen, options, Path(out), workers) if workers > 1 else None
+    make = (
+        partial(_start_worker, ModelRef.of(bridge, tracer.provenance["model"]), chosen, options, Path(out), workers)
+        if workers > 1
+        else None
+    )
     do_batches(run, batches, make or (lambda: partial(tracer.do, run)), bar.update, workers, partial(on_done, run))
-    tracer.add_layers(run)
-    failed: dict[Cell, str] = {}
+    failed = tracer.add_layers(run)
     if rest := rereader.todo():
-        lengths = [len(run.read(cell).payload["tokens"]) for cell in rest]
+        lengths = [len(run.payload(cell)["tokens"]) for cell in rest]
         bar = (progress or _silent)(len(rest), sum(lengths))
         again = [rest[begin : begin + batch_size] for begin in range(0, len(rest), batch_size)]
-        start = partial(_start_rereader, ModelRef.of(bridge), chosen, options, Path(out), make_pool, workers)
-        failed = do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
+        start = partial(
+            _start_rereader, ModelRef.of(bridge, tracer.provenance["model"]), chosen, options, Path(out), workers
+        )
+        failed |= do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
     if report:
-        write_report([run], run.path / "report.html")
+        refresh_report(run)
     if failed:
         cell, reason = next(iter(failed.items()))
         raise InputError(
             "trace",
-            expected="responses that can be asked for other measures",
+            expected="responses that can be read once more for other layers and measures",
             received=f"{len(failed)} of {len(run.cells())} that failed, the first (problem {cell.problem!r}): {reason}",
             remedy="The tables are written, with these undefined; the same command tries them again.",
         )
     return run
+
+
+def settings_of(given: Mapping[str, Any]) -> TraceSettings:
+    """The settings of a trace by name.
+
+    Raises:
+        InputError: one that there is not, or a value that it does not take.
+    """
+    known = [field.name for field in fields(TraceSettings)]
+    if unknown := [name for name in given if name not in known]:
+        raise InputError(
+            "trace",
+            expected=f"settings among {', '.join(known)}",
+            received=unknown[0],
+            remedy="Check the spelling.",
+        )
+    return TraceSettings(**given)
+
+
+_ASKED = tuple(field.name for field in fields(Probing))
+
+
+def _probing_of(given: Mapping[str, Any]) -> Probing:
+    """What is asked beside nHSIC, of settings by name; one probe alone is as good as a list of one."""
+    asked = {name: given[name] for name in _ASKED if name in given}
+    if "probes" in asked:
+        probes = asked["probes"]
+        asked["probes"] = tuple(map(str, [probes] if isinstance(probes, str) else probes))
+    for name in ("null", "null_seed"):
+        if name in asked:
+            asked[name] = whole("trace", name, asked[name])
+    return Probing(**asked)
 
 
 def _start_worker(ref: ModelRef, problems: list[Problem], options: TraceSettings, out: Path, workers: int) -> Work:
@@ -199,14 +289,13 @@ def _start_rereader(
     problems: list[Problem],
     options: TraceSettings,
     out: Path,
-    make_pool: Callable[[], Sequence[Problem]],
     workers: int,
 ) -> Work:
     """In another process: the same model, and what the run was asked."""
     model = ref.load()
     share_threads(model, workers)
     tracer = Tracer(model, problems, options)
-    return Rereader(tracer, tracer.start(out), make_pool).do
+    return Rereader(tracer, tracer.start(out)).do
 
 
 def traced_problems(
@@ -225,14 +314,24 @@ def traced_problems(
         return bundled_problems(n)
     if isinstance(problems, str | Path):
         return load_problems(problems, n=n)
-    if not problems:
+    given = [problems] if isinstance(problems, Problem) else list(problems)
+    if not given:
         raise InputError("trace", expected="at least one problem", received="none", remedy="Pass some.")
-    return list(problems)[:n]
+    return given[:n]
 
 
-@cache
-def _toy_pool() -> list[Problem]:
-    return bundled_problems(TOY_POOL)
+def check_ids_differ(problems: Sequence[Problem]) -> None:
+    """Refuse two problems of one id, which a run could not tell apart."""
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise InputError(
+                "trace",
+                expected="problems with ids of their own",
+                received=f"two with the id {problem.id!r}",
+                remedy="Number them anew, or leave one out.",
+            )
+        seen.add(problem.id)
 
 
 def _pool(
@@ -242,7 +341,7 @@ def _pool(
 ) -> list[Problem]:
     """The problems whose answers may serve as wrong ones."""
     if pool is None and problems is None:
-        return _toy_pool()
+        return bundled_problems(TOY_POOL)
     source = problems if pool is None else pool
     if isinstance(source, str | Path):
         return load_problems(source)
@@ -258,46 +357,86 @@ class Tracer:
         layers = resolve_layers(options.layers, self.facts.n_layers, "trace")
         self.layers = (0,) if options.site == "ln_final" else layers
         self.site = ResidualSites(layers=self.layers, sites=(options.site,))
-        self.problems = {problem.id: problem for problem in problems}
-        encode_one = partial(encode_prompt, model.tokenizer, facts=self.facts, operation="trace")
-        self.prompts = {p.id: encode_one(options.prompt_of(p)) for p in problems}
-        self.references = {p.id: encode_one(options.reference_of(p)) for p in problems}
-        check_context(list(self.prompts.values()), options.max_new_tokens, self.facts, "trace")
-        check_context(list(self.references.values()), 0, self.facts, "trace")
+        generation_rules(model, operation="trace")  # refuses what decode would refuse, before any work
         # Fails here, not after the first batch, if options and width do not go together.
         probe = torch.linspace(-1, 1, self.facts.d_model)[None]
         nhsic(probe, probe[0], sigma=options.sigma, eps=options.eps, drop_top=options.drop_top)
-        self.cells = [Cell(p.id, sample) for p in problems for sample in range(options.samples)]
+        check_ids_differ(problems)
+        self.asked = {problem.id: problem.digest for problem in problems}
+        self.problems: dict[str, Problem] = {}
+        self.prompts: dict[str, list[int]] = {}
+        self.references: dict[str, list[int]] = {}
+        self.refused: dict[Cell, str] = {}
+        errors: list[Exception] = []
+        for problem in problems:
+            try:
+                self._take(problem)
+            except Exception as error:  # this problem's fault: it is recorded as failed, and the others go on
+                errors.append(error)
+                self.refused |= dict.fromkeys(self._cells(problem), f"{type(error).__name__}: {str(error)[:400]}")
+        if not self.problems and errors:
+            raise _unreadable(errors[0])
+        self.cells = [cell for problem in self.problems.values() for cell in self._cells(problem)]
+
+    def _take(self, problem: Problem) -> None:
+        """Encode a problem's texts, which may be too long for the model or nothing it can read."""
+        encode_one = partial(encode_prompt, self.model.tokenizer, facts=self.facts, operation="trace")
+        prompt = encode_one(self.options.prompt_of(problem))
+        reference = encode_one(self.options.reference_of(problem))
+        check_context([prompt], self.options.max_new_tokens, self.facts, "trace")
+        check_context([reference], 0, self.facts, "trace")
+        self.problems[problem.id] = problem
+        self.prompts[problem.id], self.references[problem.id] = prompt, reference
+
+    def _cells(self, problem: Problem) -> list[Cell]:
+        return [Cell(problem.id, sample) for sample in range(self.options.samples)]
 
     def start(self, out: Path, grown: Mapping[str, Any] | None = None) -> Run:
         """The run, new or gone on with; ``grown`` are settings that a run may be given later."""
+        values = len(self.cells) * self.options.max_new_tokens * (len(self.layers) + 4)
+        return Run.start(
+            out,
+            kind="trace",
+            settings=self.settings | dict(grown or {}),
+            provenance=self.provenance,
+            may_grow=GROWING,
+            noted=NOTED,
+            judge=self.judge,
+            correctable=True,
+            need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
+        )
+
+    def fits(self, folder: Path) -> bool:
+        """Whether a run folder is of this model and these settings, and holds no other problems under the same ids."""
+        now = {"kind": "trace", "settings": json_values(self.settings, "settings"), "provenance": self.provenance}
+        try:
+            with warnings.catch_warnings(action="ignore", category=RunWarning):  # said when the run is gone on with
+                merge_pinned(folder, read_pinned(folder), now, GROWING, NOTED, self.judge)
+        except InputError:
+            return False
+        return True
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What ``run.json`` pins beside the provenance."""
         options = asdict(self.options)
-        settings = {
+        return {
             **{k: v for k, v in options.items() if k not in ("layers", "samples")},
             "model": self.facts.name,
             "dtype": str(next(self.model.original_model.parameters()).dtype).removeprefix("torch."),
             "layers": list(self.layers),
             "samples": list(range(self.options.samples)),
-            "problems": {p.id: p.digest for p in self.problems.values()},
-            **(grown or {}),
+            "problems": self.asked,
         }
-        source = model_source(self.model)
-        provenance = {
-            "model": {"kind": source.kind, "revision": source.revision, "weight_hash": source.weight_hash},
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("peaklens", "torch", "transformers", "transformer-lens", "tokenizers")
-            },
-        }
-        values = len(self.cells) * self.options.max_new_tokens * (len(self.layers) + 4)
-        return Run.start(
-            out,
-            kind="trace",
-            settings=settings,
-            provenance=provenance,
-            may_grow=("layers", "samples", "problems", "probes", "null"),
-            need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
-        )
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What the run records of the model and the libraries; all weights are read for it, once."""
+        return provenance_of(self.model)
+
+    def judge(self, old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Whether another run's provenance is that of this model."""
+        return compare_provenance(old, new, chat=self.options.prompt == "chat")
 
     def answers(self, problem: str, layers: Sequence[int]) -> Float[Tensor, "layer d_model"]:
         """``a[l]``; each reference is read alone, so that it does not depend on its batch."""
@@ -353,6 +492,7 @@ class Tracer:
             "answer": self.problems[cell.problem].answer,
             "text": rollout.text,
             "tokens": rollout.tokens,
+            "prompt_end": prompt_end(self.model.tokenizer, rollout.prompt_ids.tolist()),
             "finish_reason": rollout.finish_reason,
             "seed": rollout.settings["seed"],
             "batch": mates,
@@ -369,21 +509,40 @@ class Tracer:
         encoding = encode(self.model, [torch.cat([prompt, response])[:-1]], record=record)[0]
         return encoding.residuals[site][:, len(prompt) - 1 :]
 
-    def add_layers(self, run: Run) -> None:
-        """Score layers that finished cells lack, by reading prompt and response once more."""
-        wanted = run.settings["layers"]
+    def add_layers(self, run: Run) -> dict[Cell, str]:
+        """Score layers that finished cells lack, by reading prompt and response once more; reasons of what failed."""
+        failed: dict[Cell, str] = {}
         for cell in run.cells():
-            data = run.read(cell)
-            have = data.payload["layers"]
+            if cell.problem in self.problems:
+                failed |= guarded(lambda cells: self._add_layers(run, cells), [cell])
+        return failed
+
+    def _add_layers(self, run: Run, cells: Batch) -> None:
+        wanted = run.settings["layers"]
+        for cell in cells:
+            have = run.payload(cell)["layers"]
             missing = [layer for layer in wanted if layer not in have]
-            if not missing or cell.problem not in self.problems:
+            if not missing:
                 continue
+            data = run.read(cell)
             residuals = self.read_steps(data, missing)
             mi = torch.cat([data.tensors["mi"], self.score(residuals, self.answers(cell.problem, missing)).cpu()])
             layers = have + missing
             order = sorted(range(len(layers)), key=layers.__getitem__)
             payload = {**data.payload, "layers": [layers[i] for i in order]}
             run.write(cell, {**data.tensors, "mi": mi[order]}, payload)
+
+
+def _unreadable(error: Exception) -> InputError:
+    """Why no problem can be read: what a tokenizer or a chat template raised is not for the user as it is."""
+    if isinstance(error, InputError):
+        return error
+    return InputError(
+        "trace",
+        expected="problems that the model's tokenizer and chat template take",
+        received=f"{type(error).__name__}: {str(error)[:400]}",
+        remedy="Check the problems, or give the raw question (prompt raw).",
+    )
 
 
 class _Scorer:

@@ -35,6 +35,8 @@ from interp.arguments import (
 from interp.cache import RowCache
 from interp.engine import BridgeEngine, Edit, Engine, ModelFacts
 from interp.errors import InputError
+from interp.foreign import decode_text
+from interp.generation_config import GenerationRules, generation_rules
 from interp.prompts import encode_prompts
 from interp.protocol import Intervention, Positions, Request, Row, Step, code_of
 from interp.record import (
@@ -93,6 +95,7 @@ def decode(
     seed: Wholes = 0,
     batch_size: Whole | None = None,
     stop: Stops = (),
+    generation_config: bool | Mapping[str, Any] | Any = True,
     progress: Judged[bool | ProgressBar | None] = False,
 ) -> list[Rollout]:
     """Generate a response to each prompt, with interventions and recording on the way.
@@ -115,6 +118,9 @@ def decode(
         batch_size: rows at a time, at most; 16 unless given.
         stop: a string, a token id or several that end a response (and stay in it), beside the model's end-of-sequence
             ids.
+        generation_config: the model's own acts, as in Hugging Face's ``generate``: penalties, bans, forced tokens and
+            stop strings, before any intervention. ``False`` turns all of it off but the end-of-sequence ids; a mapping
+            or a ``GenerationConfig`` changes entries of it. See :mod:`interp.generation_config`.
         progress: a bar, or an object with ``update``.
 
     Returns:
@@ -122,7 +128,8 @@ def decode(
 
     Raises:
         InputError: empty prompt, id outside the vocabulary, layer or site out of range, too long for the context or the
-            memory, contradictory options: all before the first token; NaN logits when they occur.
+            memory, contradictory options, a generation_config of another way of decoding (beams, guidance): all before
+            the first token; NaN logits when they occur.
     """
     engine = BridgeEngine(model)
     tokenizer = model.tokenizer
@@ -138,6 +145,7 @@ def decode(
     check_context(ids, cap, engine.facts)
     plan = plan_record(record, engine, _edited(ready))
     _check_request(ids, cap, size, record, plan, engine)
+    rules = generation_rules(model, generation_config, sampling=temperature > 0, top_p=top_p)
     seeds = row_seeds(seed, len(ids))
     run = _Run(
         engine=engine,
@@ -148,8 +156,14 @@ def decode(
         cap=cap,
         temperature=temperature,
         top_p=top_p,
-        ends=_Ends(model, stops, cap),
-        settings=_settings(engine, ready, new_tokens, temperature, top_p, stops),
+        rules=rules,
+        new_tokens=new_tokens,
+        ends=_Ends(tokenizer, rules, stops, cap),
+        settings={
+            **_settings(engine, ready, new_tokens, temperature, top_p, stops),
+            "generation_config": rules.acting,
+            **({"generation_config_ignored": list(rules.ignored)} if rules.ignored else {}),
+        },
     )
     rows = [Row(index, prompt, new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))]
     # Rows of like length together: the least padding.
@@ -173,12 +187,15 @@ class _Run:
         cap: int,
         temperature: float,
         top_p: float,
+        rules: GenerationRules,
+        new_tokens: int,
         ends: _Ends,
         settings: dict[str, Any],
     ) -> None:
         self.engine, self.tokenizer, self.interventions = engine, tokenizer, interventions
         self.record, self.plan, self.cap = record, plan, cap
         self.temperature, self.top_p, self.ends, self.settings = temperature, top_p, ends, settings
+        self.rules, self.new_tokens = rules, new_tokens
         self.injects = frozenset(layer for i in interventions for layer in i.injects)
         extra = {site for i in interventions for site in i.reads} - set(plan.places)
         self.places = (*plan.places, *sorted(extra))
@@ -205,6 +222,8 @@ class _Run:
         passes = Passes(tape, rows, cache)
         prompt = [[0] * p + row.prompt_ids for p, row in zip(pad, rows, strict=True)]
         last_ids = torch.tensor(prompt, device=device)
+        processors = self.rules.processors([row.prompt_ids for row in rows], self.new_tokens, self.cap, device)
+        slot_of = {row.index: slot for slot, row in enumerate(rows)}
         t = 0
         with engine.tapped(tape.reads(), {site: passes.edit(site, who) for site, who in self._editors().items()}):
             while rows:
@@ -214,10 +233,15 @@ class _Run:
                     rows, t, logits, engine, cache, partial(_value, tape, len(rows)), passes.over, self.injects,
                     last_ids[:, -1:], self.ends.reason,
                 )  # fmt: skip
+                if processors is not None:
+                    # First of all edits, so that they hold for a position that is run again too.
+                    step.edit_logits(processors.edit_of(rows, slot_of))
                 for intervention in self.interventions:
                     intervention.before_choice(step)
                 draws = uniforms[slots, t] if self.temperature > 0 else None
                 last_ids = self._decide(step, draws, scores, slots)
+                if processors is not None:
+                    processors.append(slots, last_ids)
                 self._hand_over(step, tape, store)
                 bar.update(len(rows))
                 t += 1
@@ -291,9 +315,7 @@ class _Run:
         for intervention in self.interventions:
             intervention.finish(row)
         ids = row.token_ids
-        text = "" if self.tokenizer is None else self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )  # fmt: skip
+        text = "" if self.tokenizer is None else decode_text(self.tokenizer, ids, skip_special_tokens=True)
         logprobs, entropy = scores.cpu().clone()
         self.done[row.index] = Rollout(
             prompt_ids=torch.tensor(row.prompt_ids),
@@ -388,28 +410,24 @@ class _Store:
 class _Ends:
     """Why a row would end with a token."""
 
-    def __init__(self, model: Bridge, stop: Sequence[str | int], cap: int) -> None:
-        self.tokenizer, self.cap = model.tokenizer, cap
-        generation = getattr(model.original_model, "generation_config", None)
-        eos = getattr(generation, "eos_token_id", None)
-        if eos is None:
-            eos = getattr(model.original_model.config.get_text_config(), "eos_token_id", None)
-        self.eos = set() if eos is None else {eos} if isinstance(eos, int) else {int(i) for i in eos}
+    def __init__(self, tokenizer: Any, rules: GenerationRules, stop: Sequence[str | int], cap: int) -> None:
+        self.tokenizer, self.rules, self.cap = tokenizer, rules, cap
         self.ids = {s for s in stop if isinstance(s, int)}
         self.strings = [s for s in stop if isinstance(s, str)]
+        self.strings += rules.stop_strings
 
     def reason(self, row: Row, token: int) -> str | None:
-        if token in self.eos:
+        if token in self.rules.eos:
             return "eos"
-        if token in self.ids or (self.strings and self._string_ends(row, token)):
+        if token in self.ids or (self.strings and self._string_ends(row, token)) or self.rules.stops(row, token):
             return "stop"
         return "length" if len(row.token_ids) + 1 >= min(row.limit, self.cap) else None
 
     def _string_ends(self, row: Row, token: int) -> bool:
         # A token is at least one byte, so this many tokens hold any stop string that ends now.
         reach = max(len(s.encode()) for s in self.strings) + 1
-        tail = self.tokenizer.decode([*row.token_ids[-reach:], token], clean_up_tokenization_spaces=False)
-        head = self.tokenizer.decode(row.token_ids[-reach:], clean_up_tokenization_spaces=False)
+        tail = decode_text(self.tokenizer, [*row.token_ids[-reach:], token])
+        head = decode_text(self.tokenizer, row.token_ids[-reach:])
         return any(tail.count(s) > head.count(s) for s in self.strings)
 
 

@@ -294,7 +294,8 @@ def model_facts(model: Bridge) -> ModelFacts:
         n_layers=model.cfg.n_layers,
         d_model=model.cfg.d_model,
         d_vocab=int(config.vocab_size),
-        n_ctx=getattr(config, "max_position_embeddings", None),
+        # as load_model was told, or as the model was made
+        n_ctx=vars(model).get("_peaklens_n_ctx") or getattr(config, "max_position_embeddings", None),
         tokenizer=model.tokenizer,
     )
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from interp.errors import InputError
+from interp.foreign import foreign_errors, said
 
 __all__ = ["GgufMetadata", "check_gguf", "gguf_metadata", "gguf_model", "gguf_tokenizer"]
 
@@ -64,8 +65,10 @@ def check_gguf(path: Path) -> None:
     operation = "load a GGUF file"
     if not path.is_file():
         raise InputError(operation, expected="a file", received=repr(str(path)), remedy="Check the path.")
-    with path.open("rb") as file:
-        magic = file.read(4)
+    with foreign_errors(
+        operation, expected="a file that can be read", remedy="Check its permissions.", kinds=(OSError,)
+    ):
+        magic = _first_bytes(path)
     if magic != b"GGUF":
         raise InputError(
             operation,
@@ -80,6 +83,11 @@ def check_gguf(path: Path) -> None:
             received="an environment without it",
             remedy="Run: pip install gguf",
         )
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def gguf_metadata(path: Path) -> GgufMetadata:
@@ -101,12 +109,12 @@ def _read_metadata(path: Path, modified: int, size: int) -> GgufMetadata:
 
     try:
         reader = GGUFReader(str(path))
-    # The reader indexes into a memory map: a cut-off file shows as any of these.
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
+    # The reader indexes into a memory map: a cut-off file shows as an error of many kinds.
+    except Exception as error:
         raise InputError(
             "load a GGUF file",
             expected="a complete file",
-            received=f"{path.name}, which ends early or is damaged ({type(error).__name__}: {error})",
+            received=f"{path.name}, which ends early or is damaged ({said(error)})",
             remedy="Download the file again.",
         ) from error
 

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import re
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from interp.architectures import boots_as, check_architecture, check_decodes
+from interp.engine import model_facts
 from interp.errors import InputError
+from interp.foreign import foreign_errors, said
 from interp.types import Bridge
 
-__all__ = ["Options", "load_tokenizer", "load_weights", "make_bridge", "place_object", "without_bars"]
+__all__ = [
+    "Options",
+    "import_transformer_lens",
+    "limit_context",
+    "load_tokenizer",
+    "load_weights",
+    "make_bridge",
+    "place_object",
+    "without_bars",
+]
 
-_CONTEXT = ("n_positions", "max_position_embeddings", "max_sequence_length", "seq_length")
-_RECURRENT = frozenset(
-    {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "rwkv", "rwkv7", "recurrent_gemma"}
-    | {"jamba", "bamba", "zamba", "zamba2", "nemotron_h"}
+# Weights of a checkpoint that a text decoder has no use for and whose loss changes none of its numbers: towers for
+# images and sound, extra prediction layers, tables that are computed anew, scales of quantised caches.
+_HARMLESS = re.compile(
+    r"(^|\.)(vision_\w+|visual|audio_\w+|multi_modal_projector|mm_projector|embed_vision|embed_audio|image_newline|mtp)\."
+    r"|(^|\.)image_newline$"
+    r"|rotary_emb\.inv_freq$|(^|\.)position_ids$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$"
+    r"|\.(k|v|q|kv|output|input)_scale$"
 )
-_ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,28 @@ def without_bars(quiet: bool = True) -> Iterator[None]:
         logging.enable_progress_bar()
 
 
+def import_transformer_lens() -> None:
+    """Import TransformerLens without what that does to the whole process.
+
+    It lowers transformers' logging to errors, which swallows Hugging Face's remarks in everything the user does
+    afterwards, and adds a filter of warnings.
+
+    >>> from transformers.utils import logging
+    >>> before = logging.get_verbosity()
+    >>> import_transformer_lens()
+    >>> logging.get_verbosity() == before
+    True
+    """
+    if "transformer_lens.model_bridge" in sys.modules:
+        return
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()  # sets up transformers' own level, if that has not happened yet
+    with warnings.catch_warnings():
+        importlib.import_module("transformer_lens.model_bridge")
+    logging.set_verbosity(before)
+
+
 def load_weights(options: Options, path: Path) -> Any:
     """The Hugging Face model in a checked folder or a GGUF file, in eval mode on its device.
 
@@ -120,7 +159,6 @@ def load_weights(options: Options, path: Path) -> Any:
     >>> load_weights(Options("toy-reasoner", "cpu"), bundled_model_path("toy-reasoner")).dtype
     torch.float32
     """
-    from safetensors import SafetensorError
     from transformer_lens.utilities import get_device
 
     device = None if options.device_map is not None else torch.device(options.device or get_device())
@@ -134,29 +172,67 @@ def load_weights(options: Options, path: Path) -> Any:
     for option in ("device_map", "max_memory", "offload_folder"):
         if getattr(options, option) is not None:
             arguments[option] = getattr(options, option)
-    try:
+    # transformers, accelerate and huggingface_hub report bad files, settings, shapes, placements and missing packages
+    # with errors of many kinds, some of their own; only their code runs here.
+    with foreign_errors(
+        f"load {options.name}",
+        expected="weights that can be read, fit the configuration and fit into memory",
+        remedy="Check the files and options; a smaller dtype or device_map needs less memory on one device.",
+    ):
         model, report = (_gguf if path.is_file() else _folder)(options, path, arguments)
         model = model.eval() if device is None else model.to(device).eval()
-    except InputError:
-        raise
-    # transformers and accelerate report bad files, shapes, placements and missing packages with these
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
-        raise InputError(
-            f"load {options.name}",
-            expected="weights that can be read, fit the configuration and fit into memory",
-            received=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
-            remedy="Check the files and options; a smaller dtype or device_map needs less memory on one device.",
-        ) from error
-    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    _check_report(options, model, report)
+    return model
+
+
+def _check_report(options: Options, model: Any, report: Mapping[str, Any]) -> None:
+    """Refuse weights that are missing, of another shape, or that the model has no place for where they belong."""
+    operation = f"load {options.name}"
+    lacking = sorted(map(str, report["missing_keys"])) + sorted(str(key) for key in report["mismatched_keys"])
+    lacking += sorted(map(str, report.get("error_msgs") or ()))
     if lacking:
         # transformers would go on with random numbers in their place.
         raise InputError(
-            f"load {options.name}",
+            operation,
             expected="every weight of the model in its files",
-            received=f"{len(lacking)} missing or of another shape, first {lacking[0]}",
-            remedy="Download or save the model again, or check hf_config_overrides and n_ctx.",
+            received=f"{len(lacking)} missing or of another shape, first {said(lacking[0])}",
+            remedy="Download or save the model again, or check hf_config_overrides.",
         )
-    return model
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    unused = sorted(str(key) for key in report["unexpected_keys"] if not _HARMLESS.search(str(key)) and key not in tied)
+    if {"num_hidden_layers", "n_layer", "n_layers", "num_layers"} & set(options.hf_config_overrides or ()):
+        count = model.config.get_text_config().num_hidden_layers
+        unused = [key for key in unused if not _above(key, count)]  # layers that were asked to be left out
+    # With a place among the model's own modules, a weight is part of what the file's author ran.
+    inside = [key for key in unused if _belongs(model, key)]
+    if inside:
+        raise InputError(
+            operation,
+            expected="a configuration that has a place for every weight of the files",
+            received=f"{len(inside)} unexpected weights, which would not be used: {_some(inside)}",
+            remedy="The configuration describes another model than the weights are of: check model_type, the number of "
+            "layers and biases in config.json. If it is meant so, load it with transformers and pass hf_model.",
+        )
+    if unused:
+        warnings.warn(
+            f"{options.name}: {len(unused)} unexpected weights of the files are not used: {_some(unused)}",
+            stacklevel=4,
+        )
+
+
+def _above(key: str, n_layers: int) -> bool:
+    return any(part.isdecimal() and int(part) >= n_layers for part in key.split("."))
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _belongs(model: Any, key: str) -> bool:
+    """Whether a weight's name leads into the decoder: to one of its modules, with or without the decoder's prefix."""
+    tops = {name for name, _ in model.named_children()}
+    base = getattr(model, "base_model", model)
+    return key.split(".")[0] in tops | {name for name, _ in base.named_children()}
 
 
 def _gguf(options: Options, path: Path, arguments: dict[str, Any]) -> tuple[Any, Any]:
@@ -166,7 +242,7 @@ def _gguf(options: Options, path: Path, arguments: dict[str, Any]) -> tuple[Any,
 
     metadata = gguf_metadata(path)
     config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
-    _check_architecture(options, config)
+    check_architecture(options.name, config)
     _override(options, config)
     dtype = arguments.pop("dtype")
     return gguf_model(path, metadata, dtype=dtype, config=config, **arguments)
@@ -176,36 +252,10 @@ def _folder(options: Options, path: Path, arguments: dict[str, Any]) -> tuple[An
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    _check_architecture(options, config)
+    check_architecture(options.name, config)
     _override(options, config)
     return AutoModelForCausalLM.from_pretrained(
         str(path), config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **arguments
-    )
-
-
-def _check_architecture(options: Options, config: Any) -> None:
-    """A decoder with attention in every layer, which both transformers and TransformerLens know."""
-    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    architecture = (config.architectures or [causal.__name__ if causal else config.model_type])[0]
-    # Nothing but a look-up by name: the type and the class must both say "causal decoder".
-    known = causal is not None and architecture == causal.__name__ and not architecture.startswith("Bert")
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if getattr(config, "is_encoder_decoder", False):
-        reason = "an encoder and a decoder"
-    elif config.model_type in _RECURRENT or kinds - _ATTENTION:
-        reason = "recurrent or state-space layers"
-    elif not known or not any(base.__name__ in SUPPORTED_ARCHITECTURES for base in (causal or object).__mro__):
-        reason = "no causal language model TransformerLens can hook"
-    else:
-        return
-    raise InputError(
-        f"load {options.name}",
-        expected="a decoder-only causal language model with attention in every layer",
-        received=f"{architecture} ({config.model_type}): {reason}",
-        remedy="Use a model such as Llama, Qwen2, Qwen3, Gemma or GPT-2.",
     )
 
 
@@ -219,22 +269,27 @@ def _override(options: Options, config: Any) -> None:
                 remedy="Check the spelling in the model's config.json.",
             )
         setattr(config, key, value)
-    if options.n_ctx is None:
+
+
+def limit_context(bridge: Bridge, n_ctx: int | None, name: str) -> None:
+    """Let texts be at most ``n_ctx`` tokens long. The model's own settings stay: some scale their rope by them.
+
+    Refuses more than a table of learned positions holds; beyond what a rope was trained for, it warns.
+    """
+    if n_ctx is None:
         return
-    field = next((field for field in _CONTEXT if hasattr(config, field)), None)
-    if field is None:
-        raise InputError(
-            f"load {options.name}",
-            expected=f"a configuration with one of {', '.join(_CONTEXT)}",
-            received=type(config).__name__,
-            remedy="Use hf_config_overrides.",
-        )
-    if options.n_ctx > getattr(config, field):
-        warnings.warn(
-            f"{options.name}: n_ctx {options.n_ctx} is more than the {getattr(config, field)} it was trained for",
-            stacklevel=5,
-        )
-    setattr(config, field, options.n_ctx)
+    trained = model_facts(bridge).n_ctx
+    if trained is not None and n_ctx > trained:
+        if not any(key.endswith("inv_freq") for key, _ in bridge.original_model.named_buffers()):
+            raise InputError(
+                f"load {name}",
+                expected=f"n_ctx of at most {trained}, the positions this model has a table of",
+                received=str(n_ctx),
+                remedy="Shorten the texts.",
+            )
+        warnings.warn(f"{name}: n_ctx {n_ctx} is more than the {trained} it was trained for", stacklevel=3)
+    bridge.cfg.n_ctx = n_ctx
+    vars(bridge)["_peaklens_n_ctx"] = n_ctx
 
 
 def load_tokenizer(name: str, path: Path) -> Any:
@@ -246,24 +301,30 @@ def load_tokenizer(name: str, path: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    if path.is_file():
-        from interp.gguf_files import gguf_metadata, gguf_tokenizer
+    # A file of another version is a bare Exception of tokenizers.
+    with foreign_errors(
+        f"load {name}",
+        expected=f"a tokenizer in {path} that the installed libraries can read",
+        remedy="Save it there with tokenizer.save_pretrained, or pass tokenizer=.",
+    ):
+        if path.is_file():
+            from interp.gguf_files import gguf_metadata, gguf_tokenizer
 
-        return gguf_tokenizer(path, gguf_metadata(path))
-    try:
+            return gguf_tokenizer(path, gguf_metadata(path))
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"load {name}",
-            expected=f"a tokenizer in {path}",
-            received=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
-            remedy="Save it there with tokenizer.save_pretrained, or pass tokenizer=.",
-        ) from error
 
 
 def place_object(options: Options) -> Any:
     """A model the user loaded, in eval mode; moved if ``device`` asks for it, never cast."""
     model = options.hf_model
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+        raise InputError(
+            f"load {options.name}",
+            expected="hf_model as a loaded Hugging Face model",
+            received=type(model).__name__,
+            remedy="Pass what AutoModelForCausalLM.from_pretrained returns; leave hf_model out to load by name.",
+        )
+    check_architecture(options.name, model.config, type(model))
     if options.torch_dtype not in (None, model.dtype):
         raise InputError(
             f"load {options.name}",
@@ -287,21 +348,26 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str) -> Bridge:
     from transformers import PreTrainedTokenizerFast
 
     stand_in = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")), eos_token="a")
-    try:
+    with (
+        foreign_errors(
+            f"load {name}",
+            expected="an architecture and a placement TransformerLens supports",
+            remedy="Use a decoder-only model; see TransformerLens's list of supported architectures.",
+        ),
+        boots_as(hf_model),
+    ):
         bridge = TransformerBridge.boot_transformers(
             name, hf_model=hf_model, tokenizer=stand_in, dtype=hf_model.dtype, device=hf_model.device
         )
-    except ValueError as error:
-        raise InputError(
-            f"load {name}",
-            expected="an architecture and a placement TransformerLens supports",
-            received=str(error).splitlines()[0],
-            remedy="Use a decoder-only model; see TransformerLens's list of supported architectures.",
-        ) from error
     if tokenizer is not None:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token  # only ever seen by batches; single prompts are not changed
-        ids = tokenizer.encode("a")
+        with foreign_errors(
+            f"load {name}",
+            expected="a tokenizer that encodes text",
+            remedy="Pass another tokenizer, or tokenizer=None.",
+        ):
+            ids = list(tokenizer("a")["input_ids"])
         bridge.cfg.tokenizer_prepends_bos = len(ids) > 1 and ids[0] == tokenizer.bos_token_id
         bridge.cfg.tokenizer_appends_eos = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
     # to_tokens and forward(text) then encode as the tokenizer does: no token added, none removed.
@@ -309,4 +375,6 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str) -> Bridge:
     # Only a bridge without a tokenizer takes one as it is.
     bridge.tokenizer = None
     bridge.tokenizer = bridge._driver.tokenizer = tokenizer
-    return bridge.eval()
+    bridge.eval()
+    check_decodes(bridge, name)
+    return bridge

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from interp.errors import InputError
+from interp.foreign import said
 
 __all__ = ["hub_folder"]
 
@@ -78,7 +79,7 @@ def hub_folder(name: str, revision: str | None) -> tuple[Path, str]:
             raise InputError(
                 operation,
                 expected="the model in the local cache, or a hub that answers",
-                received=f"neither: {reason} ({type(error).__name__}: {str(error).splitlines()[0]})",
+                received=f"neither: {reason} ({said(error)})",
                 remedy=f"Connect to the network, or pass a local folder (no folder {name!r} was found here).",
             ) from error
         return Path(folder), Path(folder).name

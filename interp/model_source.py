@@ -7,7 +7,10 @@ another folder, has one hash; a changed weight or another precision has another.
 from __future__ import annotations
 
 import hashlib
+import os
 import weakref
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -69,9 +72,8 @@ class _Record:
     revision: str | None
     # name -> module and attribute that hold a weight of the Hugging Face model
     weights: dict[str, tuple[torch.nn.Module, str]] | None
-    # what the bridge added while it was made, copies of weights in other layouts mostly
-    added: set[tuple[int, int]] = field(default_factory=set)
-    hashed: tuple[object, str] | None = None
+    # what the bridge added while it was made (copies of weights in other layouts mostly), by its content
+    added: dict[str, str] = field(default_factory=dict)
 
 
 def hf_weights(hf_model: torch.nn.Module) -> dict[str, tuple[torch.nn.Module, str]]:
@@ -107,7 +109,10 @@ def remember(
     """
     # Past the module's own bookkeeping, which would look for hook points in it.
     vars(model)["_peaklens"] = record = _Record(name, kind, path, revision, weights)
-    record.added = {_stamp(tensor) for tensor in _bridged(model).values()}
+    if weights is not None:
+        own = {id(getattr(module, key)) for module, key in weights.values()}
+        added = {name: tensor for name, tensor in _bridged(model).items() if id(tensor) not in own}
+        record.added = {name: digest for name, digest in _digests(added).items() if digest}
 
 
 def model_source(model: Bridge) -> ModelSource:
@@ -130,8 +135,8 @@ def weight_hash(model: Bridge) -> str:
 
     Names are those of the Hugging Face model; buffers count as far as they are saved with it (rotary tables are
     recomputed on loading and may differ in the last bit between machines). A float32 and a bfloat16 copy differ. What
-    the bridge adds (GPT-2's query, key and value split apart) counts only once it was changed. The result is kept with
-    the model and computed anew when a weight was changed in place or replaced.
+    the bridge adds (GPT-2's query, key and value split apart) counts only once it was changed. All bytes are read at
+    each call (about a second a GB and core): a change through ``.data`` or by a kernel leaves no other trace.
 
     Errors: ``InputError`` when weights are offloaded to disk.
     """
@@ -151,38 +156,40 @@ def _bridged(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name.replace("._original_component", ""): tensor for name, tensor in state.items()}
 
 
-def _stamp(tensor: torch.Tensor) -> tuple[int, int]:
-    return id(tensor), 0 if tensor.is_inference() else tensor._version
-
-
 def _hash(model: torch.nn.Module) -> str:
     record, bridged = _record(model), _bridged(model)
     if record.weights is None:
-        weights = bridged
+        weights, added = bridged, {}
     else:
         weights = {name: getattr(module, key) for name, (module, key) in record.weights.items()}
         own = {id(tensor) for tensor in weights.values()}
-        for name, tensor in bridged.items():
-            if id(tensor) not in own and _stamp(tensor) not in record.added:
-                weights[f"changed {name}"] = tensor
-    state = {name: _stamp(tensor) for name, tensor in weights.items()}
-    if record.hashed is not None and record.hashed[0] == state:
-        return record.hashed[1]
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        if weights[name].is_meta:
+        added = {name: tensor for name, tensor in bridged.items() if id(tensor) not in own}
+    digests = _digests(weights)
+    changed = {name: digest for name, digest in _digests(added).items() if digest != record.added.get(name)}
+    digests |= {f"changed {name}": digest for name, digest in changed.items()}
+    whole = hashlib.sha256()
+    for name in sorted(digests):
+        if not digests[name]:
             raise InputError(
                 "hash the weights",
                 expected="weights in memory",
                 received=f"{name} offloaded to disk",
                 remedy="Load the model without a disk target in device_map.",
             )
-        digest.update(f"{name}\n{_tensor_hash(weights[name].detach())}\n".encode())
-    record.hashed = (state, digest.hexdigest())
-    return digest.hexdigest()
+        whole.update(f"{name}\n{digests[name]}\n".encode())
+    return whole.hexdigest()
+
+
+def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """The hash of each tensor, several at a time (hashing needs no interpreter); "" for one that is not in memory."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(tensors, pool.map(_tensor_hash, tensors.values()), strict=True))
 
 
 def _tensor_hash(tensor: torch.Tensor) -> str:
+    if tensor.is_meta:
+        return ""
+    tensor = tensor.detach()
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
     # reshape(-1) copies only what is not contiguous; numpy has no bfloat16, but every type can be seen as bytes
     for chunk in tensor.reshape(-1).split(_CHUNK):

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from interp.errors import InputError
+from interp.foreign import foreign_errors, said
 from interp.gguf_files import check_gguf
 from interp.model_source import Kind, ModelSource, hf_weights, model_source, remember, weight_hash
 from interp.pull import KNOWN_MODELS, cache_dir, cached_model_path
@@ -70,13 +71,15 @@ def load_model(
         dtype: precision of the weights, as a ``torch.dtype`` or "bfloat16"; by default the checkpoint's own on CUDA and
             float32 elsewhere.
         boot: any of ``device_map``, ``max_memory``, ``offload_folder`` (placement by accelerate, not ``device``),
-            ``revision`` (of a hub model), ``n_ctx``, ``hf_config_overrides``, ``tokenizer``, and ``hf_model``: a loaded
-            Hugging Face model, taken over as it is (``name`` is then its label; if ``name`` can be loaded and no
-            ``tokenizer`` is given, the tokenizer comes from there).
+            ``revision`` (of a hub model), ``n_ctx`` (the longest text; the model itself stays as it is),
+            ``hf_config_overrides``, ``tokenizer``, and ``hf_model``: a loaded Hugging Face model, taken over as it is
+            (``name`` is then its label; if ``name`` can be loaded and no ``tokenizer`` is given, the tokenizer comes
+            from there).
 
     Errors: ``InputError`` for a name that cannot be found, a hub model out of reach, weights that are only pickled,
-    code that would have to be executed, weights that do not fit the configuration, an architecture other than an
-    attention decoder, an unknown type or device.
+    code that would have to be executed, weights that are missing or that the configuration has no place for, an
+    architecture that cannot be decoded, a tokenizer that cannot be read, an unknown type or device. Weights that
+    belong to something beside the decoder (a value head) are told by a warning.
     """
     from interp import hf_loading
 
@@ -91,6 +94,7 @@ def load_model(
             if unknown[0] == "trust_remote_code"
             else _suggestion(unknown[0], ("device", "dtype", *_BOOT)),
         )
+    hf_loading.import_transformer_lens()
     options = hf_loading.Options(name, device, dtype, **boot)
     kind: Kind
     path: Path | None
@@ -108,6 +112,7 @@ def load_model(
         tokenizer = options.tokenizer if "tokenizer" in boot else hf_loading.load_tokenizer(name, path)
     weights = hf_weights(hf_model)
     bridge = hf_loading.make_bridge(hf_model, tokenizer, name)
+    hf_loading.limit_context(bridge, options.n_ctx, name)
     remember(bridge, name, kind, path, revision, weights)
     return bridge
 
@@ -179,7 +184,7 @@ def _hub_cache() -> list[ModelEntry]:
 
     try:
         repositories = scan_cache_dir().repos
-    except CacheNotFound:
+    except (CacheNotFound, OSError, ValueError):  # none, or one that cannot be read: nothing there can be loaded
         return []
     return [
         ModelEntry(
@@ -191,7 +196,7 @@ def _hub_cache() -> list[ModelEntry]:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # a dangling link is no file
 
 
 _Place: TypeAlias = tuple[Kind, Path, str | None]  # the last is the commit of a hub model
@@ -211,6 +216,14 @@ def _local(name: str) -> _Place | None:
 
 
 def _find(name: str, revision: str | None) -> _Place:
+    with foreign_errors(
+        f"load {said(name, 80)}", expected="files that can be read", remedy="Check the path and its permissions.",
+        kinds=(OSError,),
+    ):  # fmt: skip
+        return _place(name, revision)
+
+
+def _place(name: str, revision: str | None) -> _Place:
     place = _local(name)
     if place is not None:
         kind, path, _ = place
@@ -250,7 +263,7 @@ def _find(name: str, revision: str | None) -> _Place:
     raise InputError(
         "load a model",
         expected=f"a bundled or pulled model ({', '.join(names)}), a folder, a .gguf file or a hub id (org/name)",
-        received=repr(name),
+        received=said(repr(name), 120),
         remedy=_suggestion(name, (*names, *(entry.name for entry in _hub_cache()))),
     )
 
@@ -266,12 +279,24 @@ def _check_folder(name: str, folder: Path) -> None:
             received=f"{len(files)} files without one" + (f", among them {ggufs[0]}" if ggufs else ""),
             remedy=f"Pass {folder / ggufs[0]}." if ggufs else "Pass a folder made by save_pretrained.",
         )
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            operation, expected="valid JSON in config.json", received=str(error), remedy="Download or save it again."
-        ) from error
+    # transformers goes on without a generation_config.json that it cannot read.
+    for file in ("config.json", *sorted(files & {"generation_config.json"})):
+        try:
+            content = json.loads((folder / file).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(
+                operation,
+                expected=f"valid JSON in {file}",
+                received=said(error),
+                remedy="Download or save it again.",
+            ) from error
+        if not isinstance(content, dict):
+            raise InputError(
+                operation,
+                expected=f"an object in {file}",
+                received=f"a {type(content).__name__}",
+                remedy="Download or save it again.",
+            )
     if not any(file.endswith(".safetensors") for file in files):
         pickles = sorted(file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
         raise InputError(

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from interp.arguments import Prompts, as_prompts
+from interp.chats import Message, encode_chat
 from interp.engine import ModelFacts
 from interp.errors import InputError
+from interp.foreign import foreign_errors
 from interp.token_text import token_texts
 
 __all__ = ["Message", "Prompt", "check_ids", "encode_prompt", "encode_prompts", "encode_text", "vocabulary_of"]
 
-Message: TypeAlias = Mapping[str, str]
 # Messages or ids; encode_prompt tells which, and refuses the rest in words of its own.
 if TYPE_CHECKING:
     Prompt: TypeAlias = str | Sequence[Any] | Tensor
@@ -26,7 +27,10 @@ else:
 def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True) -> list[int]:
     """Token ids of a text, special tokens as the tokenizer adds them by default, or without any.
 
-    Refuses words the vocabulary cannot represent: they would silently become the unknown token.
+    Two of them are left out, since the text is to be continued and is read once: what a tokenizer appends at the end
+    (end of sequence, ``[SEP]``), and a second beginning of sequence before a text that begins with one itself, as a
+    chat rendered by hand does. Refuses words the vocabulary cannot represent: they would silently become the unknown
+    token.
     """
     if tokenizer is None:
         raise InputError(
@@ -35,7 +39,11 @@ def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True)
             received="text",
             remedy="Pass token ids, or load a tokenizer.",
         )
-    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    with foreign_errors(
+        operation, expected="text the tokenizer can encode", remedy="Check the text and the tokenizer's files."
+    ):
+        ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+        ids = _to_be_continued(tokenizer, text, ids) if special else ids
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids and str(tokenizer.unk_token) not in text:
         words = [w for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]]
@@ -47,6 +55,19 @@ def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True)
                 remedy="This tokenizer has a closed vocabulary; use a model trained on such text.",
             )
     return ids
+
+
+def _to_be_continued(tokenizer: Any, text: str, ids: list[int]) -> list[int]:
+    special = set(tokenizer.all_special_ids)
+    if not ids or (ids[-1] not in special and ids[0] not in special):
+        return ids
+    plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    places = range(len(ids) - len(plain) + 1) if plain else ()
+    begin = next((n for n in places if ids[n : n + len(plain)] == plain), None)
+    if begin is None:
+        return ids
+    twice = begin > 0 and plain[0] == ids[begin - 1] == tokenizer.bos_token_id
+    return ids[: begin - twice] + plain
 
 
 def encode_prompts(tokenizer: Any, prompts: Prompts, facts: ModelFacts, operation: str = "decode") -> list[list[int]]:
@@ -76,7 +97,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: 
     elif isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Sequence):
         raise _not_a_prompt(prompt, operation)
     elif prompt and all(isinstance(part, Mapping) for part in prompt):
-        ids = _encode_chat(tokenizer, [dict(part) for part in prompt if isinstance(part, Mapping)], operation)
+        ids = encode_chat(tokenizer, [part for part in prompt if isinstance(part, Mapping)], operation)
     elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
         ids = [int(part) for part in prompt]
     else:
@@ -102,20 +123,6 @@ def check_ids(ids: list[int], facts: ModelFacts, operation: str) -> list[int]:
         )
     facts.check_token_ids(ids, operation)
     return ids
-
-
-def _encode_chat(tokenizer: Any, messages: Sequence[Message], operation: str) -> list[int]:
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise InputError(
-            operation,
-            expected="a model with a chat template",
-            received="chat messages",
-            remedy="Pass the question as a plain string (prompt raw).",
-        )
-    if not all(str(message.get("content", "")).strip() for message in messages):
-        return []
-    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return list(encoded["input_ids"])
 
 
 def vocabulary_of(tokenizer: Any, d_vocab: int) -> list[str]:

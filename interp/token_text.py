@@ -18,6 +18,8 @@ from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from interp.foreign import decode_text
+
 __all__ = ["gap_between", "text_pieces", "token_texts", "with_parts_shown"]
 
 _MARK = "\N{REPLACEMENT CHARACTER}"
@@ -126,11 +128,13 @@ def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:
     ids = list(ids)
     if tokenizer is None:
         return [str(i) for i in ids]
-    raw = tokenizer.convert_ids_to_tokens(ids)
-    return [_by_itself(word, name) for word, name in zip(_words(tokenizer, ids), raw, strict=True)]
+    return [_by_itself(tokenizer, i, word) for i, word in zip(ids, _words(tokenizer, ids), strict=True)]
 
 
-def _by_itself(word: _Word, raw: str | None) -> str:
+def _by_itself(tokenizer: Any, i: int, word: _Word) -> str:
+    if not word.alone and not word.within:
+        return ""
+    raw: str | None = tokenizer.convert_ids_to_tokens(i)
     if _MARK in word.within and raw is not None and _MARK not in raw:
         return _spelled(raw)
     # A vocabulary of words: the space is the decoder's, not the token's.
@@ -207,4 +211,4 @@ def _look_up(tokenizer: Any, i: int) -> _Word:
 
 
 def _decode(tokenizer: Any, ids: Sequence[int], skip: bool = False) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
+    return decode_text(tokenizer, ids, skip_special_tokens=skip)

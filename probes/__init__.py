@@ -5,8 +5,8 @@ widths, `similarity` has the alternatives on the same footing, `nulls` asks whet
 `peaks` finds and describes the steps that stand out, `tokens` counts the words generated there, `depth` finds the block
 in which each prediction settles.
 
-Across many problems, problems as samples: `information` and `vinformation` estimate bits, `bounds` says which errors
-they allow. Nothing here imports `interp` or `analyses`.
+Across many problems, problems as samples: `samplewise` asks whether there is any dependence, `information` and
+`vinformation` estimate bits, `bounds` says which errors they allow. Nothing here imports `interp` or `analyses`.
 """
 
 from probes.bandwidth import BandwidthSweep, bandwidth_sweep, median_distance
@@ -17,6 +17,7 @@ from probes.hsic import nhsic, nhsic_dense
 from probes.information import Information, discrete_mi, entropy_bits, gaussian_mi, ksg_mi, reduce_dimensions
 from probes.nulls import NullTest, holm_over_layers, null_scores, null_test, nulls_needed, random_answers
 from probes.peaks import PeakStatistics, peak_statistics, top_k_peaks, tukey_peaks
+from probes.samplewise import SampleHsic, sample_hsic
 from probes.similarity import SCORES, cka, cosine, kernel_cka, linear_cka, pearson_r2
 from probes.tokens import ThinkingToken, thinking_tokens
 from probes.vinformation import VInformation, v_information
@@ -30,6 +31,7 @@ __all__ = [
     "InputError",
     "NullTest",
     "PeakStatistics",
+    "SampleHsic",
     "ThinkingToken",
     "VInformation",
     "bandwidth_sweep",
@@ -53,6 +55,7 @@ __all__ = [
     "pearson_r2",
     "random_answers",
     "reduce_dimensions",
+    "sample_hsic",
     "settling_depth",
     "thinking_tokens",
     "top_k_peaks",

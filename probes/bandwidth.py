@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from probes.checks import check_options, check_tensor, median_multiple
+from probes.checks import SMALLEST_EPS, check_options, check_pair, check_tensor, median_multiple
+from probes.chunks import vectors_of
 from probes.errors import InputError
 from probes.lowrank import DEFAULT_MAX_BYTES
 from probes.peaks import tukey_peaks
@@ -49,8 +50,8 @@ def median_distance(x: Tensor, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Float64
     """
     check_options("median_distance", 1.0, max_bytes=max_bytes)
     check_tensor("median_distance", "x", x, axes=("d_model",), sigma=1.0)
-    flat = x.detach().reshape(-1, x.shape[-1])
-    return _row_medians(flat.__getitem__, flat, n_rows=len(flat), max_bytes=max_bytes).reshape(x.shape[:-1])
+    lead = x.shape[:-1]
+    return _row_medians(vectors_of(x), x, n_rows=math.prod(lead), max_bytes=max_bytes).reshape(lead)
 
 
 def _row_medians(take: Callable[[Tensor], Tensor], like: Tensor, *, n_rows: int, max_bytes: int) -> Tensor:
@@ -143,6 +144,8 @@ def rescaled(
     sigma: str,
     shape: tuple[int, ...],
     max_bytes: int = DEFAULT_MAX_BYTES,
+    n_rows: int | None = None,
+    place: Callable[[int], int] = int,
 ) -> tuple[Callable[[Tensor], Tensor], Float64[Tensor, " row"]]:
     """`take`, giving vectors in units of their own bandwidth, and the bandwidths, for `sigma` like "0.5*median".
 
@@ -153,16 +156,18 @@ def rescaled(
 
     With sigma = 1, `take` gives the kernel that `sigma` asks for. A constant vector has bandwidth 0 and comes as
     zeros. `take(rows)` fetches the vectors of the given rows of `shape`; all their bandwidths are found at once, so
-    that a vector without one is refused (`InputError`) before any work.
+    that a vector without one is refused (`InputError`) before any work. Where `take` has `n_rows` of the vectors alone,
+    `place` gives the place of each in `shape`.
     """
     multiple = median_multiple(operation, sigma)
-    bandwidth = multiple * _row_medians(take, like, n_rows=math.prod(shape), max_bytes=max_bytes)
+    count = math.prod(shape) if n_rows is None else n_rows
+    bandwidth = multiple * _row_medians(take, like, n_rows=count, max_bytes=max_bytes)
     zero = torch.nonzero(bandwidth == 0)[:, 0]
     for part in zero.split(max(1, max_bytes // (16 * like.shape[-1]))):
         x = take(part)
         bad = part[x.amax(dim=-1) > x.amin(dim=-1)]
         if len(bad):
-            raise no_bandwidth(operation, name, _place(int(bad[0]), shape))
+            raise no_bandwidth(operation, name, _place(place(int(bad[0])), shape))
     divisor = torch.where(bandwidth > 0, bandwidth, 1.0)[:, None]
 
     def fetch(rows: Tensor) -> Tensor:
@@ -265,8 +270,7 @@ def bandwidth_sweep(
     Source: Qian et al. 2025, arXiv 2506.02867, which searches sigma from 50 to 400; Gretton et al. 2012 for "median".
     """
     # Late, because the estimators take their bandwidth from this module.
-    from probes.checks import check_pair
-    from probes.hsic import factor_answers, nhsic_with
+    from probes.hsic import paired_scores
 
     if isinstance(sigmas, str) or not len(sigmas) or len({str(s) for s in sigmas}) < len(sigmas):
         raise InputError(
@@ -276,15 +280,13 @@ def bandwidth_sweep(
             remedy='For example (50, 400, "median").',
         )
     for sigma in sigmas:
+        check_options("bandwidth_sweep", sigma, eps, max_bytes=max_bytes, smallest_eps=SMALLEST_EPS)
         check_pair("bandwidth_sweep", steps, answer, sigma, drop_top)
-    lead = torch.broadcast_shapes(steps.shape[:-2], answer.shape[:-1])
-    scores: list[Tensor] = []
-    widths: list[Tensor] = []
-    for sigma in sigmas:
-        factor = factor_answers(answer, sigma=sigma, eps=eps, drop_top=drop_top, max_bytes=max_bytes)
-        scores.append(nhsic_with(steps, factor, max_bytes=max_bytes))
-        widths.append(factor.bandwidth.reshape(factor.lead).expand(lead))
-    mi = torch.stack(scores)
+    found = [
+        paired_scores("bandwidth_sweep", steps, answer, sigma=s, eps=eps, drop_top=drop_top, max_bytes=max_bytes)
+        for s in sigmas
+    ]
+    mi = torch.stack([scores for scores, _ in found])
     is_peak = tukey_peaks(mi, tau)
     sets = is_peak.movedim(0, -2).double()  # [*lead, sigma, step]
     both, each = sets @ sets.mT, sets.sum(dim=-1)
@@ -293,5 +295,5 @@ def bandwidth_sweep(
         mi=mi,
         is_peak=is_peak,
         jaccard=both / (each[..., :, None] + each[..., None, :] - both),  # 0 / 0 is NaN: neither has a peak
-        bandwidth=torch.stack(widths),
+        bandwidth=torch.stack([widths for _, widths in found]),
     )

@@ -15,6 +15,7 @@ information: a p_e that falls says that decoding became easier. nHSIC is not inf
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,8 +26,9 @@ __all__ = ["ErrorBounds", "error_bounds"]
 
 Kind = Literal["bound", "plug-in estimate"]
 
-# A held-out cross-entropy may lie a little above log2 of the number of answers.
-_ENTROPY_SLACK = 0.1
+# A held-out cross-entropy may lie a little above log2 of the number of answers; with few problems for the answers there
+# are by some (|Y| - 1) / (n ln 2), since frequencies of so few are a poor prediction of the others.
+_ENTROPY_SLACK, _ENTROPY_EXCESS = 0.1, 3.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def error_bounds(information: Information | object, entropy: float | int, n_answ
     the lower one a plug-in estimate. "estimate": both are plug-in estimates. "exact": both are bounds.
 
     For V-information pass its `entropy` at the same place: H - I is then the held-out cross-entropy of the probe, which
-    is no smaller than H(y | representation) in expectation, so that the upper bound holds.
+    is no smaller than H(y | representation) in expectation, so that the upper bound holds. `VInformation.at` says which
+    it is, and that value is taken whatever it is: with few problems it lies well above log2(|Y|). Any other entropy may
+    pass log2(|Y|) by 0.1 bits, and, unless the information is exact, by what so few problems explain.
 
     Raises `InputError` for anything but `Information` (a score of nHSIC above all), for fewer than 2 answers and for an
     entropy that is not possible with that many.
@@ -83,6 +87,7 @@ def error_bounds(information: Information | object, entropy: float | int, n_answ
             remedy="A score of nHSIC is a similarity of coordinates, not information in bits: use discrete_mi, or "
             "v_information(...).at(...).",
         )
+    entropy, n_answers = _numbers(entropy, n_answers)
     if n_answers < 2:
         raise InputError(
             "error_bounds",
@@ -90,10 +95,15 @@ def error_bounds(information: Information | object, entropy: float | int, n_answ
             received=repr(n_answers),
             remedy="With one answer nothing can be wrong.",
         )
-    if not 0 <= entropy <= math.log2(n_answers) + _ENTROPY_SLACK:
+    most = math.log2(n_answers) + _ENTROPY_SLACK
+    if information.bound != "exact":
+        most += _ENTROPY_EXCESS * (n_answers - 1) / (information.n * math.log(2))
+    own = information.entropy
+    if not (0 <= entropy <= most or (own is not None and math.isclose(entropy, own, rel_tol=1e-6))):
         raise InputError(
             "error_bounds",
-            expected=f"entropy in bits from 0 to log2({n_answers}) = {math.log2(n_answers):.3f}",
+            expected=f"entropy in bits from 0 to log2({n_answers}) = {math.log2(n_answers):.3f}"
+            + ("" if own is None else f", or the information's own, {own:.3f}"),
             received=repr(entropy),
             remedy="Give bits, not nats, and the number of possible answers.",
         )
@@ -112,6 +122,19 @@ def error_bounds(information: Information | object, entropy: float | int, n_answ
         upper_is="plug-in estimate" if information.bound == "estimate" else "bound",
         n_answers=n_answers,
     )
+
+
+def _numbers(entropy: object, n_answers: object) -> tuple[float, int]:
+    """Plain numbers of what may be numpy's or a tensor of one value."""
+    try:
+        return float(entropy), operator.index(n_answers)  # type: ignore[arg-type]  # that is what is being found out
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            "error_bounds",
+            expected="entropy as a number of bits and n_answers as a whole number",
+            received=f"{type(entropy).__name__} and {type(n_answers).__name__}",
+            remedy="For example error_bounds(found.at(0), float(found.entropy[0]), n_answers=10).",
+        ) from None
 
 
 def _fano(rest: float, n_answers: int) -> float:

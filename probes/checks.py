@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from probes.errors import InputError
 
 __all__ = [
+    "check_device",
     "check_drop_top",
     "check_finite",
     "check_fit",
@@ -19,6 +21,12 @@ __all__ = [
     "check_tensor",
     "median_multiple",
 ]
+
+# The smallest eps. The ridge eps * d stands against a kernel that float64 holds to about 1e-15 of its mean diagonal:
+# what is lost there enters the score as some 10 * 2e-16 / eps, a direction of the kernel at a time. Against 60 digits
+# the low-rank score is off by 1e-5 to 3e-4 at 1e-12 (by 3e-2 at 1e-14 and beyond); the dense formula, whose inverse
+# multiplies the loss by the kernel's condition, by 5e-4 at 1e-10 and by a whole direction at 1e-13.
+SMALLEST_EPS, SMALLEST_EPS_DENSE = 1e-12, 1e-10
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _MEDIAN = re.compile(r"(?:([0-9]+\.?[0-9]*|\.[0-9]+)\s*\*\s*)?median")
@@ -34,6 +42,8 @@ def check_pair(operation: str, steps: Tensor, answer: Tensor, sigma: float | int
 
 def check_finite(operation: str, name: str, x: Tensor, remedy: str) -> None:
     """Refuse NaN and inf, with how many there are and where the first is."""
+    if math.isfinite(_largest(x)):
+        return
     bad = ~x.detach().isfinite()
     if bool(bad.any()):
         raise InputError(
@@ -45,14 +55,46 @@ def check_finite(operation: str, name: str, x: Tensor, remedy: str) -> None:
 
 
 def check_options(
-    operation: str, sigma: float | int | str, eps: float | int = 1.0, *, tol: float | int = 0.5, max_bytes: int = 1
+    operation: str,
+    sigma: float | int | str,
+    eps: float | int = 1.0,
+    *,
+    tol: float | int = 0.5,
+    max_bytes: int = 1,
+    smallest_eps: float = 0.0,
 ) -> None:
+    """Refuse options out of range, and an `eps` below which the score is rounding."""
     number = median_multiple(operation, sigma) if isinstance(sigma, str) else sigma
     for name, value in {"sigma": number, "eps": eps, "tol": tol, "max_bytes": max_bytes}.items():
-        if not (math.isfinite(value) and value > 0):
+        if not (_is_number(value) and math.isfinite(value) and value > 0):
             raise InputError(
                 operation, expected=f"{name} > 0 and finite", received=repr(value), remedy=f"Give a positive {name}."
             )
+    if eps < smallest_eps:
+        raise InputError(
+            operation,
+            expected=f"eps >= {smallest_eps:g}",
+            received=repr(eps),
+            remedy="Below it the ridge eps * d_model drowns in the rounding of the kernel in float64, which the score then "
+            "counts; the authors' scripts have 1e-5.",
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _largest(x: Tensor) -> float:
+    """The largest magnitude, NaN where there is any; without a copy of `x`."""
+    low, high = x.detach().aminmax()
+    return max(float(high), -float(low)) if float(low) == float(low) else math.nan
+
+
+def check_device(operation: str, steps: Tensor, answer: Tensor) -> None:
+    if steps.device != answer.device:
+        raise InputError(
+            operation, expected=f"steps on {answer.device}", received=str(steps.device), remedy="Move one of them."
+        )
 
 
 def median_multiple(operation: str, sigma: str) -> float:
@@ -70,7 +112,7 @@ def median_multiple(operation: str, sigma: str) -> float:
 
 
 def check_drop_top(operation: str, drop_top: int, d_model: int) -> None:
-    if not 0 <= drop_top <= d_model - 2:
+    if not (isinstance(drop_top, Integral) and not isinstance(drop_top, bool) and 0 <= drop_top <= d_model - 2):
         raise InputError(
             operation,
             expected=f"drop_top from 0 to {d_model - 2}, leaving at least 2 of {d_model} coordinates",
@@ -115,7 +157,7 @@ def check_tensor(operation: str, name: str, x: Tensor, *, axes: tuple[str, ...],
             received=f"shape {tuple(x.shape)}",
             remedy="Check which axes were indexed away.",
         )
-    largest = float(x.detach().abs().amax())
+    largest = _largest(x)
     unit = 1.0 if isinstance(sigma, str) else min(1.0, sigma)
     # Beyond this, squared distances overflow and the kernel would be silently wrong.
     if largest <= 1e150 * unit:

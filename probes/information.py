@@ -13,7 +13,8 @@ discrete answers and vectors of many dimensions use `vinformation`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -21,7 +22,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from probes.checks import check_finite
+from probes.chunks import matrices_of, parts
 from probes.errors import InputError
+from probes.lowrank import DEFAULT_MAX_BYTES
 
 __all__ = ["Information", "discrete_mi", "entropy_bits", "gaussian_mi", "ksg_mi", "reduce_dimensions"]
 
@@ -39,8 +42,9 @@ class Information:
     1.250 bits [1.100, 1.400] at 95 %, n = 500 (linear probe; a lower bound on Shannon information)
 
     `bound` is "lower" for a lower bound on Shannon information (V-information), "exact" where the joint distribution
-    is known, "estimate" otherwise. An estimate may be negative. Raises `InputError` unless low <= bits <= high, all
-    finite, 0 < level < 1 and n >= 1.
+    is known, "estimate" otherwise. An estimate may be negative. `entropy` is that of the label in bits, where the
+    estimate is a difference from it: what `error_bounds` then wants beside it. Raises `InputError` unless low <= bits
+    <= high, all finite, 0 < level < 1 and n >= 1.
     """
 
     bits: float
@@ -50,6 +54,7 @@ class Information:
     n: int
     bound: Bound
     method: str
+    entropy: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         numbers = (self.low, self.bits, self.high)
@@ -183,8 +188,13 @@ def gaussian_mi(x: Tensor, y: Tensor, *, corrected: bool = False) -> Float64[Ten
             received=f"n = {n} with p = {p} and q = {q}",
             remedy="Use more problems, or reduce_dimensions first and say so.",
         )
-    basis_x, basis_y = _basis("gaussian_mi", "x", x), _basis("gaussian_mi", "y", y)
-    rho = torch.linalg.svdvals(basis_x.transpose(-1, -2) @ basis_y)
+    basis_y, xs = _basis("gaussian_mi", "y", y), matrices_of(x)
+    rho = torch.cat(
+        [
+            torch.linalg.svdvals(_basis("gaussian_mi", "x", xs(which)).mT @ basis_y)
+            for which in _places(x, 8 * 6 * n * (p + q))
+        ]
+    ).reshape(*x.shape[:-2], -1)
     rest = 1 - rho.square()
     # Rounding alone leaves about 1e-15 of an exact linear relation.
     rest = torch.where(rest < 1e-13 * n, 0.0, rest)
@@ -267,12 +277,22 @@ def reduce_dimensions(x: Tensor, k: int) -> Float64[Tensor, "*lead n {k}"]:
             received=repr(k),
             remedy="Components beyond that hold nothing.",
         )
-    values = x.detach().double()
-    values = values - values.mean(dim=-2, keepdim=True)
-    u, s, vh = torch.linalg.svd(values, full_matrices=False)
-    loadings = vh[..., :k, :]
-    largest = loadings.gather(-1, loadings.abs().argmax(dim=-1, keepdim=True)).transpose(-1, -2)
-    return u[..., :k] * s[..., None, :k] * torch.where(largest < 0, -1.0, 1.0)
+    xs, out = matrices_of(x), torch.empty(math.prod(x.shape[:-2]), n, k, dtype=torch.float64, device=x.device)
+    for which in _places(x, 8 * (3 * n * d + min(n, d) * (n + d))):
+        values = xs(which).double()
+        values = values - values.mean(dim=-2, keepdim=True)
+        u, s, vh = torch.linalg.svd(values, full_matrices=False)
+        loadings = vh[..., :k, :]
+        largest = loadings.gather(-1, loadings.abs().argmax(dim=-1, keepdim=True)).transpose(-1, -2)
+        signs = torch.ones_like(largest).masked_fill_(largest < 0, -1)
+        out[which] = u[..., :k] * s[..., None, :k] * signs
+    return out.reshape(*x.shape[:-2], n, k)
+
+
+def _places(x: Tensor, bytes_each: int) -> Iterator[Tensor]:
+    """Numbers of the places of `x [*lead, n, d]`, as many at a time as fit the usual memory."""
+    for part in parts(math.prod(x.shape[:-2]), bytes_each, DEFAULT_MAX_BYTES):
+        yield torch.arange(part.start, part.stop, device=x.device)
 
 
 def check_vectors(operation: str, name: str, x: Tensor, *, lead: bool) -> None:

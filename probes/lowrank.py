@@ -24,6 +24,7 @@ from torch import Tensor
 __all__ = ["DEFAULT_MAX_BYTES", "factorise"]
 
 DEFAULT_MAX_BYTES = 2**28
+DEFAULT_EPS = 1e-5
 
 # Mean residual, as a share of the mean diagonal, below which float64 holds only rounding.
 _ROUNDING = 4 * torch.finfo(torch.float64).eps

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.checks import check_drop_top, check_finite, check_fit, check_options, check_tensor
+from probes.checks import SMALLEST_EPS, check_drop_top, check_finite, check_fit, check_options, check_tensor
 from probes.errors import InputError
-from probes.hsic import factor_answers, nhsic_with
+from probes.hsic import paired_scores
 from probes.lowrank import DEFAULT_MAX_BYTES
 
 __all__ = [
@@ -55,7 +55,7 @@ def null_scores(
     Each step is factorised once for all answers; with `drop_top` once for each, since an answer takes out its own
     coordinates. Equal to `nhsic` with one answer at a time. Unit, options, errors and source as for `nhsic`.
     """
-    check_options("null_scores", sigma, eps, max_bytes=max_bytes)
+    check_options("null_scores", sigma, eps, max_bytes=max_bytes, smallest_eps=SMALLEST_EPS)
     check_tensor("null_scores", "answers", answers, axes=("null", "d_model"), sigma=sigma)
     check_tensor("null_scores", "steps", steps, axes=("step", "d_model"), sigma=sigma)
     check_drop_top("null_scores", drop_top, answers.shape[-1])
@@ -68,17 +68,9 @@ def null_scores(
             remedy="steps is [*lead, step, d_model], answers is [*lead, null, d_model].",
         )
     check_fit("null_scores", steps, tuple(lead), answers.shape[-1])
-    n_answers, d_model = answers.shape[-2:]
-    trajectories, sets = steps.reshape(-1, *steps.shape[-2:]), answers.reshape(-1, n_answers, d_model)
-    out = torch.empty(len(sets), n_answers, steps.shape[-2], dtype=torch.float64, device=steps.device)
-    # The factors of all answers are held at once: as many trajectories, then answers, as fit at a rank of 32.
-    room = max(1, max_bytes // (2 * 8 * 32 * d_model))
-    for cells in torch.arange(len(sets)).split(max(1, room // n_answers)):
-        for null in torch.arange(n_answers).split(room):
-            part = slice(int(cells[0]), int(cells[-1]) + 1), slice(int(null[0]), int(null[-1]) + 1)
-            factor = factor_answers(sets[part], sigma=sigma, eps=eps, drop_top=drop_top, max_bytes=max_bytes)
-            out[part] = nhsic_with(trajectories[part[0], None], factor, max_bytes=max_bytes)
-    return out.reshape(*lead, n_answers, steps.shape[-2])
+    return paired_scores(
+        "null_scores", steps[..., None, :, :], answers, sigma=sigma, eps=eps, drop_top=drop_top, max_bytes=max_bytes
+    )[0]
 
 
 def random_answers(answer: Tensor, count: int, generator: torch.Generator) -> Float64[Tensor, "*lead null d_model"]:
@@ -99,7 +91,7 @@ def random_answers(answer: Tensor, count: int, generator: torch.Generator) -> Fl
     draws = torch.randn(*lead, count, d_model, dtype=torch.float64, device=generator.device, generator=generator)
     draws = draws.to(answer.device)
     norm = torch.linalg.vector_norm(answer.detach().double(), dim=-1)[..., None, None]
-    return draws * (norm / torch.linalg.vector_norm(draws, dim=-1, keepdim=True))
+    return draws.mul_(norm / torch.linalg.vector_norm(draws, dim=-1, keepdim=True))
 
 
 @dataclass(frozen=True)

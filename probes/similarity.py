@@ -18,29 +18,35 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.bandwidth import rescaled
-from probes.checks import check_options, check_pair, check_tensor
+from probes.checks import check_device, check_options, check_pair, check_tensor
+from probes.chunks import Meetings, matrices_of, parts, vectors_of
 from probes.errors import InputError
-from probes.hsic import kept_coordinates, nhsic
-from probes.lowrank import DEFAULT_MAX_BYTES, factorise
+from probes.hsic import kept_coordinates, nhsic, paired_scores
+from probes.lowrank import DEFAULT_MAX_BYTES
+
+# Float64 vectors of length d alive for each row, and a size of all of them that stays in a core's cache.
+_COPIES, _CACHE_BYTES = 9, 2**24
 
 __all__ = ["SCORES", "SCORE_UNITS", "cka", "cosine", "kernel_cka", "linear_cka", "pearson_r2"]
 
 
-def cosine(steps: Tensor, answer: Tensor, *, drop_top: int = 0) -> Float64[Tensor, "*lead step"]:
+def cosine(
+    steps: Tensor, answer: Tensor, *, drop_top: int = 0, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Float64[Tensor, "*lead step"]:
     """Cosine of the angle between each step `[*lead, step, d_model]` and the answer `[*lead, d_model]`.
 
     >>> cosine(torch.tensor([[1.0, 0.0], [-2.0, 0.0], [0.0, 0.0]]), torch.tensor([3.0, 0.0])).tolist()
     [1.0, -1.0, nan]
 
     Unit: dimensionless, from -1 to 1; NaN for a zero vector. Not centred: a direction all vectors share counts.
-    `drop_top`, leading axes and errors as for `nhsic`.
+    `drop_top`, `max_bytes`, leading axes and errors as for `nhsic`.
     """
-    x, y = _paired("cosine", steps, answer, drop_top)
-    return _cosine(x, y)
+    return _by_rows("cosine", steps, answer, drop_top, max_bytes, _cosine)
 
 
-def pearson_r2(steps: Tensor, answer: Tensor, *, drop_top: int = 0) -> Float64[Tensor, "*lead step"]:
+def pearson_r2(
+    steps: Tensor, answer: Tensor, *, drop_top: int = 0, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Float64[Tensor, "*lead step"]:
     """Squared Pearson correlation between the coordinates of each step and those of the answer.
 
     >>> r2 = pearson_r2(torch.tensor([[1.0, 2.0, 3.0], [7.0, 7.0, 7.0]]), torch.tensor([5.0, 3.0, 1.0]))
@@ -49,13 +55,18 @@ def pearson_r2(steps: Tensor, answer: Tensor, *, drop_top: int = 0) -> Float64[T
 
     Unit: dimensionless, from 0 to 1, the share of variance a line explains; NaN for a constant vector. With independent
     coordinates its mean is 1 / (d_model - 1). This is linear CKA of one vector each (`linear_cka`). `drop_top`,
-    leading axes and errors as for `nhsic`.
+    `max_bytes`, leading axes and errors as for `nhsic`.
     """
-    x, y = _paired("pearson_r2", steps, answer, drop_top)
-    return _cosine(_centred(x), _centred(y)).square()
+
+    def squared(x: Tensor, y: Tensor) -> Tensor:
+        return _cosine(_centred(x), _centred(y)).square_()
+
+    return _by_rows("pearson_r2", steps, answer, drop_top, max_bytes, squared)
 
 
-def linear_cka(steps: Tensor, answer: Tensor, *, drop_top: int = 0) -> Float64[Tensor, "*lead step"]:
+def linear_cka(
+    steps: Tensor, answer: Tensor, *, drop_top: int = 0, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Float64[Tensor, "*lead step"]:
     """Linear CKA with coordinates as samples: `pearson_r2`, since both Gram matrices have rank one.
 
     >>> round(linear_cka(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([2.0, 4.0, 8.0])).item(), 12)
@@ -64,7 +75,7 @@ def linear_cka(steps: Tensor, answer: Tensor, *, drop_top: int = 0) -> Float64[T
     With K = x x^T and L = y y^T, <HKH, HLH> / (|HKH| |HLH|) = (x^T H y)^2 / (x^T H x y^T H y) = r^2. Source:
     Kornblith et al. 2019, arXiv 1905.00414.
     """
-    return pearson_r2(steps, answer, drop_top=drop_top)
+    return pearson_r2(steps, answer, drop_top=drop_top, max_bytes=max_bytes)
 
 
 def kernel_cka(
@@ -90,40 +101,18 @@ def kernel_cka(
     """
     check_options("kernel_cka", sigma, tol=tol, max_bytes=max_bytes)
     check_pair("kernel_cka", steps, answer, sigma, drop_top)
-    lead, n_steps, d_model = torch.broadcast_shapes(steps.shape[:-2], answer.shape[:-1]), *steps.shape[-2:]
-    trajectories = steps.detach().expand(*lead, n_steps, d_model)
-    answers = answer.detach().expand(*lead, d_model)
-    size = max(1, max_bytes // (8 * 64 * d_model))
-    scores = []
-    with torch.no_grad():
-        for cell in torch.cartesian_prod(*[torch.arange(n) for n in (*lead, 1, 1)]).tolist():
-            index = tuple(cell[:-2])
-            x, y = trajectories[index], answers[index]
-            if drop_top:
-                keep = kept_coordinates(y[None], drop_top)[0]
-                x, y = x[:, keep], y[keep]
-            p_y = _factors("answer", y[None], sigma, tol, max_bytes)[0]
-            norm_y = _gram_norm(p_y)
-            for part in x.split(size):
-                p = _factors("steps", part, sigma, tol, max_bytes)
-                cross = (p @ p_y.T).square().sum(dim=(-2, -1))
-                scores.append(cross / (_gram_norm(p) * norm_y))  # a constant vector: 0 / 0
-    return torch.cat(scores).reshape(*lead, n_steps)
-
-
-def _factors(name: str, x: Tensor, sigma: float | int | str, tol: float | int, max_bytes: int) -> Tensor:
-    if isinstance(sigma, str):
-        take, _ = rescaled("kernel_cka", name, x.__getitem__, x, sigma=sigma, shape=(len(x),), max_bytes=max_bytes)
-        x, sigma = take(torch.arange(len(x), device=x.device)), 1.0
-    return factorise(x, sigma=sigma, tol=tol, max_bytes=max_bytes)
-
-
-def _gram_norm(p: Tensor) -> Tensor:
-    return (p @ p.mT).square().sum(dim=(-2, -1)).sqrt()
+    return paired_scores(
+        "kernel_cka", steps, answer, sigma=sigma, eps=None, tol=tol, drop_top=drop_top, max_bytes=max_bytes
+    )[0]
 
 
 def cka(
-    x: Tensor, y: Tensor, *, kernel: Literal["linear", "gaussian"] = "linear", debiased: bool = False
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Literal["linear", "gaussian"] = "linear",
+    debiased: bool = False,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Float64[Tensor, "*lead"]:
     """CKA of representations `x [*lead, n, p]` and `y [*lead, n, q]` of the same n examples; leading axes broadcast.
 
@@ -139,9 +128,12 @@ def cka(
     q exceed n. `debiased=True` replaces each HSIC by its unbiased estimate (n >= 4); the ratio is then near 0 for
     unrelated ones, may be negative, and keeps a bias of order 1/n of its own.
 
+    `max_bytes` bounds the working memory, down to one pair of representations at a time.
+
     Raises `InputError` for NaN or inf, for shapes that do not fit and too few examples.
     Source: Kornblith et al. 2019, arXiv 1905.00414; Song et al. 2012, JMLR 13 (unbiased HSIC).
     """
+    check_options("cka", 1.0, max_bytes=max_bytes)
     if kernel not in ("linear", "gaussian"):
         raise InputError("cka", expected='kernel "linear" or "gaussian"', received=repr(kernel), remedy="Choose one.")
     needed = 4 if debiased else 2
@@ -164,11 +156,30 @@ def cka(
             received=f"{tuple(x.shape[:-2])} and {tuple(y.shape[:-2])}",
             remedy="Insert axes of length 1.",
         ) from None
-    hsic = _unbiased_hsic if debiased else _biased_hsic
-    k, l_ = _example_kernel(x, kernel), _example_kernel(y, kernel)
-    scale = hsic(k, k), hsic(l_, l_)
-    defined = (scale[0] > 0) & (scale[1] > 0)
-    return torch.where(defined, hsic(k, l_) / scale[0].sqrt() / scale[1].sqrt(), math.nan)
+    check_device("cka", x, y)
+    meet = Meetings.of(tuple(x.shape[:-2]), tuple(y.shape[:-2]))
+    n, hsic = x.shape[-2], _unbiased_hsic if debiased else _biased_hsic
+    xs, ys = matrices_of(x), matrices_of(y)
+    out = torch.empty(len(meet.answer), dtype=torch.float64, device=x.device)
+    # Kernels of some x at a time, and beside them those of some of the y they meet.
+    for some_x in parts(math.prod(x.shape[:-2]), _kernel_bytes(n, x.shape[-1]), max_bytes // 2):
+        k = _example_kernel(xs(torch.arange(some_x.start, some_x.stop)), kernel)
+        own_k = hsic(k, k)
+        cells = ((meet.trajectory >= some_x.start) & (meet.trajectory < some_x.stop)).nonzero()[:, 0]
+        cells = cells[meet.answer[cells].argsort(stable=True)]
+        for part in parts(len(cells), _kernel_bytes(n, y.shape[-1]) + 8 * 8 * n * n, max_bytes // 2):
+            some_y, at_y = meet.answer[cells[part]].unique(return_inverse=True)
+            l_ = _example_kernel(ys(some_y), kernel)
+            own_l, at_x = hsic(l_, l_)[at_y], meet.trajectory[cells[part]] - some_x.start
+            both = hsic(k[at_x], l_[at_y])
+            defined = (own_k[at_x] > 0) & (own_l > 0)
+            out[cells[part]] = torch.where(defined, both / own_k[at_x].sqrt() / own_l.sqrt(), math.nan)
+    return out.reshape(meet.lead)
+
+
+def _kernel_bytes(n: int, p: int) -> int:
+    """About what a representation's kernel takes to make."""
+    return 8 * (4 * n * p + 8 * n * n)
 
 
 def _example_kernel(x: Tensor, kernel: str) -> Tensor:
@@ -207,17 +218,35 @@ def _unbiased_hsic(k: Tensor, l_: Tensor) -> Tensor:
     return (trace + sums - 2 / (n - 2) * (rows_k * rows_l).sum(dim=-1)) / (n * (n - 3))
 
 
-def _paired(operation: str, steps: Tensor, answer: Tensor, drop_top: int) -> tuple[Tensor, Tensor]:
-    """Steps `[*lead, step, kept]` and answers `[*lead, 1, kept]` in float64."""
+def _by_rows(
+    operation: str,
+    steps: Tensor,
+    answer: Tensor,
+    drop_top: int,
+    max_bytes: int,
+    score: Callable[[Tensor, Tensor], Tensor],
+) -> Float64[Tensor, "*lead step"]:
+    """`score(x, y)` of every step with its answer, `[row, kept]` each in float64, some rows at a time."""
+    check_options(operation, 1.0, max_bytes=max_bytes)
     check_pair(operation, steps, answer, 1.0, drop_top)
-    lead = torch.broadcast_shapes(steps.shape[:-2], answer.shape[:-1])
-    x = steps.detach().expand(*lead, *steps.shape[-2:])
-    y = answer.detach().expand(*lead, answer.shape[-1])
-    if drop_top:
-        keep = kept_coordinates(y.reshape(-1, y.shape[-1]), drop_top).reshape(*lead, -1)
-        y = y.gather(-1, keep)
-        x = x.gather(-1, keep[..., None, :].expand(*x.shape[:-1], -1))
-    return x.double(), y.double()[..., None, :]
+    check_device(operation, steps, answer)
+    meet = Meetings.of(tuple(steps.shape[:-2]), tuple(answer.shape[:-1]))
+    (n_steps, d_model), device = steps.shape[-2:], steps.device
+    take, answers = vectors_of(steps), vectors_of(answer)
+    out = torch.empty(len(meet.answer) * n_steps, dtype=torch.float64, device=device)
+    if device.type == "cpu":
+        max_bytes = min(max_bytes, _CACHE_BYTES)
+    for part in parts(len(out), 8 * _COPIES * d_model, max_bytes):
+        rows = torch.arange(part.start, part.stop)
+        cell, step = rows // n_steps, rows % n_steps
+        own, answer_of = meet.answer[cell].unique(return_inverse=True)
+        x, y = take((meet.trajectory[cell] * n_steps + step).to(device)), answers(own.to(device))
+        answer_of = answer_of.to(device)
+        if drop_top:
+            keep = kept_coordinates(y, drop_top)
+            x, y = x.gather(1, keep[answer_of]), y.gather(1, keep)
+        out[part] = score(x.double(), y.double()[answer_of])
+    return out.reshape(*meet.lead, n_steps)
 
 
 def _centred(x: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """V-information: the bits of a discrete label that a family of probes can get out of a vector, on held-out problems.
 
 1. Problems fall into folds at random (whole groups at a time). A fold is held out in turn, the others train.
-2. Per place and fold the vectors are standardised and turned onto their principal axes, from training problems only.
+2. Per place and fold, from training problems only: each coordinate is brought within its usual range (`_usual_range`),
+   so that no single problem decides, then standardised, and the vectors are turned onto their principal axes.
 3. Every ridge strength is trained at once on three quarters of the training problems, and the last quarter chooses one
    of them, or infinity: to ignore the vector and answer with the training frequencies. The choice is refitted on all
    training problems. So where there is nothing the estimate is about 0, not far below.
-4. I = mean over held-out problems of log2 q(y | x) - log2 q(y), with q(y) the training frequencies, smoothed as
+4. The prediction is mixed with the training frequencies, by a share that the last quarter chooses with the strength, at
+   least 1/512: one held-out problem, whatever its vector, costs at most 9 bits over ignoring it.
+5. I = mean over held-out problems of log2 q(y | x) - log2 q(y), with q(y) the training frequencies, smoothed as
    the last quarter chooses: a paired difference per problem, whose bootstrap over problems gives the interval.
-5. The control is the same with the labels permuted across problems.
+6. The control is the same with the labels permuted across problems.
 
 All places (layers, steps) and both label sets train in one batched L-BFGS without state between calls. Layout inside:
 [place, fit, class, feature] for weights and [place, fit, class, problem] for logits, `fit` being ridge strengths and
@@ -27,10 +30,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from probes.chunks import matrices_of, parts, vectors_of
 from probes.errors import InputError
 from probes.information import Information
 
-__all__ = ["MIN_PROBLEMS_PER_FOLD", "VInformation", "v_information"]
+__all__ = ["MIN_PROBLEMS_PER_FOLD", "PROBES", "VInformation", "v_information"]
 
 MIN_PROBLEMS_PER_FOLD = 8
 # Small enough that a chunk of places is served from cache much of the time; more is slower.
@@ -38,8 +42,18 @@ DEFAULT_MAX_BYTES = 2**26
 
 # Ridge strengths on standardised features, for a mean cross-entropy in nats; infinity is always a candidate too.
 _RIDGES = {"linear": (3.0, 0.6, 0.12, 0.024, 0.005, 0.001), "mlp": (0.5, 0.1, 0.02, 0.004)}
+#: The families of probes there are.
+PROBES = tuple(_RIDGES)
 _ITERATIONS = {"linear": 40, "mlp": 40}
 _HIDDEN = 32
+# Shares of the training frequencies in the prediction; the smallest bounds what a confident mistake costs.
+_MIXED = (2.0**-9, 2.0**-5, 2.0**-2)
+# Robust standard deviations from the median at which a coordinate's usual range ends. What is spread evenly, normally
+# or over some clusters stays as it is.
+_USUAL = 6.0
+# Where to look for a robust standard deviation: quantiles, and what they are of a normal one. Wider ones count where
+# more problems coincide, as in a coordinate that is 0 for most of them.
+_SPREADS = ((0.15865525, 1.0), (0.05, 1.6448536), (0.01, 2.3263479))
 # Counts added to each class before taking frequencies: a share of one problem in all, or some problems for each class.
 _ADDED_SHARES, _ADDED = (0.1, 1.0), (0.5, 5.0)
 # Nats of mean cross-entropy still to be gained at which a fit is done; sampling noise is some hundred times that.
@@ -109,6 +123,7 @@ class VInformation:
             n=int(self.n[index]),
             bound="lower",
             method=f"V-information, {self.probe} probe, {self.folds} folds",
+            entropy=float(self.entropy[index]),
         )
 
     def to_dict(self) -> dict[str, list[int] | list[float]]:
@@ -168,16 +183,16 @@ def v_information(
     flat_valid = torch.ones(x.shape[:-1], dtype=torch.bool, device=device) if valid is None else valid
     flat_valid = flat_valid.reshape(-1, n)
     flat_y = y.detach().long().expand(*lead, n).reshape(-1, n)
-    classes = _check_values("v_information", x, flat_y, flat_valid, n_classes)
+    classes = _check_values("v_information", x, flat_y, flat_valid, n_classes, max_bytes)
     flat_y = flat_y.masked_fill(~flat_valid, 0)
-    flat_x = x.detach().reshape(-1, n, d)
+    places_of = matrices_of(x)
 
     # All randomness comes from here, in a fixed order, on the CPU: the device does not change it.
     generator = torch.Generator().manual_seed(seed)
     group_of = torch.arange(n) if groups is None else groups.detach().cpu().unique(return_inverse=True)[1]
     n_groups = int(group_of.max()) + 1
     rank = torch.randperm(n_groups, generator=generator)[group_of]
-    shuffle = torch.rand(n, generator=generator).to(device)
+    shuffle = torch.rand(n, generator=generator, dtype=torch.float32).to(device)
     fold, inner = (rank % folds).to(device), (rank // folds % _INNER == 0).to(device)
     labels = flat_y[:, None]
     if control:
@@ -195,14 +210,14 @@ def v_information(
     fits = labels.shape[1] * len(_RIDGES[probe])
     width = min(d, n) + 1
     weights = fits * (classes * width + (_HIDDEN * (width + classes) if probe == "mlp" else 0))
-    per_place = 24 * n * d + 4 * n * fits * (3 * classes + (4 * _HIDDEN if probe == "mlp" else 0))
+    per_place = 64 * n * d + 4 * n * fits * (3 * classes + (4 * _HIDDEN if probe == "mlp" else 0))
     step = max(1, max_bytes // (per_place + 4 * weights * (2 * _MEMORY + 8)))
     with torch.no_grad():
         for places in kept.split(step):
             for f in range(folds):
                 test = (fold == f).nonzero()[:, 0]
                 train, choose = ((fold != f) & ~inner).nonzero()[:, 0], ((fold != f) & inner).nonzero()[:, 0]
-                task = _Task(flat_x[places], labels[places], flat_valid[places], classes, probe, seed)
+                task = _Task(places_of(places), labels[places], flat_valid[places], classes, probe, seed)
                 log_q, log_base = task.held_out(train, choose, test)  # [place, set, class, test], [place, set, class]
                 truth = labels[places][:, :, test]
                 own = log_q.gather(2, truth[:, :, None])[:, :, 0]
@@ -248,7 +263,7 @@ class _Task:
 
     def held_out(self, train: Tensor, choose: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities for `test` by probes whose ridge strength `choose` chose, and by frequencies, in nats."""
-        ridges = torch.tensor(_RIDGES[self.probe], device=self.x.device)
+        ridges = torch.tensor(_RIDGES[self.probe], dtype=torch.float32, device=self.x.device)
         sets, count = self.labels.shape[1], len(ridges)
         # Fits are ordered ridge strength first, label set second.
         labels = self.labels.repeat(1, count, 1)
@@ -256,22 +271,31 @@ class _Task:
         added = self._smoothing(train, choose)
         base = self._log_frequencies(self.labels, self.valid, train, added).repeat(1, count, 1)
         log_q = self._fit(self.x, labels, self.valid, base, ridge, train, choose)
-        losses = [self._loss(log_q, labels, choose).reshape(-1, count, sets)]
-        losses.append(self._loss(base[..., None].expand(-1, -1, -1, len(choose)), labels, choose)[:, None, :sets])
-        # Infinity comes first, so that it wins a tie.
-        best = torch.cat([losses[1], losses[0]], dim=1).argmin(dim=1)  # [place, set]
+        own, plain = (self._own(v, labels, choose) for v in (log_q, base[..., None].expand(-1, -1, -1, len(choose))))
+        losses = [self._mean(_mixture(own, plain, share), choose).reshape(-1, count, sets) for share in _MIXED]
+        # Infinity comes first, so that it wins a tie; then the smallest share.
+        ignoring = self._mean(plain, choose)[:, None, :sets]
+        best = torch.cat([ignoring, *losses], dim=1).argmin(dim=1)  # [place, set]
         whole = torch.cat([train, choose])
         base = self._log_frequencies(self.labels, self.valid, whole, added)
         out = base[..., None].repeat(1, 1, 1, len(test)).double()
         used = (best > 0).any(dim=1).nonzero()[:, 0]
         if len(used):
-            ridge = ridges[(best[used] - 1).clamp(min=0)]
-            log_q = self._fit(self.x[used], self.labels[used], self.valid[used], base[used], ridge, whole, test)
-            out[used] = torch.where((best[used] > 0)[..., None, None], log_q.double(), out[used])
+            chosen = (best[used] - 1).clamp(min=0)
+            log_q = self._fit(
+                self.x[used], self.labels[used], self.valid[used], base[used], ridges[chosen % count], whole, test
+            ).double()
+            share = torch.tensor(_MIXED, dtype=torch.float64, device=self.x.device)[chosen // count][..., None, None]
+            log_q = _mixture(log_q, out[used], share)
+            out[used] = torch.where((best[used] > 0)[..., None, None], log_q, out[used])
         return out, base.double()
 
-    def _loss(self, log_q: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        own = log_q.gather(2, labels[:, :, None, rows])[:, :, 0]
+    def _own(self, log_q: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        """[place, fit, row] log-probabilities of the labels."""
+        return log_q.gather(2, labels[:, :, None, rows])[:, :, 0]
+
+    def _mean(self, own: Tensor, rows: Tensor) -> Tensor:
+        """[place, fit] cross-entropy in nats over valid problems."""
         weight = self.valid[:, None, rows]
         return -(own * weight).sum(dim=-1) / weight.sum(dim=-1)
 
@@ -284,10 +308,12 @@ class _Task:
         options = [share / self.classes for share in _ADDED_SHARES] + list(_ADDED)
         losses = []
         for option in options:
-            added = torch.full(self.labels.shape[:2], option, device=self.x.device)
+            added = torch.full(self.labels.shape[:2], option, dtype=torch.float32, device=self.x.device)
             base = self._log_frequencies(self.labels, self.valid, train, added)
-            losses.append(self._loss(base[..., None].expand(-1, -1, -1, len(choose)), self.labels, choose))
-        return torch.tensor(options, device=self.x.device)[torch.stack(losses).argmin(dim=0)]
+            own = self._own(base[..., None].expand(-1, -1, -1, len(choose)), self.labels, choose)
+            losses.append(self._mean(own, choose))
+        options_here = torch.tensor(options, dtype=torch.float32, device=self.x.device)
+        return options_here[torch.stack(losses).argmin(dim=0)]
 
     def _log_frequencies(self, labels: Tensor, valid: Tensor, rows: Tensor, added: Tensor) -> Tensor:
         """[place, set, class] with `added` counts for each class, so that none is impossible."""
@@ -328,6 +354,40 @@ class _Task:
         return net.logits(w, z_rows)[0].log_softmax(dim=2)
 
 
+def _mixture(log_q: Tensor, log_base: Tensor, share: float | Tensor) -> Tensor:
+    """log((1 - share) q + share base)."""
+    share = torch.as_tensor(share, dtype=log_q.dtype, device=log_q.device)
+    return torch.logaddexp(log_q + (-share).log1p(), log_base + share.log())
+
+
+def _usual_range(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends [place, 1, feature] of the usual range of each coordinate of x [place, problem, feature], in float64.
+
+    Some robust standard deviations to either side of the median: a problem beyond, massive activation or not, is taken
+    to stand at the end. By order statistics, so that one problem, or one in ten, moves the ends little; with plain
+    standard deviations it would flatten everybody else, and held out it would be scored at thousands of them.
+    """
+    last = (valid.sum(dim=1) - 1)[:, None, None]
+    x = x if x.dtype == torch.float64 else x.float()
+    ordered = x.masked_fill(~valid[..., None], math.inf).sort(dim=1).values
+
+    def at(share: float) -> Tensor:
+        place = share * last.double()
+        below = place.floor()
+        low, high = (
+            ordered.gather(1, v.long().expand(-1, 1, x.shape[-1])).double()
+            for v in (below, torch.minimum(below + 1, last))
+        )
+        return low + (place - below) * (high - low)
+
+    middle = at(0.5)
+    spread = torch.zeros_like(middle)
+    for share, deviations in _SPREADS:
+        wider = (at(1 - share) - at(share)) / (2 * deviations)
+        spread = torch.where(spread > 1e-9 * middle.abs(), spread, wider)
+    return middle - _USUAL * spread, middle + _USUAL * spread
+
+
 def _principal_axes(x: Tensor, valid: Tensor, train: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Standardised features of `train` and `rows` on the principal axes of `train`, then a 1; and their mean squares.
 
@@ -336,14 +396,15 @@ def _principal_axes(x: Tensor, valid: Tensor, train: Tensor, rows: Tensor) -> tu
     """
     weight = valid[:, train, None].double()
     # Where a problem is not valid anything may stand, NaN too.
-    seen = x[:, train].double().masked_fill(~valid[:, train, None], 0.0)
+    low, high = _usual_range(x[:, train], valid[:, train])
+    seen = x[:, train].double().clamp(low, high).masked_fill(~valid[:, train, None], 0.0)
     total = weight.sum(dim=1, keepdim=True)
     mean = seen.sum(dim=1, keepdim=True) / total
     seen = (seen - mean) * weight
     spread = (seen.square().sum(dim=1, keepdim=True) / total).sqrt()
     scale = torch.where(spread > 1e-9 * mean.abs(), 1 / spread, 0.0)  # a constant feature says nothing
     z = (seen * scale).float()
-    z_rows = ((x[:, rows].double().masked_fill(~valid[:, rows, None], 0.0) - mean) * scale).float()
+    z_rows = ((x[:, rows].double().clamp(low, high).masked_fill(~valid[:, rows, None], 0.0) - mean) * scale).float()
     n, d = z.shape[1:]
     if d <= n:
         axes = torch.linalg.eigh(z.mT @ z)[1]
@@ -371,11 +432,11 @@ class _Net:
 
     def start(self, places: int, fits: int, spectrum: Tensor, seed: int) -> Tensor:
         extra = self.classes * (self.hidden + 1) if self.hidden else 0
-        w = torch.zeros(places, fits, self.first + extra, device=spectrum.device)
+        w = torch.zeros(places, fits, self.first + extra, dtype=torch.float32, device=spectrum.device)
         if self.hidden:
             # Inputs of the hidden units start with a mean square of 1; A and B start at 0, which ignores the vector.
             generator = torch.Generator().manual_seed(seed)
-            drawn = torch.randn(self.hidden, self.width, generator=generator).to(spectrum.device)
+            drawn = torch.randn(self.hidden, self.width, generator=generator, dtype=torch.float32).to(spectrum.device)
             drawn = drawn / spectrum.sum(dim=-1).sqrt()[:, None, None]
             w[..., : self.hidden * self.width] = drawn.flatten(1)[:, None]
         return w
@@ -519,6 +580,7 @@ def _check(
 
     def whole(value: object) -> bool:
         return isinstance(value, Tensor) and value.dtype in (
+            torch.bool,
             torch.uint8,
             torch.int8,
             torch.int16,
@@ -561,7 +623,7 @@ def _check(
         )
 
 
-def _check_values(operation: str, x: Tensor, y: Tensor, valid: Tensor, n_classes: int | None) -> int:
+def _check_values(operation: str, x: Tensor, y: Tensor, valid: Tensor, n_classes: int | None, max_bytes: int) -> int:
     """The number of classes; refuses labels out of range and values that are not finite, at valid problems."""
     seen = y[valid]
     if len(seen) == 0:
@@ -574,7 +636,11 @@ def _check_values(operation: str, x: Tensor, y: Tensor, valid: Tensor, n_classes
             received=f"{lowest} to {highest}",
             remedy="Number the labels from 0, or mark problems without a label in valid.",
         )
-    bad = ~x.detach().isfinite().all(dim=-1).reshape(valid.shape) & valid
+    vectors, bad = vectors_of(x), valid.reshape(-1).clone()
+    for part in parts(valid.numel(), 16 * x.shape[-1], max_bytes):
+        rows = torch.arange(part.start, part.stop, device=x.device)
+        bad[part] &= ~vectors(rows).isfinite().all(dim=-1)
+    bad = bad.reshape(valid.shape)
     if bool(bad.any()):
         place, problem = bad.nonzero()[0].tolist()
         raise InputError(

@@ -130,3 +130,12 @@ def texts(name: str, count: int = 5) -> list[list[int]]:
 
     tokenizer = pair("toy")[1].tokenizer
     return [tokenizer(problem.question)["input_ids"] for problem in bundled_problems(40)[: 3 * count : 3]]
+
+
+def load_without_tokenizer(family: str) -> Any:
+    """A bridge of its own, to be changed at will, that has no tokenizer."""
+    import copy
+
+    from interp import load_model
+
+    return load_model(f"tiny-{family}", hf_model=copy.deepcopy(hf_model(family)), device="cpu")

@@ -61,7 +61,7 @@ PAIRS = [
     ("18", "The answer is 5. No, wait. The answer is 18, because 9 * 2 = 18", "correct", "marker"),
     ("5", "The answer is 5. No, wait. The answer is 18.", "wrong", "marker"),
     ("18", "The answer is 18!", "correct", "marker"),
-    ("18", "The answer is not 18, and I cannot say more.\nIt is hard.", "correct", "last_number"),
+    ("18", "The answer is not 18, and I cannot say more.\nIt is hard.", "no_answer", "none"),
     ("3", "Therefore 3 .", "correct", "marker"),
     ("6", "Therefore 3 eggs are left. She buys three more: 6 eggs", "correct", "last_number"),
     ("1", "Okay So A 6 * 3 gives 8 . Therefore 8 . Wait A 6 * 3 gives 1 . answer 1 . <eos>", "correct", "marker"),
@@ -103,7 +103,8 @@ PAIRS = [
     ("6", r"\boxed{six}", "correct", "boxed"),
     ("6", "six", "correct", "whole"),
     ("21", "The answer is twenty-one.", "correct", "marker"),
-    ("6", "There are six of them in all", "no_answer", "none"),
+    ("6", "There are six of them in all", "correct", "last_number"),
+    ("6", "It is one of the second kind", "no_answer", "none"),
     ("5000000", "The answer is 5 million.", "correct", "marker"),
     ("5", "The answer is 5 million.", "wrong", "marker"),
     (".0000672", r"\boxed{0.0000672}", "correct", "boxed"),
@@ -529,12 +530,6 @@ def test_numbers_of_a_formula_are_not_evaluated_as_python() -> None:
 def test_verdicts_tell_a_bad_gold_answer_from_a_bad_answer() -> None:
     assert verdict(r"\frac{1}{", "2")[0] == "gold"
     assert verdict("2", r"\frac{1}{") == ("different", "the answer is not a formula")
-
-
-def test_a_gold_answer_that_cannot_be_read_is_an_error(grader: Grader) -> None:
-    unread, same = grader.grade([(r"\oint_C F", r"\boxed{3}"), (r"\oint_C F", r"\boxed{\oint_C F}")])
-    assert (unread.status, unread.detail) == (Status.ERROR, "the gold answer is not a formula that can be read")
-    assert same.status is Status.CORRECT
 
 
 def test_very_long_answers_are_wrong_at_once(grader: Grader) -> None:

@@ -14,13 +14,13 @@ import torch
 from analyses.places import places_of, steps_at
 from analyses.store import Cell, Run
 from analyses.studies import make_study
-from analyses.studies.aligned import label_answers
+from analyses.studies.aligned import label_answers, usable_bits
 from analyses.studies.run import StudyResult, run_study
 from analyses.toys.running import running_values
 from analyses.toys.task import Question, held_out_questions, sample_trace
 from analyses.trace import trace
 from interp import InputError, ResidualSites, encode, load_model
-from probes import Information, error_bounds
+from probes import Information, error_bounds, sample_hsic
 
 N = 160
 
@@ -78,6 +78,60 @@ def test_the_running_value_is_readable_at_a_repair_and_gone_after_it(information
     assert repair["low"] > 0.5
     control = information.tables["information"]["control_bits"].dropna()
     assert control.abs().mean() < 0.05
+
+
+def test_dependence_is_tested_at_the_same_places_with_the_same_labels(information: StudyResult, folder: Path) -> None:
+    """The columns are those of `sample_hsic` on the residual streams and answers of all problems, Holm over a layer."""
+    (baseline,) = (folder / "baselines").iterdir()
+    run = Run.open(baseline)
+    held = [information.run.read(Cell(cell.problem, 0, condition="places")).tensors for cell in run.cells()]
+    streams = torch.stack([tensors["residuals"][2] for tensors in held], dim=1)
+    steps = torch.stack([tensors["steps"] for tensors in held], dim=1)
+    answers = torch.tensor([int(run.read(cell).payload["answer"]) for cell in run.cells()])
+    found = sample_hsic(streams, answers, valid=steps >= 0)
+    p = found.p[~found.p.isnan()]
+    for k, place in enumerate(places_of(["end", "event"], last=6, window=3)):
+        row = at(information, layer=2, alignment=place.alignment, event=place.event, at=place.at, target="answer")
+        assert row["hsic"] == pytest.approx(float(found.hsic[k]), rel=1e-6)
+        assert row["hsic_normalised"] == pytest.approx(float(found.normalised[k]), rel=1e-6)
+        assert row["hsic_p"] == pytest.approx(float(found.p[k]))
+        assert row["n"] == found.n[k]
+        ahead = 1 + int((p < found.p[k]).sum())
+        assert row["hsic_p"] <= row["hsic_p_holm"] <= min(1.0, len(p) * row["hsic_p"]) + 1e-12
+        assert row["hsic_p_holm"] >= min(1.0, (len(p) - ahead + 1) * row["hsic_p"]) - 1e-12 or row["hsic_p_holm"] == 1
+    # Where V-information finds the stated answer it depends on it; before Wait the gold answer is not there yet.
+    told = at(information, layer=2, alignment="end", at=-2.0, target="stated")
+    assert told["hsic_p_holm"] <= 0.05
+    assert told["hsic_normalised"] > 0.5
+    assert any(
+        "HSIC with problems as samples: the stream depends on the stated answer" in r for r in information.readings
+    )
+    assert any("999 permutations, Holm over these places" in reading for reading in information.readings)
+
+
+def test_places_that_too_few_responses_have_are_nan_and_no_error() -> None:
+    """Responses cut off, or without a label, must not lose what the others tell."""
+    x, y = torch.randn(3, 44, 4, generator=torch.Generator().manual_seed(0)), torch.arange(44) % 2
+    valid = torch.ones(3, 44, dtype=torch.bool)
+    valid[1, 30:], valid[2] = False, False
+    options = {"probe": "linear", "folds": 5, "seed": 0, "n_classes": 2}
+    some, none = (usable_bits(x[k:], y.expand(3 - k, -1), valid[k:], **options) for k in (0, 1))
+    assert some.bits.isnan().tolist() == [False, True, True]
+    assert none.bits.isnan().tolist() == [True, True]
+    assert some.n[1:].tolist() == none.n.tolist() == [30, 0]
+    assert set(none.to_dict()) == set(some.to_dict())
+
+
+def test_bounds_of_few_problems_are_wide_and_of_fewer_are_said(tmp_path: Path) -> None:
+    result = run_study(
+        make_study("bounds", {"align": "end", "last": "2"}), n=40, out=tmp_path / "b", max_new_tokens=120,
+        batch_size=40, layers=(2,),
+    )  # fmt: skip
+    table = result.table
+    assert (table["n"] == 40).all()
+    assert (table["entropy"] > math.log2(10) + 0.1).all(), "frequencies of 32 problems are a poor guess of the others"
+    expected = ((table["entropy"] - table["bits"]) / 2).clamp(upper=1)
+    assert (table["upper"] - expected).abs().max() < 1e-9
 
 
 def test_residuals_are_those_of_the_response(information: StudyResult, folder: Path) -> None:

@@ -1,11 +1,14 @@
 """Problem files: the three benchmark shapes, the four formats, and each refusal by its text."""
 
+import csv
 import json
 from decimal import Decimal
 from types import SimpleNamespace
 
 import numpy as np
 import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from analyses.problems import Problem, _as_text, bundled_problems, load_problems, split_solution
@@ -152,6 +155,31 @@ def test_cells_that_are_no_text_are_refused(value):
         (r"\fbox{A}", "A"),
         ("#### \n \\boxed{6}", "\\boxed{6}"),
         (r"\boxed{6} ####", "6"),
+        # Headings of Markdown are no answers, in whatever dress
+        ("#### Step 2", ""),
+        ("#### **Step 2: conclude**\nso it is 7", ""),
+        ("#### 2. Multiply by 9\n9 * 2 = 18", ""),
+        ("#### (b) The second part\nso it is 7", ""),
+        ("#### 1\nHalve it.\n#### 2\nDouble it.", ""),
+        ("#### Finding the roots of the given equation in the plane", ""),
+        ("##### 18\nof them", ""),
+        ("###### 18", ""),
+        (r"#### Step 1" "\n" r"Halve. #### Step 2" "\n" r"So $x=\boxed{2}$.", "2"),
+        (r"So $\boxed{2}$." "\n\n" r"#### Remark" "\nNothing else.", "2"),
+        (r"#### 1" "\nfirst\n" r"#### 2" "\n" r"so $\boxed{7}$", "7"),
+        (r"#### **Final Answer**" "\n" r"$\boxed{2}$", "2"),
+        (r"$\boxed{2}$" "\n#### Done", "2"),
+        # and a mark below or among them is one
+        ("#### Step 1\n9 * 2\n#### 18", "18"),
+        ("#### Step 1\n9 * 2\n#### **1,800**\n", "1800"),
+        ("#### 18 dollars\n#### Check\nThat is right.", "18 dollars"),
+        ("#### Final answer: 18", "18"),
+        ("#### **Answer**\n\n18", "18"),
+        ("####18", "18"),
+        ("#### 18 ####", "18"),
+        ("#### 18.", "18"),
+        ("so\n#### Yes", "Yes"),
+        (r"\boxed{5} #### 18", "18"),
         ("no mark", ""),
         ("", ""),
     ],
@@ -239,7 +267,6 @@ def test_an_error_while_reading_is_told(tmp_path):
         ("PAR1", "p.parquet", "expected a Parquet table, received"),
         ('question,answer\na,"b', "p.csv", "line 2 of"),
         ("question,answer\na,b,c\n", "p.csv", "more cells than columns. Mend the line's quotes"),
-        ("question,answer\na," + "b" * 200_000, "p.csv", "field larger than field limit"),
         (
             '{"question": "a", "solution": "s"}',
             "p.jsonl",
@@ -306,3 +333,145 @@ def test_bundled_problems_are_problems():
     problems = bundled_problems(3)
     assert len({problem.id for problem in problems}) == 3
     assert all(isinstance(problem, Problem) and problem.digest for problem in problems)
+
+
+def test_a_worked_solution_in_the_answer_column_is_one_by_its_box_too(write):
+    worked = "First $1+1$.\n#### Step 2\nSo $\\boxed{2}$."
+    assert load_problems(write([{"question": "a", "answer": worked}]))[0] == Problem("0", "a", worked, "2")
+    lines = "First $1+1$.\nSo $\\boxed{2}$."
+    assert load_problems(write([{"question": "a", "answer": lines}]))[0].answer == "2"
+    assert load_problems(write([{"question": "a", "answer": "$\\boxed{2}$"}]))[0].answer == "$\\boxed{2}$"
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv", "p.parquet"])
+def test_cells_of_any_length_and_content(tmp_path, name):
+    text = 'a "quoted", long\nline; ' + "x" * 400_000 + "\u2028π🎉"
+    row = {"id": "ü/ß 1", "question": text, "answer": 18}
+    file = tmp_path / name
+    if name == "p.csv":
+        pandas.DataFrame([row]).to_csv(file, index=False)
+    elif name == "p.parquet":
+        pandas.DataFrame([row]).to_parquet(file)
+    else:
+        file.write_text(json.dumps([row] if name == "p.json" else row), encoding="utf-8")
+    limit = csv.field_size_limit()
+    assert load_problems(file) == [Problem("ü/ß 1", text, "18", "18")]
+    assert csv.field_size_limit() == limit, "the limit of others in this process stays"
+
+
+def test_names_that_stand_twice_are_refused_where_they_are_wanted(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_text("question,answer,answer,note,note\n1+1?,2,3,x,y\n")
+    message = refusal(file)
+    assert "expected one answer column named 'answer', received 2 of that name, in row 1 (line 2)" in message
+    assert str(file) in message
+    file.write_text("question,answer,gold,gold\n1+1?,2,5,6\n")
+    assert load_problems(file)[0].answer == "2", "those that nobody asks for do no harm"
+    assert "one answer column named 'gold'" in refusal(file, answer="gold")
+    jsonl = tmp_path / "p.jsonl"
+    jsonl.write_text('{"question": "1+1?", "answer": 2, "answer": 3}')
+    assert "expected one answer column named 'answer', received 2 of that name, in line 1" in refusal(jsonl)
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array(["1+1?"])] + [pyarrow.array([2])] * 2, ["question"] + ["answer"] * 2
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    assert "expected one answer column named 'answer', received 2" in refusal(tmp_path / "p.parquet")
+
+
+def test_names_that_differ_by_case_alone(write):
+    both = [{"question": "1+1?", "Answer": "no", "answer": "2"}]
+    assert load_problems(write(both))[0].answer == "2", "as it is written is meant"
+    assert load_problems(write(both), answer="Answer")[0].answer == "no"
+    message = refusal(write([{"question": "1+1?", "ANSWER": "no", "Answer": "2"}]))
+    assert "expected one column named answer, in any case, received 2: 'ANSWER', 'Answer'" in message
+
+
+def test_csv_as_spreadsheets_write_it(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_bytes("\ufeff\r\nquestion, answer,\r\n1+1?,2,\r\n\r\n,,\r\n2+2?,4,,,\r\n3?\r\n".encode())
+    assert "none in row 3 (line 7)" in refusal(file)
+    assert [problem.answer for problem in load_problems(file, n=2)] == ["2", "4"]
+    file.write_bytes(b"question,answer\r1+1?,2\r2+2?,4\r")
+    assert [problem.id for problem in load_problems(file)] == ["0", "1"]
+
+
+def test_other_encodings_are_told_with_line_and_byte(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_bytes("question,answer\n1?,2\nWie viele Äpfel?,3\n".encode("cp1252"))
+    message = refusal(file)
+    assert f"byte 0xc4 in {file}, line 3, byte 11 of it. Save the file as UTF-8" in message
+    file.write_bytes("question,answer\n1?,2\n".encode("utf-16"))
+    assert "looks like UTF-16" in refusal(file)
+    lines = tmp_path / "p.jsonl"
+    lines.write_bytes(b'{"question": "a", "answer": 1}\n{"question": "\xe4", "answer": 1}\n')
+    assert f"byte 0xe4 in {lines}, line 2, byte 15 of it" in refusal(lines)
+
+
+def test_json_is_told_by_line_and_column(tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"question": "a", "answer": 1}\n\n{"question": "b", "answer": 2,}\n')
+    message = refusal(file)
+    assert f"received line 3 of {file}: " in message
+    assert "column 3" in message
+    assert "There is a comma too many" in message
+    file.write_text('{"question": "a", "answer": 1},\n{"question": "b", "answer": 2}\n')
+    assert "received line 1 of" in refusal(file)
+    assert "There is a comma too many" in refusal(file)
+    file.write_text('[{"question": "a", "answer": 1}]')
+    assert "a file of one list is named .json" in refusal(file)
+    whole = tmp_path / "p.json"
+    whole.write_text('[\n {"question": "a", "answer": 1},\n {"question": "b" "answer": 2}\n]')
+    assert f"line 3 of {whole}: Expecting ',' delimiter, column 19" in refusal(whole)
+
+
+def test_json_lines_by_the_name_of_json(tmp_path):
+    file = tmp_path / "p.json"
+    file.write_text('\ufeff{"question": "a", "answer": 1}\r\n\r\n{"question": "b", "answer": 2.0}\r\n')
+    assert [problem.answer for problem in load_problems(file)] == ["1", "2"]
+    file.write_text(json.dumps([{"question": "a", "answer": 1}], indent=1))
+    assert len(load_problems(file)) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"question": ["a", "b"], "answer": 1}, "text or a number as the question, received list"),
+        ({"question": "a", "answer": {"value": 2}}, "text or a number as the answer, received dict {'value': 2}"),
+        ({"question": "a", "answer": ["2", "3"]}, "received list ['2', '3'] in line 1"),
+        ({"question": "a", "answer": ["x" * 9000]}, "... in line 1"),
+        ({"question": "a", "answer": 1, "id": [1]}, "text or a number as the id, received list [1]"),
+        ({"question": "a", "answer": False}, "received bool False"),
+        ({"question": "\t \u00a0", "answer": 1}, "a question in each row, received none in line 1"),
+        ({"question": "a", "answer": None}, "an answer in each row"),
+        ({"question": None, "answer": 1}, "a question in each row"),
+        ({"question": "\ud800", "answer": 1}, "half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_text_is_told_with_file_line_and_column(write, row, text):
+    file = write([row])
+    message = refusal(file)
+    assert text in message
+    assert str(file) in message
+    assert "line 1" in message
+    assert len(message) < 800
+
+
+def test_what_a_row_holds_beside_is_no_matter(write, tmp_path):
+    rows = [{"question": "a", "answer": 2.50, "tags": ["x"], "meta": {"level": 1}, "ok": True, "id": 7}]
+    assert load_problems(write(rows)) == [Problem("7", "a", "2.5", "2.5")]
+    pandas.DataFrame(rows).to_parquet(tmp_path / "p.parquet")
+    assert load_problems(tmp_path / "p.parquet") == load_problems(write(rows))
+    message = refusal(tmp_path / "p.parquet", answer="tags")
+    assert "received list ['x'] in row 1. Name the columns" in message
+    assert "The column is 'tags'" in message
+    assert "received dict {'level': 1} in row 1" in refusal(tmp_path / "p.parquet", answer="meta")
+
+
+def test_ids_that_repeat_are_told_with_the_file(write):
+    file = write([{"question": "a", "answer": 1, "id": 5.0}, {"question": "b", "answer": 2, "id": " 5 "}])
+    assert "received id '5' in line 1 and line 2" in refusal(file)
+    assert str(file) in refusal(file)
+    rows = [{"question": "a", "answer": 1, "id": "1"}, {"question": "b", "answer": 2, "id": None}]
+    assert "received id '1' in line 1 and line 2" in refusal(write(rows)), "a number of a row is taken by an id"
+    composed = [{"question": "a", "answer": 1, "id": "é"}, {"question": "b", "answer": 2, "id": "e\u0301"}]
+    assert len(load_problems(write(composed))) == 2

@@ -19,13 +19,13 @@ import pytest
 import torch
 from browser import Browser, browser  # noqa: F401  (a fixture)
 
+from analyses.stats import associations
 from analyses.store import Run
 from analyses.trace import trace
 from analyses.trajectory import peaks_where_defined
 from analyses.views.report import report, write_report
 from analyses.views.report.digest import digest
 from analyses.views.report.explorer import explorer
-from analyses.views.report.lift import interval
 from analyses.views.report.made import command
 from interp.errors import InputError
 from probes import peak_statistics
@@ -695,9 +695,10 @@ def test_intervals_of_lifts_are_those_of_all_resamples() -> None:
     for drawn in itertools.product(range(5), repeat=5):
         rows = list(drawn)
         lifts.append((at_peaks[rows].sum() / peaks[rows].sum()) / (anywhere[rows].sum() / steps[rows].sum()))
-    low, high = interval(at_peaks, peaks, anywhere, steps)
-    assert (low[0], high[0]) == pytest.approx(tuple(np.percentile(lifts, [2.5, 97.5])), rel=0.06)
-    assert np.isnan(interval(at_peaks[:4], peaks[:4], anywhere[:4], steps[:4])).all()
+    found = associations(at_peaks, peaks, anywhere, steps).lift
+    assert (found.low[0], found.high[0]) == pytest.approx(tuple(np.percentile(lifts, [2.5, 97.5])), rel=0.06)
+    few = associations(at_peaks[:4], peaks[:4], anywhere[:4], steps[:4]).lift
+    assert np.isnan([*few.low, *few.high]).all()
 
 
 # Provenance

@@ -77,7 +77,10 @@ def test_p_values_are_what_the_literal_formula_gives(run: Run, plain: Plain) -> 
     solutions = {p.id: p.solution for p in bundled_problems(2000)}
     assert len(set(drawn)) == 19
     assert problem.id not in drawn
-    assert {solutions[name].split()[-1] for name in drawn} == {problem.solution.split()[-1]}, "the same last token"
+    ends = {solutions[name].split()[-1] for name in drawn}
+    assert problem.answer not in ends, "the reference ends on the answer: one that ends on the same is right"
+    assert ends <= set("0123456789")
+    assert {solutions[name].split()[-2] for name in drawn} == {problem.solution.split()[-2]}, "the token before"
     steps = plain.steps(run, problem.id)
     true = nhsic_dense(steps, plain.answer(problem.solution)).numpy()
     wrong = torch.stack([nhsic_dense(steps, plain.answer(solutions[name])) for name in drawn]).numpy()
@@ -195,7 +198,7 @@ def test_stopped_half_way_the_rest_is_read(
         ({"probes": ("r2@50",)}, "received 'r2@50'"),
         ({"probes": ("dtr/drop1",)}, "received 'dtr/drop1'"),
         ({"null": 5}, "at least 19 wrong answers, received 5"),
-        ({"null": 99, "null_match": "first"}, "null_match among last_token, none"),
+        ({"null": 99, "null_match": "first"}, "null_match among kind, none"),
         ({"null": 99, "null_statistic": "z"}, "null_statistic among score, standardised"),
     ],
 )
@@ -206,9 +209,10 @@ def test_bad_questions_are_refused(asked: dict[str, object], message: str) -> No
 
 def test_too_few_wrong_answers_are_said_before_anything_is_decoded(model: object, tmp_path: Path) -> None:
     problems = bundled_problems(10)
-    with pytest.raises(InputError, match="expected 19 other problems to take wrong answers from, received 9"):
+    other = sum(problem.answer != problems[0].answer for problem in problems)
+    with pytest.raises(InputError, match=f"expected 19 other problems to take wrong answers .* received {other} in"):
         trace(model, problems, tmp_path, **SMALL, null=19)
-    assert not Run.open(tmp_path).cells()
+    assert not list(tmp_path.iterdir()), "nothing is pinned by a refused call"
 
 
 def test_measures_that_do_not_fit_the_model_are_said_before_anything_is_decoded(model: object, tmp_path: Path) -> None:
@@ -225,16 +229,20 @@ def test_two_processes_find_the_same(run: Run, model: object, tmp_path: Path) ->
     assert_frame_equal(asked.mi, run.mi)
 
 
-def test_wrong_answers_are_matched_as_far_as_there_are_any(model: object, tmp_path: Path) -> None:
-    """40 problems hold about four others that end on a digit: these come first, then others."""
-    problems = bundled_problems(40)
-    run = trace(model, problems[:1], tmp_path, pool=problems, null=19, **SMALL)
-    drawn = run.read(run.cells()[0]).payload["null_problems"]
-    ends = {p.id: p.answer for p in problems}
-    matched = [name for name in drawn if ends[name] == problems[0].answer]
-    expected = [p.id for p in problems[1:] if p.answer == problems[0].answer]
-    assert set(matched) == set(expected)
-    assert drawn[: len(matched)] == matched
+def test_how_the_wrong_answers_are_matched_is_kept_and_said(run: Run) -> None:
+    table = run.table("wrong_answers.parquet")
+    ends = {p.id: p.answer for p in bundled_problems(2000)}
+    for row in table.to_dict("records"):
+        drawn = run.read(Cell(row["problem"], 0)).payload["null_problems"]
+        assert row == {
+            "problem": row["problem"], "sample": 0, "wrong_answers": 19, "token": 0, "before": 19, "kind": 0, "none": 0,
+            "different_answers": len({ends[name] for name in drawn}),
+        }  # fmt: skip
+    assert len(table) == 3
+    facts = summary(run)
+    assert facts["null"]["matched"] == {"token": 0, "before": 57, "kind": 0, "none": 0}
+    for said in (null_sentence(run, facts), report([run])):
+        assert "as far as there are such. Of 57: 57 end on the same kind of token" in said
 
 
 def test_a_null_too_small_for_so_many_layers_is_said(run: Run) -> None:

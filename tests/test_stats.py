@@ -12,12 +12,16 @@ import pandas as pd
 import pytest
 import scipy.stats
 import statsmodels.stats.contingency_tables as contingency
+import torch
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from analyses.stats import (
     Estimate,
+    accuracy_difference,
     accuracy_table,
+    association,
+    associations,
     auc_with_interval,
     bootstrap,
     bootstrap_interval,
@@ -29,10 +33,15 @@ from analyses.stats import (
     mcnemar,
     odds_ratio,
     paired_bootstrap,
+    paired_test,
     power_note,
+    proportion,
     wilson,
 )
+from analyses.stats.association import FEWEST_PROBLEMS
+from analyses.stats.estimate import surely
 from interp.errors import InputError
+from probes import nulls
 
 SEEDS = (1, 2, 3)
 
@@ -76,6 +85,71 @@ def test_wilson_covers_the_true_share(share: float, seed: int) -> None:
 def test_wilson_refuses_what_is_no_proportion(right: float, n: float) -> None:
     with pytest.raises(InputError, match="0 <= right <= n, n > 0"):
         wilson(right, n)
+
+
+# --- shares of clustered cases ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copies", [2, 3, 7])
+def test_copies_of_a_case_narrow_no_interval(copies: int) -> None:
+    """Every statistic that takes clusters: the same responses again, as more samples of their problems, say nothing."""
+    generator = np.random.default_rng(copies)
+    n = 24
+    score, other = generator.normal(size=n), generator.normal(0.3, 1, size=n)
+    right, lengths = (generator.random(n) < 0.6).astype(float), generator.integers(10, 40, size=n)
+    problem = np.arange(n)
+
+    def again(values: np.ndarray) -> np.ndarray:
+        return np.repeat(values, copies)
+
+    def estimates(how: Any) -> list[Estimate]:
+        x, y, r, k, clusters = (how(values) for values in (score, other, right, lengths, problem))
+        matched = length_matched_auc(x, r, k, bins=2, clusters=clusters)
+        return [
+            bootstrap_interval(x, clusters=clusters),
+            bootstrap_interval(x, "median", clusters=clusters),
+            paired_bootstrap(x, y, clusters=clusters),
+            paired_bootstrap(np.exp(x), np.exp(y), "ratio of means", clusters=clusters),
+            accuracy_difference(r, 1.0 * (y > 0), clusters=clusters),
+            auc_with_interval(x, r, clusters=clusters),
+            matched.matched,
+            matched.length,
+            matched.length_matched,
+        ]
+
+    for once, more in zip(estimates(lambda values: values), estimates(again), strict=True):
+        assert (more.estimate, more.low, more.high) == pytest.approx((once.estimate, once.low, once.high), abs=1e-9)
+        assert more.low < more.high
+    share = proportion(again(right), again(problem))
+    assert (share.low, share.high) == pytest.approx(
+        (lambda w: (w.low, w.high))(wilson(right.sum() * (n - 1) / n, n - 1)), abs=1e-9
+    )
+    assert paired_test(again(score), again(other), again(problem)) == pytest.approx(
+        paired_test(score, other, problem), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_share_of_clustered_cases_covers_the_truth(seed: int) -> None:
+    generator, clusters = np.random.default_rng(seed), np.repeat(np.arange(40), 5)
+    covered = 0
+    for _ in range(300):
+        ability = generator.beta(0.5, 1.5, size=40)  # 0.25 on average
+        right = generator.random((40, 5)) < ability[:, None]
+        covered += _covers(proportion(right.ravel().astype(float), clusters), 0.25)
+    assert 0.91 < covered / 300 < 0.99
+
+
+def test_a_share_of_cases_that_are_alike_is_that_of_the_problems() -> None:
+    assert proportion([1, 1, 1, 1, 1, 1], list("aabbcc")).low == wilson(3, 3).low
+    one = proportion([1, 0, 1], list("aaa"))  # one problem is one response, however often it is sampled
+    assert (one.low, one.high, one.n) == (*(lambda w: (w.low, w.high))(wilson(2 / 3, 1)), 1)
+    known = proportion(pd.array([True, None, False], dtype="boolean"), list("abc"))
+    assert (known.n, known.estimate) == (2, 0.5)
+    with pytest.raises(InputError, match="0, 1 or NaN"):
+        proportion([0.5], ["a"])
+    with pytest.raises(InputError, match="received none"):
+        proportion([])
 
 
 # --- mcnemar ----------------------------------------------------------------------------------------------------------
@@ -238,12 +312,96 @@ def test_memory_does_not_grow_with_the_draws() -> None:
 
 
 def test_ratio_of_means() -> None:
-    found = paired_bootstrap([2.0, 4, 6, 8] * 10, [1.0, 2, 3, 4] * 10, "ratio of means")
-    assert (found.estimate, found.low, found.high) == pytest.approx((2, 2, 2))
+    a, b = np.array([2.0, 4, 6, 9]), np.array([1.0, 2, 3, 4])
+    found = paired_bootstrap(a, b, "ratio of means")
+    drawn = [a[list(i)].sum() / b[list(i)].sum() for i in itertools.product(range(4), repeat=4)]
+    assert (found.estimate, found.low, found.high) == pytest.approx(
+        (2.1, *np.quantile(drawn, [0.025, 0.975])), abs=0.02
+    )
     undefined = paired_bootstrap([1.0, 1.0], [0.0, 1.0], "ratio of means")
     assert undefined.estimate == 2
     assert math.isnan(undefined.low)
     assert math.isnan(undefined.high)
+
+
+NO_WIDTH = [
+    paired_bootstrap([1.0], [0.0]),
+    paired_bootstrap([0.3, 0.3, 0.3], [0.1, 0.1, 0.1]),
+    paired_bootstrap([5.0, 6.0, 7.0], [4.0, 5.0, 6.0]),
+    paired_bootstrap([2.0, 4, 6, 8] * 10, [1.0, 2, 3, 4] * 10, "ratio of means"),
+    paired_bootstrap([1, 1, 0], [0, 0, 0], clusters=list("aaa")),
+    paired_bootstrap([1, 0, 1, 0], [0, 0, 0, 0], clusters=list("aabb")),
+    paired_bootstrap([1, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0], clusters=list("aabbbb")),
+    bootstrap_interval([7]),
+    bootstrap_interval([0.1] * 7),
+    bootstrap_interval([3.0] * 5, "median"),
+    bootstrap_interval([1.0, 2.0, 3.0], clusters=list("aaa")),
+    bootstrap_interval([1.0, 3.0, 3.0, 1.0], clusters=list("aabb")),
+    auc_with_interval([1, 1, 1, 1, 1], [0, 1, 0, 1, 1]),
+    auc_with_interval([1, 2, 3, 4], [0, 0, 1, 1], clusters=list("abcc")),
+    length_matched_auc([1, 1, 1, 1], [0, 1, 0, 1], [5, 5, 9, 9], bins=2).matched,
+    lift(3, 5, 6, 20),
+    lift([1] * 4, [2] * 4, [3] * 4, [9] * 4),
+    lift([1] * 9, [2] * 9, [3] * 9, [9] * 9),
+]
+
+
+@pytest.mark.parametrize("found", NO_WIDTH, ids=range(len(NO_WIDTH)))
+def test_an_interval_of_no_width_is_none(found: Estimate) -> None:
+    assert math.isfinite(found.estimate)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert "no" in found.method
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 30, 200])
+def test_problems_that_are_all_alike_bound_the_difference_as_far_as_they_can(n: int) -> None:
+    least = scipy.stats.binomtest(n, n).proportion_ci(method="exact").low
+    assert surely(n) == pytest.approx(least)
+    ones, zeros = np.ones(n), np.zeros(n)
+    same, better, worse = (accuracy_difference(*pair) for pair in ((ones, ones), (ones, zeros), (zeros, ones)))
+    assert (same.estimate, same.low, same.high) == pytest.approx((0, least - 1, 1 - least))
+    assert (better.low, better.high) == pytest.approx((2 * least - 1, 1))
+    assert (worse.low, worse.high) == pytest.approx((-1, 1 - 2 * least))
+    assert (better.low > 0) == (mcnemar(ones, zeros).p < 0.05), "the interval says what the exact test says"
+    half = accuracy_difference(np.tile([1.0, 0.0], n), np.zeros(2 * n), clusters=np.repeat(np.arange(n), 2))
+    assert (half.low, half.high, half.n) == pytest.approx((max(-1, least / 2 - 1 + least), 1 - least / 2, n))
+
+
+@pytest.mark.parametrize("change", [0.01, 0.1, 0.5])
+def test_differences_of_accuracies_cover_the_truth_where_few_problems_change(change: float) -> None:
+    """Where a bootstrap alone has no width in most samples, and would not cover."""
+    generator, truth, covered = np.random.default_rng(3), 0.6 * change, 0
+    for trial in range(200):
+        changed = generator.random(25) < change
+        a = np.where(changed, generator.random(25) < 0.8, 1.0)
+        covered += _covers(accuracy_difference(a, np.where(changed, 1 - a, 1.0), draws=400, seed=trial), truth)
+    assert covered / 200 > 0.88
+    with pytest.raises(InputError, match="grades or shares from 0 to 1, received 0 to 2"):
+        accuracy_difference([0, 2], [0, 1])
+
+
+def test_the_paired_test_is_mcnemars_for_grades_and_scipys_for_scores() -> None:
+    generator = np.random.default_rng(12)
+    for n in (3, 9, 14):
+        a, b = (generator.random((2, n)) < [[0.8], [0.4]]).astype(float)
+        assert paired_test(a, b) == pytest.approx(mcnemar(a, b).p, abs=1e-12)
+        x, y = generator.normal(0.5, 1, size=(2, n))
+        expected = scipy.stats.permutation_test(
+            (x - y,), np.sum, permutation_type="samples", n_resamples=np.inf, vectorized=False
+        ) if n < 10 else None  # fmt: skip
+        every = [abs(np.dot(signs, x - y)) for signs in itertools.product((1, -1), repeat=n)]
+        by_hand = np.mean(np.array(every) >= abs((x - y).sum()) - 1e-12)
+        assert paired_test(x, y) == pytest.approx(by_hand)
+        assert expected is None or paired_test(x, y) == pytest.approx(expected.pvalue, abs=1e-9)
+    clusters = np.repeat(np.arange(5), 3)
+    a, b = (generator.random((2, 15)) < 0.5).astype(float)
+    assert paired_test(a, b, clusters) == pytest.approx(mcnemar(a, b, clusters).p)
+    many_a, many_b = (generator.random((2, 200)) < [[0.7], [0.55]]).astype(float)
+    assert paired_test(many_a, many_b) == pytest.approx(mcnemar(many_a, many_b).p, abs=0.006)
+    assert paired_test([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert paired_test([1.0], [0.0]) == 1.0
+    assert paired_test([1.0, float("nan")], [0.0, 1.0]) == 1.0
 
 
 @pytest.mark.parametrize("statistic", ["mean", "median"])
@@ -287,28 +445,59 @@ def test_bootstraps_refuse() -> None:
 # --- power and many tests ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "discordant"), [(60, 20), (200, 40), (1319, 200)])
-@pytest.mark.parametrize("power", [0.8, 0.9])
-def test_the_detectable_difference_solves_the_sample_size(n: int, discordant: int, power: float) -> None:
-    delta, share = detectable_difference(n, discordant, power=power), discordant / n
-    alpha, beta = scipy.stats.norm.ppf([0.975, power])
-    needed = (alpha * math.sqrt(share) + beta * math.sqrt(share - delta**2)) ** 2 / delta**2
-    assert needed == pytest.approx(n)
+def _power(n: int, share: float, difference: float, level: float) -> float:
+    """How often the exact test has p <= level, over all tables of n pairs."""
+    chance = 0.0
+    for up in range(n + 1):
+        for down in range(n + 1 - up):
+            if up + down and scipy.stats.binomtest(up, up + down).pvalue <= level * (1 + 1e-9):
+                cells = [(share + difference) / 2, (share - difference) / 2, 1 - share]
+                chance += scipy.stats.multinomial.pmf([up, down, n - up - down], n, cells)
+    return chance
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_exact_test_has_about_that_power(seed: int) -> None:
-    n, share = 300, 0.2
-    delta = detectable_difference(n, n * share)
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(n, [(share + delta) / 2, (share - delta) / 2, 1 - share], size=1000)
-    found = np.mean([scipy.stats.binomtest(int(a), int(a + b)).pvalue < 0.05 for a, b, _ in draws])
-    assert 0.72 < found < 0.84  # a little under 0.8: the exact test is conservative
+@pytest.mark.parametrize(("n", "discordant", "tests"), [(24, 12, 1), (30, 15, 3)])
+def test_the_detectable_difference_has_the_power_of_the_exact_test(n: int, discordant: int, tests: int) -> None:
+    found = detectable_difference(n, discordant, tests=tests)
+    assert _power(n, discordant / n, found, 0.05 / tests) == pytest.approx(0.8, abs=0.005)
+    assert _power(n, discordant / n, found - 0.02, 0.05 / tests) < 0.79
+
+
+@pytest.mark.parametrize(("n", "discordant", "tests"), [(300, 60, 1), (300, 60, 12), (64, 20, 4), (2000, 90, 30)])
+def test_what_a_power_note_says_is_found_is_found_after_holm(n: int, discordant: int, tests: int) -> None:
+    """The difference that the sentence names, among so many conditions of which the others do not differ."""
+    said = power_note(n, discordant, tests=tests)
+    told, share = float(said.split("differences of ")[1].split(" points")[0]) / 100, discordant / n
+    generator = np.random.default_rng(tests)
+    up = generator.multinomial(n, [(share + told) / 2, (share - told) / 2, 1 - share], size=600)
+    found = 0
+    for a, b, _ in up.tolist():
+        found += a + b > 0 and scipy.stats.binomtest(a, a + b).pvalue * tests < 0.05  # the smallest of Holm's
+    assert 0.75 < found / 600 < 0.86
+    assert ("Holm's correction over" in said) == (tests > 1)
+
+
+def test_power_of_clustered_responses_is_that_of_problems() -> None:
+    """The note of samples of a problem, of a table in which nothing is found: what it says is found, by simulation."""
+    generator, problems, samples = np.random.default_rng(0), 150, 4
+    base = np.repeat(np.arange(samples) < 2, problems).reshape(samples, problems).T.astype(float)
+    other = base.copy()
+    other[:24], other[24:48], other[48:56, 0], other[56:64, 3] = 1, 0, 0, 1
+    note = accuracy_table(_frame({"baseline": base, "other": other}), draws=100)["note"][1]
+    assert "With 150 problems, 13 of them discordant" in note  # 48 of 1/4 and 16 of 1/16
+    told = float(note.split("differences of ")[1].split(" points")[0]) / 100
+    sizes, found = np.abs((other - base).mean(axis=1)), 0
+    for _ in range(300):
+        tilt = told * problems / sizes.sum()  # signs drawn so that the difference is `told` on average
+        drawn = generator.choice(sizes, problems) * np.where(generator.random(problems) < (1 + tilt) / 2, 1, -1)
+        found += paired_test(drawn, 0 * drawn, draws=400) < 0.05
+    assert 0.7 < found / 300 < 0.97
 
 
 def test_power_notes_say_what_cannot_be_told() -> None:
-    assert "only differences of 8.8 points or more are found with 80% power" in power_note(200, 40)
+    assert "only differences of 9.2 points or more are found with 80% power." in power_note(200, 40)
     assert power_note(30, 2).startswith("With 30 pairs, 2 of them discordant, no difference is found with 80% power")
+    assert "80% power after Holm's correction over 9 tests, not even all" in power_note(30, 9, tests=9)
     assert "the equivalent of 3.5 of them" in power_note(30, 3.5, unit="problems")
     assert "up to 13.9% of pairs" in power_note(20, 0)  # 1 - 0.05 ** (1 / 20)
     assert math.isnan(detectable_difference(30, 2))
@@ -326,8 +515,14 @@ def test_holm_is_statsmodels_holm(seed: int) -> None:
     assert holm(with_nan)[~np.isnan(with_nan)] == pytest.approx(holm(p))
 
 
+def test_there_is_one_holm() -> None:
+    p = np.random.default_rng(4).random((6, 9)) ** 2
+    assert nulls.holm(torch.from_numpy(p)).numpy() == pytest.approx(np.stack([holm(row) for row in p]))
+
+
 def test_holm_edges() -> None:
     assert holm([]).tolist() == []
+    assert np.isnan(holm([float("nan")])).all()
     assert holm([0.5, 0.5, 1.0]).tolist() == [1, 1, 1]
     with pytest.raises(InputError, match="p-values"):
         holm([1.5])
@@ -392,6 +587,51 @@ def test_auc_edges() -> None:
         auc_with_interval([1, 2], [1, 2])
     with pytest.raises(InputError, match="received none"):
         auc_with_interval([], [])
+
+
+def test_auc_of_clusters_has_obuchowskis_variance() -> None:
+    generator = np.random.default_rng(7)
+    clusters = generator.integers(0, 18, size=70)
+    scores, labels = generator.normal(size=18)[clusters] + generator.normal(size=70), generator.integers(0, 2, size=70)
+    m, n, names = labels.sum(), (1 - labels).sum(), np.unique(clusters)
+    found = auc_with_interval(scores, labels, clusters=clusters)
+    kernel = {
+        i: [
+            (scores[i] > scores[j]) if labels[i] else (scores[j] > scores[i])
+            for j in np.flatnonzero(labels != labels[i])
+        ]
+        for i in range(70)
+    }
+    auc = np.mean([np.mean(kernel[i]) for i in range(70) if labels[i]])
+    v = np.array([np.mean(kernel[i]) - auc for i in range(70)])
+    x, y = (np.array([v[(clusters == c) & (labels == k)].sum() for c in names]) for k in (1, 0))
+    i10, i01 = (len(set(clusters[labels == k])) for k in (1, 0))
+    s10, s01 = i10 / ((i10 - 1) * m) * (x**2).sum(), i01 / ((i01 - 1) * n) * (y**2).sum()
+    s11 = len(names) / (len(names) - 1) * (x * y).sum()
+    variance = s10 / m + s01 / n + 2 * s11 / (m * n)
+    half = 1.959964 * math.sqrt(variance) / (auc * (1 - auc))
+    centre = math.log(auc / (1 - auc))
+    assert (found.estimate, found.low, found.high) == pytest.approx(
+        (auc, 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-half - centre))), rel=1e-5
+    )
+    assert found.method == "DeLong on the logit scale, by cluster"
+
+
+@pytest.mark.parametrize("bins", [1, 3])
+def test_only_the_clustered_auc_covers_with_several_samples(bins: int) -> None:
+    """Score and verdict both hang on the problem: samples of it are alike."""
+    generator, clusters = np.random.default_rng(bins), np.repeat(np.arange(40), 4)
+    truth, covered, naive = scipy.stats.norm.cdf(1 / math.sqrt(2 * 1.25)), 0, 0
+    for _ in range(200):
+        right = np.repeat(generator.random(40) < 0.5, 4)
+        scores = np.repeat(generator.normal(size=40), 4) + 0.5 * generator.normal(size=160) + right
+        lengths = generator.integers(0, 3, size=160)
+        by_problem, by_case = (
+            length_matched_auc(scores, right, lengths, bins, clusters=of).matched for of in (clusters, None)
+        )
+        covered, naive = covered + _covers(by_problem, truth), naive + _covers(by_case, truth)
+    assert 0.88 < covered / 200 < 0.99
+    assert naive < 0.8 * covered
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -468,11 +708,14 @@ def test_odds_ratio_is_statsmodels(table: list[list[int]]) -> None:
 
 
 def test_odds_ratio_edges() -> None:
-    found, shifted = odds_ratio([[10, 0], [3, 12]]), contingency.Table2x2(np.array([[10.5, 0.5], [3.5, 12.5]]))
-    assert (found.estimate, found.low, found.high) == pytest.approx(
-        (shifted.oddsratio, *shifted.oddsratio_confint(0.05)), rel=1e-6
+    shifted = contingency.Table2x2(np.array([[10.5, 0.5], [3.5, 12.5]]))
+    never, always = odds_ratio([[0, 10], [12, 3]]), odds_ratio([[10, 0], [3, 12]])
+    assert (always.estimate, always.low, always.high) == pytest.approx(
+        (math.inf, shifted.oddsratio_confint(0.05)[0], math.inf), rel=1e-6
     )
-    assert found.method == "Woolf, Haldane-Anscombe correction"
+    assert (never.estimate, never.low, never.high) == pytest.approx((0, 0, 1 / always.low), rel=1e-6)
+    assert (odds_ratio([[5, 3], [4, 0]]).estimate, odds_ratio([[0, 3], [4, 0]]).estimate) == (0, 0)
+    assert never.method == "Woolf, 0.5 added for the interval's other end"
     assert math.isnan(odds_ratio([[0, 0], [3, 12]]).estimate)
     assert math.isnan(odds_ratio([[0, 4], [0, 12]]).low)
     for table in ([[0, 0], [0, 0]], [[-1, 2], [3, 4]], [[float("nan"), 2], [3, 4]]):
@@ -483,42 +726,101 @@ def test_odds_ratio_edges() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_odds_ratio_and_lift_cover_the_true_values(seed: int) -> None:
+def test_odds_ratio_covers_the_true_value(seed: int) -> None:
     generator = np.random.default_rng(seed)
     cells = np.array([0.06, 0.09, 0.10, 0.75])
-    ratio, times = (
-        cells[0] * cells[3] / (cells[1] * cells[2]),
-        cells[0] / ((cells[0] + cells[1]) * (cells[0] + cells[2])),
+    ratio = cells[0] * cells[3] / (cells[1] * cells[2])
+    counts = generator.multinomial(300, cells, size=800).tolist()
+    assert 0.92 < np.mean([_covers(odds_ratio([[a, b], [c, d]]), ratio) for a, b, c, d in counts]) < 0.985
+
+
+def test_associations_are_their_definitions_over_all_resamples() -> None:
+    """Five problems can be drawn in 5^5 ways: estimates and the ends over all of them."""
+    both, first = np.array([3.0, 1, 4, 2, 2]), np.array([6.0, 5, 7, 4, 6])
+    second, n = np.array([5.0, 4, 6, 3, 9]), np.array([60.0, 50, 80, 40, 70])
+
+    def by_hand(rows: list[int]) -> tuple[float, float, float]:
+        a, f, s, t = (part[rows].sum() for part in (both, first, second, n))
+        return (a / f) / (s / t), a * (t - f - s + a) / ((f - a) * (s - a)), a / (f + s - a)
+
+    every = np.array([by_hand(list(rows)) for rows in itertools.product(range(5), repeat=5)])
+    found = associations(both, first, second, n)
+    for k, measure in enumerate((found.lift, found.odds_ratio, found.jaccard)):
+        told = measure.one()
+        assert told.estimate == pytest.approx(by_hand([0, 1, 2, 3, 4])[k])
+        assert (told.low, told.high) == pytest.approx(tuple(np.quantile(every[:, k], [0.025, 0.975])), rel=0.06)
+        assert told.n == 5
+    excess = both - first * second / n
+    signs = np.array(list(itertools.product((1, -1), repeat=5)))
+    assert found.p[0] == pytest.approx(np.mean(np.abs(signs @ excess) >= abs(excess.sum()) - 1e-12))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_associations_cover_the_truth_where_words_come_in_bursts(seed: int) -> None:
+    """Each problem has its own rate of peaks, words and both; the counts of its steps are not independent."""
+    generator = np.random.default_rng(seed)
+    problems, steps = 60, 40
+    counts = []
+    for _ in range(150):
+        rate = generator.gamma(4, 0.25, size=(problems, 1))  # 1 on average
+        counts.append(generator.poisson(rate * [[1.2, 1.8, 2.0]]))
+    a, b, c = np.stack(counts, axis=-1).transpose(1, 0, 2)  # [problem, world]: both, only first, only second
+    found = associations(a, a + b, a + c, np.full(problems, steps))
+    truths = (1.2 * steps / (3.0 * 3.2), 1.2 * (steps - 5.0) / (1.8 * 2.0), 1.2 / 5.0)
+    for measure, truth in zip((found.lift, found.odds_ratio, found.jaccard), truths, strict=True):
+        assert 0.86 < np.mean((measure.low <= truth) & (truth <= measure.high)) < 0.99
+
+
+def test_counts_of_nothing_are_shown_as_they_are() -> None:
+    """No case that is both: estimates 0, and an end that ten problems without one leave possible."""
+    problems, first, second, n = 10, 4, 6, 50
+    none = associations([0] * problems, [first] * problems, [second] * problems, [n] * problems)
+    share = scipy.stats.binomtest(0, problems).proportion_ci(method="exact").high
+    assert [m.one().estimate for m in (none.lift, none.odds_ratio, none.jaccard)] == [0, 0, 0]
+    assert [m.one().low for m in (none.lift, none.odds_ratio, none.jaccard)] == [0, 0, 0]
+    assert none.lift.one().high == pytest.approx(share * n / second), (
+        "the least of both views, as many problems in each"
     )
-    found = []
-    for a, b, c, d in generator.multinomial(300, cells, size=800).tolist():
-        found.append((_covers(odds_ratio([[a, b], [c, d]]), ratio), _covers(lift(a, a + b, a + c, 300), times)))
-    covered = np.mean(found, axis=0)
-    assert (covered > 0.92).all()
-    assert (covered < 0.985).all()
-
-
-@pytest.mark.parametrize("counts", [(30, 70, 20, 880), (200, 100, 100, 100)])
-def test_lift_is_its_definition_and_its_variance_that_of_the_multinomial(counts: tuple[int, ...]) -> None:
-    both, one, other, _ = counts
-    n = sum(counts)
-    found = lift(both, both + one, both + other, n)
-    assert found.estimate == pytest.approx((both / (both + one)) / ((both + other) / n))
-    a, b, c, _ = np.random.default_rng(0).multinomial(n, np.array(counts) / n, size=40_000).T.astype(float)
-    spread = np.log(a * n / ((a + b) * (a + c))).std()
-    assert math.log(found.high / found.estimate) / 1.959964 == pytest.approx(spread, rel=0.03)
+    most = share * first
+    assert none.odds_ratio.one().high == pytest.approx(
+        most * (n - first - second + most) / ((first - most) * (second - most))
+    )
+    assert none.jaccard.one().high == pytest.approx(most / (first + second - most))
+    # Of what only two problems have, little is known
+    rare = associations([0] * 10, [4] * 10, [3, 3] + [0] * 8, [50] * 10).lift.one()
+    assert rare.high == pytest.approx(min(share * 50 * 10 / 6, (1 - 0.025**0.5) * 50 * 10 / 40))
+    only = associations([4] * problems, [first] * problems, [second] * problems, [n] * problems)
+    assert (only.lift.one().estimate, only.lift.one().high) == (pytest.approx(50 / 6), pytest.approx(50 / 6))
+    assert only.lift.one().low == pytest.approx((1 - share) * 50 / 6)
+    assert only.odds_ratio.one().estimate == only.odds_ratio.one().high == math.inf
+    assert 1 < only.odds_ratio.one().low < 1e3
+    never = associations([[0, 0]] * 9, [3] * 9, [[0, 2]] * 9, [20] * 9)
+    assert np.isnan(never.lift.estimate[0])
+    assert np.isnan([*never.lift.low[:1], *never.odds_ratio.high[:1]]).all()
+    assert never.lift.estimate[1] == 0
+    few = associations([0] * (FEWEST_PROBLEMS - 1), [3] * 4, [2] * 4, [20] * 4)
+    assert (few.lift.one().estimate, math.isnan(few.lift.one().high)) == (0, True)
 
 
 def test_lift_edges() -> None:
-    never = lift(0, 10, 20, 100)
-    assert (never.estimate, never.low) == (0.0, 0.0)
-    assert 0 < never.high < 10
-    assert never.method == "delta method, 0.5 added"
-    assert math.isnan(lift(0, 0, 20, 100).estimate)
     assert lift(10, 10, 10, 100).estimate == 10
-    for counts in ((5, 3, 9, 20), (1, 12, 12, 20), (0, 0, 0, 0)):
+    assert lift([3, 2], [5, 4], [6, 3], [20, 20]).estimate == pytest.approx((5 / 9) / (9 / 40))
+    for counts in ((5, 3, 9, 20), (1, 12, 12, 20), (0, 0, 0, 0), (-1, 2, 3, 4), (float("nan"), 2, 3, 4)):
         with pytest.raises(InputError, match="both <= first, second <= n"):
             lift(*counts)
+    with pytest.raises(InputError, match=r"shapes \(3,\), \(2,\), \(3,\) and \(3,\)|shapes"):
+        lift([1, 1, 1], [2, 2], [3, 3, 3], [9, 9, 9])
+    with pytest.raises(InputError, match="at least one draw"):
+        associations([1], [2], [3], [9], draws=0)
+
+
+def test_intervals_do_not_hang_on_how_many_resamples_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    counts = generator.integers(1, 4, size=(3, 30))
+    data = (counts[0], counts[0] + counts[1], counts[0] + counts[2], np.full(30, 40))
+    whole = associations(*data, draws=300)
+    monkeypatch.setattr(association, "_CHUNK", 1)
+    assert associations(*data, draws=300).lift.one() == whole.lift.one()
 
 
 def test_jaccard() -> None:
@@ -559,7 +861,8 @@ def test_the_table_holds_what_the_functions_say() -> None:
     assert (row["difference"], row["difference_low"], row["difference_high"]) == (gap.estimate, gap.low, gap.high)
     assert list(table["p_holm"][1:]) == holm(table["p"][1:]).tolist()
     assert row["note"] == ""
-    assert table.loc["same", "note"] == power_note(60, 1)
+    assert table.loc["same", "note"] == power_note(60, 1, tests=2)
+    assert (table["tests"] == 2).all()
     first = table.loc["baseline"]
     assert first[["difference", "difference_low", "difference_high", "p", "p_holm"]].isna().all()
     assert (first["pairs"], first["note"]) == (0, "")
@@ -608,6 +911,35 @@ def test_samples_of_a_problem_are_one_cluster() -> None:
     agreeing = accuracy_table(_frame({"baseline": np.repeat(base[:, :1], 8, axis=1)})).iloc[0]
     single = wilson(float(base[:, 0].sum()) * 39 / 40, 39)
     assert (agreeing["low"], agreeing["high"]) == pytest.approx((single.low, single.high))
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_a_table_of_pairs_that_are_alike_has_intervals_with_a_width(n: int) -> None:
+    ones = np.ones((n, 2))
+    conditions = {"baseline": ones, "same": ones, "all wrong": 0 * ones, "half": ones * [1.0, 0.0]}
+    for row in accuracy_table(_frame(conditions)).iloc[1:].to_dict("records"):
+        assert row["difference_low"] < row["difference"] <= row["difference_high"] or row["difference"] == -1
+        assert row["difference_high"] - row["difference_low"] > 0.05
+        assert (row["difference_low"] <= 0 <= row["difference_high"]) or row["p"] < 0.05
+
+
+def test_each_condition_may_have_a_baseline_of_its_own() -> None:
+    generator = np.random.default_rng(9)
+    names = ("plain 8", "Wait 8", "plain 16", "Wait 16", "s1 16")
+    frame = _frame({name: (generator.random((30, 2)) < 0.3 + 0.1 * k).astype(float) for k, name in enumerate(names)})
+    pairs = {"Wait 8": "plain 8", "Wait 16": "plain 16", "s1 16": "plain 16", "never asked": "plain 8"}
+    table = accuracy_table(frame, baseline=pairs, draws=500).set_index("condition")
+    for name, base in list(pairs.items())[:3]:
+        alone = accuracy_table(frame[frame["condition"].isin([name, base])], baseline=base, draws=500)
+        alone = alone.set_index("condition").loc[name]
+        for column in ("difference", "difference_low", "difference_high", "p", "n", "problems"):
+            assert table.loc[name, column] == alone[column]
+    assert table.loc[["plain 8", "plain 16"], "p"].isna().all()
+    told = table["p"].notna()
+    assert table.loc[told, "p_holm"].tolist() == pytest.approx(multipletests(table.loc[told, "p"], method="holm")[1])
+    assert set(table["tests"]) == {3}
+    with pytest.raises(InputError, match="rows of the baseline 'plain 32'"):
+        accuracy_table(frame, baseline={"Wait 8": "plain 32"})
 
 
 @pytest.mark.parametrize("seed", SEEDS)

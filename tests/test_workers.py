@@ -99,15 +99,18 @@ def test_a_failing_problem_is_recorded_and_the_rest_go_on(tmp_path: Path) -> Non
     model = load_model("toy-reasoner")
     bad = model.tokenizer(problems[4].question)["input_ids"]
 
+    broken = [True]
+
     def fail(tokens: Any, hook: Any) -> None:
-        if any(row[-len(bad) :] == bad for row in tokens.tolist()):
+        if broken[0] and any(row[-len(bad) :] == bad for row in tokens.tolist()):
             raise RuntimeError("a bad page of memory")
 
     def run_it(**options: Any) -> Run:
         return trace(model, problems, tmp_path / "run", max_new_tokens=12, batch_size=3, **options)
 
-    with model.hooks(fwd_hooks=[("embed.hook_in", fail)]):
-        run = run_it()
+    model.add_hook("embed.hook_in", fail)  # all the time: a run is pinned to its model's hooks
+    run = run_it()
+    broken[0] = False
     assert list(run.failures()) == [Cell(problems[4].id)]
     assert "RuntimeError: a bad page of memory" in run.failures()[Cell(problems[4].id)]
     assert set(run.mi["problem"]) == {p.id for p in problems} - {problems[4].id}

@@ -5,16 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from analyses.grading_worker import is_formula
 
-from .compare import CHOICE, LABEL, for_algebra
+from .boxes import boxed_answer
+from .compare import CHOICE, LABEL, decide, for_algebra
+from .kinds import read_kind
 from .numbers import read_number
+from .prose import IN_PROSE, VULGAR, plain_formula, worded
+from .retract import REVOKED, settle
 from .spelling import WINDOW, bare, clean, is_name
+from .thinking import READING, Reading, answer_part, forced_part
+from .turns import one_turn
 
 __all__ = ["Extraction", "Reason", "extract_answer"]
 
-_LONGEST = 2000  # characters looked through for the brace that closes a box
+_LONGEST = 5000  # characters; no answer is longer
 _TRIES = 8  # boxes, marks and numbers looked at, from the last one back
 
 
@@ -37,10 +44,15 @@ class Extraction:
     reason: Reason
 
 
-def extract_answer(response: str) -> Extraction:
+def extract_answer(response: str, reading: Reading = READING, *, opened: bool = False, wants: str = "") -> Extraction:
     r"""The answer a response gives, by the first rule that finds one.
 
-    1. `boxed`: the last complete ``\boxed{...}`` (or ``\fbox``, ``\framebox``) that is not empty.
+    Only what stands after the thinking is read, and no further than where another question begins; after a final
+    prompt, " Final Answer within \\boxed{}:", only what follows it. `opened` says that the prompt opened the thinking.
+    `wants` may be "choice", "yes/no" or "ratio": then these are looked for before other numbers are.
+
+    1. `boxed`: the last complete ``\\boxed{...}`` (or ``\\fbox``, ``\\framebox``) that is not empty nor taken back; all
+       boxes of its sentence.
     2. `hash`: the last ``#### 18``; a heading of Markdown, ``#### Step 2``, is none.
     3. `marker`: the last "answer is 18", "final answer within 18", "Answer: 18", "answer 1" or "Therefore 1 .".
     4. `whole`: the response is nothing but an answer.
@@ -51,27 +63,124 @@ def extract_answer(response: str) -> Extraction:
     Extraction(text='\\frac{1}{2}', reason=<Reason.BOXED: 'boxed'>)
     >>> extract_answer("The answer is 3. No: the answer is $18 a day.").text, extract_answer("Hmm, well").reason.value
     ('$18 a day', 'none')
+    >>> extract_answer("<think>3? No.</think> It is 18, not 17.").text, extract_answer("<think>3? No.").reason.value
+    ('18', 'none')
 
     The last 8 boxes and markers are looked at, each no further than an answer is long, so that time is linear.
     """
+    part = one_turn(answer_part(_CALCULATOR.sub("", response), reading, opened=opened))
+    forced = forced_part(part, reading)
+    found = _extracted(part if forced is None else one_turn(forced), wants, forced is not None)
+    return Extraction("", Reason.NONE) if found is None else found
+
+
+def _extracted(text: str, wants: str, forced: bool) -> Extraction | None:
+    tagged = [tag for tag in list(_TAGGED.finditer(text))[-_TRIES:] if tag[1].strip()] if "<" in text else []
+    if tagged:
+        inside = tagged[-1][1].strip()
+        found = _extracted(inside, wants, forced)
+        words = found is None or (found.reason is Reason.LAST_NUMBER and "\n" not in inside and _is_answer(inside))
+        return Extraction(inside, Reason.MARKER) if words and len(inside) <= WINDOW else found
+    revoked = None
+    for revoked in REVOKED.finditer(text):  # noqa: B007  # the last one is wanted
+        pass
+    if revoked is not None:
+        after = text[revoked.end() :]
+        found = _extracted(after, wants, forced)
+        restated = _INSTEAD.match(after)
+        if found is not None and (found.reason is not Reason.LAST_NUMBER or restated is not None):
+            return found
+    boxed = boxed_answer(text, decide, _is_answer)
+    if boxed is not None:
+        answer, end, taken_back = boxed
+        later = _later(text[end:], taken_back)
+        if later is not None:
+            return later
+        if not taken_back:
+            return Extraction(answer.strip(), Reason.BOXED)
     rules = (
-        (Reason.BOXED, _boxed),
         (Reason.HASH, _hashed),
         (Reason.MARKER, _marked),
+        (Reason.MARKER, _stated if forced else _nothing),
         (Reason.WHOLE, _whole),
+        (Reason.MARKER, _WANTED.get(wants, _nothing)),
         (Reason.LAST_NUMBER, _last_number),
     )
-    response = _CALCULATOR.sub("", response)
+    if boxed is not None:
+        text = text[boxed[1] :]
     for reason, rule in rules:
-        found = (rule(response) or "").strip()
-        if found:
-            return Extraction(found, reason)
-    return Extraction("", Reason.NONE)
+        answer = (rule(text) or "").strip()
+        if answer:
+            return Extraction(answer, reason)
+    return None
 
 
+def _later(after: str, taken_back: bool) -> Extraction | None:
+    """The final answer said after a box: under that name, or any marked one where the box was taken back."""
+    final = None
+    for final in _FINAL.finditer(after):  # noqa: B007  # the last one is wanted
+        pass
+    if final is not None:
+        answer = _in_clause(_clause(after[final.end() : final.end() + WINDOW]), prose=True)
+        if answer is not None:
+            return Extraction(answer.strip(), Reason.MARKER)
+    if taken_back:
+        for reason, rule in ((Reason.HASH, _hashed), (Reason.MARKER, _marked)):
+            answer = (rule(after) or "").strip()
+            if answer:
+                return Extraction(answer, reason)
+    return None
+
+
+def _nothing(_: str) -> str | None:
+    return None
+
+
+def _stated(text: str) -> str | None:
+    """What a model says right after a final prompt."""
+    clause = _clause(text[: 2 * WINDOW].lstrip(" :\n}").removesuffix("}"))
+    return _in_clause(clause, prose=True) or (clause if is_name(clause, 4) else None)
+
+
+def _chosen(text: str) -> str | None:
+    found = None
+    for found in _OPTION.finditer(text[-20_000:]):  # noqa: B007  # the last one is wanted
+        pass
+    return None if found is None else found[1] or found[2] or found[3]
+
+
+def _said(text: str) -> str | None:
+    opening = _YES.match(text.lstrip(" *_\n"))
+    found = opening
+    for found in _YES.finditer(text[-WINDOW:]):  # noqa: B007  # the last one is wanted
+        pass
+    opened_with = opening is not None and re.match(r"[\s*]*(?:[,.!;:—-]|$|\n)", text.lstrip(" *_\n")[opening.end() :])
+    return (opening[0] if opening is not None and opened_with else None) or (found[0] if found else None)
+
+
+def _proportion(text: str) -> str | None:
+    found = None
+    for found in _RATIO.finditer(settle(text[-WINDOW:])):  # noqa: B007  # the last one is wanted
+        pass
+    return None if found is None else found[0]
+
+
+_WANTED = {"choice": _chosen, "yes/no": _said, "ratio": _proportion}
+_RATIO = re.compile(r"(?<![0-9.])[0-9]{1,9}(?:\.[0-9]{1,9})?(?:\s?(?::|to)\s?[0-9]{1,9}(?:\.[0-9]{1,9})?)+(?![0-9])")
+_OPTION = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice)s?\s+(?:(?:is|would\sbe|must\sbe)\s*:?\s*)?[*($]{0,3}(?:\\text\{\(?)?([A-J])(?![A-Za-z])|(?<![A-Za-z0-9)])\(([A-J])\)|(?:^|\n)\s*\**([A-J])[.):](?=\s|\**)"
+)
+_YES = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
+_INSTEAD = re.compile(
+    r"[\s.:;,!—-]*(?:(?:so|actually|rather|instead|no),?\s+)*"
+    r"(?:it(?:'s|\s+is|\s+must\s+be|\s+should\s+be)|the\s+(?:correct|right|true)\s+\w+\s+is)\b",
+    re.IGNORECASE,
+)
+_TAGGED = re.compile(r"<answer>(.{0,2000}?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
+_FINAL = re.compile(
+    r"\bfinal\s+answer\b[*_\s]{0,8}(?:[^\n.:=\\]{0,60}?(?:\b(?:is|was|equals)\b|[:=])|\n)[*_\s]{0,8}:?", re.IGNORECASE
+)
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")  # GSM8K's notes to itself
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])[ \n]{0,8}(\{|[-+]?[0-9][0-9.,/]{0,40})")
-_BRACE = re.compile(r"\\[\\{}]|[{}]")
 _ANCHOR = re.compile(r"\b(?:(answers?)|therefore)\b", re.IGNORECASE)
 _DIRECT = re.compile(r"\s{1,4}([-+]?[0-9]{1,30})(?:\s{0,4}(?:[.;](?=\s|$)|[<\n]|$)|\s{1,4}(?=[A-Z]))")
 _LINK = re.compile(
@@ -81,41 +190,21 @@ _SPECIAL = re.compile(r"<[|/]?[A-Za-z_]{2,20}[|]?>")  # <eos>, <|im_end|>
 _SENTENCE_END = re.compile(r"(?<!\\)[.!?;](?=[\s*]|$)|\n")  # not the space \! of LaTeX
 _BOLD = re.compile(r"(?<![0-9)])\*\*|\*\*(?![0-9(])|`")  # not the power sign of 2**3
 _ASIDE = re.compile(r"\s*(?:\(|,?\s(?:because|since|which|where|when|so|as|for|after|if|given)\b)")
+_REASON = re.compile(r",?\s(?:because|since)\b")
 _FORMULA = re.compile(
     r"\$\$[^$\n]+\$\$|(?<!\\)\$(?:[^$\\\n]|\\[^\n])+\$|(?<!\\)\\\([^\n]{1,300}?\\\)|(?<!\\)\\\[[^\n]{1,300}?\\\]"
 )
-_NEGATION = re.compile(r"\b(?:not|no|never|cannot)\b|n't\b", re.IGNORECASE)
-_PROSE_NUMBER = r"""
-    [-+]?\\?[$€£¥]?[-+]?
-    (?: (?:[0-9]{1,30}\ ?)? \\[dtc]?frac (?:\{[-0-9.,]{1,30}\}){2}
-      | [0-9]{1,30}\ [0-9]{1,30}/[0-9]{1,30}
-      | (?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|(?<=[$€£¥])[0-9]{1,3}(?:\ [0-9]{3})+(?![0-9])|[0-9]{1,1000})
-        (?:\.[0-9]{1,1000})?(?:/[0-9]{1,30}(?:\.[0-9]{1,30})?)?
-      | \.[0-9]{1,1000}
-    )(?:[eE][-+]?[0-9]{1,3}(?![0-9A-Za-z]))?(?:\ ?\\?%|\ percent\b)?"""
-_IN_PROSE = re.compile(
-    rf"(?<![A-Za-z0-9_.^{{\\]){_PROSE_NUMBER}(?:,?\ (?:and|or)\ {_PROSE_NUMBER})*(?![0-9])", re.VERBOSE
+_FIRST_WORD = re.compile(r"(yes|no|true|false|\(?[A-J]\)?)(?=\s*(?:[,;:—–]\s|\s-\s|[.!]?$))", re.IGNORECASE)
+_FORMER = re.compile(r"\b(?:first|initial|previous|earlier|original|former|wrong|incorrect|not the)\s+$", re.IGNORECASE)
+_JUDGED = re.compile(
+    r"(?:quite |completely |clearly )?(?:wrong|incorrect|right|correct|as follows|here|this|that|it|ready)",
+    re.IGNORECASE,
 )
+_NEGATION = re.compile(r"\b(?:not|no|never|cannot)\b|n't\b", re.IGNORECASE)
 _SHORT_WORDS = frozenset(
     ("an", "as", "at", "be", "by", "he", "if", "in", "is", "it", "no", "of", "on", "so", "to", "we")
 )
 _FORMULA_WORDS = frozenset(("and", "or", "sin", "cos", "tan", "cot", "log", "sqrt", "pi", "infinity"))
-
-
-def _boxed(response: str) -> str | None:
-    for box in reversed(list(_BOX.finditer(response))[-_TRIES:]):
-        if box[1] != "{":
-            return box[1].rstrip(".,/")
-        depth = 1
-        # An escaped brace is a sign of the formula, and the second backslash of a row break escapes nothing
-        for brace in _BRACE.finditer(response, box.end(), box.end() + _LONGEST):
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                inside = response[box.end() : brace.start()]
-                if inside.strip():
-                    return inside
-                break
-    return None
 
 
 def _hashed(response: str) -> str | None:
@@ -126,6 +215,7 @@ def _hashed(response: str) -> str | None:
             return None
         window = _SPECIAL.split(response[end + 4 : end + 4 + WINDOW].lstrip("# "))[0]
         tail, _, after = window.partition("\n")
+        tail = settle(tail)
         if _is_answer(tail) or (not after.strip() and len(tail.split()) <= 3):  # a heading is not the last line
             return tail
     return None
@@ -134,18 +224,24 @@ def _hashed(response: str) -> str | None:
 def _marked(response: str) -> str | None:
     words = None
     for anchor in reversed(list(_ANCHOR.finditer(response))[-_TRIES:]):
+        if _FORMER.search(response, max(0, anchor.start() - 24), anchor.start()) is not None:
+            continue
         direct = _DIRECT.match(response, anchor.end())
         if direct is not None:  # "Therefore 3 ." states an answer, "Therefore 3 eggs are left" does not
             return direct[1]
         link = _LINK.match(response, anchor.end()) if anchor[1] else None
         if link is None:
             continue
-        clause = _clause(response[link.end() : link.end() + WINDOW])
+        clause = _clause(settle(response[link.end() : link.end() + WINDOW]))
         found = _in_clause(clause, prose=link["verb"] is not None)
         if found is not None:
             return found
-        if words is None and is_name(clause, 3):
-            words = clause
+        if words is None:
+            aside = _ASIDE.search(clause)
+            words = next(
+                (part for part in (clause, clause[: aside.start()] if aside else "") if is_name(part, 3)), None
+            )
+            words = None if words is not None and _JUDGED.fullmatch(words) else words
     return words
 
 
@@ -161,8 +257,11 @@ def _clause(text: str) -> str:
 
 def _in_clause(clause: str, *, prose: bool) -> str | None:
     """The answer in the clause after a marker; after a verb it need not come first."""
-    if re.search(r"[0-9$\\=^_()]", clause) is None and len(clause) > 20:
-        return None
+    first_word = _FIRST_WORD.match(clause)
+    if first_word is not None:
+        return first_word[1]
+    if re.search(rf"[0-9$\\=^_(){VULGAR}]", clause) is None:
+        return clause if _is_answer(clause) else worded(clause) if prose and _NEGATION.search(clause) is None else None
     if _is_answer(clause):
         return clause
     formula = _FORMULA.match(clause)
@@ -173,53 +272,73 @@ def _in_clause(clause: str, *, prose: bool) -> str | None:
     for part in (clause[: aside.start()] if aside else "", clause.rpartition("=")[2] if "=" in clause else ""):
         if _is_answer(part):
             return part
-    first = _IN_PROSE.match(clause)
+    first = IN_PROSE.match(clause)
     if first is not None and not re.search(r"[0-9]", clause[first.end() :]):
         return first[0]
     if prose and _NEGATION.search(clause) is None:
-        numbers = list(_IN_PROSE.finditer(clause))
+        numbers = list(IN_PROSE.finditer(clause))
         if len(numbers) == 1:
-            return numbers[0][0]
+            return plain_formula(clause, numbers[0].start()) or numbers[0][0]
     return None
 
 
 def _whole(response: str) -> str | None:
-    text = _SPECIAL.split(response.strip())[0].strip()
+    text = settle(_SPECIAL.split(response.strip())[0].strip()[: WINDOW + 1]).strip()
     if len(text) > WINDOW or "\n" in text:
         return None
-    return text if _is_answer(text) or is_name(text.rstrip("."), 2) else None
+    if _is_answer(text) or is_name(text.rstrip("."), 2):
+        return text
+    aside = _REASON.search(text)
+    part = text[: aside.start()].strip(" ,*") if aside else ""
+    return part if aside is not None and _is_answer(part) else None
 
 
 def _last_number(response: str) -> str | None:
-    end = _after_last_digit(response, len(response))
-    for _ in range(_TRIES):
-        if end == 0:
-            return None
+    tries, end = _TRIES, _after_last_digit(response, len(response))
+    if end == 0:
+        return worded(response[-WINDOW:])
+    while end > 0 and tries > 0:
         start = max(0, response.rfind("\n", 0, end) + 1, end - WINDOW)
-        line = response[start : end + WINDOW].partition("\n")[0]
-        digit = end - 1 - start
-        for formula in _FORMULA.finditer(line):
-            if formula.start() <= digit < formula.end():
-                for part in (formula[0], formula[0].rpartition("=")[2]):
-                    if _is_answer(part):
-                        return part
-        # LaTeX without dollars: the run of characters without a space
-        first = line.rfind(" ", 0, digit) + 1
-        chunk = re.sub(r"(?:\\[\])]|[.,;:!?$])+$", "", line[first:].partition(" ")[0].lstrip("$"))
-        if re.search(r"[\\^{]", chunk.replace(r"\$", "").replace(r"\%", "")) and _is_answer(chunk):
-            return chunk
-        for number in _IN_PROSE.finditer(line):
-            if number.start() <= digit < number.end():
-                return number[0]
-        end = _after_last_digit(response, start + first)
+        raw = response[start : end + WINDOW].partition("\n")[0]
+        line = settle(raw)
+        stop = end - start if line == raw else len(line)
+        while tries > 0 and (stop := _after_last_digit(line, stop)) > 0:
+            tries -= 1
+            found, stop = _number_at(line, stop - 1)
+            if found is not None:
+                return found
+        end = _after_last_digit(response, start)
+        tries -= 1
     return None
+
+
+def _number_at(line: str, digit: int) -> tuple[str | None, int]:
+    """The number, formula or list that the digit at a place belongs to, and where to look for another one."""
+    for formula in _FORMULA.finditer(line):
+        if formula.start() <= digit < formula.end():
+            for part in (formula[0], formula[0].rpartition("=")[2]):
+                if _is_answer(part):
+                    return part, digit
+    number = next((found[0] for found in IN_PROSE.finditer(line) if found.start() <= digit < found.end()), None)
+    plain = None if number is not None and "^" in number else plain_formula(line, digit)
+    if plain is not None and _is_answer(plain):
+        return plain, digit
+    # LaTeX without dollars: the run of characters without a space
+    first = line.rfind(" ", 0, digit) + 1
+    chunk = re.sub(r"(?:\\[\])]|[.,;:!?$])+$", "", line[first:].partition(" ")[0].lstrip("$"))
+    tex = re.search(r"[\\^{]", chunk.replace(r"\$", "").replace(r"\%", "")) is not None
+    if number is not None and ("^" in number or not tex):
+        return number, first
+    if tex and _is_answer(chunk):
+        return chunk, first
+    return number, first
 
 
 def _after_last_digit(text: str, end: int) -> int:
     """Where the last digit before `end` stops; 0 without one."""
     while end > 0:
         part = text[max(0, end - 1000) : end]
-        digit = re.search(r"[0-9]", part[::-1])
+        digit = re.search(rf"[0-9{VULGAR}]", part[::-1])
         if digit is not None:
             return end - digit.start()
         end -= len(part)
@@ -230,13 +349,16 @@ _FORMULA_SIGN = re.compile(r"[0-9\\^_=]|(?<![A-Za-z])[A-Za-z]\s?[-+*/]\s?[A-Za-z
 _DELIMITED = re.compile(r"\$[^$]+\$|\\\([^\n]+\\\)|\\text\s?\{[^{}]*\}")
 
 
+@lru_cache(maxsize=4096)
 def _is_answer(text: str) -> bool:
     """Whether `text` is nothing but a number with its unit, a formula, a list of these, or a letter of a choice."""
     if not text.strip() or len(text) > _LONGEST:
         return False
     cleaned = clean(text)
-    choice = CHOICE.fullmatch(bare(cleaned)) or (len(cleaned) < 100 and LABEL.match(bare(cleaned)))
-    if choice or read_number(cleaned) is not None:
+    choice = CHOICE.fullmatch(bare(cleaned)) or (
+        len(cleaned) < 100 and LABEL.match(bare(cleaned)) and _REASON.search(cleaned) is None
+    )
+    if choice or read_number(cleaned, loose=True) is not None or read_kind(bare(cleaned)):
         return True
     formula = for_algebra(cleaned)
     delimited = _DELIMITED.fullmatch(text.strip()) is not None

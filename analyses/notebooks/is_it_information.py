@@ -25,7 +25,7 @@ from analyses import views
 from analyses.problems import bundled_problems
 from analyses.toys.running import running_values
 from analyses.trajectory import Trajectory
-from interp import ResidualSites, decode, encode, load_model
+from interp import ResidualSites, Rollout, decode, encode, load_model
 from probes import bandwidth_sweep, error_bounds, nhsic, pearson_r2, v_information
 from probes.nulls import null_scores, null_test
 
@@ -77,24 +77,55 @@ views.trajectories(
 # %% [markdown]
 # ## Against a wrong answer?
 #
-# Score the same steps against the answers of *other* problems. Those whose reference ends on the same token are the
-# fair ones: any others are beaten by whatever tells that token. A step counts if its score exceeds what 95 % of
+# Score the same steps against the references of *other* problems. A wrong answer must be *another* answer, and its
+# reference must end like the own one, or the null is beaten by whatever tells the end. Here every reference ends on
+# `Therefore` and the answer's digit: those of another digit are wrong answers, as close as there can be. Those of the
+# same digit are *right* answers, of other problems: no null at all. A step counts if its score exceeds what 95 % of
 # the wrong answers reach *anywhere* in the response: then a chance find among many steps is accounted for.
 
+
 # %%
+def family_p(response: Rollout, mi: torch.Tensor, chosen: list[int]) -> torch.Tensor:
+    scores = null_scores(response.residuals["resid_post"], answers[chosen][None])[0]
+    return null_test(mi, scores).p_family
+
+
 same = [k for k, p in enumerate(problems) if p.answer == problems[0].answer and k > 0]
 other = [k for k, p in enumerate(problems) if p.answer != problems[0].answer]
 rows = []
-for kind, chosen in (("same last token", same), ("another last token", other)):
-    test = null_test(mi, null_scores(steps[None], answers[chosen][None])[0])
+for kind, chosen in (("wrong answers", other), ("right answers of others", same)):
+    p_family = family_p(responses[0], mi, chosen)
     for step in Trajectory.of(responses[0], mi).is_peak[0].nonzero()[:, 0].tolist():
-        p = float(test.p_family[step])
-        rows.append({"null": kind, "K": len(chosen), "step": step, "token": tokens[step], "p": p})
-pd.DataFrame(rows).pivot(index=["step", "token"], columns=["null", "K"], values="p").round(3)
+        p = float(p_family[step])
+        rows.append({"against": kind, "K": len(chosen), "step": step, "token": tokens[step], "p": p})
+pd.DataFrame(rows).pivot(index=["step", "token"], columns=["against", "K"], values="p").round(3)
 
 # %% [markdown]
-# A peak with a large p in the first column would be there with a wrong answer too, as long as that ends on the same
-# token. `peaklens trace --null 99` does this for a whole run, with Holm's correction over layers.
+# A peak with a large p against wrong answers would be there with a wrong answer too. Which of them do survive, over
+# many responses?
+
+# %%
+rows = []
+for k, response in enumerate(responses[:24]):
+    scores = nhsic(response.residuals["resid_post"][0], answers[k])
+    wrong = [j for j, p in enumerate(problems) if p.answer != problems[k].answer][:99]
+    p_family = family_p(response, scores, wrong)
+    for step in Trajectory.of(response, scores).is_peak[0].nonzero()[:, 0].tolist():
+        before = response.tokens[max(step - 2, 0) : step]
+        rows.append(
+            {
+                "survives": bool(p_family[step] <= 0.05),
+                "just read the stated answer": before == ["Therefore", problems[k].answer],
+            }
+        )
+peaks = pd.DataFrame(rows)
+print(f"{peaks['survives'].sum()} of {len(peaks)} peaks survive")
+peaks.value_counts().rename("peaks").to_frame()
+
+# %% [markdown]
+# Those that survive are steps that have just read the stated answer, where that is right: the vector there has read
+# the very digit that the reference ends on. All other peaks, every earlier full stop among them, would be there
+# with a wrong answer too. `peaklens trace --null 99` does this for a whole run, with Holm's correction over layers.
 #
 # ## Bits of the answer?
 #
@@ -171,7 +202,7 @@ views.lines(pd.DataFrame(rows), x="from the last", y="error", by=["curve"], titl
 # ## What to conclude
 #
 # - A peak of nHSIC says that a vector resembles the answer's vector. Whether it would resemble a wrong answer's, too,
-#   has to be asked, and on this toy it mostly would.
+#   has to be asked, and on this toy it mostly would: what is left is the step that has read the stated digit.
 # - Bits come from many problems and a probe. They say what can be read, not what the model reads.
 # - The prompt determines the answer, so Shannon information is there from the start: what grows is *usable*.
 # - The same for a whole study: `peaklens study information`, `bounds` and `overlap`.

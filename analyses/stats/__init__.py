@@ -1,26 +1,35 @@
 """Statistics for comparing accuracies, scores and counts; every interval says how it was made.
 
-1. One accuracy: `wilson`. Several samples of a problem are not independent; `accuracy_table` allows for that.
-2. Two conditions on the same problems: `mcnemar` (exact), `paired_bootstrap`, `detectable_difference`, `power_note`.
+Several samples of a problem, and several steps of a response, are not independent. What takes `clusters` (the problem
+of each case) or counts by problem allows for that; an interval that the data cannot give is NaN, not one of no width.
+
+1. One accuracy: `wilson`, or `proportion` of clustered cases.
+2. Two conditions on the same problems: `mcnemar` (exact), `accuracy_difference`, `detectable_difference`, `power_note`;
+   of scores `paired_bootstrap` and `paired_test`.
 3. Many conditions: `holm`; `accuracy_table` puts 1 to 3 together.
 4. A score against right and wrong: `auc_with_interval`, `length_matched_auc`.
-5. Counts: `odds_ratio`, `lift`, `jaccard`. Anything else: `bootstrap_interval`.
+5. Counts: `associations` (`lift`, odds ratio and Jaccard by problem), `odds_ratio` of independent cases, `jaccard` of
+   collections. Anything else: `bootstrap_interval`.
 
 Pairs with a NaN (a grade that was not found out) are left out. What is undefined is NaN; no data is an `InputError`.
 """
 
 from .accuracy import accuracy_table
-from .association import jaccard, lift, odds_ratio
+from .association import Association, Associations, associations, jaccard, lift, odds_ratio
 from .auc import MatchedAuc, auc_with_interval, length_matched_auc
-from .bootstrap import bootstrap_interval, paired_bootstrap
-from .conditions import McNemar, detectable_difference, holm, mcnemar, power_note
-from .estimate import Estimate, wilson
+from .bootstrap import accuracy_difference, bootstrap_interval, paired_bootstrap
+from .conditions import McNemar, detectable_difference, holm, mcnemar, paired_test, power_note
+from .estimate import Estimate, proportion, wilson
 
 __all__ = [
+    "Association",
+    "Associations",
     "Estimate",
     "MatchedAuc",
     "McNemar",
+    "accuracy_difference",
     "accuracy_table",
+    "associations",
     "auc_with_interval",
     "bootstrap_interval",
     "detectable_difference",
@@ -31,6 +40,8 @@ __all__ = [
     "mcnemar",
     "odds_ratio",
     "paired_bootstrap",
+    "paired_test",
     "power_note",
+    "proportion",
     "wilson",
 ]

@@ -1,17 +1,18 @@
-"""The accuracies of several conditions and their differences to a baseline, in one table."""
+"""The accuracies of several conditions and their differences to a baseline, or each to its own, in one table."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from interp.errors import InputError
 
-from .bootstrap import paired_bootstrap
+from .bootstrap import accuracy_difference
 from .conditions import holm, mcnemar, power_note
-from .estimate import floats, wilson
+from .estimate import floats, proportion
 
 if TYPE_CHECKING:
     import pandas
@@ -38,22 +39,28 @@ def accuracy_table(
     [['baseline', 8, 0.875, nan, nan], ['no Wait', 8, 0.125, -0.75, 0.03125]]
 
     `frame` has the columns `by`, problem, sample and correct (true, false, or missing where the grading found nothing
-    out), one row each; others are ignored. The columns of the result:
+    out), one row each. A problem with such a response drops out of its condition whole, and out of all conditions where
+    a column status says that its grading failed or timed out: else right answers would count and wrong ones not. Other
+    columns are ignored. `baseline` names the condition that the others are compared with, or is a mapping that names
+    one for each condition that has one. The columns of the result:
 
-    - `n` graded responses of `problems` problems; `excluded` responses without a grade
+    - `n` graded responses of `problems` problems; `excluded` responses that dropped out, and in words `left_out`
     - `accuracy`, and `low`, `high`: Wilson's interval; with several samples a problem, for the effective number of
       responses, n / design effect of clusters (Kish 1965), which is never more than n
     - `pairs` (problem, sample) graded in both; `difference`, `difference_low`, `difference_high` over these, by the
-      bootstrap of whole problems
-    - `only_here`, `only_baseline`: discordant pairs; `p` of `mcnemar`, with problems as clusters; `p_holm` of all
-      conditions together
-    - `note`: of those not told apart (p_holm >= 1 - level), what this n cannot tell
+      bootstrap of whole problems (`accuracy_difference`)
+    - `only_here`, `only_baseline`: discordant pairs; `p` of `mcnemar`, with problems as clusters; `p_holm`, corrected
+      for all comparisons of the table together, which are `tests`
+    - `note`: of those not told apart (p_holm >= 1 - level), what this n cannot tell beside so many tests
 
     Raises `InputError` for missing columns, a baseline that is not there, and a response given twice.
     """
     import pandas as pd
 
-    grades = _graded(frame, by, baseline)
+    found = frame[by].unique().tolist() if by in frame.columns else []
+    several = baseline if isinstance(baseline, Mapping) else {name: baseline for name in found if name != baseline}
+    bases = {name: several[name] for name in found if name in several}
+    grades = _graded(frame, by, [baseline] if several is not baseline else [*bases.values()])
     case = grades.groupby(["problem", "sample"], sort=False).ngroup().to_numpy()
     problem = np.zeros(case.max() + 1, dtype=np.int64)  # of each case
     problem[case] = pd.factorize(grades["problem"])[0]
@@ -62,22 +69,29 @@ def accuracy_table(
     values = np.full((len(names), len(problem)), np.nan)
     values[condition, case] = correct
     asked = np.bincount(condition, minlength=len(names))
-    base = int(np.flatnonzero(names == baseline)[0])
+    place = {name: i for i, name in enumerate(names)}
     rows = [
         {
             by: name,
             **_accuracy(values[i], problem, int(asked[i]), level),
-            **_against(values[i], None if i == base else values[base], problem, level, draws, seed),
+            "left_out": _reasons(grades[condition == i]),
+            **_against(values[i], values[place[bases[name]]] if name in bases else None, problem, level, draws, seed),
         }
         for i, name in enumerate(names)
     ]
     table = pd.DataFrame(rows)
-    adjusted = holm(table["p"].to_numpy(dtype=float))
-    note = table.pop("note").where(~(adjusted < 1 - level), "")
-    return table.assign(p_holm=adjusted, note=note)
+    p = table["p"].to_numpy(dtype=float)
+    adjusted, tests = holm(p), int((~np.isnan(p)).sum())
+    notes = [
+        "" if told < 1 - level else power_note(row["compared"], row["apart"], level, unit=row["unit"], tests=tests)
+        if row["compared"] else row["note"]
+        for row, told in zip(rows, adjusted.tolist(), strict=True)
+    ]  # fmt: skip
+    table = table.drop(columns=["compared", "apart", "unit", "note"])
+    return table.assign(p_holm=adjusted, tests=tests, note=notes)
 
 
-def _graded(frame: pandas.DataFrame, by: str, baseline: Any) -> pandas.DataFrame:
+def _graded(frame: pandas.DataFrame, by: str, baselines: Sequence[Any]) -> pandas.DataFrame:
     operation, wanted = "accuracy_table", [by, "problem", "sample", "correct"]
     missing = [name for name in wanted if name not in frame.columns]
     if missing:
@@ -103,37 +117,52 @@ def _graded(frame: pandas.DataFrame, by: str, baseline: Any) -> pandas.DataFrame
                 received=f"a row {received}: {row}",
                 remedy="Number the samples from 0.",
             )
-    if not (grades[by] == baseline).any():
+    grades = _whole_problems(grades, by, frame["status"] if "status" in frame.columns else None)
+    there = grades[by].unique().tolist()
+    absent = [name for name in baselines if name not in there]
+    if absent:
         raise InputError(
             operation,
-            expected=f"rows of the baseline {baseline!r}",
-            received=f"the conditions {', '.join(map(str, grades[by].unique()))}" if len(grades) else "no rows",
+            expected=f"rows of the baseline {absent[0]!r}",
+            received=f"the conditions {', '.join(map(str, there))}" if there else "no rows",
             remedy="Name one of them with baseline=.",
         )
     return grades
 
 
+def _whole_problems(grades: pandas.DataFrame, by: str, status: pandas.Series | None) -> pandas.DataFrame:
+    """`grades` without those of problems that have a response without a grade; `why` each dropped out."""
+    import pandas as pd
+
+    missing = grades["correct"].isna()
+    out = missing.groupby([grades[by], grades["problem"]]).transform("any")
+    why = pd.Series("not graded", index=grades.index).where(missing)
+    if status is not None:
+        failed = status.astype("object").isin(("timeout", "error"))
+        out |= failed.groupby(grades["problem"]).transform("any")
+        why = status.astype("object").where(failed, why)
+    first = why.groupby(grades["problem"]).transform("first")
+    return grades.assign(correct=grades["correct"].mask(out), why=first.where(out, ""))
+
+
+_WHY = {"timeout": "grading timed out", "error": "gold answer not readable or grading failed"}
+
+
+def _reasons(grades: pandas.DataFrame) -> str:
+    problems = grades[grades["why"] != ""].drop_duplicates("problem")["why"].value_counts()
+    return ", ".join(
+        f"{count} problem{'s' if count > 1 else ''} ({_WHY.get(str(why), why)})" for why, count in problems.items()
+    )
+
+
 def _accuracy(values: np.ndarray, problem: np.ndarray, asked: int, level: float) -> dict[str, Any]:
-    known = ~np.isnan(values)
-    n, right = int(known.sum()), float(values[known].sum())
-    clusters = np.unique(problem[known], return_inverse=True)[1]
-    problems = int(clusters.max()) + 1 if n else 0
-    counts = {"n": n, "problems": problems, "excluded": asked - n}
+    n = int((~np.isnan(values)).sum())
     if not n:
-        return {**counts, "accuracy": math.nan, "low": math.nan, "high": math.nan}
-    effective = float(n) if problems == n else _effective(values[known], clusters, right / n)
-    found = wilson(right / n * effective, effective, level)
+        nothing = {"accuracy": math.nan, "low": math.nan, "high": math.nan}
+        return {"n": 0, "problems": 0, "excluded": asked, **nothing}
+    found = proportion(values, problem, level)
+    counts = {"n": n, "problems": found.n, "excluded": asked - n}
     return {**counts, "accuracy": found.estimate, "low": found.low, "high": found.high}
-
-
-def _effective(values: np.ndarray, clusters: np.ndarray, share: float) -> float:
-    """How many independent responses would say as much as these, which come several a problem."""
-    sums, sizes = np.bincount(clusters, weights=values), np.bincount(clusters)
-    count, n = len(sizes), len(values)
-    if count == 1 or share in (0.0, 1.0):
-        return float(count)
-    spread = float(((sums - share * sizes) ** 2).sum()) * count / (count - 1)
-    return n / max(1.0, spread / (n * share * (1 - share)))
 
 
 def _against(
@@ -143,16 +172,16 @@ def _against(
     if base is None or not known.any():
         return {
             "pairs": 0, "difference": math.nan, "difference_low": math.nan, "difference_high": math.nan,
-            "only_here": 0, "only_baseline": 0, "p": math.nan,
+            "only_here": 0, "only_baseline": 0, "p": math.nan, "compared": 0, "apart": 0.0, "unit": "",
             "note": "" if base is None else "No response to compare with the baseline.",
         }  # fmt: skip
     here, base, problem = here[known], base[known], np.unique(problem[known], return_inverse=True)[1]
     test = mcnemar(here, base, problem)
-    gap = paired_bootstrap(here, base, draws=draws, seed=seed, level=level, clusters=problem)
+    gap = accuracy_difference(here, base, draws=draws, seed=seed, level=level, clusters=problem)
     means = np.bincount(problem, weights=here - base) / np.bincount(problem)
-    unit = "pairs" if len(means) == len(here) else "problems"
     return {
         "pairs": len(here), "difference": gap.estimate, "difference_low": gap.low, "difference_high": gap.high,
         "only_here": test.only_a, "only_baseline": test.only_b, "p": test.p,
-        "note": power_note(len(means), round(float((means**2).sum()), 6), level, unit=unit),
+        "compared": len(means), "apart": round(float((means**2).sum()), 6),
+        "unit": "pairs" if len(means) == len(here) else "problems", "note": "",
     }  # fmt: skip

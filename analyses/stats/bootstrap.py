@@ -1,7 +1,12 @@
-"""Percentile bootstraps over cases, pairs, or whole clusters of them (Efron 1979, Ann. Stat. 7:1)."""
+"""Percentile bootstraps over cases, pairs, or whole clusters of them (Efron 1979, Ann. Stat. 7:1).
+
+One case, or cases that are all alike, say nothing of how much others vary: their interval is NaN, not one of no width.
+Accuracies are the exception: they lie between 0 and 1, so that even then something holds (`accuracy_difference`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,9 +15,9 @@ from numpy.typing import ArrayLike
 
 from interp.errors import InputError
 
-from .estimate import Estimate, normal_quantile, paired
+from .estimate import Estimate, normal_quantile, paired, surely
 
-__all__ = ["bootstrap_interval", "paired_bootstrap"]
+__all__ = ["accuracy_difference", "bootstrap_interval", "paired_bootstrap"]
 
 _FEW = 100
 _CHUNK = 1 << 21  # numbers drawn at a time: memory does not grow with the number of draws
@@ -33,9 +38,9 @@ def paired_bootstrap(
     >>> found.estimate, found.low, found.high
     (0.375, 0.125, 0.75)
 
-    With `clusters` (one label a pair: the problem), whole clusters are drawn, with all their pairs. Where all pairs
-    differ alike, the interval has no width and says nothing: see `power_note`. Where some draw has no ratio, the
-    interval is NaN. The method is Efron's (1979, Ann. Stat. 7:1).
+    With `clusters` (one label a pair: the problem), whole clusters are drawn, with all their pairs. The interval is
+    NaN for one pair or cluster, where all differ alike, and where some draw has no ratio; of accuracies use
+    `accuracy_difference`. The method is Efron's (1979, Ann. Stat. 7:1).
 
     Raises `InputError` for unequal lengths, no pair, and settings out of range.
     """
@@ -63,10 +68,48 @@ def paired_bootstrap(
         else:
             totals = sums[generator.integers(0, len(sums), size=(size, len(sums)))].sum(axis=1)
         drawn.append(of_sums(totals))
-    low, high = _percentiles(np.concatenate(drawn), level)
-    unit = "pairs" if len(sums) == len(first) else "clusters"
     value = float(of_sums(sums.sum(axis=0, keepdims=True))[0])
-    return Estimate(value, low, high, level, len(sums), f"percentile bootstrap over {unit}, {draws} draws")
+    scale = abs(value) if statistic == "ratio of means" else max(float(np.abs(x).max()) for x in (first, second))
+    unit = "pairs" if len(sums) == len(first) else "clusters"
+    return _estimate(value, np.concatenate(drawn), level, scale, len(sums), unit)
+
+
+def accuracy_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+    clusters: ArrayLike | None = None,
+) -> Estimate:
+    """The mean difference a - b of grades or shares, all from 0 to 1: `paired_bootstrap`, wherever that can tell.
+
+    >>> found = accuracy_difference([1, 1, 1, 1], [1, 1, 1, 1])  # four pairs alike do not mean that nothing differs
+    >>> found.estimate, round(found.low, 2), round(found.high, 2)
+    (0.0, -0.6, 0.6)
+
+    Where all clusters (pairs, without clusters) differ by the same d, a bootstrap has nothing to draw from. But a kind
+    of cluster seen n times out of n has at least the probability q = ((1 - level) / 2)^(1 / n) (Clopper and Pearson
+    1934), and the others differ by -1 to 1: hence the interval [q d - (1 - q), q d + (1 - q)], cut to [-1, 1]. It holds
+    0 wherever the exact test of `mcnemar` has p > 1 - level.
+
+    Raises `InputError` as `paired_bootstrap`, and for values outside 0 to 1.
+    """
+    operation = "accuracy_difference"
+    first, second, groups, _ = paired(operation, a, b, clusters)
+    for values in (first, second):
+        if values.min() < 0 or values.max() > 1:
+            raise InputError(
+                operation, expected="grades or shares from 0 to 1", received=f"{values.min():g} to {values.max():g}",
+                remedy="Use paired_bootstrap for scores.",
+            )  # fmt: skip
+    found = paired_bootstrap(first, second, draws=draws, seed=seed, level=level, clusters=groups)
+    if not math.isnan(found.low):
+        return found
+    least = surely(found.n, level)
+    low, high = (least * found.estimate + side * (1 - least) for side in (-1, 1))
+    method = f"exact bound of what was seen {found.n} times out of {found.n}"
+    return Estimate(found.estimate, max(-1.0, low), min(1.0, high), level, found.n, method)
 
 
 def bootstrap_interval(
@@ -84,7 +127,8 @@ def bootstrap_interval(
     (8.0, 8.0)
 
     A callable gets one resample a row and returns a number for each. With clusters of unequal size only the mean and
-    the median are defined. NaN among `values` is left out.
+    the median are defined. NaN among `values` is left out. The interval is NaN for one case or cluster, and where the
+    statistic is the same in all draws.
 
     Raises `InputError` for no value, and settings out of range.
     """
@@ -113,10 +157,9 @@ def bootstrap_interval(
     for size in _sizes(draws, table.size, operation):
         chosen = generator.integers(0, len(table), size=(size, len(table)))
         drawn.append(np.asarray(of_rows(table[chosen].reshape(size, -1)), dtype=float))
-    low, high = _percentiles(np.concatenate(drawn), level)
     value = float(np.asarray(of_rows(table.reshape(1, -1)), dtype=float)[0])
     unit = "cases" if len(table) == len(data) else "clusters"
-    return Estimate(value, low, high, level, len(table), f"percentile bootstrap over {unit}, {draws} draws")
+    return _estimate(value, np.concatenate(drawn), level, float(np.abs(data).max()), len(table), unit)
 
 
 def _sizes(draws: int, width: int, operation: str) -> Iterator[int]:
@@ -128,7 +171,13 @@ def _sizes(draws: int, width: int, operation: str) -> Iterator[int]:
         yield min(at_once, draws - begun)
 
 
-def _percentiles(drawn: Float64[np.ndarray, " draw"], level: float) -> tuple[float, float]:
+def _estimate(
+    value: float, drawn: Float64[np.ndarray, " draw"], level: float, scale: float, count: int, unit: str
+) -> Estimate:
+    """The percentiles of the draws; NaN where they do not vary beyond the rounding of numbers of this scale."""
     normal_quantile(level)  # refuses a level out of range
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    low, high = map(float, np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
+    if count < 2 or high - low <= 1e-12 * scale:
+        why = f"no interval: one of the {unit}" if count < 2 else f"no interval: {count} {unit} all alike"
+        return Estimate(value, math.nan, math.nan, level, count, why)
+    return Estimate(value, low, high, level, count, f"percentile bootstrap over {unit}, {len(drawn)} draws")

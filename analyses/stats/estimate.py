@@ -1,4 +1,4 @@
-"""A number with its interval, Wilson's interval of a proportion, and how arguments of all statistics are read."""
+"""A number with its interval, Wilson's interval of a share, also of clustered cases, and how arguments are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from interp.errors import InputError
 
-__all__ = ["Estimate", "floats", "normal_quantile", "paired", "scored", "wilson"]
+__all__ = ["Estimate", "floats", "normal_quantile", "paired", "proportion", "scored", "surely", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,46 @@ def wilson(right: float | int, n: float | int, level: float = 0.95) -> Estimate:
     low = 0.0 if right == 0 else (centre - half) / (1 + spread)
     high = 1.0 if right == n else (centre + half) / (1 + spread)
     return Estimate(share, low, high, level, int(n), "Wilson")
+
+
+def proportion(values: Any, clusters: Any = None, level: float = 0.95) -> Estimate:
+    """The share of ones among zeros and ones, with Wilson's interval; cases may come in clusters (one label a case).
+
+    >>> right, problem = [1, 1, 1, 0, 1, 1, 0, 0, 0], list("aaabbbccc")  # three samples of three problems
+    >>> found = proportion(right, problem)
+    >>> round(found.low, 2), round(found.high, 2), found.n
+    (0.15, 0.9, 3)
+
+    With several cases in a cluster the interval is for the effective number of cases, n / design effect (Kish 1965,
+    Survey Sampling), which is never more than n; where all cases are alike it is the number of clusters. NaN among
+    `values` is left out. Raises `InputError` for other values, unequal lengths and no case.
+    """
+    known, _, groups, _ = paired("proportion", values, values, clusters)
+    if not np.isin(known, (0.0, 1.0)).all():
+        raise InputError("proportion", expected="0, 1 or NaN", received="other values", remedy="Give yes and no.")
+    sums, sizes = np.bincount(groups, weights=known), np.bincount(groups)
+    count, n, share = len(sizes), len(known), float(known.mean())
+    if count == n:
+        return wilson(int(sums.sum()), n, level)
+    effective = float(count)
+    if count > 1 and 0 < share < 1:
+        spread = float(((sums - share * sizes) ** 2).sum()) * count / (count - 1)
+        effective = n / max(1.0, spread / (n * share * (1 - share)))
+    found = wilson(share * effective, effective, level)
+    method = f"Wilson for the effective number of cases, {effective:.1f}"
+    return Estimate(found.estimate, found.low, found.high, level, count, method)
+
+
+def surely(n: int, level: float = 0.95) -> float:
+    """How probable a thing is at least that was seen n times out of n: the lower end of Clopper and Pearson's interval.
+
+    >>> round(surely(30), 3)
+    0.884
+
+    What an interval can say where a sample shows no variation at all (1 - this is the "rule of three").
+    """
+    normal_quantile(level)  # refuses a level out of range
+    return ((1 - level) / 2) ** (1 / n)
 
 
 def normal_quantile(level: float) -> float:
@@ -93,9 +133,9 @@ def paired(operation: str, a: Any, b: Any, clusters: Any) -> tuple[np.ndarray, n
     return first[known], second[known], numbers, int((~known).sum())
 
 
-def scored(operation: str, scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Scores without NaN, and whether each has the label 1."""
-    values, truth, _, _ = paired(operation, scores, labels, None)
+def scored(operation: str, scores: Any, labels: Any, clusters: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores without NaN, whether each has the label 1, and the number of its cluster."""
+    values, truth, groups, _ = paired(operation, scores, labels, clusters)
     if not np.isin(truth, (0.0, 1.0)).all():
         raise InputError(operation, expected="labels 0 and 1", received="other labels", remedy="Pass right and wrong.")
-    return values, truth == 1
+    return values, truth == 1, groups

@@ -20,7 +20,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,34 @@ def find_study(name: str) -> type[Study]:
             received=", ".join(kind.__name__ for kind in own) or "none",
             remedy="Put each study into a file of its own.",
         )
+    _check_kind(own[0])
     return own[0]
+
+
+def _check_kind(kind: type[Study]) -> None:
+    """Refuse a class that could not be run as a study."""
+    from analyses.studies.base import Study
+
+    unnamed = [name for name in ("name", "title", "source") if not isinstance(getattr(kind, name, None), str)]
+    options = [item for item in fields(kind) if item.name not in {base.name for base in fields(Study)}]
+    taken = [item.name for item in options if item.name in dir(Study) or item.name in ("name", "title", "source")]
+    bare = [item.name for item in options if item.default is MISSING and item.default_factory is MISSING]
+    left = list(getattr(kind, "__abstractmethods__", ()))
+    for wrong, expected, remedy in (
+        (unnamed, "texts for name, title and source", "Set them as class attributes, annotated as ClassVar[str]."),
+        (taken, "options of other names than the methods and texts of Study", "Rename them."),
+        (bare, "a default for each option", "Its kind tells how the option is read."),
+        (left, "methods tables, figures and reading", "Write them."),
+        (
+            ["no decorator"] if "__dataclass_fields__" not in vars(kind) else [],
+            "a dataclass",
+            "Put @dataclass(frozen=True) above it.",
+        ),
+    ):
+        if wrong:
+            raise InputError(
+                f"find study {kind.__name__}", expected=expected, received=", ".join(sorted(wrong)), remedy=remedy
+            )
 
 
 def make_study(name: str, options: Mapping[str, str]) -> Study:
@@ -81,28 +108,18 @@ def make_study(name: str, options: Mapping[str, str]) -> Study:
     >>> make_study("suppress", {"draws": "2", "counts": "1,5"}).counts
     (1, 5)
     """
+    from analyses.studies.options import parse_option
+
     kind = find_study(name)
-    known = {item.name: item for item in fields(kind)}
+    known = {item.name: item for item in fields(kind) if item.init}
     given: dict[str, Any] = {}
     for option, text in options.items():
-        try:
-            default = getattr(kind(), option)
-            given[option] = _parse(text, default)
-        except (AttributeError, KeyError, ValueError):
+        if option not in known:
             raise InputError(
-                f"study {name}",
-                expected=f"options among {', '.join(known) or 'none'}, each like its default",
+                f"study {kind.name}",
+                expected=f"options among {', '.join(known) or 'none'}",
                 received=f"{option}={text!r}",
                 remedy="Several values are separated by commas.",
-            ) from None
+            )
+        given[option] = parse_option(kind.name, known[option], text)
     return kind(**given)
-
-
-def _parse(text: str, default: Any) -> Any:
-    """``text`` as a value of the kind of ``default``; what begins as an empty tuple holds words."""
-    if isinstance(default, bool):
-        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-    if isinstance(default, tuple):
-        kind = type(default[0]) if default else str
-        return tuple(kind(part) for part in text.split(",") if part)
-    return type(default)(text)

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.atomic import replacing
 from analyses.studies import STUDIES, make_study
+from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
 from analyses.studies.run import StudyResult, run_study
+from analyses.trace import traced_problems
 
 if TYPE_CHECKING:
     import pandas
@@ -85,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], help="an option of a study, as study.option=value")
     given = parser.parse_args(arguments)
     results: list[tuple[Entry, list[str], StudyResult]] = []
+    planted: list[str] = []
     with RichWatch() as watch:
         for entry in ENTRIES:
             if entry.study not in (given.only or STUDIES) or (entry.part and given.model != TOY):
@@ -99,15 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 prompt=given.prompt, watch=watch, **sampling,
             )  # fmt: skip
             results.append((entry, command, result))
-    for _, _, result in results:
-        print(f"\n{result.study.title}")
+            planted.append(planted_line(result, traced_problems(given.model, given.problems, n)))
+    for (_, _, result), line in zip(results, planted, strict=True):
+        print(f"\n{result.study.title}\n{line}")
         for reading in result.readings:
             print(f"- {reading}")
     if given.results:
         pictures = given.results.parent / given.results.stem.lower()
         _draw(results, pictures)
         with replacing(given.results) as temporary:
-            temporary.write_text(results_page(given.model, results, pictures.name), encoding="utf-8")
+            temporary.write_text(results_page(given.model, results, planted, pictures.name), encoding="utf-8")
+    failures = [(entry.name, why) for entry, _, result in results for why in result.failures.values()]
+    if failures:
+        name, why = failures[0]
+        raise SystemExit(f"{len(failures)} failed, the first in {name}: {why.splitlines()[0][:400]}")
 
 
 def _options(entry: Entry, given: argparse.Namespace) -> dict[str, str]:
@@ -140,8 +148,10 @@ def _command(
     return words + (["--out", f"runs/{entry.name}"] if entry.part else [])
 
 
-def results_page(model: str, results: Sequence[tuple[Entry, Sequence[str], StudyResult]], pictures: str) -> str:
-    """The page as Markdown: for each study its command, what it says, its figure and its main table."""
+def results_page(
+    model: str, results: Sequence[tuple[Entry, Sequence[str], StudyResult]], planted: Sequence[str], pictures: str
+) -> str:
+    """The page as Markdown: for each study what was planted for it, its command, what it says, figure and table."""
     if model == TOY:
         begun = (
             "# Results on the toys",
@@ -156,9 +166,10 @@ def results_page(model: str, results: Sequence[tuple[Entry, Sequence[str], Study
             "nothing here reproduces a number of the paper, whose models are other and larger ones.",
         )
     parts = list(begun)
-    for entry, command, result in results:
+    for (entry, command, result), line in zip(results, planted, strict=True):
         parts += [
             f"## {result.study.title}{f' ({entry.part})' if entry.part else ''}",
+            line,
             f"{result.study.source[0].upper()}{result.study.source[1:]}. Command:",
             f"```\n{shlex.join(command)}\n```",
             "\n".join(f"- {reading}" for reading in result.readings),

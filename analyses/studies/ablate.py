@@ -2,8 +2,12 @@
 
 The response is cut where it states its answer, the gold answer is put there, and its log-probability is read with the
 stream at some earlier steps replaced: at peaks, at as many steps that are no peaks and lie near them, or at thinking
-tokens. Replaced by the mean stream of all responses (mean-ablation) or by another problem's at the same place
-(resampling). Steps count as in decoding: step t predicts token t.
+tokens. Replaced by a mean stream (mean-ablation) or by another problem's at the same place (resampling); both at the
+site and layer whose nHSIC the peaks are of. Steps count as in decoding: step t predicts token t.
+
+The mean is over all steps of the responses that calibrate the study, with the same weight a step; a problem among them
+has its own steps in it too. The partner of a problem is one of the problems that calibrate the study, never itself,
+chosen by lot from the two ids alone.
 """
 
 from __future__ import annotations
@@ -11,25 +15,35 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.grading import extract_answer
+from analyses.grading import extract_answer, full_text
 from analyses.scheduler import Report
-from analyses.stats import paired_bootstrap
+from analyses.stats import accuracy_difference, holm, paired_bootstrap, paired_test
 from analyses.store import Cell
-from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData, layers_of
-from interp.encoding import encode
+from analyses.studies.base import (
+    CellContent,
+    Condition,
+    Lab,
+    Setup,
+    Study,
+    StudyData,
+    counted,
+    layers_of,
+    scored_layers,
+    span,
+    stable_order,
+)
+from analyses.studies.options import option, seed_option
 from interp.errors import InputError
 from interp.interventions import MeanAblate, PatchResidual
 from interp.interventions.suppress import flat_ids
 from interp.prompts import encode_text
 from interp.protocol import Intervention
-from interp.record import ResidualSites
 from interp.rollout import Rollout
 from interp.scoring import score
 from probes import tukey_peaks
@@ -41,30 +55,52 @@ if TYPE_CHECKING:
 
 __all__ = ["Ablate"]
 
+_PLACES, _METHODS = ("peaks", "others", "thinking"), ("mean", "resample")
+
 
 @dataclass(frozen=True)
 class Ablate(Study):
     """Answer log-probability (nats) and whether greedy decoding would state the gold answer, with steps replaced.
 
+    Intervals are bootstraps over problems, p is the sign-flip test over problems of the log-probability's change, and
+    p_holm is corrected for all rows of the table.
+
     Options:
-        layers: "all", or numbers separated by commas.
+        layers: "all" (those whose nHSIC the run has), or numbers separated by commas.
         places: peaks, others (as many steps near them that are no peaks), thinking.
         methods: mean, resample.
-        seed: of the choice of other steps.
+        seed: of the choice of other steps and of partners.
     """
 
     name: ClassVar[str] = "ablate"
     title: ClassVar[str] = "What happens without the residual streams at peaks"
     source: ClassVar[str] = "goes beyond the paper: a causal test of its peaks"
 
-    layers: str = "all"
-    places: tuple[str, ...] = ("peaks", "others", "thinking")
-    methods: tuple[str, ...] = ("mean", "resample")
-    seed: int = 0
+    layers: str = option("all", layers=True)
+    places: tuple[str, ...] = option(_PLACES, among=_PLACES)
+    methods: tuple[str, ...] = option(_METHODS, among=_METHODS)
+    seed: int = seed_option()
+
+    def check(self, setup: Setup) -> None:
+        self._layers(setup)
+        if "resample" in self.methods and len(setup.calibrating) < 2:
+            raise InputError(
+                "study ablate",
+                expected="at least two problems to calibrate from: a response is replaced by another problem's",
+                received=str(len(setup.calibrating)),
+                remedy="Give more problems or a larger --calibrate, or leave resample out.",
+            )
+
+    def _layers(self, setup: Setup) -> tuple[int, ...]:
+        needs_scores = self.layers == "all" or setup.site == "ln_final" or set(self.places) != {"thinking"}
+        return (scored_layers if needs_scores else layers_of)(self.layers, setup, "study ablate")
+
+    def calibrate(self, lab: Lab) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        values = {"partners": list(lab.calibrating)} if "resample" in self.methods else {}
+        return values, _means(lab, self._layers(lab)) if "mean" in self.methods else {}
 
     def conditions(self, lab: Lab) -> Sequence[Condition]:
-        have = set(lab.baseline.settings["layers"])
-        layers = [layer for layer in layers_of(self.layers, lab, "ablate") if layer in have]
+        layers = self._layers(lab)
         plans = [{"method": m, "place": p, "layer": n} for m in self.methods for p in self.places for n in layers]
         none = [Condition("untouched", {"method": "none", "place": "none", "layer": -1})]
         return none + [Condition(f"{p['method']}-{p['place']}-{p['layer']}", p) for p in plans]
@@ -80,10 +116,12 @@ class Ablate(Study):
             if cut is not None and plan["method"] != "none":
                 steps = [step for step in self._steps(lab, cell, rollout, plan) if step < cut]
             if steps and plan["method"] == "mean":
-                edits = [MeanAblate(_mean(lab, plan["layer"]), plan["layer"], steps)]
+                mean = lab.calibration.tensor(f"mean.{plan['layer']}")
+                edits = [MeanAblate(mean, plan["layer"], steps, site=lab.site)]
             elif steps:
-                source = _another(lab, cell, plan["layer"])
-                edits = [PatchResidual(source, plan["layer"], {step: step % len(source) for step in steps})]
+                source = _another(lab, cell, plan["layer"], self.seed)
+                moved = {step: step % len(source) for step in steps}
+                edits = [PatchResidual(source, plan["layer"], moved, site=lab.site)]
             if cut is None:
                 found.append(({}, {"status": "no answer stated", "steps": 0}))
                 continue
@@ -97,20 +135,14 @@ class Ablate(Study):
             found.append(({}, payload))
         return found
 
-    def _steps(self, lab: Lab, cell: Cell, rollout: Rollout, plan: Mapping[str, object]) -> Iterable[int]:
-        data = lab.baseline.read(Cell(cell.problem, cell.sample))
-        mi = data.tensors["mi"][data.payload["layers"].index(plan["layer"])]
+    def _steps(self, lab: Lab, cell: Cell, rollout: Rollout, plan: Mapping[str, Any]) -> Iterable[int]:
+        if plan["place"] == "thinking":
+            return torch.isin(rollout.token_ids, torch.tensor(flat_ids(lab.words))).nonzero()[:, 0].tolist()
+        mi = lab.scores(cell)[lab.layers.index(plan["layer"])]
         peaks = tukey_peaks(mi, lab.options.tau).nonzero()[:, 0].tolist()
-        thinking = torch.isin(rollout.token_ids, torch.tensor(flat_ids(lab.words))).nonzero()[:, 0].tolist()
         if plan["place"] == "peaks":
             return peaks
-        if plan["place"] == "thinking":
-            return thinking
-        if plan["place"] == "others":
-            return _near(peaks, set(range(len(rollout))) - set(peaks), f"{self.seed}:{cell.problem}:{plan['layer']}")
-        raise InputError(
-            "ablate", expected="places peaks, others or thinking", received=str(plan["place"]), remedy="Choose some."
-        )
+        return _near(peaks, set(range(len(rollout))) - set(peaks), f"{self.seed}:{cell.problem}:{plan['layer']}")
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd
@@ -123,53 +155,73 @@ class Ablate(Study):
                 rows.append(
                     {"condition": cell.condition, **plan, "problem": cell.problem, "sample": cell.sample, **payload}
                 )
-        if not rows:
-            raise InputError(
-                "ablate",
-                expected="at least one response that states an answer",
-                received="none",
-                remedy="Raise max_new_tokens, or use a model that answers.",
-            )
-        cells = pd.DataFrame(rows).drop(columns="status")
+        names = [
+            "condition",
+            "method",
+            "place",
+            "layer",
+            "problem",
+            "sample",
+            "status",
+            "steps",
+            "logprob",
+            "says_gold",
+        ]
+        cells = pd.DataFrame(rows, columns=names).drop(columns="status")
         keys = ["problem", "sample"]
         untouched = cells[cells["method"] == "none"].set_index(keys)
         found = []
         for condition, part in cells[cells["method"] != "none"].groupby("condition", sort=False):
             acted = part[part["steps"] > 0].set_index(keys)
+            acted = acted[acted.index.isin(untouched.index)]  # a failed cell has nothing to compare with
             base = untouched.loc[acted.index]
-            row = {**data.conditions[str(condition)].columns, "n": len(acted), "left_out": len(part) - len(acted)}
+            problem = acted.index.get_level_values("problem").astype(str).to_numpy()
+            row = {**data.conditions[str(condition)].columns, "n": len(acted), "problems": len(set(problem)),
+                   "left_out": len(part) - len(acted), "p": float("nan")}  # fmt: skip
             if len(acted):
                 row["steps"] = acted["steps"].mean()
-                for value in ("logprob", "says_gold"):
+                for value, difference in (("logprob", paired_bootstrap), ("says_gold", accuracy_difference)):
                     after, before = (t[value].to_numpy(dtype=float) for t in (acted, base))
-                    gap = paired_bootstrap(after, before, seed=self.seed)
+                    gap = difference(after, before, seed=self.seed, clusters=problem)
                     row |= {value: after.mean(), f"{value}_untouched": before.mean(), f"{value}_change": gap.estimate,
                             f"{value}_low": gap.low, f"{value}_high": gap.high}  # fmt: skip
+                    if value == "logprob":
+                        row["p"] = paired_test(after, before, clusters=problem, seed=self.seed)
             found.append(row)
-        return {"ablate": pd.DataFrame(found), "ablate_cells": cells}
+        table = pd.DataFrame(found)
+        if len(table):
+            table["p_holm"] = holm(table["p"])
+        return {"ablate": table, "ablate_cells": cells}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
         from analyses.views.curves import lines
 
         table = tables["ablate"]
+        if table.empty or not table["n"].any():
+            return []
         return [
             lines(table, x="layer", y="logprob_change", low="logprob_low", high="logprob_high", by=["method", "place"],
                   reference=0.0, title="Change of the gold answer's log-probability (nats)")
         ]  # fmt: skip
 
     def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
+        table = tables["ablate"]
+        if table.empty:
+            return ["No response states an answer: there is nothing whose likelihood could change."]
         return [
             f"{row['method']} at {row['place']}, layer {row['layer']}: log-probability of the gold answer "
-            f"{row['logprob_change']:+.2f} nats [{row['logprob_low']:+.2f}, {row['logprob_high']:+.2f}], "
-            f"{row['steps']:.1f} steps replaced on average, n = {row['n']} ({row['left_out']} without such steps)."
-            for row in tables["ablate"].to_dict("records")
+            f"{row['logprob_change']:+.2f} nats {span(row['logprob_low'], row['logprob_high'], '+.2f')}, "
+            f"{row['steps']:.1f} steps replaced on average, {counted(row['n'], row['problems'])} "
+            f"({row['left_out']} responses without such steps), p = {row['p_holm']:.2g} after Holm over "
+            f"{int(table['p'].notna().sum())} comparisons."
+            for row in table.to_dict("records")
             if row["n"]
-        ] + ["Nothing reads the last block's stream at earlier positions: there every change is 0 by construction."]
+        ] + ["Nothing reads the last block's output at earlier positions: there every change is 0 by construction."]
 
 
 def _gold_at_answer(lab: Lab, rollout: Rollout, gold: str) -> tuple[int | None, list[int]]:
     """The step that begins the stated answer, and the gold answer's tokens as they would stand there."""
-    stated = extract_answer(rollout.text).text
+    stated = extract_answer(full_text(rollout.text, rollout.tokens)).text
     tokens = rollout.tokens
     gap = "" if any(" " in token for token in tokens) else " "
     starts = [0]
@@ -194,31 +246,31 @@ def _near(peaks: Sequence[int], free: set[int], seed: str) -> list[int]:
     return sorted(chosen)
 
 
-@cache
-def _mean(lab: Lab, layer: int) -> Float[Tensor, " d_model"]:
-    """Mean residual stream over all steps of all the baseline's responses."""
-    total, count = torch.zeros(lab.facts.d_model, dtype=torch.float64), 0
-    for rollout in lab.rollouts():
-        stream = _stream(lab, rollout, layer)
-        total, count = total + stream.double().sum(0).cpu(), count + len(stream)
-    return (total / count).float()
+def _means(lab: Lab, layers: Sequence[int]) -> dict[str, Float[Tensor, " d_model"]]:
+    """Mean residual stream of each layer over all steps of the responses that calibrate the study."""
+    totals, count = torch.zeros(len(layers), lab.facts.d_model, dtype=torch.float64), 0
+    for cell in (Cell(problem) for problem in lab.calibrating):
+        if lab.baseline.has(cell):
+            streams = lab.tracer.read_steps(lab.read(cell), layers)
+            totals, count = totals + streams.cpu().double().sum(1), count + streams.shape[1]
+    return {f"mean.{layer}": (total / count).float() for layer, total in zip(layers, totals, strict=True)}
 
 
-def _stream(lab: Lab, rollout: Rollout, layer: int) -> Float[Tensor, "step d_model"]:
-    text = torch.cat([rollout.prompt_ids, rollout.token_ids])[:-1]
-    residuals = encode(lab.model, [text], record=ResidualSites(layers=layer))[0].residuals["resid_post"][0]
-    return residuals[len(rollout.prompt_ids) - 1 :]
-
-
-def _another(lab: Lab, cell: Cell, layer: int) -> Rollout:
-    """The baseline's response to the next problem, with its stream at one layer."""
-    cells = [Cell(c.problem, c.sample) for c in lab.cells() if lab.baseline.has(c) and c.sample == cell.sample]
-    if len(cells) < 2:
+def _another(lab: Lab, cell: Cell, layer: int, seed: int) -> Rollout:
+    """The baseline's response to the problem's partner, with its stream at one layer."""
+    others = [problem for problem in lab.calibration.of("partners") if problem != cell.problem]
+    if not others:
         raise InputError(
-            "ablate by resampling", expected="at least two problems", received=str(len(cells)), remedy="Add problems."
+            "ablate by resampling",
+            expected="a finished response to another problem among those that calibrate the study",
+            received="none",
+            remedy="See failures.json of the baseline.",
         )
-    place = cells.index(Cell(cell.problem, cell.sample))
-    source = lab.rollout(cells[(place + 1) % len(cells)])
-    source.residuals = {"resid_post": _stream(lab, source, layer)[None]}
-    source.layers = (layer,)
+    # By lot for each pair of ids, so that other problems do not change whose partner is whose.
+    partner = Cell(stable_order(others, f"{seed}:{cell.problem}")[0])
+    source = lab.rollout(partner)
+    stream = lab.keep(
+        ("stream", partner.problem, layer), lambda: lab.tracer.read_steps(lab.read(partner), [layer]).cpu()
+    )
+    source.residuals, source.layers = {lab.site: stream}, (layer,)
     return source

@@ -2,7 +2,8 @@
 
 1. Each response of the baseline is read once more, and its residual streams at the places (:mod:`analyses.places`) are
    kept in the study's cells, with the answer's representation.
-2. ``layers(data)`` gives them back a layer at a time, ``[place, problem, d_model]``: memory holds one layer.
+2. ``layers(data)`` gives them back a layer at a time, ``[place, problem, d_model]``: memory holds as many layers as fit
+   into 1 GiB (`MAX_BYTES`), at least one, and the layer given.
 3. ``targets(data)`` are the discrete labels: the gold answer, the answer the response states, and on the toys the
    running value at each place.
 """
@@ -13,24 +14,26 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from analyses.grading import extract_answer
-from analyses.places import Place, places_of, steps_at
+from analyses.grading import reading_of, stated_answer
+from analyses.places import ALIGNMENTS, Place, places_of, steps_at
 from analyses.scheduler import Report
-from analyses.store import Cell, CellData
-from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData
+from analyses.store import Cell, Run
+from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, checked_words
+from analyses.studies.options import option
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
-from interp.models import BUNDLED
+from probes.vinformation import MIN_PROBLEMS_PER_FOLD, VInformation, v_information
 
-__all__ = ["AlignedStudy", "Gathered", "Target", "label_answers", "present"]
+__all__ = ["AlignedStudy", "Gathered", "Target", "label_answers", "present", "usable_bits"]
 
 UNKNOWN = -1
+MAX_BYTES = 2**30  # residual streams held at a time
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,13 @@ class AlignedStudy(Study):
         max_answers: with more different answers than this, their last digit is the label.
     """
 
-    align: tuple[str, ...] = ("relative", "end", "event")
-    points: int = 11
-    last: int = 8
-    event_words: tuple[str, ...] = ()
-    events: tuple[int, ...] = (1,)
-    window: int = 4
-    max_answers: int = 12
+    align: tuple[str, ...] = option(ALIGNMENTS, among=ALIGNMENTS)
+    points: int = option(11, least=2)
+    last: int = option(8, least=1)
+    event_words: tuple[str, ...] = option((), empty=True)
+    events: tuple[int, ...] = option((1,), least=1)
+    window: int = option(4, least=0)
+    max_answers: int = option(12, least=2)
 
     condition: ClassVar[str] = "places"
 
@@ -85,35 +88,29 @@ class AlignedStudy(Study):
     def places(self) -> list[Place]:
         return places_of(self.align, self.points, self.last, self.events, self.window)
 
+    def check(self, setup: Setup) -> None:
+        checked_words(self.event_words, setup, f"study {self.name}", "event_words")
+
     def conditions(self, lab: Lab) -> Sequence[Condition]:
-        _ = self.places  # refuses bad options before anything is read
         return [Condition(self.condition)]
 
     def do(self, lab: Lab, condition: Condition, cells: Sequence[Cell], report: Report) -> list[CellContent]:
-        words = [word for word in self.event_words if word not in lab.words]
-        if words:
-            raise InputError(
-                f"study {self.name}",
-                expected=f"event_words among the thinking words {', '.join(lab.words)}",
-                received=", ".join(words),
-                remedy="Give them with --words.",
-            )
         chosen = set(flat_ids({word: lab.words[word] for word in self.event_words or lab.words}))
-        layers = lab.baseline.settings["layers"]
+        layers = list(lab.layers)
         found: list[CellContent] = []
         for cell in cells:
-            data = lab.baseline.read(Cell(cell.problem, cell.sample))
+            data = lab.read(cell)
             ids = data.tensors["token_ids"]
             steps = steps_at(self.places, len(ids), [at for at, token in enumerate(ids.tolist()) if token in chosen])
-            streams = lab.tracer.read_steps(data, sorted(layers))
+            streams = lab.tracer.read_steps(data, layers)
             index = torch.tensor(steps)
             kept = streams[:, index.clamp(min=0)].cpu()
             tensors = {
                 "residuals": kept,
                 "steps": index,
-                "answer": lab.tracer.answers(cell.problem, sorted(layers)).cpu(),
+                "answer": lab.tracer.answers(cell.problem, layers).cpu(),
             }
-            found.append((tensors, {"layers": sorted(layers)}))
+            found.append((tensors, {"layers": layers}))
             report(len(ids))
         return found
 
@@ -124,28 +121,37 @@ class AlignedStudy(Study):
 
     def steps(self, data: StudyData) -> Int64[Tensor, "place problem"]:
         """The step of each place in each response, -1 where it has none."""
-        return torch.stack([data.run.read(cell).tensors["steps"] for cell in self.responses_here(data)], dim=1)
+        return torch.stack([data.run.tensor(cell, "steps") for cell in self.responses_here(data)], dim=1)
 
     def layers(self, data: StudyData) -> Iterator[Gathered]:
-        """Residual streams by layer."""
-        cells = self.responses_here(data)
-        for row, layer in enumerate(sorted(data.lab.baseline.settings["layers"])):
-            kept = [data.run.read(cell).tensors for cell in cells]
-            residuals = torch.stack([tensors["residuals"][row].float() for tensors in kept], dim=1)
-            yield Gathered(layer, residuals, torch.stack([tensors["answer"][row].float() for tensors in kept]))
+        """Residual streams by layer: each cell is read once where all of them fit into `MAX_BYTES`, else some layers at
+        a time.
+        """
+        cells, layers = self.responses_here(data), data.lab.layers
+        layer_bytes = 4 * len(cells) * (len(self.places) + 1) * data.lab.facts.d_model
+        some = max(1, MAX_BYTES // max(1, layer_bytes))
+        for begin in range(0, len(layers), some):
+            held = [_rows_of(data.run, cell, begin, begin + some, len(layers)) for cell in cells]
+            for row, layer in enumerate(layers[begin : begin + some]):
+                residuals = torch.stack([streams[row].float() for streams, _ in held], dim=1)
+                yield Gathered(layer, residuals, torch.stack([answer[row].float() for _, answer in held]))
 
     def targets(self, data: StudyData, steps: Int64[Tensor, "place problem"]) -> list[Target]:
-        """Labels to be told from representations.
+        """Labels to be told from representations; stated answers of too many kinds are no labels.
 
         Raises:
-            InputError: too many different answers, and no numbers.
+            InputError: too many different gold answers, and no numbers.
         """
         cells = self.responses_here(data)
-        texts = [_baseline(data, cell).payload for cell in cells]
+        texts = [data.lab.baseline.payload(Cell(cell.problem, cell.sample)) for cell in cells]
         gold = [data.lab.problems[cell.problem].answer for cell in cells]
-        stated = [extract_answer(payload["text"]).text or "" for payload in texts]
-        found = [label_answers("answer", gold, self.max_answers), label_answers("stated", stated, self.max_answers)]
-        if data.lab.facts.name in BUNDLED:
+        stated = [stated_answer(payload, reading_of(data.run.settings)).text for payload in texts]
+        found = [label_answers("answer", gold, self.max_answers)]
+        try:
+            found.append(label_answers("stated", stated, self.max_answers))
+        except InputError:  # what a model says is no reason to lose what the gold answers tell
+            found.append(Target("stated", torch.full((len(cells),), UNKNOWN), (), False))
+        if data.lab.is_toy:
             from analyses.toys.running import running_values
 
             running = torch.full(steps.shape, UNKNOWN)
@@ -186,8 +192,35 @@ def label_answers(name: str, answers: Sequence[str], most: int) -> Target:
     return Target(name, torch.tensor([int(digit) if digit else UNKNOWN for digit in digits]), tuple("0123456789"), True)
 
 
-def _baseline(data: StudyData, cell: Cell) -> CellData:
-    return data.lab.baseline.read(Cell(cell.problem, cell.sample))
+def usable_bits(
+    x: Float[Tensor, "place problem d_model"],
+    labels: Int64[Tensor, "place problem"],
+    valid: Bool[Tensor, "place problem"],
+    *,
+    probe: str,
+    folds: int,
+    seed: int,
+    n_classes: int,
+    control: bool = True,
+) -> VInformation:
+    """V-information at each place, NaN where too few responses have it or its label, also where that is everywhere."""
+    known = valid.sum(dim=1)
+    if int(known.max()) >= MIN_PROBLEMS_PER_FOLD * folds:
+        options: dict[str, Any] = {"probe": probe, "folds": folds, "seed": seed, "n_classes": n_classes}
+        return v_information(x, labels, valid=valid, control=control, **options)
+    nothing = torch.full(known.shape, float("nan"), dtype=torch.float64)
+    columns = dict.fromkeys(("bits", "low", "high", "entropy", "control_bits", "accuracy"), nothing)
+    return VInformation(**columns, n=known, probe=probe, folds=folds, level=0.95, seed=seed)
+
+
+def _rows_of(
+    run: Run, cell: Cell, begin: int, end: int, layers: int
+) -> tuple[Shaped[Tensor, "layer place d_model"], Shaped[Tensor, "layer d_model"]]:
+    """Residual streams and answer of a cell at some of its layers."""
+    if begin == 0 and end >= layers:
+        tensors = run.read(cell).tensors  # all of it, so its checksum is looked at too
+        return tensors["residuals"], tensors["answer"]
+    return run.tensor(cell, "residuals", slice(begin, end)), run.tensor(cell, "answer", slice(begin, end))
 
 
 def present(target: Target, steps: Int64[Tensor, "place problem"]) -> Bool[Tensor, "place problem"]:

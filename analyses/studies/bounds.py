@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from analyses.places import Place
+from analyses.places import ALIGNMENTS, Place
 from analyses.stats import wilson
-from analyses.studies.aligned import AlignedStudy, present
-from analyses.studies.base import StudyData
-from interp.errors import InputError
+from analyses.studies.aligned import AlignedStudy, present, usable_bits
+from analyses.studies.base import StudyData, span
+from analyses.studies.options import option, seed_option
 from probes.bounds import error_bounds
 from probes.information import reduce_dimensions
-from probes.vinformation import VInformation, v_information
+from probes.vinformation import VInformation
 
 if TYPE_CHECKING:
     import pandas
@@ -52,35 +52,30 @@ class Bounds(AlignedStudy):
     title: ClassVar[str] = "Errors that the information allows"
     source: ClassVar[str] = "Theorems 1 and 2"
 
-    align: tuple[str, ...] = ("relative", "end")
-    probe: str = "linear"
-    folds: int = 5
-    reduce: int = 32
-    seed: int = 0
+    align: tuple[str, ...] = option(("relative", "end"), among=ALIGNMENTS)
+    probe: str = option("linear", among=("linear", "mlp"))
+    folds: int = option(5, least=2)
+    reduce: int = option(32, least=1)
+    seed: int = seed_option()
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd
 
         steps = self.steps(data)
         target = self.targets(data, steps)[0]
-        if len(target.names) < 2:
-            raise InputError(
-                "study bounds",
-                expected="problems of at least two different answers",
-                received=f"{len(target.names)}",
-                remedy="Choose more problems.",
-            )
         graded = data.baseline_responses()
         verdicts = graded.loc[graded["sample"] == 0, "correct"].dropna().astype(bool)
-        emitted = wilson(int((~verdicts).sum()), len(verdicts))
+        wrong = int((~verdicts).sum())
+        stated = asdict(wilson(wrong, len(verdicts))) if len(verdicts) else {"n": 0}
         here = present(target, steps)
         rows: list[dict[str, Any]] = []
         for gathered in self.layers(data):
             cumulative, both = _so_far(gathered.residuals, here, self.places, self.reduce)
+            guesses = [[_guess(target.labels, valid) for valid in seen] for seen in (here, both)]
             alone, together = (
-                v_information(
-                    x, target.labels.clamp(min=0).expand_as(valid), valid=valid, probe=self.probe, folds=self.folds,
-                    seed=self.seed, n_classes=len(target.names), control=False,
+                usable_bits(
+                    x, target.labels.clamp(min=0).expand_as(valid), valid, probe=self.probe, folds=self.folds,
+                    seed=self.seed, n_classes=max(2, len(target.names)), control=False,
                 )
                 for x, valid in ((gathered.residuals, here), (cumulative, both))
             )  # fmt: skip
@@ -89,12 +84,16 @@ class Bounds(AlignedStudy):
                     "layer": gathered.layer, "alignment": place.alignment, "event": place.event, "at": place.at,
                     "answers": len(target.names), "probe": self.probe,
                 }  # fmt: skip
-                so_far = [(found, j) for found in (alone, together) for j in _before(self.places, k)]
-                for kind, choice in zip(_KINDS, ([(alone, k)], so_far), strict=True):
-                    rows.append({**columns, "kind": kind, **_bounded(choice, len(target.names))})
+                single, joint = (
+                    [(found, j, guess[j]) for j in _before(self.places, k)]
+                    for found, guess in zip((alone, together), guesses, strict=True)
+                )
+                for kind, choice in zip(_KINDS, (single[-1:], single + joint), strict=True):
+                    rows.append({**columns, "kind": kind, **_bounded(choice, max(2, len(target.names)))})
         table = pd.DataFrame(rows)
-        table["stated_error"], table["stated_low"], table["stated_high"] = emitted.estimate, emitted.low, emitted.high
-        table["stated_n"], table["last_digit"] = emitted.n, target.grouped
+        for column, part in (("error", "estimate"), ("low", "low"), ("high", "high"), ("n", "n")):
+            table[f"stated_{column}"] = stated.get(part, float("nan"))
+        table["last_digit"] = target.grouped
         return {"bounds": table}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
@@ -128,37 +127,65 @@ class Bounds(AlignedStudy):
         said = []
         for (kind, alignment, _), part in last.groupby(["kind", "alignment", "event"], sort=False):
             row = part.loc[part["bits"].idxmax()]
-            guess = 1 - 1 / row["answers"]
-            vacuous = ", no less than by guessing" if row["upper"] >= guess else ""
-            said.append(
-                f"Last layer, {kind} ({alignment}), most at {row['at']:g}: {row['bits']:.2f} of {row['entropy']:.2f} "
-                f"bits, so the best decoder errs at most {row['upper']:.1%} [{row['upper_low']:.1%}, "
-                f"{row['upper_high']:.1%}] (bound{vacuous}) and at least {row['lower']:.1%} [{row['lower_low']:.1%}, "
-                f"{row['lower_high']:.1%}] (plug-in); the probe errs in {row['probe_error']:.1%} "
-                f"[{row['probe_error_low']:.1%}, {row['probe_error_high']:.1%}], n = {row['n']:.0f}."
+            ends = span(row["upper_low"], row["upper_high"], ".1%")
+            at_most = (
+                f"Theorem 2 gives no bound below the {row['guess_error']:.1%} of a guess"
+                if row["vacuous"]
+                else f"the best decoder errs at most {row['upper']:.1%} {ends} (Theorem 2, {row['upper_is']}; a guess "
+                f"errs {row['guess_error']:.1%})"
             )
+            said.append(
+                f"Last layer, {kind} ({alignment}), most at {row['at']:g}: {row['bits']:.2f} "
+                f"{span(row['bits_low'], row['bits_high'])} of {row['entropy']:.2f} bits, so {at_most}; Theorem 1 puts "
+                f"it at {row['lower']:.1%} or more {span(row['lower_low'], row['lower_high'], '.1%')} "
+                f"({'a bound' if row['lower_is'] == 'bound' else 'a plug-in estimate, no bound'}); the probe errs in "
+                f"{row['probe_error']:.1%} {span(row['probe_error_low'], row['probe_error_high'], '.1%')}, "
+                f"n = {row['n']:.0f} problems. The place is the best of {len(part)}, which makes its bits a little too "
+                "many."
+            )
+        if not said:
+            said.append("At no place are there enough problems to estimate bits: nothing bounds the error.")
         row = table.iloc[0]
         said.append(
-            f"The answers the model states are wrong in {row['stated_error']:.1%} [{row['stated_low']:.1%}, "
-            f"{row['stated_high']:.1%}], n = {row['stated_n']:.0f}: another error than that of a decoder of the gold "
-            "answer, which the theorems do not bound."
+            f"The answers the model states are wrong in {row['stated_error']:.1%} "
+            f"{span(row['stated_low'], row['stated_high'], '.1%')}, n = {row['stated_n']:.0f} problems: another error "
+            "than that of a decoder of the gold answer, which the theorems do not bound."
+            if row["stated_n"]
+            else "None of the answers the model states was graded."
         )
         return said
 
 
-def _bounded(choice: Sequence[tuple[VInformation, int]], answers: int) -> dict[str, Any]:
-    """Bounds from the best of some estimates, each a lower bound; the best of many is a little too high."""
-    known = [(found, k) for found, k in choice if not bool(found.bits[k].isnan())]
+def _guess(labels: Int64[Tensor, " problem"], valid: Bool[Tensor, " problem"]) -> float:
+    """The error of guessing the most frequent answer, among the problems that are there."""
+    some = labels[valid]
+    return float("nan") if not len(some) else 1 - float(some.bincount().max()) / len(some)
+
+
+_COLUMNS = (
+    "bits", "bits_low", "bits_high", "entropy", "lower", "lower_low", "lower_high", "upper", "upper_low", "upper_high",
+    "probe_error", "probe_error_low", "probe_error_high",
+)  # fmt: skip
+
+
+def _bounded(choice: Sequence[tuple[VInformation, int, float]], answers: int) -> dict[str, Any]:
+    """Bounds from the best of some estimates, each a lower bound; the best of many is a little too high.
+
+    The upper bound is (H - I) / 2 cut to 1, since an error is a probability; ``vacuous`` where a guess errs no more.
+    """
+    known = [(found, k, guess) for found, k, guess in choice if not bool(found.bits[k].isnan())]
     if not known:
-        return {"n": 0}
-    found, k = max(known, key=lambda entry: float(entry[0].bits[entry[1]]))
+        return dict.fromkeys(_COLUMNS, float("nan")) | {"n": 0, "vacuous": True}
+    found, k, guess = max(known, key=lambda entry: float(entry[0].bits[entry[1]]))
     information, entropy = found.at(k), float(found.entropy[k])
     error = wilson(information.n - round(float(found.accuracy[k]) * information.n), information.n)
     limits = asdict(error_bounds(information, entropy, answers))
     limits.pop("n_answers")
+    limits |= {name: min(1.0, limits[name]) for name in ("upper", "upper_low", "upper_high")}
     return {
         "n": information.n, "bits": information.bits, "bits_low": information.low, "bits_high": information.high,
-        "entropy": entropy, **limits, "probe_error": error.estimate, "probe_error_low": error.low,
+        "entropy": entropy, **limits, "guess_error": guess, "vacuous": limits["upper"] >= guess,
+        "best_of": len(known), "probe_error": error.estimate, "probe_error_low": error.low,
         "probe_error_high": error.high,
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.problems import Problem
+from analyses.store import Cell
 from analyses.studies.base import Study
 from analyses.studies.run import StudyResult, estimate_study, run_study
 from interp.types import Bridge
@@ -43,8 +44,8 @@ def do_study(
     quiet: bool,
     as_json: bool,
     **options: Any,
-) -> None:
-    """Run the study and print its readings and main table."""
+) -> dict[Cell, str]:
+    """Run the study and print its readings and main table; cells that failed, with reasons."""
     from analyses.studies.progress import RichWatch
 
     if quiet or as_json:
@@ -57,6 +58,7 @@ def do_study(
         print(json.dumps({"study": study.name, "run": str(out), "readings": result.readings, "table": table}))
     elif not quiet:
         _show(result, out)
+    return result.failures
 
 
 def _show(result: StudyResult, out: Path) -> None:
@@ -75,10 +77,6 @@ def _show(result: StudyResult, out: Path) -> None:
         console.print(f"... and {len(result.table) - ROWS} more rows in {out / next(iter(result.tables))}.csv")
     for reading in result.readings:
         console.print(Text(f"- {reading}"))
-    if result.failures:
-        console.print(
-            f"{len(result.failures)} cells failed; see {out / 'failures.json'} and --retry-failed.", style="bold"
-        )
     console.print(Text(f"\n{out / 'report.html'}"))
 
 

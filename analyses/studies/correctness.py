@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from analyses.stats import auc_with_interval, length_matched_auc
-from analyses.studies.base import Study, StudyData, by_number
+from analyses.stats import length_matched_auc
+from analyses.studies.base import Study, StudyData, by_number, counted, span
 
 if TYPE_CHECKING:
     import pandas
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Correctness"]
 
+_COLUMNS = [
+    "layer", "measure", "right", "wrong", "problems", "auc", "low", "high",
+    "matched_auc", "matched_low", "matched_high",
+]  # fmt: skip
 MEASURES = ("n_peaks", "cumulative_mi", "max_mi", "mean_mi", "n_steps")
 
 
@@ -24,7 +28,8 @@ class Correctness(Study):
     """AUC of each measure for telling right responses from wrong ones, by layer; plain and matched on length.
 
     Wrong responses are often longer, and whatever grows with length then tells them apart: ``n_steps`` is listed as a
-    measure of its own, and the matched AUC compares responses of like length only.
+    measure of its own, and the matched AUC compares responses of like length only. Intervals have problems as clusters
+    (Obuchowski's variance, DeLong's where each problem has one response); none is corrected for their number.
     """
 
     name: ClassVar[str] = "correctness"
@@ -45,21 +50,21 @@ class Correctness(Study):
             right = part["correct"].astype(bool).to_numpy()
             for measure in MEASURES:
                 values = part[measure].astype(float).to_numpy()
-                row = {"layer": layer, "measure": measure, "right": int(right.sum()), "wrong": int((~right).sum())}
-                if right.all() or not right.any():
-                    rows.append({**row, "auc": float("nan")})
-                    continue
-                plain = auc_with_interval(values, right)
-                matched = length_matched_auc(values, right, part["n_steps"].astype(float).to_numpy()).matched
+                lengths, problem = part["n_steps"].astype(float).to_numpy(), part["problem"].astype(str).to_numpy()
+                found = length_matched_auc(values, right, lengths, clusters=problem)
+                plain, matched = found.unmatched, found.matched
                 rows.append(
-                    {**row, "auc": plain.estimate, "low": plain.low, "high": plain.high,
+                    {"layer": layer, "measure": measure, "right": int(right.sum()), "wrong": int((~right).sum()),
+                     "problems": len(set(problem)), "auc": plain.estimate, "low": plain.low, "high": plain.high,
                      "matched_auc": matched.estimate, "matched_low": matched.low, "matched_high": matched.high}
                 )  # fmt: skip
-        return {"correctness": pd.DataFrame(rows), "correctness_responses": scores}
+        return {"correctness": pd.DataFrame(rows, columns=_COLUMNS), "correctness_responses": scores}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
         from analyses.views.curves import lines
 
+        if tables["correctness"]["auc"].isna().all():
+            return []
         return [
             lines(tables["correctness"], x="layer", y="matched_auc", low="matched_low", high="matched_high",
                   by=["measure"], reference=0.5, title="AUC among responses of like length")
@@ -69,13 +74,23 @@ class Correctness(Study):
         table = tables["correctness"]
         last = table[table["layer"] == table["layer"].max()]
         if last["auc"].isna().all():
-            return ["All responses are right, or all wrong: nothing to tell apart."]
+            if last.empty:
+                return ["No response was graded: nothing to tell apart."]
+            row = last.iloc[0]
+            what = f"{'right' if row['right'] else 'wrong'} ({counted(row['right'] + row['wrong'], row['problems'])})"
+            return [f"All responses are {what}: nothing to tell apart."]
         return [
-            f"Last layer, {row['measure']}: AUC {row['auc']:.2f} [{row['low']:.2f}, {row['high']:.2f}], among "
-            f"responses of like length {row['matched_auc']:.2f} [{row['matched_low']:.2f}, {row['matched_high']:.2f}] "
-            f"({row['right']} right, {row['wrong']} wrong; 0.5 tells nothing)."
+            f"Last layer, {row['measure']}: AUC {row['auc']:.2f} {span(row['low'], row['high'])}, among responses of "
+            + (
+                f"like length {row['matched_auc']:.2f} {span(row['matched_low'], row['matched_high'])}"
+                if row["matched_auc"] == row["matched_auc"]
+                else "like length there are not both"
+            )
+            + f" ({row['right']} right, {row['wrong']} wrong, {counted(row['right'] + row['wrong'], row['problems'])}; "
+            "0.5 tells nothing)."
             for row in last.to_dict("records")
         ] + [
+            f"Intervals of {len(table)} measures and layers, each at 95 %, not corrected for their number.",
             "Where a reference ends on its answer, a step that has just read that answer resembles it: the largest "
-            "nHSIC then tells right responses by the token they state, with nothing about how they came to it."
+            "nHSIC then tells right responses by the token they state, with nothing about how they came to it.",
         ]

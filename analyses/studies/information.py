@@ -3,7 +3,9 @@
 1. V-information: how much better a probe, trained on other problems, tells a label from the residual stream than from
    nothing; in bits, with a bootstrap interval over problems and a control task of shuffled labels.
 2. Labels: the gold answer, the answer the response states, and on the toys the value being computed at that place.
-3. Beside it, across problems and after a stated reduction, the information between the stream and the answer's own
+3. Whether there is any dependence at all: HSIC with problems as samples and a permutation test, at the same places and
+   labels (:mod:`probes.samplewise`).
+4. Beside it, across problems and after a stated reduction, the information between the stream and the answer's own
    representation (Gaussian and nearest-neighbour, each with a control of shuffled problems), and mean nHSIC and the
    share of peaks at these steps.
 
@@ -13,6 +15,7 @@ response is *usable* information (Xu et al. 2020), that a probe of the family ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,13 +23,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from analyses.studies.aligned import AlignedStudy, Gathered, Target, present
+from analyses.studies.aligned import AlignedStudy, Gathered, Target, present, usable_bits
 from analyses.studies.base import StudyData
+from analyses.studies.options import option, seed_option
 from probes.information import gaussian_mi, ksg_mi, reduce_dimensions
-from probes.vinformation import v_information
+from probes.nulls import holm
+from probes.samplewise import sample_hsic
+from probes.vinformation import MIN_PROBLEMS_PER_FOLD
 
 if TYPE_CHECKING:
     import pandas
@@ -44,16 +50,19 @@ class Information(AlignedStudy):
         probes: linear, mlp.
         folds: of the cross-fitting; seed: of folds, bootstrap and shuffled labels.
         reduce: principal components kept of stream and answer for the estimators of continuous information.
+        permutations: of the test of HSIC across problems; its smallest p is 1 / (permutations + 1), times the places of
+            a layer after Holm.
     """
 
     name: ClassVar[str] = "information"
     title: ClassVar[str] = "Bits about the answer, by layer and place"
     source: ClassVar[str] = "goes beyond the paper: whether peaks carry information; V-information after Xu et al. 2020"
 
-    probes: tuple[str, ...] = ("linear",)
-    folds: int = 5
-    reduce: int = 2
-    seed: int = 0
+    probes: tuple[str, ...] = option(("linear",), among=("linear", "mlp"))
+    folds: int = option(5, least=2)
+    reduce: int = option(2, least=1)
+    seed: int = seed_option()
+    permutations: int = option(999, least=1)
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd
@@ -88,18 +97,38 @@ class Information(AlignedStudy):
     def _bits(self, gathered: Gathered, target: Target, steps: torch.Tensor) -> Iterator[dict[str, Any]]:
         here = present(target, steps)
         labels = target.labels.expand_as(here).clamp(min=0)
+        tested = self._dependence(gathered, labels, here)
         for probe in self.probes:
-            found = v_information(
-                gathered.residuals, labels, valid=here, probe=probe, folds=self.folds, seed=self.seed,
-                n_classes=len(target.names),
-            )  # fmt: skip
-            columns = found.to_dict()
+            columns = usable_bits(
+                gathered.residuals, labels, here, probe=probe, folds=self.folds, seed=self.seed,
+                n_classes=max(2, len(target.names)),
+            ).to_dict()  # fmt: skip
             for k, place in enumerate(self.places):
                 yield {
                     "layer": gathered.layer, "alignment": place.alignment, "event": place.event, "at": place.at,
                     "target": target.name, "last_digit": target.grouped, "probe": probe,
                     **{name: values[k] for name, values in columns.items()},
+                    **{name: values[k] for name, values in tested.items()},
                 }  # fmt: skip
+
+    def _dependence(
+        self, gathered: Gathered, labels: Int64[Tensor, "place problem"], here: Bool[Tensor, "place problem"]
+    ) -> dict[str, list[float]]:
+        """HSIC across problems at each place; its p also by Holm over the places of the layer."""
+        if here.shape[1] < 4:
+            return {name: [math.nan] * len(here) for name in ("hsic", "hsic_normalised", "hsic_p", "hsic_p_holm")}
+        found = sample_hsic(
+            gathered.residuals, labels, valid=here, permutations=self.permutations, seed=self.seed
+        )  # fmt: skip
+        adjusted, known = found.p.clone(), ~found.p.isnan()
+        if bool(known.any()):
+            adjusted[known] = holm(found.p[known])
+        return {
+            "hsic": found.hsic.tolist(),
+            "hsic_normalised": found.normalised.tolist(),
+            "hsic_p": found.p.tolist(),
+            "hsic_p_holm": adjusted.tolist(),
+        }
 
     def _continuous(self, gathered: Gathered, steps: torch.Tensor) -> Iterator[dict[str, Any]]:
         dice = torch.Generator().manual_seed(self.seed)
@@ -157,7 +186,15 @@ class Information(AlignedStudy):
                     f"{_LABELS[row['target']]} with mean nHSIC {row['spearman']:+.2f}, with the share of peaks "
                     f"{row['spearman_peaks']:+.2f}."
                 )
+        said += _depends(table, self.permutations)
+        silent = [_LABELS[name] for name, part in table.groupby("target", sort=False) if not part["n"].any()]
+        if silent:
+            said.append(f"No response has a label of {' or of '.join(silent)}, or there are too many different ones.")
         control = table["control_bits"].dropna()
+        if control.empty:
+            needed = MIN_PROBLEMS_PER_FOLD * self.folds
+            said.append(f"No place is in the {needed} responses with a label that {self.folds} folds need: no bits.")
+            return said
         said.append(
             f"Shuffled labels give {control.mean():+.3f} bits on average, at most {control.max():.3f} "
             f"({len(control)} probes). Bits are a lower bound on Shannon information; what grows along a response is "
@@ -168,6 +205,26 @@ class Information(AlignedStudy):
 
 _ALIGNMENTS = ("end", "event", "relative")
 _LABELS = {"running": "the value being computed", "stated": "the stated answer", "answer": "the gold answer"}
+
+
+def _depends(table: pandas.DataFrame, permutations: int) -> list[str]:
+    """Of each label, at how many places of the last layer the streams of all problems depend on it."""
+    said = []
+    last = table[(table["layer"] == table["layer"].max()) & (table["probe"] == table["probe"].iloc[0])]
+    for target, part in last.dropna(subset=["hsic_p"]).groupby("target", sort=False):
+        top, found = part.loc[part["hsic_normalised"].idxmax()], int((part["hsic_p_holm"] <= 0.05).sum())
+        text = (
+            f"Last layer, HSIC with problems as samples: the stream depends on {_LABELS[str(target)]} at {found} of "
+            f"{len(part)} places (permutation test, {permutations} permutations, Holm over these places, p <= 0.05); "
+            f"most at {top['at']:g} ({top['alignment']}): normalised {top['hsic_normalised']:.2f}, p = "
+            f"{top['hsic_p_holm']:.2g}, n = {top['n']:.0f} problems."
+        )
+        known = part.dropna(subset=["bits", "nhsic"])
+        if len(known) >= 4 and all(known[name].nunique() > 1 for name in ("bits", "nhsic", "hsic_normalised")):
+            bits, nhsic = (known["hsic_normalised"].corr(known[name], method="spearman") for name in ("bits", "nhsic"))
+            text += f" Rank correlation of it over places with bits {bits:+.2f}, with nHSIC {nhsic:+.2f}."
+        said.append(text)
+    return said
 
 
 def _where(alignment: str, event: int, words: tuple[str, ...]) -> str:
@@ -206,13 +263,13 @@ def _scores(study: AlignedStudy, data: StudyData, steps: torch.Tensor) -> pandas
             if step >= 0
         ]
     )
-    mi = data.of_these(data.lab.baseline.mi)[["problem", "sample", "layer", "step", "mi", "is_peak"]]
-    mi = mi.astype({"problem": str})
-    means = (
-        where.merge(mi, on=["problem", "sample", "step"])
-        .groupby(["layer", "place"], as_index=False)[["mi", "is_peak"]]
-        .mean()
-    )
+    sums = []
+    for part in data.lab.baseline.parts("mi.parquet", ["problem", "sample", "layer", "step", "mi", "is_peak"]):
+        mi = data.of_these(part).astype({"problem": str})
+        found = where.merge(mi, on=["problem", "sample", "step"]).groupby(["layer", "place"])[["mi", "is_peak"]]
+        sums.append(found.sum().join(found.count(), rsuffix="_count"))
+    totals = pd.concat(sums).groupby(level=["layer", "place"]).sum()
+    means = pd.DataFrame({name: totals[name] / totals[f"{name}_count"] for name in ("mi", "is_peak")}).reset_index()
     names = pd.DataFrame(
         [
             {"place": k, "alignment": place.alignment, "event": place.event, "at": place.at}

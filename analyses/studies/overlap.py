@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from analyses.stats import bootstrap_interval, jaccard
-from analyses.studies.base import Study, StudyData, by_number
+from analyses.reread import Probing
+from analyses.stats import associations, bootstrap_interval, jaccard
+from analyses.studies.base import Study, StudyData, by_number, counted, span
+from analyses.studies.options import option, seed_option
+from analyses.toys.running import repairs
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
-from interp.models import BUNDLED
 from probes import tukey_peaks
 
 if TYPE_CHECKING:
@@ -52,13 +54,24 @@ class Overlap(Study):
     title: ClassVar[str] = "What peaks of nHSIC go together with"
     source: ClassVar[str] = "goes beyond the paper: deep-thinking ratio (arXiv 2602.13517), IAR (arXiv 2605.28006)"
 
-    measures: tuple[str, ...] = (
+    measures: tuple[str, ...] = option((
         "r2", "cosine", "nhsic@median", "nhsic@100", "nhsic@200", "nhsic@400", "nhsic/drop1", "nhsic/drop4",
-    )  # fmt: skip
+    ))  # fmt: skip
     depth: bool = True
-    entropy: float = 0.2
-    draws: int = 2000
-    seed: int = 0
+    entropy: float = option(0.2, above=0, below=1)
+    draws: int = option(2000, least=1)
+    seed: int = seed_option()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Probing(**self.probing())
+        if {"nhsic", "dtr"} & set(self.measures):
+            raise InputError(
+                "study overlap",
+                expected="measures to compare with the run's nHSIC, which is there in any case",
+                received=f"measures={','.join(self.measures)}",
+                remedy="Leave nhsic out; depth=true asks for dtr.",
+            )
 
     def probing(self) -> dict[str, Any]:
         return {"probes": ("nhsic", *self.measures, *(["dtr"] if self.depth else []))}
@@ -66,10 +79,6 @@ class Overlap(Study):
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
         import pandas as pd
 
-        if not 0 < self.entropy < 1:
-            raise InputError(
-                "study overlap", expected="entropy as a share", received=str(self.entropy), remedy="For example 0.2."
-            )
         steps = self._step_sets(data)
         mi = data.of_these(data.lab.baseline.mi).astype({"problem": str})
         rows: list[dict[str, Any]] = []
@@ -101,32 +110,34 @@ class Overlap(Study):
             found[DEEP] = steps["is_deep"].astype("boolean").fillna(False).astype(bool)
         found[ENTROPY] = steps["entropy"] > limit
         found[THINKING] = steps["token_id"].isin(flat_ids(data.lab.words))
-        if data.lab.facts.name in BUNDLED:
-            found[REPAIRS] = steps["token"].isin(["Wait", "Hmm"])
+        if data.lab.is_toy:
+            found[REPAIRS] = False
+            for _, tokens in steps.sort_values("step").groupby(_KEYS, sort=False)["token"]:
+                found.loc[tokens.index, REPAIRS] = repairs(tokens.astype(str).tolist())
         return found
 
     def _pair(self, frame: pandas.DataFrame, one: str, other: str) -> dict[str, Any]:
-        """Jaccard, lift and odds ratio of two sets of steps, resampling problems."""
+        """Jaccard, lift and odds ratio of two sets of steps, from the counts of each problem."""
         flags = frame[["problem"]].assign(
             both=frame[one] & frame[other], first=frame[one], second=frame[other], all=True
         )
         counts = flags.groupby("problem", sort=False)[["both", "first", "second", "all"]].sum().to_numpy(dtype=float)
-        dice = np.random.default_rng(self.seed)
-        weights = dice.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=self.draws)
-        found, drawn = _association(counts.sum(axis=0)), _association((weights @ counts).T)
+        told = associations(*counts.T, draws=self.draws, seed=self.seed)
         row: dict[str, Any] = dict(
             zip(("both", "n_first", "n_second", "n_steps"), counts.sum(axis=0).astype(int), strict=True)
         )
         row["problems"] = len(counts)
-        for name, value in found.items():
-            some = drawn[name][~np.isnan(drawn[name])]
-            # With few cases a share of the draws has none: an interval of the others would be too narrow.
-            low, high = np.quantile(some, (0.025, 0.975)) if len(some) >= 0.95 * self.draws else (np.nan, np.nan)
-            row |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+        for name, of in (("jaccard", told.jaccard), ("lift", told.lift), ("odds_ratio", told.odds_ratio)):
+            found = of.one()
+            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
         return row
 
     def _measures(self, layer: int, part: pandas.DataFrame, tau: float) -> Iterator[dict[str, Any]]:
-        """Each other measure against nHSIC within responses, its peaks by the same rule."""
+        """Each other measure against nHSIC within responses, its peaks by the same rule.
+
+        A rank correlation needs a few steps that differ, a Jaccard at least one peak: each says over how many responses
+        to how many problems it is.
+        """
         for measure in self.measures:
             ranks, shared, problems = [], [], []
             for key, response in part.groupby(_KEYS, sort=False):
@@ -142,11 +153,12 @@ class Overlap(Study):
             for name, values in (("spearman", ranks), ("jaccard", shared)):
                 defined = [(value, problem) for value, problem in zip(values, problems, strict=True) if value == value]
                 mean = low = high = float("nan")
-                if len({problem for _, problem in defined}) > 1:
+                if defined:
                     kept, clusters = zip(*defined, strict=True)
                     found = bootstrap_interval(list(kept), draws=self.draws, seed=self.seed, clusters=list(clusters))
                     mean, low, high = found.estimate, found.low, found.high
-                row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+                row |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(defined),
+                        f"{name}_problems": len({problem for _, problem in defined})}  # fmt: skip
             yield row
 
     def _stability(
@@ -166,18 +178,17 @@ class Overlap(Study):
                 p: [jaccard(a, b) for a, b in combinations(some, 2)] for p, some in by_problem.items() if len(some) > 1
             }
             problems = sorted(by_problem)
+            # No problem is in two pairs: pairs that share one are not independent.
             across = [
-                jaccard(by_problem[a][0], by_problem[b][0])
-                for a, b in zip(problems, problems[1:] + problems[:1], strict=True)
-                if a != b
+                jaccard(by_problem[a][0], by_problem[b][0]) for a, b in zip(problems[::2], problems[1::2], strict=False)
             ]
-            row: dict[str, Any] = {"layer": layer, "set": name, "problems": len(within)}
+            row: dict[str, Any] = {"layer": layer, "set": name, "problems": len(within), "other_pairs": len(across)}
             for kind, values in (
                 ("same_problem", [float(np.mean(some)) for some in within.values()]),
                 ("other_problem", across),
             ):
                 mean = low = high = float("nan")
-                if len(values) > 1:
+                if values:
                     estimate = bootstrap_interval(values, draws=self.draws, seed=self.seed)
                     mean, low, high = estimate.estimate, estimate.low, estimate.high
                 row |= {kind: mean, f"{kind}_low": low, f"{kind}_high": high}
@@ -207,38 +218,29 @@ class Overlap(Study):
         for row in table[(table["layer"] == table["layer"].max())].to_dict("records"):
             said.append(
                 f"Last layer, {row['first']} and {row['second']}: {row['both']} steps in common of {row['n_first']} "
-                f"and {row['n_second']}, lift {row['lift']:.2f} [{row['lift_low']:.2f}, {row['lift_high']:.2f}], "
-                f"Jaccard {row['jaccard']:.2f} [{row['jaccard_low']:.2f}, {row['jaccard_high']:.2f}] "
+                f"and {row['n_second']}, lift {row['lift']:.2f} {span(row['lift_low'], row['lift_high'])}, "
+                f"Jaccard {row['jaccard']:.2f} {span(row['jaccard_low'], row['jaccard_high'])} "
                 f"({row['problems']} problems)."
+                if row["n_first"] and row["n_second"]
+                else f"Last layer, {row['first']} and {row['second']}: {row['n_first']} and {row['n_second']} steps, "
+                "nothing to compare."
             )
         for row in measures[measures["layer"] == measures["layer"].max()].to_dict("records"):
-            said.append(
-                f"Last layer, {row['measure']} against nHSIC over a response's steps: rank correlation "
-                f"{row['spearman']:.2f} [{row['spearman_low']:.2f}, {row['spearman_high']:.2f}], Jaccard of the "
-                f"peaks {row['jaccard']:.2f} [{row['jaccard_low']:.2f}, {row['jaccard_high']:.2f}], "
-                f"{row['responses']} responses."
-            )
+            parts = [
+                f"{what} {row[name]:.2f} {span(row[f'{name}_low'], row[f'{name}_high'])} "
+                f"({counted(row[f'{name}_n'], row[f'{name}_problems'])})"
+                for name, what in (("spearman", "rank correlation"), ("jaccard", "Jaccard of the peaks"))
+                if row[f"{name}_n"]
+            ] or ["no response where they can be compared"]
+            said.append(f"Last layer, {row['measure']} against nHSIC over a response's steps: {', '.join(parts)}.")
         if "overlap_stability" in tables:
             stable = tables["overlap_stability"]
             for row in stable[stable["layer"].isin([-1, stable["layer"].max()])].to_dict("records"):
                 said.append(
                     f"Stability of tokens, {row['set']}: Jaccard {row['same_problem']:.2f} "
-                    f"[{row['same_problem_low']:.2f}, {row['same_problem_high']:.2f}] between samples of a problem, "
-                    f"{row['other_problem']:.2f} [{row['other_problem_low']:.2f}, {row['other_problem_high']:.2f}] "
-                    "between problems."
+                    f"{span(row['same_problem_low'], row['same_problem_high'])} between samples of a problem "
+                    f"({row['problems']} problems), {row['other_problem']:.2f} "
+                    f"{span(row['other_problem_low'], row['other_problem_high'])} between problems "
+                    f"({row['other_pairs']} pairs of problems)."
                 )
         return said
-
-
-def _association(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Jaccard, lift and odds ratio from the counts [both, first, second, all], draws along the last axis."""
-    both, first, second, everything = np.asarray(counts, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        neither = everything - first - second + both
-        odds = both * neither / ((first - both) * (second - both))
-        found = {
-            "jaccard": both / (first + second - both),
-            "lift": both * everything / (first * second),
-            "odds_ratio": np.where(np.isfinite(odds), odds, np.nan),
-        }
-    return {name: np.asarray(value) for name, value in found.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from analyses.grading import Grader
+from analyses.grading import Grader, reading_of, response_of
 from analyses.store import Cell, Run
 from analyses.studies.run import Watch
 
@@ -57,8 +57,11 @@ class RichWatch(Watch):
 
     def cells(self, run: Run, cells: Sequence[Cell]) -> None:
         payloads = [run.read(cell).payload for cell in cells if run.has(cell)]
-        pairs = [(p["answer"], p["text"]) for p in payloads if p.get("answer")]
-        scores = [grade.score for grade in self._grader.grade(pairs)]
+        gold = [p for p in payloads if p.get("answer")]
+        read = [response_of(p, reading_of(run.settings)) for p in gold]
+        self._grader.reading = reading_of(run.settings)
+        pairs = [(p["answer"], text) for p, (text, _) in zip(gold, read, strict=True)]
+        scores = [grade.score for grade in self._grader.grade(pairs, opened=[opened for _, opened in read])]
         self._right += sum(score == 1 for score in scores)
         self._graded += sum(score == score for score in scores)
         said = f"{self._right / self._graded:.0%} right so far" if self._graded else ""

@@ -1,8 +1,9 @@
 """Representation recycling (Fig. 6 of arXiv 2506.02867): accuracy over layers, probabilities, repeats and gates.
 
-Gates at one layer: a thinking token comes next, the step is an MI peak, the next token is uncertain, and random
-positions. Uncertainty and chance open as often as thinking tokens come in the baseline, so that the number of recycled
-positions is alike and only their place differs.
+Gates at one layer: a thinking token comes next, the step is an MI peak (by the run's own measure, above the threshold
+of the problem's own baseline response), the next token is uncertain, and random positions. Uncertainty and chance open
+as often as thinking tokens come in the baseline, so that the number of recycled positions is alike and only their place
+differs: the rate, and the entropy exceeded that often, are of the problems that calibrate the study.
 """
 
 from __future__ import annotations
@@ -12,17 +13,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
 from analyses.gates import mi_above
 from analyses.stats import accuracy_table
 from analyses.store import Cell
-from analyses.studies.base import Condition, Lab, Study, StudyData, accuracy_reading, layers_of
-from interp.errors import InputError
+from analyses.studies.base import (
+    Condition,
+    Lab,
+    Setup,
+    Study,
+    StudyData,
+    accuracy_reading,
+    layers_of,
+    scored_layers,
+)
+from analyses.studies.options import option
 from interp.interventions import Recompute, RecycleRepresentation, at_random, uncertain
 from interp.interventions.suppress import flat_ids
 from interp.protocol import Intervention
-from interp.sites import resolve_layers
+from interp.sites import Site, resolve_layers
 
 if TYPE_CHECKING:
     import pandas
@@ -46,16 +57,37 @@ class Recycle(Study):
     title: ClassVar[str] = "Accuracy with recycled representations"
     source: ClassVar[str] = "Fig. 6"
 
-    layers: str = "all"
+    layers: str = option("all", layers=True)
     variants_at: int = -1000
-    probabilities: tuple[float, ...] = (0.5,)
-    repeats: tuple[int, ...] = (2, 3)
-    triggers: tuple[str, ...] = ("input",)
-    gates: tuple[str, ...] = ("mi", "entropy", "random")
+    probabilities: tuple[float, ...] = option((0.5,), above=0, most=1, empty=True)
+    repeats: tuple[int, ...] = option((2, 3), least=1, empty=True)
+    triggers: tuple[str, ...] = option(("input",), among=("predicted", "input"), empty=True)
+    gates: tuple[str, ...] = option(("mi", "entropy", "random"), among=("mi", "entropy", "random"), empty=True)
+
+    def check(self, setup: Setup) -> None:
+        layers_of(self.layers, setup, "study recycle")
+        at = self._variants_at(setup)
+        if "mi" in self.gates and setup.site != "ln_final":
+            scored_layers(str(at), setup, "study recycle, gate mi at variants_at")
+
+    def calibrates(self, setup: Setup) -> bool:
+        return bool({"random", "entropy"} & set(self.gates))
+
+    def calibrate(self, lab: Lab) -> tuple[Mapping[str, Any], Mapping[str, torch.Tensor]]:
+        rollouts = lab.calibration_rollouts()
+        ids = torch.cat([rollout.token_ids for rollout in rollouts])
+        rate = float(torch.isin(ids, torch.tensor(flat_ids(lab.words))).double().mean())
+        entropies = torch.cat([rollout.entropy for rollout in rollouts]).double()
+        # numpy: torch refuses quantiles of more than 16 million values
+        return {"thinking_rate": rate, "entropy_threshold": float(np.quantile(entropies.numpy(), 1 - rate))}, {}
+
+    def _variants_at(self, setup: Setup) -> int:
+        count = setup.facts.n_layers
+        at = min(count - 1, round(0.72 * count)) if self.variants_at == -1000 else self.variants_at
+        return resolve_layers([at], count, "study recycle, variants_at")[0]
 
     def conditions(self, lab: Lab) -> Sequence[Condition]:
-        count = lab.facts.n_layers
-        at = resolve_layers([round(0.72 * count) if self.variants_at == -1000 else self.variants_at], count)[0]
+        at = self._variants_at(lab)
         plans = [_plan(layer) for layer in layers_of(self.layers, lab, "recycle")]
         plans += [_plan(at, probability=p) for p in self.probabilities]
         plans += [_plan(at, repeats=r) for r in self.repeats]
@@ -103,38 +135,29 @@ def _recycle(plan: Mapping[str, Any], lab: Lab, cells: Sequence[Cell]) -> list[I
     layer, gate, repeats = plan["layer"], plan["gate"], plan["repeats"]
     if gate == "thinking":
         return [RecycleRepresentation(layer, lab.words, plan["probability"], repeats, plan["trigger"])]
+    watched: tuple[Site, ...] = ()
     if gate == "mi":
-        if lab.options.site != "resid_post":
-            raise InputError(
-                "recycle at MI peaks",
-                expected="a baseline scored at resid_post",
-                received=lab.options.site,
-                remedy="Leave --site out, or drop the gate mi.",
-            )
-        opens = mi_above(*_tukey(lab, cells, layer), layer, lab.options.sigma, lab.options.eps)
+        scored = 0 if lab.site == "ln_final" else layer  # of ln_final there is one for all layers
+        watched = (Site(lab.site, scored),)
+        opens = mi_above(*_tukey(lab, cells, scored), watched[0], lab.tracer.score)
     elif gate == "random":
-        opens = at_random(_thinking_rate(lab))
-    elif gate == "entropy":
-        entropies = torch.cat([rollout.entropy for rollout in lab.rollouts()])
-        opens = uncertain(float(entropies.quantile(1 - _thinking_rate(lab))))
+        opens = at_random(lab.calibration.of("thinking_rate"))
     else:
-        raise InputError("recycle", expected="gates mi, entropy or random", received=gate, remedy="Choose some.")
-    return [Recompute(layer, layer, opens, repeats, label=f"Recycle at {gate}")]
-
-
-def _thinking_rate(lab: Lab) -> float:
-    """Share of the baseline's steps that emit a thinking token."""
-    ids = torch.cat([rollout.token_ids for rollout in lab.rollouts()])
-    return float(torch.isin(ids, torch.tensor(flat_ids(lab.words))).double().mean())
+        opens = uncertain(lab.calibration.of("entropy_threshold"))
+    return [Recompute(layer, layer, opens, repeats, label=f"Recycle at {gate}", also_reads=watched)]
 
 
 def _tukey(lab: Lab, cells: Sequence[Cell], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each problem's answer and its baseline's peak threshold, Q3 + tau IQR."""
+    """Each problem's answer and its baseline's peak threshold, Q3 + tau IQR (NaN without scores: never exceeded)."""
+    row = lab.layers.index(layer)
     thresholds = []
     for cell in cells:
-        data = lab.baseline.read(Cell(cell.problem, cell.sample))
-        mi = data.tensors["mi"][data.payload["layers"].index(layer)]
-        quartiles = mi.quantile(torch.tensor([0.25, 0.75], dtype=mi.dtype))
+        mi = lab.scores(cell)[row]
+        mi = mi[mi.isfinite()]
+        if not len(mi):
+            thresholds.append(torch.tensor(torch.nan, dtype=torch.float64))
+            continue
+        quartiles = torch.from_numpy(np.quantile(mi.numpy(), (0.25, 0.75)))
         thresholds.append(quartiles[1] + lab.options.tau * (quartiles[1] - quartiles[0]))
     answers = torch.cat([lab.tracer.answers(cell.problem, [layer]) for cell in cells])
     return answers, torch.stack(thresholds)

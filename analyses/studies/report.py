@@ -51,6 +51,9 @@ def study_report(result: StudyResult, data: StudyData) -> str:
         "versions": json.dumps(data.run.provenance["versions"]),
         "begun": data.run.created,
     }
+    if "calibration" in settings:
+        problems = settings["calibration"]["problems"]
+        made["calibrated on"] = f"{len(problems)} problems, {problems[0]} to {problems[-1]}"
     parts.append(f"<h2>How it was made</h2>{details_table(made)}")
     return page(study.title, parts, head=_STYLE)  # type: ignore[arg-type]
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from analyses.scheduler import Report
-from analyses.stats import holm, lift, odds_ratio
+from analyses.stats import associations, holm
 from analyses.store import Cell
-from analyses.studies.base import CellContent, Condition, Lab, Study, StudyData, by_number
-from interp.encoding import encode
+from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, by_number, span
+from analyses.studies.options import option
+from interp.errors import InputError
 from interp.prompts import vocabulary_of
-from interp.record import ResidualSites
 from probes import tukey_peaks
 
 if TYPE_CHECKING:
@@ -32,11 +32,21 @@ if TYPE_CHECKING:
 __all__ = ["Tokens"]
 
 WORD = re.compile(r"[A-Za-z]+")
+_COLUMNS = [
+    "layer", "word", "at_peaks", "overall", "n_peaks", "n_steps", "problems", "lift", "lift_low", "lift_high",
+    "odds_ratio", "low", "high", "p",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Tokens(Study):
     """Lift and odds ratio of each word at peaks, by layer; top tokens of the logit lens at peaks.
+
+    The steps of a response, and the responses to a problem, are not independent. Intervals are bootstraps over
+    problems; p is the larger of two: Fisher's exact test over steps (of one response a problem: samples count as their
+    mean), and the sign-flip test over problems of how often the word is at peaks beyond what each problem's own counts
+    make one expect. p_holm is corrected for all words at
+    all layers.
 
     Options:
         least: words that come fewer times in all are left out of the tests.
@@ -47,8 +57,17 @@ class Tokens(Study):
     title: ClassVar[str] = "Tokens at peaks"
     source: ClassVar[str] = "Fig. 4"
 
-    least: int = 10
-    top: int = 3
+    least: int = option(10, least=1)
+    top: int = option(3, least=1)
+
+    def check(self, setup: Setup) -> None:
+        if self.top > setup.facts.d_vocab:
+            raise InputError(
+                "study tokens",
+                expected=f"top of at most {setup.facts.d_vocab}, the vocabulary of {setup.facts.name}",
+                received=f"top={self.top}",
+                remedy="Lower it.",
+            )
 
     def conditions(self, lab: Lab) -> Sequence[Condition]:
         return [Condition("lens")]
@@ -58,20 +77,19 @@ class Tokens(Study):
 
         found: list[CellContent] = []
         for cell in cells:
-            data = lab.baseline.read(Cell(cell.problem, cell.sample))
-            prompt, response = data.tensors["prompt_ids"], data.tensors["token_ids"]
-            layers = data.payload["layers"]
-            text = torch.cat([prompt, response])[:-1]
-            residuals = encode(lab.model, [text], record=ResidualSites(layers=layers))[0].residuals["resid_post"]
-            places = tukey_peaks(data.tensors["mi"], lab.options.tau).nonzero()  # [peak, (row of layers, step)]
+            residuals = lab.tracer.read_steps(lab.read(cell), lab.layers)
+            places = tukey_peaks(lab.scores(cell), lab.options.tau).nonzero()  # [peak, (row of layers, step)]
             tensors = {"places": places, "ids": torch.empty(0, self.top), "probabilities": torch.empty(0, self.top)}
             if len(places):
-                at_peaks = residuals[places[:, 0], len(prompt) - 1 + places[:, 1]]
-                readout = logit_readout(lab.model, at_peaks, return_type="probs", top_k=self.top)
+                at_peaks = residuals[tuple(places.to(residuals.device).unbind(1))]
+                # What the final norm gives has gone through it already.
+                readout = logit_readout(
+                    lab.model, at_peaks, apply_ln=lab.site != "ln_final", return_type="probs", top_k=self.top
+                )
                 assert readout.top_ids is not None
                 tensors |= {"ids": readout.top_ids.cpu(), "probabilities": readout.values.cpu()}
-            found.append((tensors, {"layers": layers}))
-            report(len(response))
+            found.append((tensors, {"layers": list(lab.layers)}))
+            report(residuals.shape[1])
         return found
 
     def tables(self, data: StudyData) -> dict[str, pandas.DataFrame]:
@@ -81,28 +99,41 @@ class Tokens(Study):
         mi = data.of_these(data.lab.baseline.mi)
         words = pd.DataFrame({"token": mi["token"].astype(str).unique()})
         words["word"] = [word.group() if (word := WORD.fullmatch(token.strip())) else "" for token in words["token"]]
-        counted = mi.assign(token=mi["token"].astype(str)).merge(words[words["word"] != ""], on="token")
-        parts = []
+        found = mi.assign(token=mi["token"].astype(str)).merge(words[words["word"] != ""], on="token")
+        rows = []
         for layer, part in by_number(mi, "layer"):
-            n_peaks, n_steps = int(part["is_peak"].sum()), len(part)
-            by_word = counted[counted["layer"] == layer].groupby("word")["is_peak"].agg(["sum", "count"])
-            rows = []
-            for word, at_peaks, overall in by_word[by_word["count"] >= self.least].itertuples():
+            by_problem = part.groupby(part["problem"].astype(str))["is_peak"].agg(["sum", "count"])
+            here = found[found["layer"] == layer]
+            groups = here.groupby([here["problem"].astype(str), "word"])["is_peak"]
+            both, overall = (
+                table.unstack("word", fill_value=0).reindex(by_problem.index, fill_value=0)
+                for table in (groups.sum(), groups.count())
+            )
+            often = [word for word in overall.columns if overall[word].sum() >= self.least]
+            if not often:
+                continue
+            counts = both[often].to_numpy(), by_problem["sum"].to_numpy(), overall[often].to_numpy()
+            told = associations(*counts, by_problem["count"].to_numpy())
+            n_peaks, n_steps = int(by_problem["sum"].sum()), len(part)
+            # Samples of a problem may all be the same: they count as one response of their mean counts.
+            share = len(by_problem) / part.groupby(["problem", "sample"], observed=True).ngroups
+            for k, name in enumerate(often):
+                more, ratio = told.lift.one(k), told.odds_ratio.one(k)
+                at_peaks, times = int(counts[0][:, k].sum()), int(counts[2][:, k].sum())
                 # rows: at a peak or not; columns: this word or another
-                counts = [[at_peaks, n_peaks - at_peaks], [overall - at_peaks, n_steps - n_peaks - overall + at_peaks]]
-                ratio, more = odds_ratio(counts), lift(int(at_peaks), n_peaks, int(overall), n_steps)
+                table = [[at_peaks, n_peaks - at_peaks], [times - at_peaks, n_steps - n_peaks - times + at_peaks]]
+                fisher = fisher_exact([[round(count * share) for count in line] for line in table])
                 rows.append(
-                    {"layer": layer, "word": word, "at_peaks": int(at_peaks), "overall": int(overall),
-                     "n_peaks": n_peaks, "n_steps": n_steps, "lift": more.estimate, "lift_low": more.low,
+                    {"layer": layer, "word": name, "at_peaks": at_peaks, "overall": times, "n_peaks": n_peaks,
+                     "n_steps": n_steps, "problems": len(by_problem), "lift": more.estimate, "lift_low": more.low,
                      "lift_high": more.high, "odds_ratio": ratio.estimate, "low": ratio.low, "high": ratio.high,
-                     "p": float(fisher_exact(counts).pvalue)}
+                     "p": max(float(fisher.pvalue), float(told.p[k]))}
                 )  # fmt: skip
-            if rows:
-                frame = pd.DataFrame(rows)
-                parts.append(frame.assign(p_holm=holm(frame["p"].to_numpy())))
+        tokens = pd.DataFrame(rows, columns=_COLUMNS)
+        tokens = tokens.assign(p_holm=holm(tokens["p"]))
         order = ["layer", "at_peaks", "lift"]
-        found = pd.concat(parts, ignore_index=True).sort_values(order, ascending=[True, False, False])
-        return {"tokens": found.reset_index(drop=True), "tokens_lens": self._lens(data)}
+        tokens = tokens.sort_values(order, ascending=[True, False, False], ignore_index=True)
+        return {"tokens": tokens, "tokens_lens": self._lens(data)}
 
     def _lens(self, data: StudyData) -> pandas.DataFrame:
         """How often each token is among the lens's ``top`` at a layer's peaks, and its mean probability there."""
@@ -131,7 +162,8 @@ class Tokens(Study):
         from analyses.views.figures import bars
 
         table = tables["tokens"]
-        last = table[(table["layer"] == table["layer"].max()) & (table["at_peaks"] > 0)].head(15)
+        last = table[(table["layer"] == table["layer"].max()) & (table["at_peaks"] > 0)]
+        last = last[last["odds_ratio"] < float("inf")].head(15)  # the table has those that are nowhere else
         if last.empty:
             return []
         return [
@@ -141,14 +173,18 @@ class Tokens(Study):
 
     def reading(self, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
         table = tables["tokens"]
+        if table.empty:
+            return [f"No word comes {self.least} times: there are too few to say which of them are at peaks."]
         last = table[table["layer"] == table["layer"].max()]
         more = last[(last["p_holm"] < 0.05) & (last["odds_ratio"] > 1)]
         listed = ", ".join(
-            f"{r['word']} (lift {r['lift']:.1f}, {r['at_peaks']} of {r['overall']})" for r in more.to_dict("records")
+            f"{r['word']} (lift {r['lift']:.1f} {span(r['lift_low'], r['lift_high'], '.1f')}, {r['at_peaks']} of "
+            f"{r['overall']})"
+            for r in more.to_dict("records")
         )
-        n_peaks, n_steps = int(last["n_peaks"].iloc[0]), int(last["n_steps"].iloc[0])
+        row = last.iloc[0]
         return [
-            f"Last layer: {n_peaks} peaks among {n_steps} steps. Words more often at peaks than elsewhere "
-            f"(Fisher's test, Holm over {len(last)} words): {listed or 'none'}.",
-            "Steps of one response are not independent, so that p-values are too small where words come in bursts.",
+            f"Last layer: {row['n_peaks']} peaks among {row['n_steps']} steps of the responses to {row['problems']} "
+            f"problems. Words more often at peaks than elsewhere (test over steps and over problems, Holm over "
+            f"{len(table)} words and layers): {listed or 'none'}.",
         ]

@@ -17,7 +17,7 @@ from interp.protocol import Intervention, Request, Row, Step
 
 __all__ = ["BudgetForcing", "ContinueThinking"]
 
-# A text, an id or ids; made a text or a list when an intervention is built, and a tuple when it meets a model
+# A text, an id or ids; made a text or a list when an intervention is built, and ids when it meets a model
 Tokens: TypeAlias = Any
 
 
@@ -100,7 +100,6 @@ class ContinueThinking(Intervention):
 
     @property
     def _tokens(self) -> list[int]:
-        assert isinstance(self.token, tuple)
         return list(self.token)
 
     def after_choice(self, step: Step) -> None:
@@ -113,7 +112,6 @@ class ContinueThinking(Intervention):
                 step.replace(i, self._tokens, self)
                 row.mark(self, "went on")
             elif self.final_prompt:
-                assert isinstance(self.final_prompt, tuple)
                 notes["final"] = True
                 final = list(self.final_prompt)
                 row.take_back(self)

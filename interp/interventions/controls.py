@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from interp.arguments import Judged, Texts, Whole, Wholes, as_list, as_whole
 from interp.errors import InputError
+from interp.interventions.suppress import flat_ids, spellings
 from interp.rollout import Rollout
+from interp.types import Bridge
 
 __all__ = ["matched_random_tokens"]
 
@@ -36,6 +38,7 @@ def matched_random_tokens(
     keep: Groups = (),
     nearest: Whole = 3,
     exclude: Texts = (),
+    model: Bridge | None = None,
 ) -> list[dict[str, tuple[int, ...]]]:
     """Several draws of as many words as ``token_ids`` has, from the words these responses use.
 
@@ -54,7 +57,10 @@ def matched_random_tokens(
         token_ids: word to ids, as :func:`thinking_token_ids` gives.
         keep: groups of words of which one at least must stay in each draw, e.g. the verbs of a task; the word of a
             group of one is never drawn.
-        exclude: words never drawn, beside those of ``token_ids``: the rest of a list of which that is a part.
+        exclude: words never drawn, beside those of ``token_ids``: the rest of a list of which that is a part. With
+            their ids, as :func:`thinking_token_ids` gives them, nothing spelled by one of these is drawn either.
+        model: whose vocabulary spells the words. With it a control is banned as a thinking word is, in every spelling
+            (in any case, with or without a leading space); without it only in those that the responses use.
 
     Raises:
         InputError: too few other words, draws or nearest < 1, words without their ids, groups that are no lists.
@@ -87,8 +93,11 @@ def matched_random_tokens(
                 counts[word.casefold()] += 1
                 ids.setdefault(word.casefold(), set()).add(token_id)
     thinking = sorted((word.casefold() for word in token_ids), key=lambda word: (-counts[word], word))
-    others = sorted(set(counts) - set(thinking) - {word.casefold() for word in _words(exclude, name)})
+    banned = {i for some in (token_ids, exclude) if isinstance(some, Mapping) for i in flat_ids(some)}
+    spelled_alike = {word for word, some in ids.items() if some & banned}
+    others = sorted(set(counts) - set(thinking) - spelled_alike - {word.casefold() for word in _words(exclude, name)})
     groups = [{word.casefold() for word in group} for group in kept]
+    spelled = {} if model is None else spellings(model)
     found = []
     for _ in range(draws):
         drawn: list[str] = []
@@ -109,7 +118,7 @@ def matched_random_tokens(
                 received=f"{len(others)} words, {len(drawn)} of them free",
                 remedy="Pass more responses, fewer thinking words or smaller groups to keep.",
             )
-        found.append({word: tuple(sorted(ids[word])) for word in drawn})
+        found.append({word: tuple(sorted({*ids[word], *spelled.get(word, ())})) for word in drawn})
     if not found:
         raise InputError("draw matched tokens", expected="draws >= 1", received=str(draws), remedy="Change draws.")
     return found

@@ -90,6 +90,7 @@ class Recompute(Intervention):
         tolerance: stop repeating a row once the total variation distance between the next-token distributions of two
             passes falls below it; ``None`` never stops early.
         token_ids: those the gate looks for, if any, to be checked against the vocabulary.
+        also_reads: sites that the gate looks at beside the output of block ``extract``.
         label: its name in events and stored settings.
 
     The gate is asked once a step, before the first repetition. ``gate`` sees the logits as edited by the interventions
@@ -103,6 +104,7 @@ class Recompute(Intervention):
     tolerance: Judged[float | None] = None
     token_ids: Judged[tuple[int, ...]] = ()
     label: str = field(default="Recompute", repr=False)
+    also_reads: tuple[Site, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         self.extract = as_whole(self.extract, self.label, "a layer")
@@ -133,7 +135,7 @@ class Recompute(Intervention):
         facts.check_token_ids(self.token_ids, self.label)
         resolved = copy(self)
         resolved.extract, resolved.inject = extract, inject
-        resolved.reads, resolved.injects = (Site("resid_post", extract),), (inject,)
+        resolved.reads, resolved.injects = (Site("resid_post", extract), *self.also_reads), (inject,)
         return resolved
 
     def before_choice(self, step: Step) -> None:

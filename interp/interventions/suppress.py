@@ -23,7 +23,7 @@ from interp.protocol import Intervention, Step
 from interp.token_text import token_texts
 from interp.types import Bridge
 
-__all__ = ["SuppressTokens", "TokenIds", "flat_ids", "thinking_token_ids"]
+__all__ = ["SuppressTokens", "TokenIds", "flat_ids", "spellings", "thinking_token_ids"]
 
 
 if TYPE_CHECKING:
@@ -44,12 +44,9 @@ def thinking_token_ids(model: Bridge, words: Texts) -> dict[str, tuple[int, ...]
     Raises:
         InputError: a word that no single token spells.
     """
-    facts = model_facts(model)
     listed = as_list(sorted(words) if isinstance(words, Set) else words, "expand thinking tokens", "words", "words")
     words = [as_text(word, "expand thinking tokens", "words as").removeprefix(" ") for word in listed]
-    spelled: dict[str, list[int]] = {}
-    for token_id, text in enumerate(vocabulary_of(facts.tokenizer, facts.d_vocab)):
-        spelled.setdefault(text.removeprefix(" ").casefold(), []).append(token_id)
+    facts, spelled = model_facts(model), spellings(model)
     found = {word: tuple(spelled.get(word.casefold(), ())) for word in words}
     missing = [word for word, ids in found.items() if not ids]
     if missing:
@@ -59,6 +56,20 @@ def thinking_token_ids(model: Bridge, words: Texts) -> dict[str, tuple[int, ...]
             received=", ".join(map(repr, missing)),
             remedy="Leave them out: a word of several tokens cannot be suppressed one token at a time.",
         )
+    return found
+
+
+def spellings(model: Bridge) -> dict[str, list[int]]:
+    """The vocabulary's ids by word, without case and leading space.
+
+    >>> from interp import load_model
+    >>> spellings(load_model("toy-reasoner"))["wait"]
+    [27]
+    """
+    facts = model_facts(model)
+    found: dict[str, list[int]] = {}
+    for token_id, text in enumerate(vocabulary_of(facts.tokenizer, facts.d_vocab)):
+        found.setdefault(text.removeprefix(" ").casefold(), []).append(token_id)
     return found
 
 

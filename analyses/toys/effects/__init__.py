@@ -38,8 +38,8 @@ alone, so `resid_mid` and `resid_post` of a layer and `resid_pre` of the next ha
 
 Accuracy has Wilson's interval. Differences are paired by problem, in percentage points, with a percentile bootstrap
 over problems and the exact McNemar test of problems gained against problems lost. Where no answer changes, the
-bootstrap has nothing to vary and its interval is [0, 0]. p-values are not corrected for their number. All intervals are
-95 %.
+bootstrap has nothing to vary: the interval is then what so many problems without a change leave possible. p-values are
+not corrected for their number. All intervals are 95 %.
 """
 
 from .conditions import SUPPRESSED, continuation, recycling, suppression

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from analyses.stats import mcnemar, paired_bootstrap, wilson
+from analyses.stats import accuracy_difference, mcnemar, wilson
 from interp.rollout import Rollout
 
 from ..evaluate import Figure
@@ -47,9 +47,10 @@ def paired_difference(this: Sequence[bool], base: Sequence[bool] | Sequence[floa
     >>> paired_difference([True, True, True, False], [True, False, False, False])
     Difference(points=50.0, low=0.0, high=100.0, gained=2, lost=0, p=0.5)
 
-    `base` may be a share for each problem, as the mean of several draws is.
+    `base` may be a share for each problem, as the mean of several draws is. Where all problems differ alike, the
+    interval is the exact bound of :func:`analyses.stats.accuracy_difference`.
     """
-    found = paired_bootstrap(this, base, draws=10_000, seed=SEED)
+    found = accuracy_difference(this, base, draws=10_000, seed=SEED)
     points = (100 * found.estimate, 100 * found.low, 100 * found.high)
     if not all(isinstance(value, bool) for value in base):
         return Difference(*points)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from analyses.views.report.document import report, write_report
+from analyses.views.report.document import refresh_report, report, write_report
 
-__all__ = ["report", "write_report"]
+__all__ = ["refresh_report", "report", "write_report"]

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyses.stats import Estimate, proportion
 from analyses.store import Run
 from analyses.views.report.lift import OtherTokens, Word, WordCount
 from interp.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 __all__ = ["Curves", "Digest", "digest"]
 
@@ -88,6 +92,11 @@ class Digest:
         """Right responses, and responses with a verdict."""
         verdicts = self.responses["correct"].dropna()
         return int(verdicts.sum()), len(verdicts)
+
+    @cached_property
+    def share_right(self) -> Estimate:
+        """Right responses among those with a verdict, with the problems as clusters."""
+        return proportion(self.responses["correct"], self.responses["problem"])
 
     @property
     def problems(self) -> int:
@@ -159,40 +168,82 @@ def digest(run: Run, room: int) -> Digest:
 
 def _curves(run: Run) -> Iterator[Curves]:
     """The responses of mi.parquet, one at a time: a response's rows are together, in one row group or over some."""
-    import pandas as pd
     import pyarrow.parquet
 
     file = run.path / "mi.parquet"
     if not file.is_file():
         run.table(file.name)  # says what is missing
-    columns = ["problem", "sample", "layer", "step", "token", "mi", "is_peak"]
-    pending: tuple[tuple[str, int], list[pandas.DataFrame]] | None = None
+    pending: tuple[tuple[str, int], list[_Rows]] | None = None
     with pyarrow.parquet.ParquetFile(file) as table:
         for group in range(table.num_row_groups):
-            frame = table.read_row_group(group, columns=columns).to_pandas().astype({"problem": str, "token": str})
-            changed = (frame["problem"] != frame["problem"].shift()) | (frame["sample"] != frame["sample"].shift())
-            for _, part in frame.groupby(changed.cumsum(), sort=False):
-                key = (part["problem"].iloc[0], int(part["sample"].iloc[0]))
+            for key, rows in _responses(table.read_row_group(group, columns=["problem", "sample", *_ROW_COLUMNS])):
                 if pending is not None and pending[0] != key:
                     yield _one(run, *pending)
                     pending = None
-                pending = (key, [part] if pending is None else [*pending[1], part])
+                pending = (key, [rows] if pending is None else [*pending[1], rows])
     if pending is not None:
-        yield _one(run, pending[0], [pd.concat(pending[1])])
+        yield _one(run, *pending)
 
 
-def _one(run: Run, key: tuple[str, int], parts: list[pandas.DataFrame]) -> Curves:
-    import pandas as pd
+_ROW_COLUMNS = ("layer", "step", "mi", "is_peak", "token")
 
-    rows = (parts[0] if len(parts) == 1 else pd.concat(parts)).sort_values(["layer", "step"], kind="stable")
-    layers = tuple(sorted(map(int, rows["layer"].unique())))
-    steps = len(rows) // len(layers)
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of one response; the tokens as Arrow has them, since only those of one layer become text."""
+
+    layer: np.ndarray
+    step: np.ndarray
+    mi: np.ndarray
+    is_peak: np.ndarray
+    token: pyarrow.DictionaryArray
+
+
+def _responses(table: pyarrow.Table) -> Iterator[tuple[tuple[str, int], _Rows]]:
+    """The rows of each response in some rows of mi.parquet."""
+    problem, token = _texts(table["problem"]), _texts(table["token"])
+    which, sample = problem.indices.to_numpy(), table["sample"].to_numpy()
+    starts = np.flatnonzero((np.diff(which) != 0) | (np.diff(sample) != 0)) + 1
+    numbers = {name: table[name].to_numpy() for name in _ROW_COLUMNS[:-1]}
+    for begin, end in pairwise([0, *starts.tolist(), len(table)] if len(table) else []):
+        key = (str(problem.dictionary[int(which[begin])].as_py()), int(sample[begin]))
+        part = {name: values[begin:end] for name, values in numbers.items()}
+        yield key, _Rows(**part, token=token.slice(begin, end - begin))
+
+
+def _texts(column: pyarrow.ChunkedArray) -> pyarrow.DictionaryArray:
+    import pyarrow
+
+    encoded = column if pyarrow.types.is_dictionary(column.type) else column.dictionary_encode()
+    whole = encoded.unify_dictionaries().combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pyarrow.ChunkedArray) else whole
+
+
+def _one(run: Run, key: tuple[str, int], parts: list[_Rows]) -> Curves:
+    layer, step, mi, is_peak = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("layer", "step", "mi", "is_peak")
+    )
+    order = np.lexsort((step, layer))
+    layers = tuple(np.unique(layer).tolist())
+    steps = len(step) // len(layers)
     expected = np.tile(np.arange(steps), len(layers))
-    if len(rows) != len(expected) or not (rows["step"].to_numpy() == expected).all():
+    if len(step) != len(expected) or not (step[order] == expected).all():
         raise _unfit(run, f"layers of different steps for problem {key[0]!r}, sample {key[1]}, in mi.parquet")
     shape = (len(layers), steps)
-    mi = rows["mi"].to_numpy(np.float64).reshape(shape)
-    return Curves(*key, layers, rows["token"].tolist()[:steps], mi, rows["is_peak"].to_numpy(bool).reshape(shape))
+    return Curves(
+        *key, layers, _tokens_at(parts, order[:steps]), mi[order].astype(np.float64).reshape(shape),
+        is_peak[order].astype(bool).reshape(shape),
+    )  # fmt: skip
+
+
+def _tokens_at(parts: list[_Rows], places: np.ndarray) -> list[str]:
+    ends = np.cumsum([len(part.token) for part in parts])
+    found: list[str] = []
+    for place in places.tolist():
+        part = int(np.searchsorted(ends, place, side="right"))
+        token = parts[part].token
+        found.append(str(token[place - int(ends[part]) + len(token)].as_py()))
+    return found
 
 
 def _unfit(run: Run, received: str) -> InputError:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses.atomic import disk_errors, make_folder, replacing
+from analyses.fresh import is_fresh, made_of, stamp
 from analyses.store import Run
 from analyses.views.page import page
 from analyses.views.report.digest import Digest, digest
@@ -25,7 +26,7 @@ from analyses.views.report.verdicts import groups
 from analyses.views.report.words import thinking
 from interp.errors import InputError
 
-__all__ = ["report", "write_report"]
+__all__ = ["refresh_report", "report", "write_report"]
 
 ROOM = 280_000  # scores in a page: 1.5 MB, beside 2.7 MB of libraries
 
@@ -83,6 +84,21 @@ def write_report(runs: Sequence[Run], path: str | Path) -> Path:
         with replacing(target) as temporary:
             temporary.write_text(document, encoding="utf-8")
     return target
+
+
+def refresh_report(run: Run) -> bool:
+    """Write the ``report.html`` of a run, unless it is there and nothing it tells of is newer; whether it was written.
+
+    Raises:
+        InputError: as `write_report`.
+    """
+    sources = [run.path / name for name in (*run.tables, "failures.json", "run.json")]
+    digest = made_of(files=sources)
+    if is_fresh(run.path, "report", digest):
+        return False
+    write_report([run], run.path / "report.html")
+    stamp(run.path, "report", digest, ["report.html"])
+    return True
 
 
 def _top(one: Digest) -> str:

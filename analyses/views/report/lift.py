@@ -1,8 +1,8 @@
 """How often words stand at peaks, and how much more often than anywhere.
 
 1. `WordCount` counts while responses go by, by problem, so that nothing but counts is kept.
-2. A word's lift is its share among the tokens at peaks over its share among all tokens.
-3. Its interval is a percentile bootstrap over problems, since the tokens of one response are not independent.
+2. A word's lift is its share among the tokens at peaks over its share among all tokens, with the interval of
+   :func:`analyses.stats.associations`, by problem, since the tokens of one response are not independent.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyses.stats import associations
+
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FEWEST_PROBLEMS", "RESAMPLES", "TOP_WORDS", "OtherTokens", "Word", "WordCount", "interval", "lift"]
+__all__ = ["TOP_WORDS", "OtherTokens", "Word", "WordCount"]
 
 TOP_WORDS, TOP_OTHERS = 15, 6
-RESAMPLES, FEWEST_PROBLEMS = 1000, 5  # of the bootstrap
 
 _WORD = re.compile(r"[A-Za-z]+")  # as `probes.thinking_tokens` has it
 
@@ -95,12 +96,10 @@ class WordCount:
         if not top:
             return []
         anywhere = self.anywhere[rows][:, [self.known[word] for word in top]]
-        data = (self.at_peaks[layer][rows], self.peaks[layer][rows], anywhere, self.steps[rows])
-        at_peaks, peaks, everywhere, steps = (part.sum(axis=0) for part in data)
-        columns = (
-            at_peaks / peaks, everywhere / steps, lift(at_peaks[None], peaks[None], everywhere[None], steps[None])[0],
-            *interval(*data),
-        )  # fmt: skip
+        at_peaks, peaks, steps = self.at_peaks[layer][rows], self.peaks[layer][rows], self.steps[rows]
+        lift = associations(at_peaks, peaks, anywhere, steps).lift
+        shares = at_peaks.sum(axis=0) / peaks.sum(), anywhere.sum(axis=0) / steps.sum()
+        columns = (*shares, lift.estimate, lift.low, lift.high)
         return [
             Word(word, count, self.in_responses[layer][word], *map(float, numbers))
             for (word, count), *numbers in zip(top.items(), *columns, strict=True)
@@ -110,44 +109,3 @@ class WordCount:
         """What else is at peaks of a layer."""
         ranked = sorted(self.plain[layer].items(), key=lambda item: (-item[1], item[0]))
         return OtherTokens(int(self.peaks[layer].sum()), self.at_words[layer], ranked[:TOP_OTHERS])
-
-
-def lift(at_peaks: np.ndarray, peaks: np.ndarray, anywhere: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Share at peaks over share anywhere, ``[resample, word]``; NaN where there is nothing to divide by.
-
-    >>> lift(np.array([[3.0]]), np.array([6.0]), np.array([[5.0]]), np.array([100.0]))
-    array([[10.]])
-
-    Args:
-        at_peaks, anywhere: tokens that are the word, ``[resample, word]``.
-        peaks, steps: tokens in all, ``[resample]``.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lift = (at_peaks / peaks[:, None]) / (anywhere / steps[:, None])
-    return np.where(np.isfinite(lift), lift, np.nan)
-
-
-def interval(
-    at_peaks: np.ndarray, peaks: np.ndarray, anywhere: np.ndarray, steps: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile bootstrap of the lift over problems; NaN with fewer than `FEWEST_PROBLEMS`.
-
-    >>> same = np.ones((5, 1))
-    >>> interval(same, same[:, 0] * 2, same * 4, same[:, 0] * 80)
-    (array([10.]), array([10.]))
-
-    Rows are problems, as those of `lift` are resamples. The seed is 0.
-    """
-    count, words = at_peaks.shape
-    if count < FEWEST_PROBLEMS:
-        return np.full(words, np.nan), np.full(words, np.nan)
-    generator = np.random.default_rng(0)
-    drawn = []
-    for _ in range(RESAMPLES // 100):  # some at a time: draws times problems can be many
-        weights = generator.multinomial(count, np.full(count, 1 / count), size=100).astype(np.float64)
-        drawn.append(lift(weights @ at_peaks, weights @ peaks, weights @ anywhere, weights @ steps))
-    lifts = np.concatenate(drawn)
-    ends = np.full((2, words), np.nan)
-    defined = np.isfinite(lifts).any(axis=0)
-    ends[:, defined] = np.nanpercentile(lifts[:, defined], [2.5, 97.5], axis=0)
-    return ends[0], ends[1]

@@ -7,6 +7,7 @@ import shlex
 from analyses.store import Cell
 from analyses.views.report.digest import Digest
 from analyses.views.report.text import escaped, name_of, plain
+from analyses.wrong_answers import is_void
 from interp.html import details_table
 
 __all__ = ["command", "made", "meaning"]
@@ -55,6 +56,7 @@ def made(one: Digest) -> str:
         ("source of the model", model.get("kind") or "–"),
         ("revision", model.get("revision") or "none"),
         ("SHA-256 of the weights", model.get("weight_hash") or "–"),
+        *([("hooks of the user", ", ".join(map(str, model["hooks"])) or "none")] if "hooks" in model else []),
     ]
     shown = {key: value for key, value in settings.items() if key not in ("model", "problems", "samples")}
     facts += [(key.replace("_", " "), _setting(value)) for key, value in shown.items()]
@@ -96,7 +98,7 @@ def command(one: Digest) -> tuple[str, str]:
     words.append(("--samples", len(settings.get("samples", (0,)))))
     if probes := settings.get("probes"):
         words.append(("--probes", ",".join(["nhsic", *probes])))
-    if null := settings.get("null"):
+    if (null := settings.get("null")) and not is_void(settings):
         words += [(f"--{name.replace('_', '-')}", null[name]) for name in ("null", "null_match", "null_statistic")]
     size = _batch_size(one)
     if size:
@@ -123,5 +125,5 @@ def _batch_size(one: Digest) -> int | None:
     cell = Cell(str(first["problem"]), int(first["sample"]))
     if not one.run.has(cell):
         return None
-    batch = one.run.read(cell).payload.get("batch")
+    batch = one.run.payload(cell).get("batch")
     return len(batch) if isinstance(batch, list) else None

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.stats import wilson
 from analyses.views.report.digest import Digest
 from analyses.views.report.text import (
     cell,
@@ -120,14 +119,15 @@ def _accuracy_sentence(one: Digest) -> str:
     if not one.graded:
         return "No response was graded."
     right, count = one.accuracy
-    found = wilson(right, count)
+    found = one.share_right
     left = len(one.responses) - count
     ungraded = f" {several(left, 'response')} without a verdict are not counted." if left else ""
-    samples = " Several responses to a problem are not independent: the interval is too narrow."
+    clustered = ", for the effective number of responses, since those to one problem are not independent"
+    several_each = one.problems < len(one.responses)
     return (
         f"{right} of {several(count, 'graded response')} are correct: <b>{percent(right / count)}</b> (95 % Wilson "
-        f"interval {percent(found.low)} to {percent(found.high)}).{ungraded}"
-        f"{samples if one.problems < len(one.responses) else ''}"
+        f"interval {percent(found.low)} to {percent(found.high)}, {several(found.n, 'problem')}"
+        f"{clustered if several_each else ''}).{ungraded}"
     )
 
 
@@ -135,7 +135,7 @@ def _accuracy_tile(one: Digest) -> tuple[str, str]:
     if not one.graded:
         return "–", "not graded"
     right, count = one.accuracy
-    found = wilson(right, count)
+    found = one.share_right
     return percent(right / count), f"{right} of {count}; {percent(found.low)} to {percent(found.high)}"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from analyses.stats.association import DRAWS, FEWEST_PROBLEMS
 from analyses.views.report.digest import Digest
-from analyses.views.report.lift import FEWEST_PROBLEMS, RESAMPLES, TOP_WORDS, Word
+from analyses.views.report.lift import TOP_WORDS, Word
 from analyses.views.report.text import cell, escaped, options, percent, plain, scrolling, several, token_code
 
 __all__ = ["thinking"]
@@ -101,7 +102,7 @@ def _note(one: Digest) -> str:
     interval = (
         f"With fewer than {FEWEST_PROBLEMS} problems no interval is given: the lift is descriptive"
         if few
-        else f"In brackets a 95 % percentile bootstrap over problems ({RESAMPLES} resamples, seed 0), since the tokens "
+        else f"In brackets a 95 % percentile bootstrap over problems ({DRAWS} resamples, seed 0), since the tokens "
         "of one response are not independent; many words are compared, so some intervals miss 1 by chance"
     )
     return (
