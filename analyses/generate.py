@@ -20,6 +20,7 @@ from interp.interventions import (
 )
 from interp.protocol import Intervention
 from interp.rollout import Rollout
+from interp.token_text import gap_between
 from interp.types import Bridge
 
 __all__ = ["build_interventions", "parse_options", "response_facts", "show_response"]
@@ -121,7 +122,8 @@ def show_response(rollout: Rollout) -> None:
     steps = sorted({event.step for event in rollout.events})
     numbers = {step: number for number, step in enumerate(steps, 1)}
     console = Console(highlight=False)
-    console.print(marked_tokens(rollout.tokens, {step: str(number) for step, number in numbers.items()}))
+    gap = gap_between(rollout.tokens, rollout.text)
+    console.print(marked_tokens(rollout.tokens, {step: str(number) for step, number in numbers.items()}, gap))
     console.print(Text(f"\n{len(rollout)} tokens, ended by {rollout.finish_reason}", style="dim"))
     if not steps:
         console.print(Text("No intervention acted.", style="dim"))

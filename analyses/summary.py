@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from analyses.store import Run
 from analyses.wrong_answers import CLOSENESS, is_void
 from interp.decoding import ProgressBar
 from interp.models import ModelEntry
+from interp.token_text import gap_between
 from probes.nulls import nulls_needed, smallest_p
 
 __all__ = [
@@ -180,7 +182,7 @@ def _marked(run: Run, layer: int) -> Any:
     return Text(f"[{chosen['problem']}] ", style="dim").append(marked_tokens(rows["token"].tolist(), peaks_at))
 
 
-def marked_tokens(tokens: Sequence[str], marks: Mapping[int, str]) -> Any:
+def marked_tokens(tokens: Sequence[str], marks: Mapping[int, str], gap: str | None = None) -> Any:
     """Tokens as text for a terminal, the marked ones reversed, in brackets and followed by their mark.
 
     >>> print(marked_tokens(["2", "gives", "4"], {1: "a"}))
@@ -189,8 +191,7 @@ def marked_tokens(tokens: Sequence[str], marks: Mapping[int, str]) -> Any:
     from rich.text import Text
 
     text = Text()
-    # Word-level vocabularies have no spaces in their tokens.
-    gap = "" if any(" " in token for token in tokens) else " "
+    gap = gap_between(tokens) if gap is None else gap
     for place, token in enumerate(tokens):
         if place in marks:
             text.append(f"«{clean_token(token)}»", style="bold reverse not dim").append(marks[place], style="bold")
@@ -206,7 +207,8 @@ def clean_token(token: str) -> str:
     >>> clean_token("a" + chr(27) + "[2J")
     'a�[2J'
     """
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in token)
+    kept = "\n\t"
+    return "".join(c if c.isprintable() or c in kept or unicodedata.category(c) == "Zs" else "�" for c in token)
 
 
 def show_models(entries: Sequence[ModelEntry]) -> None:

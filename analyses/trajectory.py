@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from analyses.store import Cell, CellData, Run
+from interp.arguments import Wholes, as_wholes
 from interp.errors import InputError
 from interp.html import details_table, token_spans
 from interp.rollout import Rollout
@@ -154,7 +155,7 @@ class Trajectory:
         low, _, high = _quartiles(self.mi[self.row(layer)])
         return math.nan if self.tau is None else high + self.tau * (high - low)
 
-    def show(self, view: str = "heatmap", layer: int | Sequence[int] | None = None) -> View:
+    def show(self, view: str = "heatmap", layer: Wholes | None = None) -> View:
         """Look at it: "heatmap" (layer by step), "lines" (score over steps) or "text" (tokens coloured by score).
 
         Args:
@@ -169,7 +170,7 @@ class Trajectory:
                 received=repr(view),
                 remedy="Choose one, or use analyses.views.",
             )
-        wanted = [layer] if isinstance(layer, int) else layer
+        wanted = None if layer is None else as_wholes(layer, "Trajectory.show", "layer")
         if view == "lines":
             shown: View = views.trajectories(self, layers=[-1] if wanted is None else wanted)
         else:
@@ -177,11 +178,11 @@ class Trajectory:
             shown = views.heatmap(chosen) if view == "heatmap" else views.text(chosen)
         return shown
 
-    def only(self, layers: Sequence[int]) -> Trajectory:
+    def only(self, layers: Wholes) -> Trajectory:
         """The trajectory of some layers."""
         from dataclasses import replace
 
-        rows = [self.row(layer) for layer in layers]
+        rows = [self.row(layer) for layer in as_wholes(layers, "Trajectory.only", "layers")]
         return replace(self, mi=self.mi[rows], is_peak=self.is_peak[rows], layers=[self.layers[row] for row in rows])
 
     def to_frame(self) -> pandas.DataFrame:

@@ -36,7 +36,8 @@ from analyses.pinned import read_pinned, write_pinned
 from analyses.problems import Problem
 from interp.decoding import check_context
 from interp.errors import InputError
-from interp.prompts import decode_tokens, encode_prompt
+from interp.prompts import encode_prompt
+from interp.token_text import token_texts
 
 if TYPE_CHECKING:
     from analyses.reread import Probing
@@ -209,7 +210,7 @@ class WrongAnswers:
     def _kind(self, token: int) -> str:
         tokenizer = self.tracer.model.tokenizer
         special = token in (getattr(tokenizer, "all_special_ids", None) or ())
-        return "special" if special else token_kind(decode_tokens(tokenizer, [token])[0])
+        return "special" if special else token_kind(token_texts(tokenizer, [token])[0])
 
 
 def _end(ids: Sequence[int]) -> tuple[int, int]:

@@ -8,31 +8,71 @@ tokens) is all the waiting there is. The loop knows the intervention protocol an
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.arguments import (
+    Interventions,
+    Judged,
+    Number,
+    Prompts,
+    Whole,
+    Wholes,
+    as_interventions,
+    as_list,
+    as_number,
+    as_token_id,
+    as_whole,
+    as_wholes,
+    is_whole,
+)
 from interp.cache import RowCache
 from interp.engine import BridgeEngine, Edit, Engine, ModelFacts
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules
-from interp.prompts import Prompt, decode_tokens, encode_prompt
-from interp.protocol import Intervention, Positions, Row, Step
-from interp.record import RecordPlan, ResidualSites, ResidualStream, StepResiduals, Tape, check_memory, plan_record
+from interp.prompts import encode_prompts
+from interp.protocol import Intervention, Positions, Request, Row, Step, code_of
+from interp.record import (
+    RecordPlan,
+    ResidualSites,
+    ResidualStream,
+    StepResiduals,
+    Tape,
+    as_record,
+    check_memory,
+    plan_record,
+)
 from interp.rollout import Rollout
-from interp.sampling import choose, entropy, row_seeds, row_uniforms, widest_float
+from interp.sampling import choose, entropy, log_probabilities, row_seeds, row_uniforms, widened, widest_float
 from interp.sites import Site
+from interp.token_text import text_pieces
 from interp.types import Bridge
 
-__all__ = ["Passes", "ProgressBar", "check_context", "decode", "evaluating", "prepared"]
+__all__ = [
+    "DEFAULT_BATCH",
+    "Passes",
+    "ProgressBar",
+    "as_batch_size",
+    "check_context",
+    "decode",
+    "evaluating",
+    "fitted",
+    "prepared",
+]
 
 DEFAULT_BATCH = 16
+
+if TYPE_CHECKING:
+    Stops: TypeAlias = str | SupportsIndex | Iterable[str | SupportsIndex]
+else:
+    Stops = Any
 
 
 @runtime_checkable
@@ -45,18 +85,18 @@ class ProgressBar(Protocol):
 @torch.no_grad()
 def decode(
     model: Bridge,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     *,
-    max_new_tokens: int,
-    interventions: Sequence[Intervention] = (),
-    record: ResidualSites | None = None,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int | Sequence[int] = 0,
-    batch_size: int | None = None,
-    stop: Sequence[str | int] = (),
+    max_new_tokens: Whole,
+    interventions: Interventions = (),
+    record: Judged[ResidualSites | None] = None,
+    temperature: Number = 0.0,
+    top_p: Number = 1.0,
+    seed: Wholes = 0,
+    batch_size: Whole | None = None,
+    stop: Stops = (),
     generation_config: bool | Mapping[str, Any] | Any = True,
-    progress: bool | ProgressBar = False,
+    progress: Judged[bool | ProgressBar | None] = False,
 ) -> list[Rollout]:
     """Generate a response to each prompt, with interventions and recording on the way.
 
@@ -67,15 +107,17 @@ def decode(
     ('eos', True)
 
     Args:
-        prompts: each a string, a list of chat messages, or token ids (``list[int]`` or 1-D LongTensor).
+        prompts: each a string, a list of chat messages, or token ids (a list or a 1-D tensor). One of these alone is
+            one prompt, a 2-D tensor one a row, and none are no rollouts.
         max_new_tokens: response tokens at most; an intervention's ``extra_tokens`` come on top.
-        interventions: act in this order, see :mod:`interp.protocol`.
+        interventions: one or several, that act in this order, see :mod:`interp.protocol`.
         record: residual streams to keep or to stream.
         temperature: 0 is greedy.
         top_p: nucleus; 1 draws from the whole vocabulary.
         seed: one number, or one a prompt; a row's draws depend on its own seed alone.
         batch_size: rows at a time, at most; 16 unless given.
-        stop: strings or token ids that end a response (and stay in it), beside the model's end-of-sequence ids.
+        stop: a string, a token id or several that end a response (and stay in it), beside the model's end-of-sequence
+            ids.
         generation_config: the model's own acts, as in Hugging Face's ``generate``: penalties, bans, forced tokens and
             stop strings, before any intervention. ``False`` turns all of it off but the end-of-sequence ids; a mapping
             or a ``GenerationConfig`` changes entries of it. See :mod:`interp.generation_config`.
@@ -91,40 +133,42 @@ def decode(
     """
     engine = BridgeEngine(model)
     tokenizer = model.tokenizer
-    _check_options(max_new_tokens, temperature, top_p, batch_size)
-    ids = [encode_prompt(tokenizer, prompt, engine.facts) for prompt in prompts]
-    interventions = [prepared(intervention, engine) for intervention in interventions]
-    cap = max_new_tokens + sum(intervention.extra_tokens for intervention in interventions)
+    new_tokens = as_whole(max_new_tokens, "decode", "max_new_tokens", 1)
+    temperature = as_number(temperature, "decode", "temperature", 0, expected="0 (greedy) or more")
+    top_p = as_number(top_p, "decode", "top_p", 0, 1, above=True, expected="above 0 and at most 1")
+    size = as_batch_size(batch_size, "decode")
+    stops, record, watch = _stops(stop, engine.facts), as_record(record, "decode"), _watch(progress)
+    ids = encode_prompts(tokenizer, prompts, engine.facts)
+    ready = [prepared(intervention, engine) for intervention in as_interventions(interventions)]
+    cap = new_tokens + sum(intervention.extra_tokens for intervention in ready)
+    ready = fitted(ready, Request("decode", len(ids), new_tokens, cap, tuple(ready)))
     check_context(ids, cap, engine.facts)
-    size = batch_size or DEFAULT_BATCH
-    plan = plan_record(record, engine, _edited(interventions))
+    plan = plan_record(record, engine, _edited(ready))
     _check_request(ids, cap, size, record, plan, engine)
     rules = generation_rules(model, generation_config, sampling=temperature > 0, top_p=top_p)
     seeds = row_seeds(seed, len(ids))
     run = _Run(
         engine=engine,
         tokenizer=tokenizer,
-        interventions=tuple(interventions),
+        interventions=tuple(ready),
         record=record,
         plan=plan,
         cap=cap,
         temperature=temperature,
         top_p=top_p,
         rules=rules,
-        new_tokens=max_new_tokens,
-        ends=_Ends(tokenizer, rules, stop, cap),
+        new_tokens=new_tokens,
+        ends=_Ends(tokenizer, rules, stops, cap),
         settings={
-            **_settings(engine, interventions, max_new_tokens, temperature, top_p, stop),
+            **_settings(engine, ready, new_tokens, temperature, top_p, stops),
             "generation_config": rules.acting,
             **({"generation_config_ignored": list(rules.ignored)} if rules.ignored else {}),
         },
     )
-    rows = [
-        Row(index, prompt, max_new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))
-    ]
+    rows = [Row(index, prompt, new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))]
     # Rows of like length together: the least padding.
     order = sorted(rows, key=lambda row: len(row.prompt_ids))
-    with _progress(progress, len(rows) * max_new_tokens) as bar, evaluating(model):
+    with _progress(watch, len(rows) * new_tokens) as bar, evaluating(model):
         for begin in range(0, len(order), size):
             run.batch(order[begin : begin + size], bar)
     return [run.done[row.index] for row in rows]
@@ -171,7 +215,7 @@ class _Run:
         uniforms = row_uniforms([row.seed for row in rows], self.cap if self.temperature > 0 else 0)
         uniforms = uniforms.to(device, widest_float(device))
         # logprob and entropy of every step stay on the device until the row ends
-        scores = torch.full((2, len(rows), self.cap), torch.nan, device=device)
+        scores = torch.full((2, len(rows), self.cap), torch.nan, dtype=torch.float32, device=device)
         slots = torch.arange(len(rows), device=device)
         store = _Store(self.record, self.plan, rows, self.cap, engine) if _keeps(self.record) else None
         tape = Tape(self.places, len(rows), engine)
@@ -224,7 +268,7 @@ class _Run:
         slots: Int[Tensor, " row"],
     ) -> Int[Tensor, "row 1"]:
         """Choose, let interventions have their say, score the outcome; the ids to feed next."""
-        logits = step.logits.float() if step.logits.dtype.itemsize < 4 else step.logits
+        logits = widened(step.logits)
         chosen = choose(logits, self.temperature, self.top_p, draws)
         finite = torch.isfinite(logits.amax(-1))
         # The step's one wait for the device
@@ -250,7 +294,7 @@ class _Run:
                 step.finishing[i] = "length"
         if step.tokens != tokens:
             chosen = torch.tensor(step.tokens, device=chosen.device)
-        log_probs = torch.log_softmax(logits, -1)
+        log_probs = log_probabilities(logits)
         scores[0, slots, step.t] = log_probs.gather(-1, chosen[:, None])[:, 0].to(scores.dtype)
         scores[1, slots, step.t] = entropy(log_probs).to(scores.dtype)
         return chosen[:, None]
@@ -268,13 +312,15 @@ class _Run:
         return {site: [i for i in self.interventions if site in i.edits] for site in sites}
 
     def _finish(self, row: Row, scores: Float[Tensor, "2 step"], store: _Store | None) -> None:
+        for intervention in self.interventions:
+            intervention.finish(row)
         ids = row.token_ids
         text = "" if self.tokenizer is None else decode_text(self.tokenizer, ids, skip_special_tokens=True)
         logprobs, entropy = scores.cpu().clone()
         self.done[row.index] = Rollout(
             prompt_ids=torch.tensor(row.prompt_ids),
             token_ids=torch.tensor(ids),
-            tokens=decode_tokens(self.tokenizer, ids),
+            tokens=text_pieces(self.tokenizer, ids),
             text=text,
             finish_reason=str(row.finish_reason),
             logprobs=logprobs,
@@ -311,11 +357,17 @@ class Passes:
         finally:
             self.rows, self.cache, self._scratch, self._rerun = before
 
+    def _begin(self) -> list[int]:
+        """Where in its own text each row's first column stands."""
+        if self._rerun:
+            return [len(row.prompt_ids) + len(row.token_ids) - 1 for row in self.rows]
+        return [self.cache.length - pad for pad in self.cache.pad_columns]
+
     def edit(self, site: Site, interventions: list[Intervention]) -> Edit:
         def edit(residual: Float[Tensor, "row pos d_model"]) -> Tensor | None:
             count = residual.shape[1]
             pos = self.cache.positions(count).masked_fill(~self.cache.real(count), -1)
-            at = Positions(self.rows, pos.to(residual.device), self._scratch, self._rerun)
+            at = Positions(self.rows, pos.to(residual.device), self._scratch, self._rerun, self._begin())
             current, changed = residual, False
             for intervention in interventions:
                 new = intervention.edit_residual(site, current, at)
@@ -362,13 +414,6 @@ class _Ends:
         self.tokenizer, self.rules, self.cap = tokenizer, rules, cap
         self.ids = {s for s in stop if isinstance(s, int)}
         self.strings = [s for s in stop if isinstance(s, str)]
-        if "" in self.strings or (self.strings and self.tokenizer is None):
-            raise InputError(
-                "decode",
-                expected="stop strings that are not empty, and a tokenizer to find them",
-                received=repr(list(stop)),
-                remedy="Or stop at token ids.",
-            )
         self.strings += rules.stop_strings
 
     def reason(self, row: Row, token: int) -> str | None:
@@ -431,26 +476,68 @@ def _edited(interventions: Sequence[Intervention]) -> list[Site]:
     return [*injected, *(site for i in interventions for site in i.edits)]
 
 
-def _check_options(max_new_tokens: int, temperature: float, top_p: float, batch_size: int | None) -> None:
-    for name, value, valid, expected in (
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
-        ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or more"),
-        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-        ("batch_size", batch_size, batch_size is None or batch_size >= 1, "at least 1"),
-    ):
-        if not valid:
-            raise InputError("decode", expected=f"{name} {expected}", received=str(value), remedy=f"Change {name}.")
+def as_batch_size(batch_size: Whole | None, operation: str) -> int:
+    """Rows at a time, the usual number unless given."""
+    return DEFAULT_BATCH if batch_size is None else as_whole(batch_size, operation, "batch_size", 1)
+
+
+def _stops(stop: Any, facts: ModelFacts) -> list[str | int]:
+    """Stop strings and token ids from one or several."""
+    given = [stop] if is_whole(stop) else as_list(stop, "decode", "stop", "strings or token ids")
+    found = [str(s) if isinstance(s, str) else as_token_id(s, "decode", "stop") for s in given]
+    if "" in found or (facts.tokenizer is None and any(isinstance(s, str) for s in found)):
+        raise InputError(
+            "decode",
+            expected="stop strings that are not empty, and a tokenizer to find them",
+            received=repr(given),
+            remedy="Or stop at token ids.",
+        )
+    facts.check_token_ids([s for s in found if isinstance(s, int)], "decode (stop)")
+    return found
+
+
+def _watch(progress: Any) -> bool | ProgressBar:
+    if progress is not None and not isinstance(progress, bool) and not isinstance(progress, ProgressBar):
+        raise InputError(
+            "decode",
+            expected="progress as True, False or a bar with update",
+            received=repr(progress)[:80],
+            remedy="Pass progress=True.",
+        )
+    return False if progress is None else progress
 
 
 def prepared(intervention: Intervention, engine: Engine) -> Intervention:
     """The intervention as it will act on this model, its layers checked."""
     name = type(intervention).__name__
     intervention = intervention.prepare(engine.facts)
+    if not isinstance(intervention, Intervention):
+        raise InputError(
+            name,
+            expected="prepare to return the intervention to use",
+            received=repr(intervention)[:80],
+            remedy="Return self, or a changed copy.",
+        )
+    # One place alone is as good as a list of one.
+    for places in ("reads", "edits"):
+        if isinstance(getattr(intervention, places), Site):
+            setattr(intervention, places, (getattr(intervention, places),))
+    if not isinstance(intervention.injects, tuple):
+        intervention.injects = tuple(as_wholes(intervention.injects, name, "injects"))
     for site in (*intervention.reads, *intervention.edits):
+        if not isinstance(site, Site):
+            raise InputError(
+                name, expected="sites in reads and edits", received=repr(site), remedy='Write Site("resid_post", 3).'
+            )
         site.check(engine.facts.n_layers, name)
     for layer in intervention.injects:
         Site("resid_pre", layer).check(engine.facts.n_layers, name)
     return intervention
+
+
+def fitted(interventions: Sequence[Intervention], request: Request) -> list[Intervention]:
+    """The interventions as they will act in one call."""
+    return [intervention.fit(request) for intervention in interventions]
 
 
 def check_context(ids: list[list[int]], new_tokens: int, facts: ModelFacts, operation: str = "decode") -> None:
@@ -502,5 +589,6 @@ def _settings(
         "top_p": top_p,
         "stop": list(stop),
         "interventions": [intervention.describe() for intervention in interventions],
+        "intervention_code": [code_of(intervention) for intervention in interventions],
         "versions": _versions(),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.decoding import DEFAULT_BATCH, check_context, evaluating
+from interp.arguments import Judged, Prompts, Whole
+from interp.decoding import as_batch_size, check_context, evaluating
 from interp.engine import BridgeEngine
 from interp.errors import InputError
-from interp.prompts import Prompt, decode_tokens, encode_prompt
-from interp.record import ResidualSites, ResidualStream, check_memory, plan_record
+from interp.prompts import encode_prompts
+from interp.record import ResidualSites, ResidualStream, as_record, check_memory, plan_record
+from interp.token_text import text_pieces
 from interp.types import Bridge
 
 __all__ = ["Encoding", "encode"]
@@ -37,11 +38,11 @@ class Encoding:
 @torch.no_grad()
 def encode(
     model: Bridge,
-    texts: Sequence[Prompt],
+    texts: Prompts,
     *,
-    record: ResidualSites | None = None,
+    record: Judged[ResidualSites | None] = None,
     last_only: bool = False,
-    batch_size: int | None = None,
+    batch_size: Whole | None = None,
 ) -> list[Encoding]:
     """Residuals of given texts (strings, chat messages or token ids), special tokens as the tokenizer adds them.
 
@@ -51,6 +52,7 @@ def encode(
     (['<bos>', 'Therefore', '4'], torch.Size([3, 3, 128]))
 
     Args:
+        texts: as the prompts of :func:`interp.decode`; one alone is one, none are no encodings.
         record: which layers and sites; all layers' resid_post unless given.
         last_only: keep the last position alone, as the reference ``a[l]`` of a gold solution needs.
         batch_size: texts at a time, at most; 16 unless given.
@@ -59,7 +61,7 @@ def encode(
         InputError: empty text, ids outside the vocabulary, layer or site out of range, larger than the context or
             memory.
     """
-    record = record or ResidualSites()
+    record = as_record(record, "encode") or ResidualSites()
     if isinstance(record, ResidualStream):
         raise InputError(
             "encode",
@@ -69,12 +71,12 @@ def encode(
         )
     engine = BridgeEngine(model)
     plan = plan_record(record, engine)
-    ids = [encode_prompt(model.tokenizer, text, engine.facts, "encode") for text in texts]
+    ids = encode_prompts(model.tokenizer, texts, engine.facts, "encode")
     longest = max((len(text) for text in ids), default=0)
     check_context(ids, 0, engine.facts, "encode")
     device = torch.device(record.device or engine.device)
     dtype = record.dtype or engine.dtype
-    size = batch_size or DEFAULT_BATCH
+    size = as_batch_size(batch_size, "encode")
     kept = len(ids) if last_only else sum(len(text) for text in ids)
     needs = {engine.device: engine.cache_bytes(min(size, len(ids)), longest)}
     kept_bytes = kept * len(plan.places) * engine.facts.d_model * dtype.itemsize
@@ -100,7 +102,7 @@ def encode(
     return [
         Encoding(
             torch.tensor(text),
-            decode_tokens(model.tokenizer, text),
+            text_pieces(model.tokenizer, text),
             {site: plan.view(values, site) for site in plan.views},
             plan.layers,
         )

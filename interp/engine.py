@@ -102,6 +102,7 @@ class BridgeEngine:
     """An :class:`Engine` over a ``TransformerBridge``."""
 
     def __init__(self, model: Bridge) -> None:
+        check_model(model)
         self.model = model
         self._hf = model.original_model
         self._config = self._hf.config.get_text_config()
@@ -180,49 +181,75 @@ class BridgeEngine:
             return args, {**kwargs, "hidden_states": residual.to(kwargs["hidden_states"])}
 
         below = [self.model.blocks[layer] for layer in range(inject)]
-        handle = self.model.blocks[inject].register_forward_pre_hook(replace_input, with_kwargs=True)
+        # First of all: a user's own hook acts on the new input as it does on any other.
+        handle = self.model.blocks[inject].register_forward_pre_hook(replace_input, prepend=True, with_kwargs=True)
         try:
             for block in below:
-                # An instance attribute hides the class's forward without touching the module's registered state.
-                block.__dict__["forward"] = step_over
+                # What a module's call comes to: the block does not run, so that nobody's hooks on it fire either.
+                block.__dict__["_call_impl"] = step_over
             yield
         finally:
             for block in below:
-                block.__dict__.pop("forward", None)
+                block.__dict__.pop("_call_impl", None)
             handle.remove()
 
     @contextmanager
     def tapped(self, reads: Mapping[Site, Read], edits: Mapping[Site, Edit]) -> Iterator[None]:
-        fwd_hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
-        for site, edit in edits.items():
+        for site in (*edits, *reads):
             self._check_site(site)
-            fwd_hooks += (
-                self._mid_edit_hooks(site, edit) if site.name == "resid_mid" else [(site.hook_name, _hook(edit))]
-            )
-        for site, read in reads.items():
-            self._check_site(site)
-            fwd_hooks.append((site.hook_name, _hook(read)))
+        fwd_hooks = [(site.hook_name, _hook(edit)) for site, edit in edits.items() if site.name != "resid_mid"]
         with ExitStack() as stack:
+            for site, edit in edits.items():
+                if site.name == "resid_mid":
+                    fwd_hooks.append(self._write_mid(site.layer, edit, stack))
+            for site, read in reads.items():
+                if site.name == "resid_mid":
+                    fwd_hooks.append((site.hook_name, _hook(read)))
+                else:
+                    stack.callback(self._read_outside(site, read).remove)
             if fwd_hooks:
                 stack.enter_context(self.model.hooks(fwd_hooks=fwd_hooks))
             yield
 
-    def _mid_edit_hooks(self, site: Site, edit: Edit) -> list[tuple[str, Callable[..., Tensor | None]]]:
-        """resid_mid is the sum of two tensors and no module's output: write it through the one attention adds.
+    def _read_outside(self, site: Site, read: Read) -> torch.utils.hooks.RemovableHandle:
+        """Show what a block really gets or gives, after every hook that anybody has put on it.
 
-        ``hook_resid_mid`` itself feeds the MLP branch alone, so editing there would leave the stream as it was.
+        Plain PyTorch hooks may act inside of TransformerLens's hook points (on the original block) or outside (on the
+        bridge's). Read last thing before the original block, and last thing after the bridge's, the stream has been
+        through all of them.
         """
-        held: list[Tensor] = []
+        if site.name == "resid_pre":
+            return self.model.blocks[site.layer].original_component.register_forward_pre_hook(
+                lambda _module, args, kwargs: read(_stream_in(args, kwargs)), with_kwargs=True
+            )
+        module = self.model.ln_final if site.name == "ln_final" else self.model.blocks[site.layer]
+        return module.register_forward_hook(
+            lambda _module, _args, output: read(output[0] if isinstance(output, tuple) else output)
+        )
 
-        def hold(resid_pre: Tensor, hook: Any) -> None:
-            held[:] = [resid_pre]
+    def _write_mid(self, layer: int, edit: Edit, stack: ExitStack) -> tuple[str, Callable[..., Tensor]]:
+        """resid_mid is the sum of two tensors and no module's output: write it where the block adds them.
 
-        def write(attn_out: Tensor, hook: Any) -> Tensor | None:
-            resid_pre = held.pop().to(attn_out.device)
-            new = edit(resid_pre + attn_out)
-            return None if new is None else new - resid_pre
+        ``hook_resid_mid`` itself feeds the MLP branch alone, so editing there would leave the stream as it was; and
+        shifting what attention adds would round twice, which beside massive coordinates leaves nothing.
+        """
+        block, meeting = self.model.blocks[layer].original_component, _Meeting(edit)
 
-        return [(f"blocks.{site.layer}.hook_in", hold), (f"blocks.{site.layer}.hook_attn_out", write)]
+        def hold(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            meeting.stream, meeting.met = _stream_in(args, kwargs), False
+
+        def check(_module: torch.nn.Module, _args: Any, _output: Any) -> None:
+            if not meeting.met:
+                raise InputError(
+                    "write resid_mid",
+                    expected="a block that adds what attention gives to the stream",
+                    received=f"block {layer} of {self.facts.name}, which does not, or a hook that replaces it",
+                    remedy="Use resid_pre and resid_post.",
+                )
+
+        stack.callback(block.register_forward_pre_hook(hold, with_kwargs=True).remove)
+        stack.callback(block.register_forward_hook(check).remove)
+        return f"blocks.{layer}.hook_attn_out", lambda attn_out, hook: _Summand.of(attn_out, meeting)
 
     def _check_site(self, site: Site) -> None:
         site.check(self.facts.n_layers, f"attach to {site.name}")
@@ -235,10 +262,22 @@ class BridgeEngine:
             )
 
     def shared_boundary(self, layer: int) -> bool:
-        points = [f"blocks.{layer}.hook_in"] if layer < self.facts.n_layers else []
-        if layer > 0:
-            points.append(f"blocks.{layer - 1}.hook_out")
-        return not any(self._hook_points[name].has_hooks(dir="fwd") for name in points)
+        # The output below is read after all that is hooked to its block, so what is hooked to this one's input counts.
+        block = self.model.blocks[layer]
+        hooked = any(module._forward_pre_hooks for module in (block, block.hook_in, block.original_component))
+        everywhere = torch.nn.modules.module._global_forward_pre_hooks or torch.nn.modules.module._global_forward_hooks
+        return not (hooked or block.hook_in._forward_hooks or everywhere or "forward" in vars(block))
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no bridge, a model's name or a Hugging Face model say."""
+    if not isinstance(model, Bridge):  # type: ignore[misc]  # TransformerLens is Any to the checker; see interp.types
+        raise InputError(
+            "use a model",
+            expected="a model that load_model returns (a TransformerBridge)",
+            received=repr(model)[:80] if isinstance(model, str) else type(model).__name__,
+            remedy="Write load_model(name), or load_model(name, hf_model=...) for one that is loaded.",
+        )
 
 
 def model_facts(model: Bridge) -> ModelFacts:
@@ -248,6 +287,7 @@ def model_facts(model: Bridge) -> ModelFacts:
     >>> model_facts(load_model("toy-reasoner")).d_vocab
     47
     """
+    check_model(model)
     config = model.original_model.config.get_text_config()
     return ModelFacts(
         str(model.cfg.model_name),
@@ -258,6 +298,53 @@ def model_facts(model: Bridge) -> ModelFacts:
         n_ctx=vars(model).get("_peaklens_n_ctx") or getattr(config, "max_position_embeddings", None),
         tokenizer=model.tokenizer,
     )
+
+
+def _stream_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The residual stream among a block's arguments."""
+    stream = args[0] if args and isinstance(args[0], Tensor) else kwargs["hidden_states"]
+    assert isinstance(stream, Tensor)
+    return stream
+
+
+@dataclass(eq=False)
+class _Meeting:
+    """Where a block adds what attention gives to the stream it was given."""
+
+    edit: Edit
+    stream: Tensor | None = None
+    met: bool = False
+
+
+class _Summand(Tensor):
+    """What attention gives, on its way to the sum with the stream; the sum is then what the edit makes of it.
+
+    A tensor like any other in all that a family does to it before (norms, scales, moves between devices).
+    """
+
+    meeting: _Meeting
+
+    @classmethod
+    def of(cls, values: Tensor, meeting: _Meeting) -> _Summand:
+        marked = values.as_subclass(cls)
+        marked.meeting = meeting
+        return marked
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        marked = next((value for value in args if isinstance(value, _Summand)), None)
+        if marked is None or not isinstance(result, Tensor):
+            return result
+        meeting = marked.meeting
+        adds = getattr(func, "__name__", "").strip("_") in ("add", "radd", "iadd")
+        if adds and any(value is meeting.stream for value in args):
+            meeting.met = True
+            result = result.as_subclass(Tensor)
+            new = meeting.edit(result)
+            return result if new is None else new
+        return cls.of(result, meeting) if result.shape == marked.shape else result
 
 
 def _hook(handler: Edit | Read) -> Callable[..., Tensor | None]:

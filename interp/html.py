@@ -22,6 +22,7 @@ from numbers import Real
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.token_text import gap_between
 
 __all__ = ["STYLE", "Fragment", "details_table", "number", "ramp", "readable_on", "table", "token_spans", "visible"]
 
@@ -35,7 +36,7 @@ STYLE = (
     ".pl-tokens{line-height:1.9;white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,SFMono-Regular,"
     "Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:13px;margin:.3em 0}"
     ".pl-t{padding:2px 1px;border-radius:2px;unicode-bidi:isolate;outline:1px solid rgba(128,128,128,.28);"
-    "outline-offset:-1px}"
+    "outline-offset:-1px}.pl-t:empty{padding:2px 3px}"
     # The outline is the page's ink: that of the token may be white, and is lost on a white page.
     ".pl-m{background:transparent;color:inherit;font-weight:700;outline:2px solid currentColor;outline-offset:1px;"
     "border-radius:1px}.pl-m>.pl-t{outline:0}"
@@ -146,6 +147,7 @@ def token_spans(
     high: float | int | None = None,
     marked: str = "marked",
     limit: int | None = None,
+    gap: str | None = None,
 ) -> str:
     """Tokens one after the other, each on a background by its value and with step and value in its tooltip.
 
@@ -163,6 +165,7 @@ def token_spans(
             With ``low > high`` small values are dark.
         marked: what a mark means, for the legend.
         limit: tokens to show at most; how many are left out is said.
+        gap: what stands between tokens; told from the tokens unless given (see `interp.token_text.gap_between`).
 
     Raises:
         InputError: as many values, titles or truth values as there are not tokens; a marked step that is not there.
@@ -193,9 +196,7 @@ def token_spans(
         classes = "pl-t pl-nan" if value is not None and math.isnan(value) else "pl-t"
         span = f'<span class="{classes}"{look} title="{html.escape(visible(title))}">{_token(tokens[step])}</span>'
         spans.append(f'<mark class="pl-m">{span}</mark>' if step in at else span)
-    # Word-level vocabularies have no spaces in their tokens.
-    gap = "" if any(any(c.isspace() for c in token) for token in tokens) else " "
-    body = gap.join(spans) if count else "<i>no tokens</i>"
+    body = (gap_between(tokens) if gap is None else gap).join(spans) if count else "<i>no tokens</i>"
     if shown < count:
         body += f" <i>... {count - shown} more</i>"
     legend = _legend(numbers, label, low, high, marked if at else "")
@@ -296,7 +297,7 @@ def _legend(
 def _token(text: str) -> str:
     cut = text if len(text) <= _LONGEST else text[:_LONGEST]
     more = "" if len(text) <= _LONGEST else f"<i>... {len(text) - _LONGEST} more characters</i>"
-    return html.escape(visible(cut)).replace("⏎", "⏎\n") + more if cut else "<i>empty</i>"
+    return html.escape(visible(cut)).replace("⏎", "⏎\n") + more
 
 
 def _text(value: object) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor
 
+from interp.arguments import Prompts, as_prompts
 from interp.chats import Message, encode_chat
 from interp.engine import ModelFacts
 from interp.errors import InputError
-from interp.foreign import decode_text, foreign_errors
+from interp.foreign import foreign_errors
+from interp.token_text import token_texts
 
-__all__ = ["Message", "Prompt", "check_ids", "decode_tokens", "encode_prompt", "encode_text", "vocabulary_of"]
+__all__ = ["Message", "Prompt", "check_ids", "encode_prompt", "encode_prompts", "encode_text", "vocabulary_of"]
 
 # Messages or ids; encode_prompt tells which, and refuses the rest in words of its own.
-Prompt: TypeAlias = str | Sequence[Any] | Tensor
+if TYPE_CHECKING:
+    Prompt: TypeAlias = str | Sequence[Any] | Tensor
+else:
+    Prompt = Any
 
 
 def encode_text(tokenizer: Any, text: str, operation: str, special: bool = True) -> list[int]:
@@ -64,12 +70,23 @@ def _to_be_continued(tokenizer: Any, text: str, ids: list[int]) -> list[int]:
     return ids[: begin - twice] + plain
 
 
+def encode_prompts(tokenizer: Any, prompts: Prompts, facts: ModelFacts, operation: str = "decode") -> list[list[int]]:
+    """Token ids of each prompt, from any of the forms that :func:`interp.arguments.as_prompts` knows."""
+    try:
+        return [encode_prompt(tokenizer, prompt, facts, operation) for prompt in as_prompts(prompts, operation)]
+    except InputError as error:
+        if not isinstance(prompts, str):
+            raise
+        remedy = f"{error.remedy} (One string is one prompt; for several pass a list.)"
+        raise InputError(operation, expected=error.expected, received=error.received, remedy=remedy) from error
+
+
 def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: str = "decode") -> list[int]:
     """Token ids of one prompt: a string, chat messages, or ids; checked against the vocabulary."""
     if isinstance(prompt, str):
         ids = encode_text(tokenizer, prompt, operation) if prompt.strip() else []
     elif isinstance(prompt, Tensor):
-        if prompt.ndim != 1 or prompt.is_floating_point() or prompt.is_complex():
+        if prompt.ndim != 1 or prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(
                 operation,
                 expected="a 1-D integer tensor of token ids",
@@ -77,18 +94,25 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, facts: ModelFacts, operation: 
                 remedy="Pass one prompt a tensor, without batch dimension.",
             )
         ids = prompt.tolist()
+    elif isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Sequence):
+        raise _not_a_prompt(prompt, operation)
     elif prompt and all(isinstance(part, Mapping) for part in prompt):
         ids = encode_chat(tokenizer, [part for part in prompt if isinstance(part, Mapping)], operation)
     elif all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
         ids = [int(part) for part in prompt]
     else:
-        raise InputError(
-            operation,
-            expected="a string, chat messages, or a list of token ids",
-            received=f"a {type(prompt).__name__} of {type(prompt[0]).__name__}",
-            remedy='A chat message is {"role": "user", "content": "..."}.',
-        )
+        raise _not_a_prompt(prompt, operation)
     return check_ids(ids, facts, operation)
+
+
+def _not_a_prompt(prompt: Any, operation: str) -> InputError:
+    holds = next((f" of {type(part).__name__}" for part in prompt), "") if isinstance(prompt, list | tuple) else ""
+    return InputError(
+        operation,
+        expected="a string, chat messages, or a list of token ids",
+        received=f"a {type(prompt).__name__}{holds}",
+        remedy='A chat message is {"role": "user", "content": "..."}.',
+    )
 
 
 def check_ids(ids: list[int], facts: ModelFacts, operation: str) -> list[int]:
@@ -101,15 +125,6 @@ def check_ids(ids: list[int], facts: ModelFacts, operation: str) -> list[int]:
     return ids
 
 
-def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Each id as text, by itself."""
-    if tokenizer is None:
-        return [str(i) for i in ids]
-    return [decode_text(tokenizer, [i]) for i in ids]
-
-
 def vocabulary_of(tokenizer: Any, d_vocab: int) -> list[str]:
     """Each token id as text; ids the model has but the tokenizer lacks (padding of the embedding) are empty."""
-    if tokenizer is None:
-        return [str(i) for i in range(d_vocab)]
-    return [decode_text(tokenizer, [i]) for i in range(d_vocab)]
+    return token_texts(tokenizer, range(d_vocab))

@@ -7,6 +7,9 @@ One response step goes through these moments, and an :class:`Intervention` overr
 3. (the loop chooses a token: a forced one, the argmax, or a draw)
 4. ``after_choice``   the token may be replaced, more may be forced, rows ended or kept going
 5. (the token and, if asked for, the residuals are recorded; finished rows leave)
+6. ``finish``         a row that leaves may be marked once more
+
+Before the first step ``prepare`` fits an intervention to the model, ``fit`` to the call and ``begin`` to each row.
 
 Interventions act in the order of the list given to ``decode``, at every moment. An edit of the logits holds for the
 rest of the step: when a later intervention has a position run again, earlier edits are applied to the new logits too,
@@ -30,11 +33,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.cache import RowCache
+from interp.describing import class_digest, described
 from interp.engine import Engine, ModelFacts
 from interp.errors import InputError
 from interp.sites import Site
 
-__all__ = ["Event", "ForcedToken", "Intervention", "Positions", "Row", "Scratch", "Step", "name_of"]
+__all__ = [
+    "Event",
+    "ForcedToken",
+    "Intervention",
+    "Positions",
+    "Request",
+    "Row",
+    "Scratch",
+    "Step",
+    "code_of",
+    "name_of",
+]
 
 
 @dataclass(frozen=True)
@@ -105,12 +120,49 @@ class Positions:
     pos: Int[Tensor, "row pos"]
     scratch: bool = False
     rerun: bool = False
+    begin: Sequence[int] | None = field(default=None, repr=False)
+    """The position of each row's first column, negative on padding; what ``places`` needs without asking the device."""
+
+    def places(self, steps: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """For each row, the number in ``steps`` and the column of those that are here; nothing is waited for.
+
+        >>> at = Positions([Row(0, [5, 6, 7], 9)], torch.arange(3)[None], begin=[0])
+        >>> at.places([3, 0])  # step 0 is the last of the three prompt tokens
+        [[(1, 2)]]
+        """
+        count = self.pos.shape[1]
+        # The last column is never padding.
+        begin = (self.pos[:, -1] - (count - 1)).tolist() if self.begin is None else self.begin
+        found = []
+        for row, first in zip(self.rows, begin, strict=True):
+            columns_of = ((n, step + len(row.prompt_ids) - 1 - first) for n, step in enumerate(steps))
+            found.append([(n, column) for n, column in columns_of if 0 <= column < count])
+        return found
 
     @property
     def steps(self) -> Int[Tensor, "row pos"]:
         """The response step each position predicts: 0 at the last prompt token, negative before it and on padding."""
         first = torch.tensor([len(row.prompt_ids) - 1 for row in self.rows], device=self.pos.device)[:, None]
         return torch.where(self.pos >= 0, self.pos - first, -1 - first)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, as far as interventions may be checked against it.
+
+    Attributes:
+        operation: "decode" or "score".
+        prompts: how many there are.
+        max_new_tokens: as asked for; in ``score`` the tokens of the longest response.
+        reach: response tokens at most, all interventions' ``extra_tokens`` included.
+        interventions: all of the call, in their order.
+    """
+
+    operation: str
+    prompts: int
+    max_new_tokens: int
+    reach: int
+    interventions: tuple[Intervention, ...] = ()
 
 
 class Intervention:
@@ -133,8 +185,8 @@ class Intervention:
     ...             notes["seen"] = notes.get("seen", 0) + (step.tokens[i] == self.token_id)
     ...             if notes["seen"] == 3:
     ...                 step.end(i, "third")
-    >>> EndAtThird(5).describe()
-    {'name': 'EndAtThird', 'token_id': 5}
+    >>> EndAtThird(5).describe()["token_id"]
+    5
     """
 
     reads: tuple[Site, ...] = ()
@@ -147,6 +199,14 @@ class Intervention:
 
         The place to refuse what cannot work, with an ``InputError``, and to resolve what depends on the model (layers
         counted from the end, text to token ids) into a copy.
+        """
+        return self
+
+    def fit(self, request: Request) -> Intervention:
+        """The intervention to use in this call, after every ``prepare`` and before anything is computed.
+
+        The place to refuse what cannot be reached, and to resolve what depends on the call (rows counted from the
+        end) into a copy.
         """
         return self
 
@@ -163,26 +223,36 @@ class Intervention:
     def after_choice(self, step: Step) -> None:
         """After a token is chosen, before it is recorded."""
 
+    def finish(self, row: Row) -> None:
+        """After the row's last token: ``row.finish_reason`` is known, and what did not happen can be marked."""
+
     def describe(self) -> dict[str, Any]:
-        """Name and options, JSON-able, for the settings stored with every rollout."""
-        options = (
-            {f.name: getattr(self, f.name) for f in fields(self) if f.repr} if is_dataclass(self) else dict(vars(self))
-        )
-        return {"name": name_of(self), **{k: _plain(v) for k, v in options.items() if not k.startswith("_")}}
+        """Name and options, JSON-able, for the settings stored with every rollout.
+
+        Tensors, functions and objects are told by a digest of their content, so that no two of a class that can act
+        differently are described alike (what the class itself does is in the settings as ``intervention_code``).
+        Attributes that begin on ``_`` are working memory and no options.
+        """
+        options = self._options()
+        plain = {name: described(value) for name, value in options.items() if not name.startswith("_")}
+        return {"name": name_of(self), **plain}
+
+    def _options(self) -> dict[str, Any]:
+        """What ``describe`` tells: the fields of a dataclass and whatever has been set on the object besides."""
+        made: set[str] = {f.name for f in fields(self) if not f.init} if is_dataclass(self) else set()
+        return {name: value for name, value in vars(self).items() if name not in made and name != "label"}
+
+
+def code_of(intervention: Intervention) -> str:
+    """What tells the class from another of its name: a digest of its code, or the package's name for a ready-made."""
+    kind = type(intervention)
+    is_ours = kind.__module__.startswith("interp.interventions.")
+    return "peaklens" if is_ours else class_digest(kind, Intervention)
 
 
 def name_of(intervention: Intervention) -> str:
     """What events and stored settings call it: its ``label`` if it has one, else its class."""
     return str(getattr(intervention, "label", type(intervention).__name__))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return {"tensor": list(value.shape)}
-    if isinstance(value, list | tuple | set | frozenset):
-        items = [_plain(v) for v in value]
-        return sorted(items) if isinstance(value, set | frozenset) else items
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
 @dataclass(frozen=True)

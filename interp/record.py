@@ -14,16 +14,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
 from interp.engine import Engine, Read
 from interp.errors import InputError
 from interp.sites import SITE_NAMES, Site, expand_sites, resolve_layers
 
-__all__ = ["RecordPlan", "ResidualSites", "ResidualStream", "StepResiduals", "Tape", "check_memory", "plan_record"]
+__all__ = [
+    "RecordPlan",
+    "ResidualSites",
+    "ResidualStream",
+    "StepResiduals",
+    "Tape",
+    "as_record",
+    "check_memory",
+    "plan_record",
+]
 
 
 @dataclass(frozen=True)
@@ -40,27 +51,41 @@ class ResidualSites:
     ('resid_post', 'ln_final')
     """
 
-    layers: str | int | Sequence[int] = "all"
-    sites: Sequence[str] = ("resid_post",)
-    dtype: torch.dtype | None = None
-    device: torch.device | str | None = None
+    layers: str | Wholes = "all"
+    sites: Texts = ("resid_post",)
+    dtype: Judged[torch.dtype | None] = None
+    device: Judged[torch.device | str | None] = None
 
     def __post_init__(self) -> None:
-        wrong = [name for name in self.sites if name not in SITE_NAMES]
-        if wrong or not self.sites or isinstance(self.sites, str):
+        if not isinstance(self.layers, str) and not is_whole(self.layers):  # a generator is read once, here
+            object.__setattr__(self, "layers", tuple(as_wholes(self.layers, "record residuals", "layers")))
+        sites = () if isinstance(self.sites, str | Site) or not isinstance(self.sites, Iterable) else tuple(self.sites)
+        if not sites or any(not isinstance(name, str) or name not in SITE_NAMES for name in sites):
             raise InputError(
                 "record residuals",
                 expected=f"sites among {', '.join(SITE_NAMES)}",
                 received=repr(self.sites),
                 remedy='For one site write sites=("resid_post",).',
             )
-        if self.dtype is not None and not self.dtype.is_floating_point:
+        object.__setattr__(self, "sites", tuple(dict.fromkeys(sites)))
+        if isinstance(self.dtype, str):
+            object.__setattr__(self, "dtype", getattr(torch, self.dtype.removeprefix("torch."), self.dtype))
+        if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise InputError(
                 "record residuals",
                 expected="a floating-point dtype",
                 received=str(self.dtype),
                 remedy="Leave dtype out.",
             )
+        try:
+            _ = None if self.device is None else torch.device(self.device)
+        except (RuntimeError, TypeError) as error:
+            raise InputError(
+                "record residuals",
+                expected="a device",
+                received=repr(self.device),
+                remedy='Write "cpu" or "cuda:0", or leave device out.',
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -83,7 +108,29 @@ class ResidualStream(ResidualSites):
     0
     """
 
-    on_step: Callable[[StepResiduals], None] = field(kw_only=True)
+    on_step: Judged[Callable[[StepResiduals], None]] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.on_step):
+            raise InputError(
+                "record residuals",
+                expected="on_step as a function of one StepResiduals",
+                received=repr(self.on_step)[:80],
+                remedy="To keep residuals use ResidualSites.",
+            )
+
+
+def as_record(record: Any, operation: str) -> ResidualSites | None:
+    """What to record, or nothing; anything else is refused."""
+    if record is not None and not isinstance(record, ResidualSites):
+        raise InputError(
+            operation,
+            expected="record as ResidualSites(...) or ResidualStream(...), an instance",
+            received=f"the class {record.__name__}" if isinstance(record, type) else repr(record)[:80],
+            remedy='Write record=ResidualSites(layers="all").',
+        )
+    return record
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from interp.errors import InputError
 from interp.foreign import foreign_errors, said
 from interp.html import Fragment, details_table, number, token_spans
 from interp.protocol import Event
+from interp.token_text import gap_between
 
 if TYPE_CHECKING:
     import pandas
@@ -37,7 +38,8 @@ class Rollout:
     Attributes:
         prompt_ids: ``[pos]``, as fed to the model.
         token_ids: ``[step]``, the response, its stopping token included.
-        tokens: each response token as text.
+        tokens: what each response token adds to the text (its space too, where the vocabulary has it in the token);
+            a character of several tokens stands at the last of them, and those before are empty.
         text: the response as text, special tokens left out.
         finish_reason: "eos", "stop" (a stop string or id), "length", or what an intervention ended it with.
         logprobs: ``[step]``, nats: log-probability of each emitted token under the distribution it was chosen from, at
@@ -107,6 +109,7 @@ class Rollout:
             low=low,
             high=high,
             marked="intervention" if marks is None else "marked",
+            gap=gap_between(self.tokens, self.text),
         )
         return Fragment(body, f"{len(self)} tokens by {label}, {ends}")
 
@@ -148,6 +151,7 @@ class Rollout:
             label="response",
             marked="intervention",
             limit=_SHOWN,
+            gap=gap_between(self.tokens, self.text),
         )
         return details_table(facts) + text
 

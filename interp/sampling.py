@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from interp.arguments import Wholes, as_wholes, is_whole
 from interp.errors import InputError
 
-__all__ = ["choose", "entropy", "row_seeds", "row_uniforms", "widest_float"]
+__all__ = ["choose", "entropy", "log_probabilities", "row_seeds", "row_uniforms", "widened", "widest_float"]
 
 
-def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
+def row_seeds(seed: Wholes, count: int) -> list[int]:
     """The seed of each row: given one by one, or derived from one number and the row's place.
 
     >>> row_seeds([7, 8], 2)
@@ -27,8 +29,9 @@ def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     >>> row_seeds(0, 3)[:2] == row_seeds(0, 2)
     True
     """
-    if not isinstance(seed, int):
-        seeds = list(seed)
+    if not is_whole(seed) or (isinstance(seed, Tensor | np.ndarray) and seed.ndim):
+        # What torch's generators take
+        seeds = as_wholes(seed, "seed the rows", "a prompt's own seed", -(2**63), 2**64 - 1)
         if len(seeds) != count:
             raise InputError(
                 "seed the rows",
@@ -37,7 +40,8 @@ def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
                 remedy="Or pass one number.",
             )
         return seeds
-    digests = (hashlib.blake2b(f"{seed}:{row}".encode(), digest_size=8).digest() for row in range(count))
+    number = as_wholes(seed, "seed the rows", "seed")[0]
+    digests = (hashlib.blake2b(f"{number}:{row}".encode(), digest_size=8).digest() for row in range(count))
     # torch takes seeds below 2**63
     return [int.from_bytes(digest, "big") >> 1 for digest in digests]
 
@@ -52,12 +56,27 @@ def row_uniforms(seeds: Sequence[int], steps: int) -> Float64[Tensor, "row step"
     return torch.stack(draws) if draws else torch.empty(0, steps, dtype=torch.float64)
 
 
+def widened(values: Tensor) -> Tensor:
+    """At least float32: half precision is for storing numbers, not for adding them up."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
+def log_probabilities(logits: Float[Tensor, "*some d_vocab"]) -> Float[Tensor, "*some d_vocab"]:
+    """Log-probabilities in nats, worked out in float32 (float64 for float64 logits), whatever precision came.
+
+    >>> log_probabilities(torch.zeros(1, 4, dtype=torch.bfloat16)).exp()
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    return widened(logits).log_softmax(-1)
+
+
 def entropy(log_probs: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
     """Entropy of each row, in nats.
 
     >>> entropy(torch.tensor([[0.5, 0.5, 0.0]]).log()).exp().round().tolist()
     [2.0]
     """
+    log_probs = widened(log_probs)
     # A suppressed token has log-probability -inf and adds 0: any finite stand-in does.
     return -torch.linalg.vecdot(log_probs.exp(), log_probs.clamp_min(-1e30))
 
@@ -77,8 +96,10 @@ def choose(
     """
     if temperature == 0 or uniforms is None:
         return logits.argmax(-1)
-    wide = widest_float(logits.device)
-    probabilities = torch.softmax(logits.to(wide) / temperature, -1)
+    logits = logits.to(widest_float(logits.device))
+    wide = logits.dtype
+    # The likeliest first becomes 0: no temperature, however small, makes the division overflow.
+    probabilities = torch.softmax((logits - logits.amax(-1, keepdim=True)) / temperature, -1)
     order = None
     if top_p < 1:
         probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)

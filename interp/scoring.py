@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.decoding import DEFAULT_BATCH, Passes, check_context, evaluating, prepared
+from interp.arguments import Interventions, Prompts, Whole, as_interventions, as_prompts, as_whole, as_wholes
+from interp.decoding import Passes, as_batch_size, check_context, evaluating, fitted, prepared
 from interp.engine import BridgeEngine
 from interp.errors import InputError
 from interp.generation_config import RowProcessors, generation_rules
-from interp.prompts import Prompt, check_ids, encode_prompt
-from interp.protocol import Intervention, Row
+from interp.prompts import check_ids, encode_prompts
+from interp.protocol import Intervention, Request, Row
 from interp.record import Tape, check_memory
+from interp.sampling import log_probabilities, widened
 from interp.types import Bridge
 
 __all__ = ["Scores", "score"]
@@ -33,12 +35,12 @@ class Scores(NamedTuple):
 @torch.no_grad()
 def score(
     model: Bridge,
-    prompts: Sequence[Prompt],
-    responses: Sequence[Sequence[int] | Tensor],
+    prompts: Prompts,
+    responses: Prompts,
     *,
-    interventions: Sequence[Intervention] = (),
-    last: int | None = None,
-    batch_size: int | None = None,
+    interventions: Interventions = (),
+    last: Whole | None = None,
+    batch_size: Whole | None = None,
     generation_config: bool | Mapping[str, Any] | Any = True,
 ) -> list[Scores]:
     """Log-probability of each token of a given response to each prompt, and whether greedy decoding would emit it.
@@ -52,7 +54,8 @@ def score(
 
     Args:
         prompts: as in :func:`interp.decode`.
-        responses: token ids; step t is the position that predicts ``responses[i][t]``, as in decoding.
+        responses: token ids, one list or tensor a prompt (of one prompt it may stand alone); step t is the position
+            that predicts ``responses[i][t]``, as in decoding.
         interventions: those that only edit residuals (patching, steering, ablation); their positions are the steps of
             the given response.
         last: score only so many tokens at the end, an answer say.
@@ -65,23 +68,18 @@ def score(
             runs positions again, texts beyond the context; all before the first pass.
     """
     engine = BridgeEngine(model)
-    if len(prompts) != len(responses):
+    ids, given = encode_prompts(model.tokenizer, prompts, engine.facts, "score"), _as_responses(responses)
+    if len(ids) != len(given):
         raise InputError(
             "score",
-            expected=f"{len(prompts)} responses, one a prompt",
-            received=str(len(responses)),
+            expected=f"{len(ids)} responses, one a prompt",
+            received=str(len(given)),
             remedy="Pair them.",
         )
-    ids = [encode_prompt(model.tokenizer, prompt, engine.facts, "score") for prompt in prompts]
-    answers = [check_ids([int(i) for i in response], engine.facts, "score a response") for response in responses]
-    if last is not None and not 1 <= last <= min(map(len, answers), default=1):
-        raise InputError(
-            "score",
-            expected=f"last from 1 to {min(map(len, answers), default=1)}, the shortest response",
-            received=str(last),
-            remedy="Change last.",
-        )
-    ready = [prepared(intervention, engine) for intervention in interventions]
+    answers = [check_ids(response, engine.facts, "score a response") for response in given]
+    if last is not None:
+        last = as_whole(last, "score", "last", 1, min(map(len, answers), default=1), "It is the shortest response.")
+    ready = [prepared(intervention, engine) for intervention in as_interventions(interventions, "score")]
     for intervention in ready:
         if intervention.injects or any(_overrides(intervention, name) for name in ("before_choice", "after_choice")):
             raise InputError(
@@ -90,12 +88,14 @@ def score(
                 received=type(intervention).__name__,
                 remedy="Here the tokens are given: nothing is chosen. Use decode for this one.",
             )
+    steps = max(map(len, answers), default=0)
+    ready = fitted(ready, Request("score", len(ids), steps, steps, tuple(ready)))
     rules = generation_rules(model, generation_config, operation="score")
     # A watermark's processor may count the steps it has seen, and has to see all.
     first = None if "watermarking_config" in rules.acting else last
     texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     check_context(texts, 0, engine.facts, "score")
-    size = batch_size or DEFAULT_BATCH
+    size = as_batch_size(batch_size, "score")
     longest = max(map(len, texts), default=0)
     check_memory("score", {engine.device: engine.cache_bytes(min(size, len(texts)), longest)}, "Score fewer at a time.")
 
@@ -119,12 +119,12 @@ def score(
             for n, kept in zip(batch, logits, strict=True):
                 count = last or len(answers[n])
                 wanted = torch.tensor(answers[n][-count:], device=kept.device)
-                wide = kept.float() if kept.dtype.itemsize < 4 else kept
+                wide = widened(kept)
                 processors = rules.processors([ids[n]], None, len(answers[n]), kept.device)
                 if processors is not None:
                     wide = _processed(processors, wide[-len(answers[n]) :], answers[n])
                 wide = wide[-count:]
-                logprobs = wide.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+                logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
                 found[n] = Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu())
     if any(not scores.logprobs.isfinite().all() for scores in found.values()):
         raise InputError(
@@ -134,6 +134,21 @@ def score(
             remedy="NaN activations: check the weights, dtype and interventions.",
         )
     return [found[n] for n in range(len(texts))]
+
+
+def _as_responses(responses: Any) -> list[list[int]]:
+    """Token ids of each response; text is refused, since it can be cut into tokens in several ways."""
+    found = []
+    for response in as_prompts(responses, "score"):
+        if isinstance(response, str) or (isinstance(response, list) and isinstance(next(iter(response), 0), Mapping)):
+            raise InputError(
+                "score",
+                expected="responses as token ids",
+                received=repr(response)[:80],
+                remedy="Pass rollout.token_ids, or tokenizer(text, add_special_tokens=False)['input_ids'].",
+            )
+        found.append(as_wholes(response, "score", "a response"))
+    return found
 
 
 def _processed(

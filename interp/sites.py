@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from interp.arguments import Judged, Wholes, as_whole, as_wholes
 from interp.errors import InputError
 
 __all__ = ["SITE_NAMES", "Site", "expand_sites", "resolve_layers"]
@@ -33,10 +34,11 @@ class Site:
     'ln_final.hook_out'
     """
 
-    name: str
-    layer: int = 0
+    name: Judged[str]
+    layer: Judged[int] = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", as_whole(self.layer, "choose a site", "a layer"))
         if self.name not in SITE_NAMES:
             raise InputError(
                 "choose a site",
@@ -71,9 +73,7 @@ class Site:
             )
 
 
-def resolve_layers(
-    layers: str | int | Iterable[int], n_layers: int, operation: str = "choose layers"
-) -> tuple[int, ...]:
+def resolve_layers(layers: str | Wholes, n_layers: int, operation: str = "choose layers") -> tuple[int, ...]:
     """Layer numbers from ``"all"``, a number or several; negative ones count from the end.
 
     >>> resolve_layers([0, -1], n_layers=4)
@@ -85,7 +85,7 @@ def resolve_layers(
                 operation, expected='"all" or layer numbers', received=repr(layers), remedy="Pass layers=[0, 1, ...]."
             )
         return tuple(range(n_layers))
-    wanted = [layers] if isinstance(layers, int) else list(layers)
+    wanted = as_wholes(layers, operation, "layers")
     resolved = [layer + n_layers if layer < 0 else layer for layer in wanted]
     if not resolved or any(not 0 <= layer < n_layers for layer in resolved):
         raise InputError(

@@ -29,7 +29,7 @@ from analyses.stats import accuracy_table
 from analyses.store import Cell, Run
 from analyses.trace import trace
 from interp.errors import InputError
-from interp.prompts import decode_tokens
+from interp.token_text import text_pieces
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_markers_that_decoding_drops_are_found_among_the_tokens(kind: str, respo
     else:
         response = response.replace("<|channel|>", " <|channel|> ").replace("<|message|>", " <|message|> ")
     ids = tokenizer(response, add_special_tokens=False)["input_ids"]
-    text, tokens = tokenizer.decode(ids, skip_special_tokens=True), decode_tokens(tokenizer, ids)
+    text, tokens = tokenizer.decode(ids, skip_special_tokens=True), text_pieces(tokenizer, ids)
     assert "<" not in text
     found = full_text(text, tokens)
     assert "".join(found.split()) == "".join(tokenizer.decode(ids).split())

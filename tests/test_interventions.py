@@ -239,7 +239,8 @@ def test_budget_forcing_equals_naive_prefill(name: str, ignore: int, limit: int 
 @pytest.mark.parametrize("how", ["end", "start", "plain, no ending", "budget"])
 def test_rows_that_leave_or_go_on_disturb_nobody(name: str, temperature: float, how: str) -> None:
     with ending_with(name) as (_, model, end):
-        intervention: Intervention = BudgetForcing(end, ignore=1, append=[30, 31], max_thinking=30)
+        limit = 30 if name == "toy" else 12
+        intervention: Intervention = BudgetForcing(end, ignore=1, append=[30, 31], max_thinking=limit)
         if how != "budget":
             intervention = thinking_on(name, how)
         options: dict[str, Any] = {"max_new_tokens": 34 if name == "toy" else 18, "temperature": temperature}

@@ -116,3 +116,107 @@ def test_chosen_layers() -> None:
     some = decode(model, F.prompts(1), max_new_tokens=4, record=ResidualSites(layers=[0, -1]))[0]
     assert some.layers == (0, 2)
     assert torch.equal(some.residuals["resid_post"], every.residuals["resid_post"][[0, 2]])
+
+
+# Plain PyTorch hooks of a user's own
+
+
+def add_to_input(module: Any, by: float) -> Any:
+    def hook(_m: Any, args: Any, kwargs: Any) -> Any:
+        if args and isinstance(args[0], torch.Tensor):
+            return (args[0] + by, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + by}
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def add_to_output(module: Any, by: float) -> Any:
+    return module.register_forward_hook(
+        lambda _m, _a, out: (out[0] + by, *out[1:]) if isinstance(out, tuple) else out + by
+    )
+
+
+HOOKED = {
+    "the bridge's block, before": (lambda m: m.blocks[1], add_to_input),
+    "the original block, before": (lambda m: m.blocks[1].original_component, add_to_input),
+    "the bridge's block, after": (lambda m: m.blocks[0], add_to_output),
+    "the original block, after": (lambda m: m.blocks[0].original_component, add_to_output),
+    "a hook point, after": (lambda m: m.blocks[1].hook_in, add_to_output),
+    "a hook point, before": (lambda m: m.blocks[1].hook_in, add_to_input),
+    "the final norm": (lambda m: m.ln_final, add_to_output),
+}
+
+
+@pytest.mark.parametrize("place", HOOKED)
+@pytest.mark.parametrize("family", F.FAMILIES)
+def test_what_a_users_torch_hook_changes_is_recorded(family: str, place: str) -> None:
+    """The same hook on plain Hugging Face, whose modules our reference watches last, gives the record."""
+    hf, model = F.hf_model(family), F.bridge(family)
+    find, hook = HOOKED[place]
+    blocks, _, final = modules(hf)
+    twin = final if "norm" in place else blocks[0] if "block, after" in place else blocks[1]
+    ours, theirs = hook(find(model), 0.5), (hook if "hook point" not in place else add_to_input)(twin, 0.5)
+    try:
+        for sites in (SITES, ("resid_pre", "resid_post")):
+            (rollout,) = decode(model, F.prompts(1), max_new_tokens=5, record=ResidualSites(sites=sites))
+            ids = [*rollout.prompt_ids.tolist(), *rollout.token_ids.tolist()]
+            expected, start = hf_residuals(hf, ids), len(rollout.prompt_ids) - 1
+            (encoding,) = encode(model, [ids], record=ResidualSites(sites=sites))
+            for site in sites:
+                assert_close(rollout.residuals[site], expected[site][:, start : start + len(rollout)], site)
+                assert_close(encoding.residuals[site], expected[site], site)
+    finally:
+        ours.remove()
+        theirs.remove()
+
+
+def test_a_hook_for_all_modules_is_seen_too() -> None:
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    model = F.bridge("llama")
+    second = model.blocks[2]
+    handle = register_module_forward_pre_hook(
+        lambda module, args: (args[0] + 1.0, *args[1:]) if module is second and args else None
+    )
+    try:
+        record = ResidualSites(sites=("resid_pre", "resid_post"))
+        (rollout,) = decode(model, F.prompts(1), max_new_tokens=3, record=record)
+    finally:
+        handle.remove()
+    torch.testing.assert_close(rollout.residuals["resid_pre"][2], rollout.residuals["resid_post"][1] + 1)
+
+
+def test_a_position_run_again_goes_through_a_users_hooks_once_more() -> None:
+    """Blocks that are stepped over call nobody; the block that runs again gets its new input through the hook."""
+    from interp.interventions import Recompute
+
+    model, below, inputs = F.bridge("llama"), [], []
+    handles = [
+        model.blocks[0].register_forward_hook(lambda *_: below.append(1)),
+        add_to_input(model.blocks[1], 0.5),
+        model.blocks[1].original_component.register_forward_pre_hook(
+            lambda _m, args, kwargs: inputs.append((args[0] if args else kwargs["hidden_states"])[0, -1].clone()),
+            with_kwargs=True,
+        ),
+    ]
+    try:
+        record = ResidualSites(sites=("resid_pre", "resid_post"))
+        again = Recompute(1, 1, lambda step: [step.t == 1] * len(step.rows))
+        (rollout,) = decode(model, F.prompts(1), max_new_tokens=3, record=record, interventions=[again])
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(below) == 3
+    assert len(inputs) == 4
+    torch.testing.assert_close(rollout.residuals["resid_pre"][1], torch.stack([inputs[0], inputs[2], inputs[3]]))
+
+
+def test_without_hooks_one_stream_is_still_stored_once() -> None:
+    model = F.bridge("llama")
+    handle = add_to_input(model.blocks[1], 0.0)
+    record = ResidualSites(sites=("resid_pre", "resid_post"))
+    hooked = decode(model, F.prompts(1), max_new_tokens=2, record=record)[0].residuals
+    handle.remove()
+    free = decode(model, F.prompts(1), max_new_tokens=2, record=record)[0].residuals
+    assert hooked["resid_pre"][1].data_ptr() != hooked["resid_post"][0].data_ptr()
+    assert free["resid_pre"][1].data_ptr() == free["resid_post"][0].data_ptr()

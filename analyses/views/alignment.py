@@ -13,6 +13,7 @@ from analyses.views.view import View
 from interp.errors import InputError
 from interp.html import number, ramp, readable_on, visible
 from interp.rollout import Rollout
+from interp.token_text import gap_between
 
 if TYPE_CHECKING:
     import pandas
@@ -114,7 +115,7 @@ def compare(
         ranges = ((block.a_begin, block.a_end), (block.b_begin, block.b_end))
         for side, r, row, (begin, end) in zip("ab", (a, b), values, ranges, strict=True):
             note = f'<div class="pl-turn">▼ they part here, step {common}</div>' if turn else ""
-            spans = _join(r.tokens, _spans(r.tokens, begin, end, block.kind, row, low, high))
+            spans = gap_between(r.tokens, r.text).join(_spans(r.tokens, begin, end, block.kind, row, low, high))
             edge = "" if block.kind == "equal" else " pl-parted"
             cells.append(f'<div class="pl-{side}{edge}">{note}<div class="pl-tokens">{spans}</div></div>')
     legend = [
@@ -146,14 +147,9 @@ def _spans(
             style = f' style="background-color:{background};color:{readable_on(background)}"'
         undefined = " pl-nan" if values is not None and not math.isfinite(values[step]) else ""
         cut = visible(token[:_LONGEST]) + ("…" if len(token) > _LONGEST else "")
-        shown = html.escape(cut).replace("⏎", "⏎\n") or "<i>empty</i>"
+        shown = html.escape(cut).replace("⏎", "⏎\n")
         span = f'<span class="pl-t{undefined}"{style} title="step {step}{more}{told}">{shown}</span>'
         yield f'<span class="{look}">{span}</span>' if look else span
-
-
-def _join(tokens: Sequence[str], spans: Iterator[str]) -> str:
-    # Word-level vocabularies have no spaces in their tokens.
-    return ("" if any(c.isspace() for token in tokens for c in token) else " ").join(spans)
 
 
 def _alt(a: Rollout, b: Rollout, names: Sequence[str], blocks: list[Block], common: int, parted: bool) -> str:

@@ -27,8 +27,10 @@ from analyses.views.drawing import (
     short,
 )
 from analyses.views.view import View
+from interp.arguments import Wholes, as_wholes
 from interp.errors import InputError
 from interp.html import number, table, visible
+from interp.token_text import with_parts_shown
 
 if TYPE_CHECKING:
     import pandas
@@ -183,7 +185,7 @@ def _heatmap_figure(
         x_range=(-0.5, length - 0.5), y_range=(-0.5, count - 0.5), x_axis="step", y_axis="layer",
     )  # fmt: skip
     y, x = (axis.reshape(-1) for axis in np.indices(values.shape))
-    shown = [short(word) for word in words]
+    shown = [short(word) for word in with_parts_shown(words)]
     data = {
         "x": x, "y": y, "value": values.reshape(-1), "layer": np.asarray(rows)[y], "step": np.asarray(columns)[x],
         "token": [shown[step] for step in x], "marked": np.where(marked.reshape(-1), "yes", "no").tolist(),
@@ -243,7 +245,7 @@ def _name_ticks(figure: Any, columns: list[int]) -> None:
 
 def trajectories(
     several: Trajectory | Sequence[Trajectory],
-    layers: Sequence[int] = (-1,),
+    layers: Wholes = (-1,),
     *,
     title: str = "",
     threshold: bool = True,
@@ -258,17 +260,18 @@ def trajectories(
 
     Args:
         several: one trajectory or some.
-        layers: layers of each; negative numbers count from its last.
+        layers: one or several layers of each; negative numbers count from its last.
 
     Raises:
         InputError: no trajectory, a layer that was not scored.
     """
     listed = [several] if isinstance(several, Trajectory) else list(several)
-    if not listed or not layers:
+    chosen = as_wholes(layers, "trajectories", "layers")
+    if not listed or not chosen:
         raise InputError(
             "trajectories", expected="at least one trajectory and one layer", received="none", remedy="Pass some."
         )
-    lines = [(one, one.row(layer)) for one in listed for layer in layers]
+    lines = [(one, one.row(layer)) for one in listed for layer in chosen]
     names = _line_names(lines)
     measure = listed[0].measure
     counts = [
@@ -327,7 +330,7 @@ def _lines_figure(lines: list[tuple[Trajectory, int]], names: list[str], thresho
         finite = np.where(np.isfinite(values), values, np.nan)
         steps, shown = np.arange(len(values)), visible(name)
         data = {
-            "step": steps, "value": finite, "token": [short(token) for token in one.tokens],
+            "step": steps, "value": finite, "token": [short(token) for token in with_parts_shown(one.tokens)],
             "line": [shown] * len(steps), "peak": np.where(peaks, "yes", "no").tolist(),
         }  # fmt: skip
         line = figure.line(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.views.view import View
+from interp.arguments import Whole, Wholes, as_whole, as_wholes
 from interp.errors import InputError
 from interp.html import number, table, visible
-from interp.prompts import decode_tokens
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
+from interp.token_text import text_pieces, with_parts_shown
 from interp.types import Bridge
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ _LONGEST = 12  # characters of a token at an axis
 def attention(
     model: Bridge,
     rollout: Rollout,
-    layer: int,
-    steps: Sequence[int] | None = None,
+    layer: Whole,
+    steps: Wholes | None = None,
     *,
-    window: int = 12,
+    window: Whole = 12,
     title: str = "",
 ) -> View:
     """Who attends to whom: the attention patterns of all heads of a layer, from and to the chosen tokens.
@@ -51,19 +51,19 @@ def attention(
 
     Args:
         layer: negative numbers count from the last.
-        steps: response steps, from 0.
+        steps: one or several response steps, from 0 (negative from the end).
         window: tokens before each step.
 
     Raises:
         InputError: a layer or a step that is not there, more than 80 tokens chosen, a model without attention patterns.
     """
-    number_of = resolve_layers(layer, model.cfg.n_layers, "attention")[0]
-    positions = _positions(rollout, steps, window)
+    number_of = resolve_layers(as_whole(layer, "attention", "layer"), model.cfg.n_layers, "attention")[0]
+    positions = _positions(rollout, steps, as_whole(window, "attention", "window"))
     pattern = _pattern(model, rollout, number_of, positions)
     ids = torch.cat([rollout.prompt_ids, rollout.token_ids]).tolist()
-    prompt = decode_tokens(model.tokenizer, ids[: len(rollout.prompt_ids)])
+    prompt = text_pieces(model.tokenizer, ids[: len(rollout.prompt_ids)])
     words = [[*prompt, *rollout.tokens][position] for position in positions]
-    names = [f"{_axis(word)}·{position}" for word, position in zip(words, positions, strict=True)]
+    names = [f"{_axis(word)}·{position}" for word, position in zip(with_parts_shown(words), positions, strict=True)]
     heads = pattern.double().cpu().numpy()
     live = {
         "needs": "circuitsvis",
@@ -118,9 +118,10 @@ def attention(
     return View(title or f"Attention of layer {number_of}", static, alt, live, frame)
 
 
-def _positions(rollout: Rollout, steps: Sequence[int] | None, window: int) -> list[int]:
+def _positions(rollout: Rollout, steps: Any, window: int) -> list[int]:
     before, count = len(rollout.prompt_ids), len(rollout)
-    wanted = list(steps) if steps is not None else [count - 1]
+    given = [count - 1] if steps is None else as_wholes(steps, "attention", "steps")
+    wanted = [step + count if step < 0 else step for step in given] if count else given
     reach = window if steps is not None else max(window, 47)
     if not wanted or window < 0 or any(not 0 <= step < count for step in wanted):
         raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.views.view import View
+from interp.arguments import Whole, Wholes, as_whole
 from interp.errors import InputError
 from interp.html import number, ramp, readable_on, visible
-from interp.prompts import decode_tokens
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
+from interp.token_text import token_texts
 from interp.types import Bridge
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ _LONGEST = 40  # characters of a token that are shown
 def logit_lens(
     model: Bridge,
     rollout: Rollout,
-    step: int,
-    k: int = 5,
-    layers: int | Sequence[int] | None = None,
+    step: Whole,
+    k: Whole = 5,
+    layers: Wholes | None = None,
     *,
     title: str = "",
 ) -> View:
@@ -49,7 +49,7 @@ def logit_lens(
     TransformerLens's `transformer_lens.tools.analysis.logit_lens` and `logit_readout`.
 
     Args:
-        step: of the response, from 0.
+        step: of the response, from 0 (negative from its end).
         k: tokens a layer.
         layers: negative numbers count from the last; all unless given.
 
@@ -58,6 +58,8 @@ def logit_lens(
     """
     chosen = resolve_layers("all" if layers is None else layers, model.cfg.n_layers, "logit_lens")
     size = int(model.original_model.config.get_text_config().vocab_size)
+    step, k = as_whole(step, "logit_lens", "step"), as_whole(k, "logit_lens", "k")
+    step = step + len(rollout) if step < 0 else step
     if not 0 <= step < len(rollout) or not 1 <= k <= size:
         raise InputError(
             "logit_lens",
@@ -67,7 +69,7 @@ def logit_lens(
         )
     probabilities, ids = _read(model, rollout, step, k, chosen)
     values, numbers = probabilities.double().cpu().tolist(), ids.cpu().tolist()
-    words = [decode_tokens(model.tokenizer, row) for row in numbers]
+    words = [token_texts(model.tokenizer, row) for row in numbers]
     emitted = int(rollout.token_ids[step])
     static = _table(chosen, values, numbers, words, emitted)
     alt = (

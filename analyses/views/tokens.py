@@ -10,9 +10,11 @@ import numpy as np
 from analyses.trajectory import Trajectory
 from analyses.views.arrays import finite_range, matrix, one_each, truths
 from analyses.views.view import View
+from interp.arguments import Whole, as_list, as_whole
 from interp.errors import InputError
 from interp.html import number, token_spans, visible
 from interp.rollout import Rollout
+from interp.token_text import gap_between, with_parts_shown
 
 if TYPE_CHECKING:
     import pandas
@@ -31,7 +33,7 @@ def text(
     marks: Any = None,
     *,
     title: str = "",
-    start: int | None = None,
+    start: Whole | None = None,
 ) -> View:
     """Tokens coloured by value: white is 0, blue above, orange below; a series is chosen from a list.
 
@@ -67,20 +69,20 @@ def text(
     series = [f"series {k}" for k in range(len(numbers))] if labels is None and names is None else labels or names
     listed = one_each(series or [], len(numbers), "labels, one a series", "text")
     marked = truths([] if marks is None and at is None else at if marks is None else marks, numbers.shape, "text")
-    begin = first if start is None else start
+    begin = first if start is None else as_whole(start, "text", "start")
     if not 0 <= begin < len(numbers):
         raise InputError(
             "text", expected=f"start from 0 to {len(numbers) - 1}", received=str(begin), remedy="Choose a series."
         )
     name = title or heading
-    shown = [safe_token(word) for word in words]
+    shown = [safe_token(word) for word in with_parts_shown(words)]
+    gap = gap_between(words, tokens.text if isinstance(tokens, Rollout) else None)
     live = {
         "needs": "circuitsvis",
         "component": "ColoredTokens",
         "choose": "Coloured by",
         "start": begin,
-        # Word-level vocabularies have no spaces in their tokens.
-        "gap": not any(c.isspace() for word in words for c in word),
+        "gap": bool(gap),
         "props": {"tokens": shown, "positiveColor": POSITIVE, "negativeColor": NEGATIVE},
         "series": [_series(label, row, at) for label, row, at in zip(listed, numbers, marked, strict=True)],
     }
@@ -88,7 +90,7 @@ def text(
     span = finite_range(numbers[begin])
     low, high = (span[1], span[0]) if span is not None and span[1] <= 0 else (None, None)
     static = token_spans(
-        words, numbers[begin].tolist(), marks=marked[begin].tolist(), label=listed[begin], low=low, high=high
+        words, numbers[begin].tolist(), marks=marked[begin].tolist(), label=listed[begin], low=low, high=high, gap=gap
     )
     return View(name, static, _alt(words, listed), live, lambda: _frame(words, listed, numbers, marked))
 
@@ -106,7 +108,8 @@ def _source(
         events = sorted({event.step for event in tokens.events if event.step < len(tokens)})
         names = ["log-probability (nats)", "entropy (nats)"]
         return list(tokens.tokens), values, names, events, f"A response of {len(tokens)} tokens", 0
-    return list(tokens), None, None, None, f"A text of {len(tokens)} tokens", 0
+    tokens = as_list(tokens, "text", "tokens", "texts, one a token")
+    return tokens, None, None, None, f"A text of {len(tokens)} tokens", 0
 
 
 def _series(label: str, values: np.ndarray, marked: np.ndarray) -> dict[str, Any]:

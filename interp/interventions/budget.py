@@ -6,27 +6,33 @@ the same classes with another token: a neutral one, or none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
+from interp.arguments import Judged, as_whole, as_wholes
 from interp.engine import ModelFacts
 from interp.errors import InputError
 from interp.prompts import encode_text
-from interp.protocol import Intervention, Row, Step
+from interp.protocol import Intervention, Request, Row, Step
 
 __all__ = ["BudgetForcing", "ContinueThinking"]
 
-Tokens = str | int | Sequence[int]
+# A text, an id or ids; made a text or a list when an intervention is built, and ids when it meets a model
+Tokens: TypeAlias = Any
 
 
-def _ids(tokens: Tokens, facts: ModelFacts, operation: str) -> tuple[int, ...]:
-    """Token ids of a text (without special tokens), of an id, or of ids."""
+def _as_tokens(tokens: Any, operation: str, name: str) -> str | list[int]:
+    """A text, or ids from one or several."""
+    return str(tokens) if isinstance(tokens, str) else as_wholes(tokens, operation, name)
+
+
+def _ids(tokens: Any, facts: ModelFacts, operation: str) -> tuple[int, ...]:
+    """Token ids of a text (without special tokens), or ids."""
+    ids = tokens
     if isinstance(tokens, str):
         ids = tuple(encode_text(facts.tokenizer, tokens, operation, special=False)) if tokens else ()
-    else:
-        ids = (tokens,) if isinstance(tokens, int) else tuple(int(i) for i in tokens)
     facts.check_token_ids(ids, operation)
-    return ids
+    return tuple(ids)
 
 
 @dataclass(eq=False)
@@ -52,17 +58,22 @@ class ContinueThinking(Intervention):
     """
 
     token: Tokens
-    budget: int
-    at: str = "end"
+    budget: Judged[int]
+    at: Judged[str] = "end"
     final_prompt: Tokens = " Final Answer within \\boxed{}:"
-    final_tokens: int = 16
+    final_tokens: Judged[int] = 16
 
     def __post_init__(self) -> None:
+        name = "ContinueThinking"
+        self.token = _as_tokens(self.token, name, "token")
+        self.final_prompt = _as_tokens(self.final_prompt, name, "final_prompt")
+        self.budget = as_whole(self.budget, name, "budget")
+        self.final_tokens = as_whole(self.final_tokens, name, "final_tokens")
         wrong = [
             (self.at not in ("end", "start"), 'at="end" or at="start"', repr(self.at)),
             (self.budget < 1, "a budget of at least 1 token", str(self.budget)),
             (self.final_tokens < 1, "final_tokens of at least 1", str(self.final_tokens)),
-            (self.at == "end" and not isinstance(self.token, int) and not self.token, 'a token with at="end"', "none"),
+            (self.at == "end" and not self.token, 'a token with at="end"', "none"),
         ]
         for is_wrong, expected, received in wrong:
             if is_wrong:
@@ -89,7 +100,6 @@ class ContinueThinking(Intervention):
 
     @property
     def _tokens(self) -> list[int]:
-        assert isinstance(self.token, tuple)
         return list(self.token)
 
     def after_choice(self, step: Step) -> None:
@@ -102,7 +112,6 @@ class ContinueThinking(Intervention):
                 step.replace(i, self._tokens, self)
                 row.mark(self, "went on")
             elif self.final_prompt:
-                assert isinstance(self.final_prompt, tuple)
                 notes["final"] = True
                 final = list(self.final_prompt)
                 row.take_back(self)
@@ -127,15 +136,34 @@ class BudgetForcing(Intervention):
         end_token: the delimiter, an id or a text that is one token.
         ignore: how often it is ignored.
         append: text, an id or ids.
-        max_thinking: tokens before the delimiter at most; ``None`` for no limit.
+        max_thinking: tokens before the delimiter at most, fewer than a response may have; ``None`` for no limit.
+
+    A delimiter counts whoever emitted it: the model, this or another intervention, whatever the order of the list.
+    One that another forces ends the thinking and is never ignored.
+
+    Raises:
+        InputError: a delimiter that is no one token, a limit that no response can reach, nothing to append.
     """
 
     end_token: Tokens
-    ignore: int = 0
+    ignore: Judged[int] = 0
     append: Tokens = "Wait"
-    max_thinking: int | None = None
+    max_thinking: Judged[int | None] = None
 
     def __post_init__(self) -> None:
+        name = "BudgetForcing"
+        self.end_token = _as_tokens(self.end_token, name, "end_token")
+        self.append = _as_tokens(self.append, name, "append")
+        self.ignore = as_whole(self.ignore, name, "ignore")
+        if self.max_thinking is not None:
+            self.max_thinking = as_whole(self.max_thinking, name, "max_thinking")
+        if self.ignore and not self.append:
+            raise InputError(
+                name,
+                expected="something to append in place of an ignored delimiter",
+                received=f"ignore={self.ignore} and an empty append",
+                remedy='s1 appends "Wait".',
+            )
         if self.ignore < 0 or (self.max_thinking is not None and self.max_thinking < 1):
             raise InputError(
                 "BudgetForcing",
@@ -153,27 +181,37 @@ class BudgetForcing(Intervention):
                 received=f"{self.end_token!r}, which is {len(end)}",
                 remedy="Pass the token's id.",
             )
-        return replace(self, end_token=end[0], append=_ids(self.append, facts, "BudgetForcing"))
+        return replace(self, end_token=end, append=_ids(self.append, facts, "BudgetForcing"))
+
+    def fit(self, request: Request) -> Intervention:
+        ends = [i.budget + i.extra_tokens for i in request.interventions if isinstance(i, ContinueThinking)]
+        reach = min([request.reach, *ends])
+        if self.max_thinking is not None and self.max_thinking >= reach:
+            raise InputError(
+                "BudgetForcing",
+                expected=f"max_thinking below {reach}, the most tokens that a response can have here",
+                received=str(self.max_thinking),
+                remedy="Raise max_new_tokens: the delimiter and the answer come after the thinking.",
+            )
+        return self
 
     def after_choice(self, step: Step) -> None:
-        assert isinstance(self.end_token, int)
-        assert isinstance(self.append, tuple)
+        (end_token,) = self.end_token
         for i, row in enumerate(step.rows):
             notes = row.notes(self)
+            # What has been emitted is known only now: a later intervention may have put another token in its place.
+            if row.token_ids and not notes.get("done"):
+                notes["done"] = row.token_ids[-1] == end_token
             if notes.get("done"):
                 continue
             if self.max_thinking is not None and len(row.token_ids) >= self.max_thinking:
                 if step.forced_by_another(i, self):
                     continue  # another's words are not cut in two; the delimiter comes after them
                 row.take_back(self)
-                notes["done"] = True
-                if step.tokens[i] != self.end_token:
-                    step.replace(i, [self.end_token], self)
+                if step.tokens[i] != end_token:
+                    step.replace(i, [end_token], self)
                     row.mark(self, "delimiter forced")
-            elif step.tokens[i] == self.end_token and not step.forced[i]:
-                if notes.get("ignored", 0) < self.ignore and self.append:
-                    notes["ignored"] = notes.get("ignored", 0) + 1
-                    step.replace(i, list(self.append), self)
-                    row.mark(self, "delimiter ignored")
-                else:
-                    notes["done"] = True
+            elif step.tokens[i] == end_token and not step.forced[i] and notes.get("ignored", 0) < self.ignore:
+                notes["ignored"] = notes.get("ignored", 0) + 1
+                step.replace(i, list(self.append), self)
+                row.mark(self, "delimiter ignored")

@@ -15,17 +15,21 @@ blocks below keep theirs, one entry a position. What the texts leave open is dec
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from interp.arguments import Judged, Number, Whole, as_number, as_whole
 from interp.engine import ModelFacts
 from interp.errors import InputError
-from interp.interventions.suppress import flat_ids
+from interp.interventions.suppress import TokenIds, flat_ids
 from interp.protocol import Intervention, Row, Step
-from interp.sampling import entropy
+from interp.sampling import entropy, log_probabilities
 from interp.sites import Site
 
 __all__ = [
@@ -41,8 +45,6 @@ __all__ = [
 
 Gate = Callable[[Step], Sequence[bool]]
 """Tells, for each live row, whether its current position is to run again."""
-
-TokenIds = Mapping[str, Sequence[int]] | Iterable[int]
 
 
 def any_token(token_ids: TokenIds) -> Gate:
@@ -64,15 +66,15 @@ def input_token(token_ids: TokenIds) -> Gate:
     return lambda step: [(row.token_ids or row.prompt_ids)[-1] in ids for row in step.rows]
 
 
-def uncertain(threshold: float) -> Gate:
+def uncertain(threshold: Number) -> Gate:
     """Open where the entropy of the next token exceeds ``threshold`` nats."""
-    return lambda step: (entropy(step.logits.log_softmax(-1)) > threshold).tolist()
+    nats = as_number(threshold, "uncertain", "a threshold", finite=False, expected="in nats, a number")
+    return lambda step: (entropy(log_probabilities(step.logits)) > nats).tolist()
 
 
-def at_random(rate: float, salt: str = "at random") -> Gate:
+def at_random(rate: Number, salt: str = "at random") -> Gate:
     """Open at this share of all positions: the control. A row's positions depend on its own seed."""
-    if not 0 <= rate <= 1:
-        raise InputError("at_random", expected="a rate from 0 to 1", received=str(rate), remedy="Change it.")
+    rate = as_number(rate, "at_random", "a rate", 0, 1)
     return lambda step: [_coin(row, step.t, salt) < rate for row in step.rows]
 
 
@@ -95,16 +97,29 @@ class Recompute(Intervention):
     listed before this one.
     """
 
-    extract: int
-    inject: int
-    gate: Gate = field(repr=False)
-    repeats: int = 1
-    tolerance: float | None = None
-    token_ids: tuple[int, ...] = ()
+    extract: Judged[int]
+    inject: Judged[int]
+    gate: Judged[Gate] = field(repr=False)
+    repeats: Judged[int] = 1
+    tolerance: Judged[float | None] = None
+    token_ids: Judged[tuple[int, ...]] = ()
     label: str = field(default="Recompute", repr=False)
     also_reads: tuple[Site, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        self.extract = as_whole(self.extract, self.label, "a layer")
+        self.inject = as_whole(self.inject, self.label, "a layer")
+        self.repeats = as_whole(self.repeats, self.label, "repeats")
+        self.token_ids = flat_ids(self.token_ids)
+        if self.tolerance is not None:
+            self.tolerance = as_number(self.tolerance, self.label, "a tolerance", finite=False)
+        if not callable(self.gate):
+            raise InputError(
+                self.label,
+                expected="a gate: a function from a step to one truth value a row",
+                received=repr(self.gate)[:80],
+                remedy="any_token, input_token, uncertain and at_random make some.",
+            )
         if self.repeats < 1 or (self.tolerance is not None and not self.tolerance >= 0):
             raise InputError(
                 self.label,
@@ -124,7 +139,7 @@ class Recompute(Intervention):
         return resolved
 
     def before_choice(self, step: Step) -> None:
-        which = [i for i, is_open in enumerate(self.gate(step)) if is_open]
+        which = [i for i, is_open in enumerate(self._opened(step)) if is_open]
         for i in which:
             step.rows[i].mark(self, f"block {self.extract} into block {self.inject}")
         for _ in range(self.repeats):
@@ -133,12 +148,26 @@ class Recompute(Intervention):
             before = step.logits[which]
             step.rerun(which, self.inject, step.residual(self.reads[0])[which])
             if self.tolerance is not None:
-                moved = (step.logits[which].softmax(-1) - before.softmax(-1)).abs().sum(-1) / 2
+                after = log_probabilities(step.logits[which]).exp()
+                moved = (after - log_probabilities(before).exp()).abs().sum(-1) / 2
                 which = [i for i, distance in zip(which, moved.tolist(), strict=True) if distance >= self.tolerance]
+
+    def _opened(self, step: Step) -> list[bool]:
+        """What the gate says of each row."""
+        said: Any = self.gate(step)
+        said = said.tolist() if isinstance(said, Tensor | np.ndarray) else said
+        if not isinstance(said, list | tuple) or len(said) != len(step.rows) or any(isinstance(x, list) for x in said):
+            raise InputError(
+                self.label,
+                expected=f"a gate that gives one truth value for each of {len(step.rows)} rows",
+                received=repr(said)[:80],
+                remedy="It is asked once a step, for all rows in step.rows.",
+            )
+        return [bool(is_open) for is_open in said]
 
 
 def RecycleRepresentation(
-    layer: int, token_ids: TokenIds, probability: float = 1.0, repeats: int = 1, trigger: str = "predicted"
+    layer: Whole, token_ids: TokenIds, probability: Number = 1.0, repeats: Whole = 1, trigger: Judged[str] = "predicted"
 ) -> Recompute:
     """Representation recycling: at thinking tokens, block ``layer``'s output becomes its own input.
 
@@ -155,13 +184,9 @@ def RecycleRepresentation(
         raise InputError(
             "RecycleRepresentation", expected="trigger predicted or input", received=repr(trigger), remedy="Choose one."
         )
-    if not 0 <= probability <= 1:
-        raise InputError(
-            "RecycleRepresentation",
-            expected="a probability from 0 to 1",
-            received=str(probability),
-            remedy="Change it.",
-        )
+    probability = as_number(probability, "RecycleRepresentation", "a probability", 0, 1)
+    layer = as_whole(layer, "RecycleRepresentation", "a layer")
+    repeats = as_whole(repeats, "RecycleRepresentation", "repeats")
     ids = flat_ids(token_ids)
     token = any_token(ids) if trigger == "predicted" else input_token(ids)
     salt = f"recycle {layer} {trigger} {probability} {repeats}"  # two of them in one run have coins of their own
@@ -174,7 +199,7 @@ def RecycleRepresentation(
 
 
 def RecurseLatents(
-    top_layers: int, max_iterations: int = 4, entropy_threshold: float = 1.0, tolerance: float = 1e-3
+    top_layers: Whole, max_iterations: Whole = 4, entropy_threshold: Number = 1.0, tolerance: Number | None = 1e-3
 ) -> Recompute:
     """Entropy-gated latent recursion: where the next token is uncertain, the top blocks run again on their own output.
 
@@ -187,10 +212,14 @@ def RecurseLatents(
         entropy_threshold: nats.
         tolerance: total variation distance between two next-token distributions below which it has converged.
     """
+    top_layers = as_whole(top_layers, "RecurseLatents", "top_layers")
     if top_layers < 1:
         raise InputError("RecurseLatents", expected="top_layers >= 1", received=str(top_layers), remedy="Change it.")
+    repeats = as_whole(max_iterations, "RecurseLatents", "max_iterations")
+    if tolerance is not None:
+        tolerance = as_number(tolerance, "RecurseLatents", "tolerance", finite=False)
     gate = uncertain(entropy_threshold)
-    return Recompute(-1, -top_layers, gate, max_iterations, tolerance, label="RecurseLatents")
+    return Recompute(-1, -top_layers, gate, repeats, tolerance, label="RecurseLatents")
 
 
 def _coin(row: Row, t: int, salt: str) -> float:

@@ -7,28 +7,34 @@ token and the same step of two responses with different prompts means the same t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.arguments import Judged, as_number, as_rows, as_vector, as_whole, as_wholes
 from interp.engine import ModelFacts
 from interp.errors import InputError
-from interp.protocol import Intervention, Positions
+from interp.protocol import Intervention, Positions, Request, Row
 from interp.rollout import Rollout
-from interp.sites import Site
+from interp.sampling import widened
+from interp.sites import SITE_NAMES, Site
 
-__all__ = ["Exchange", "MeanAblate", "PatchResidual", "SteerResidual", "check_source"]
+__all__ = ["Exchange", "MeanAblate", "PatchResidual", "SteerResidual", "check_source", "exchanged"]
 
-Steps = str | Sequence[int]
+# Made plain when an intervention is built: "all", "response" or a list of steps; a tuple of rows or None; a 1-D tensor
+Steps: TypeAlias = Any
+Rows: TypeAlias = Any
+Vector: TypeAlias = Any
 Exchange = Callable[[Float[Tensor, "patch d_model"], Float[Tensor, "patch d_model"]], Float[Tensor, "patch d_model"]]
 """The stream to go on with, from the one that is there and the source's."""
 
 
-def _chosen(at: Positions, steps: Steps, rows: Sequence[int] | None) -> Bool[Tensor, "row pos"]:
+def _chosen(at: Positions, steps: Any, rows: tuple[int, ...] | None) -> Bool[Tensor, "row pos"]:
     """Where an edit applies: "all" positions, those of the "response", or listed steps; in the given prompts' rows."""
     if steps == "all":
         where = at.pos >= 0
@@ -72,7 +78,12 @@ def check_source(name: str, source: Rollout, facts: ModelFacts, site: Site | Non
         )
 
 
-def _check_steps(name: str, steps: Steps) -> None:
+def _as_steps(steps: Any, name: str) -> str | list[int]:
+    """ "all", "response", or steps; what they mean is checked when the intervention meets a model."""
+    return steps if isinstance(steps, str) else as_wholes(steps, name, "positions")
+
+
+def _check_steps(name: str, steps: str | Iterable[int]) -> None:
     wrong = steps not in ("all", "response") if isinstance(steps, str) else any(step < 0 for step in steps)
     if wrong:
         raise InputError(
@@ -83,12 +94,85 @@ def _check_steps(name: str, steps: Steps) -> None:
         )
 
 
+class _AtSteps(Intervention):
+    """What the interventions at chosen steps and rows have in common; ``positions`` and ``rows`` are theirs."""
+
+    positions: Any
+    rows: Any
+
+    def fit(self, request: Request) -> Intervention:
+        """Rows counted from the end resolved; rows and steps that are not there refused."""
+        ready = copy(self)
+        if self.rows is not None:
+            ready.rows = _within(self.rows, request.prompts, type(self).__name__)
+        steps = [] if isinstance(self.positions, str) else list(self.positions)
+        late = [step for step in steps if step >= request.reach]
+        if late and (len(late) == len(steps) or request.operation == "score"):
+            raise InputError(
+                type(self).__name__,
+                expected=f"response steps below {request.reach}, the most tokens that a response can have here",
+                received=f"steps {late[:5]}",
+                remedy="Raise max_new_tokens, or choose earlier steps.",
+            )
+        return ready
+
+    def finish(self, row: Row) -> None:
+        """Say which steps this response was too short for."""
+        if isinstance(self.positions, str) or (self.rows is not None and row.index not in self.rows):
+            return
+        missed = [step for step in self.positions if step >= len(row.token_ids)]
+        if missed:
+            row.mark(self, f"not reached: step{'s' * (len(missed) > 1)} {', '.join(map(str, missed[:8]))}")
+
+
+def _plain_places(intervention: Any, name: str) -> None:
+    """Layer, site and rows as built-in values."""
+    intervention.layer = as_whole(intervention.layer, name, "layer")
+    if not isinstance(intervention.site, str):
+        at = intervention.site if isinstance(intervention.site, Site) else Site("resid_post")
+        raise InputError(
+            name,
+            expected=f"the name of a site, one of {', '.join(SITE_NAMES)}",
+            received=repr(intervention.site),
+            remedy=f"Write layer={at.layer}, site={at.name!r}.",
+        )
+    intervention.rows = as_rows(intervention.rows, name)
+
+
+def exchanged(
+    exchange: Exchange, here: Float[Tensor, "patch d_model"], source: Float[Tensor, "patch d_model"]
+) -> Float[Tensor, "patch d_model"]:
+    """What ``exchange`` makes of the two, checked: a stream of another shape would be spread over the places."""
+    new = exchange(here, source)
+    if not isinstance(new, Tensor) or new.shape != here.shape:
+        raise InputError(
+            "exchange",
+            expected=f"a stream of shape {tuple(here.shape)}, [patch, d_model]",
+            received=f"shape {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__,
+            remedy="Return a stream for each patch.",
+        )
+    return new.to(here)
+
+
+def _within(rows: Sequence[int], count: int, name: str) -> tuple[int, ...]:
+    """Places in a list of ``count`` prompts, those counted from the end too."""
+    found = tuple(row + count if row < 0 else row for row in rows)
+    if not all(0 <= row < count for row in found):
+        raise InputError(
+            name,
+            expected=f"rows from 0 to {count - 1} (or -{count} to -1), places in the list of prompts",
+            received=str(list(rows)),
+            remedy="Leave rows out to act on all.",
+        )
+    return found
+
+
 def _at_layer(site: str, layer: int, facts: ModelFacts) -> Site:
     return Site(site) if site == "ln_final" else Site(site, layer + facts.n_layers if layer < 0 else layer)
 
 
 @dataclass(eq=False)
-class PatchResidual(Intervention):
+class PatchResidual(_AtSteps):
     """At given steps the stream becomes that of another response (activation patching).
 
     >>> from interp import ResidualSites, decode, load_model
@@ -100,21 +184,46 @@ class PatchResidual(Intervention):
 
     Args:
         source: a rollout that recorded ``site`` at ``layer``.
-        positions: steps, or a mapping from the step written to the source's step read.
-        rows: places in the list of prompts; all unless given.
-        exchange: the new stream from (the one that is there, the source's), both ``[patch, d_model]``; the source's
-            unless given. TransformerLens's ``SubspaceInterchange`` and ``NormMatchedPlacebo`` are such callables.
+        positions: a step or several, or a mapping from the step written to the source's step read (negative from the
+            source's end).
+        rows: places in the list of prompts (negative from the end), one or several; all unless given.
+        exchange: the new stream from (the one that is there, the source's), both ``[patch, d_model]``: the patched
+            places of one response, whatever batch it is in. The source's unless given. TransformerLens's
+            ``SubspaceInterchange`` and ``NormMatchedPlacebo`` are such callables.
+
+    An event marks a response that ends before a listed step.
 
     Raises:
         InputError: the source is of another model or width, or lacks the site, layer or step.
     """
 
-    source: Rollout = field(repr=False)
-    layer: int
-    positions: Sequence[int] | Mapping[int, int]
-    site: str = "resid_post"
-    rows: Sequence[int] | None = None
-    exchange: Exchange | None = None
+    source: Judged[Rollout] = field(repr=False)
+    layer: Judged[int]
+    positions: Steps
+    site: Judged[str] = "resid_post"
+    rows: Rows = None
+    exchange: Judged[Exchange | None] = None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not isinstance(self.source, Rollout):
+            raise InputError(
+                name,
+                expected="source as a Rollout",
+                received=repr(self.source)[:80],
+                remedy="Pass one of those that decode returns.",
+            )
+        if self.exchange is not None and not callable(self.exchange):
+            raise InputError(
+                name, expected="exchange as a function", received=repr(self.exchange)[:80], remedy="Leave it out."
+            )
+        _plain_places(self, name)
+        if isinstance(self.positions, Mapping):
+            read, written = (as_wholes(side, name, "positions") for side in
+                             (list(self.positions.values()), list(self.positions)))  # fmt: skip
+            self.positions = dict(zip(written, read, strict=True))
+        else:
+            self.positions = as_wholes(self.positions, name, "positions")
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         return self.prepared(facts)
@@ -125,12 +234,14 @@ class PatchResidual(Intervention):
         site = _at_layer(self.site, self.layer, facts)
         site.check(facts.n_layers, name)
         check_source(name, self.source, facts, site)
-        pairs = dict(self.positions) if isinstance(self.positions, Mapping) else {step: step for step in self.positions}
+        pairs = self._pairs()
         _check_steps(name, list(pairs))
-        if not all(0 <= step < len(self.source) for step in pairs.values()):
+        count = len(self.source)
+        pairs = {step: read + count if read < 0 else read for step, read in pairs.items()}
+        if not all(0 <= read < count for read in pairs.values()):
             raise InputError(
                 name,
-                expected=f"steps of the source, 0 to {len(self.source) - 1}",
+                expected=f"steps of the source, 0 to {count - 1}",
                 received=str(sorted(pairs.values())),
                 remedy="Choose steps within the source's response.",
             )
@@ -143,34 +254,63 @@ class PatchResidual(Intervention):
     values: Float[Tensor, "patch d_model"] = field(init=False, repr=False)
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
-        if not self.positions:
-            return None
-        where = _chosen(at, list(self.positions), self.rows).to(residual.device)
-        targets = torch.tensor(list(self.positions), device=at.pos.device)
-        which: Int[Tensor, "row pos"] = (at.steps[..., None] == targets).int().argmax(-1)
-        new = self.values.to(residual)[which.to(residual.device)]
-        if self.exchange is not None:
-            new = self.exchange(residual.flatten(0, 1), new.flatten(0, 1)).view_as(residual)
-        return torch.where(where[..., None], new, residual)
+        out: Tensor | None = None
+        for i, places in enumerate(at.places(list(self._pairs()))):
+            if not places or (self.rows is not None and at.rows[i].index not in self.rows):
+                continue
+            which, columns = zip(*places, strict=True)
+            new = self.values[list(which)].to(residual)
+            if self.exchange is not None:
+                new = exchanged(self.exchange, residual[i, list(columns)], new)
+            out = residual.clone() if out is None else out
+            out[i, list(columns)] = new
+        return out
+
+    def _pairs(self) -> dict[int, int]:
+        """The source's step by the step written."""
+        return self.positions if isinstance(self.positions, dict) else {step: step for step in self.positions}
+
+    def _options(self) -> dict[str, Any]:
+        """The source by its text and by what is read of it: all that it recorded would take long to digest."""
+        options, source = super()._options(), self.source
+        recorded = source.residuals.get(self.site)
+        where = (
+            [self.layer] if self.site == "ln_final" else [self.layer, self.layer + max(source.layers, default=0) + 1]
+        )
+        rows = [row for row, layer in enumerate(source.layers) if layer in where]
+        read = None if recorded is None else recorded if self.site == "ln_final" else recorded[rows]
+        told = {"model": source.settings.get("model"), "prompt_ids": source.prompt_ids, "token_ids": source.token_ids}
+        return {**options, "source": {**told, "residuals": read}}
 
 
 @dataclass(eq=False)
-class SteerResidual(Intervention):
+class SteerResidual(_AtSteps):
     """Add a direction to the stream, or take it out.
 
     Args:
         direction: ``[d_model]``; for "project_out" its length does not matter.
-        positions: "all" (prompt and response), "response", or steps.
+        positions: "all" (prompt and response), "response", or a step or several.
         mode: "add" (residual + scale * direction) or "project_out" (the component along it becomes 0).
+        rows: places in the list of prompts (negative from the end), one or several; all unless given.
+
+    Both are worked out in float32 at least and rounded once to the model's precision. An event marks a response that
+    ends before a listed step.
     """
 
-    direction: Float[Tensor, " d_model"] = field(repr=False)
-    layer: int
+    direction: Vector = field(repr=False)
+    layer: Judged[int]
     positions: Steps = "response"
-    mode: str = "add"
-    site: str = "resid_post"
-    scale: float = 1.0
-    rows: Sequence[int] | None = None
+    mode: Judged[str] = "add"
+    site: Judged[str] = "resid_post"
+    scale: Judged[float] = 1.0
+    rows: Rows = None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        self.direction = as_vector(self.direction, name, "direction")
+        self.scale = as_number(self.scale, name, "scale")
+        self.positions = _as_steps(self.positions, name)
+        _plain_places(self, name)
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         name = type(self).__name__
@@ -189,29 +329,40 @@ class SteerResidual(Intervention):
         return ready
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
-        direction = self.direction.to(residual)
+        stream = widened(residual)
+        direction = self.direction.to(stream)
         if self.mode == "add":
-            new = residual + self.scale * direction
+            new = stream + self.scale * direction
         else:
             unit = direction / direction.norm()
-            new = residual - (residual @ unit)[..., None] * unit
-        return torch.where(_chosen(at, self.positions, self.rows).to(residual.device)[..., None], new, residual)
+            new = stream - (stream @ unit)[..., None] * unit
+        where = _chosen(at, self.positions, self.rows).to(residual.device)
+        return torch.where(where[..., None], new.to(residual), residual)
 
 
 @dataclass(eq=False)
-class MeanAblate(Intervention):
+class MeanAblate(_AtSteps):
     """The stream becomes a mean, so that what this step in particular says is gone.
 
     Args:
         mean: ``[d_model]``, e.g. ``rollout.residuals["resid_post"][layer].mean(0)`` over many responses.
-        positions: "all", "response", or steps.
+        positions: "all", "response", or a step or several.
+        rows: places in the list of prompts (negative from the end), one or several; all unless given.
+
+    An event marks a response that ends before a listed step.
     """
 
-    mean: Float[Tensor, " d_model"] = field(repr=False)
-    layer: int
+    mean: Vector = field(repr=False)
+    layer: Judged[int]
     positions: Steps = "response"
-    site: str = "resid_post"
-    rows: Sequence[int] | None = None
+    site: Judged[str] = "resid_post"
+    rows: Rows = None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        self.mean = as_vector(self.mean, name, "mean")
+        self.positions = _as_steps(self.positions, name)
+        _plain_places(self, name)
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         name = type(self).__name__

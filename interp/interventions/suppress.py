@@ -6,36 +6,46 @@ expanded to all its spellings first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Set
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.arguments import Texts, Wholes, as_list, as_text, as_wholes
 from interp.engine import ModelFacts, model_facts
 from interp.errors import InputError
-from interp.prompts import decode_tokens, vocabulary_of
+from interp.prompts import vocabulary_of
 from interp.protocol import Intervention, Step
+from interp.token_text import token_texts
 from interp.types import Bridge
 
-__all__ = ["SuppressTokens", "flat_ids", "spellings", "thinking_token_ids"]
+__all__ = ["SuppressTokens", "TokenIds", "flat_ids", "spellings", "thinking_token_ids"]
 
 
-def thinking_token_ids(model: Bridge, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
+if TYPE_CHECKING:
+    TokenIds: TypeAlias = Mapping[str, Wholes] | Wholes
+else:
+    TokenIds = Any
+
+
+def thinking_token_ids(model: Bridge, words: Texts) -> dict[str, tuple[int, ...]]:
     """Every vocabulary id that spells each word, with or without a leading space, in any case.
 
     >>> from interp import load_model
     >>> thinking_token_ids(load_model("toy-reasoner"), ["Wait", "hmm"])
     {'Wait': (27,), 'hmm': (28,)}
 
-    A list of N words counts as N, however many ids that is.
+    A list of N words counts as N, however many ids that is; one word may stand alone.
 
     Raises:
         InputError: a word that no single token spells.
     """
+    listed = as_list(sorted(words) if isinstance(words, Set) else words, "expand thinking tokens", "words", "words")
+    words = [as_text(word, "expand thinking tokens", "words as").removeprefix(" ") for word in listed]
     facts, spelled = model_facts(model), spellings(model)
     found = {word: tuple(spelled.get(word.casefold(), ())) for word in words}
     missing = [word for word, ids in found.items() if not ids]
@@ -63,16 +73,16 @@ def spellings(model: Bridge) -> dict[str, list[int]]:
     return found
 
 
-def flat_ids(token_ids: Mapping[str, Sequence[int]] | Iterable[int]) -> tuple[int, ...]:
+def flat_ids(token_ids: TokenIds) -> tuple[int, ...]:
     """Ids, sorted, from ids or from what :func:`thinking_token_ids` gives.
 
     >>> flat_ids({"Wait": (27, 5), "So": (5,)})
     (5, 27)
     """
+    given = list(token_ids.values()) if isinstance(token_ids, Mapping) else [token_ids]
     try:
-        given = [i for ids in token_ids.values() for i in ids] if isinstance(token_ids, Mapping) else list(token_ids)
-        return tuple(sorted({int(i) for i in given}))
-    except (TypeError, ValueError):
+        return tuple(sorted({i for ids in given for i in as_wholes(ids, "choose tokens", "token_ids")}))
+    except InputError:
         raise InputError(
             "choose tokens",
             expected="token ids, or words with their ids from thinking_token_ids",
@@ -99,7 +109,7 @@ class SuppressTokens(Intervention):
         InputError: ids outside the vocabulary, or nothing left to emit.
     """
 
-    token_ids: Mapping[str, Sequence[int]] | Iterable[int]
+    token_ids: TokenIds
     _ids: tuple[int, ...] = field(init=False, repr=False)
     _notes: dict[int, str] = field(default_factory=dict, init=False, repr=False)
     _index: Int[Tensor, " suppressed"] | None = field(default=None, init=False, repr=False)
@@ -117,7 +127,7 @@ class SuppressTokens(Intervention):
                 remedy="Suppress fewer tokens.",
             )
         ready = copy(self)
-        texts = decode_tokens(facts.tokenizer, self._ids)
+        texts = token_texts(facts.tokenizer, self._ids)
         ready._notes = {i: f"suppressed {text!r}" for i, text in zip(self._ids, texts, strict=True)}
         return ready
 

@@ -12,19 +12,21 @@ TransformerLens's ``patching.get_act_patch_resid_pre`` and relatives say the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.arguments import Judged, Whole, Wholes, as_token_id, as_whole, as_wholes
 from interp.decoding import check_context, evaluating
 from interp.engine import BridgeEngine, Edit
 from interp.errors import InputError
-from interp.interventions.residual import Exchange, PatchResidual, check_source
+from interp.interventions.residual import Exchange, PatchResidual, check_source, exchanged
 from interp.record import check_memory
 from interp.rollout import Rollout
+from interp.sampling import log_probabilities, widened
 from interp.sites import Site, resolve_layers
 from interp.types import Bridge
 
@@ -37,37 +39,50 @@ Metric = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, " row"]]
 """A number for each row, from its logits."""
 
 
-def log_probability(token_id: int) -> Metric:
+def log_probability(token_id: Whole) -> Metric:
     """Nats of one next token.
 
     >>> log_probability(1)(torch.tensor([[0.0, 0.0]])).exp().tolist()
     [0.5]
     """
-    return lambda logits: logits.log_softmax(-1)[:, token_id]
+    wanted = as_token_id(token_id, "log_probability")
+    return lambda logits: log_probabilities(logits)[:, _of(logits, wanted)]
 
 
-def logit_difference(right: int, wrong: int) -> Metric:
+def logit_difference(right: Whole, wrong: Whole) -> Metric:
     """Logit of one next token minus that of another.
 
     >>> logit_difference(1, 0)(torch.tensor([[0.5, 2.0]])).tolist()
     [1.5]
     """
-    return lambda logits: logits[:, right] - logits[:, wrong]
+    plus, minus = as_token_id(right, "logit_difference", "right"), as_token_id(wrong, "logit_difference", "wrong")
+    return lambda logits: widened(logits)[:, _of(logits, plus)] - widened(logits)[:, _of(logits, minus)]
+
+
+def _of(logits: Float[Tensor, "row d_vocab"], token_id: int) -> int:
+    if token_id >= logits.shape[-1]:
+        raise InputError(
+            "measure a token",
+            expected=f"a token id from 0 to {logits.shape[-1] - 1}",
+            received=str(token_id),
+            remedy="Encode the text with this model's own tokenizer.",
+        )
+    return token_id
 
 
 @torch.no_grad()
 def patch_sweep(
     model: Bridge,
-    target: Rollout,
-    source: Rollout,
-    metric: Metric,
+    target: Judged[Rollout],
+    source: Judged[Rollout],
+    metric: Judged[Metric],
     *,
-    at: int = -1,
-    layers: str | int | Sequence[int] = "all",
-    steps: Sequence[int] | Mapping[int, int] | None = None,
-    site: str = "resid_post",
-    exchange: Exchange | None = None,
-    batch_size: int = 32,
+    at: Whole = -1,
+    layers: str | Wholes = "all",
+    steps: Wholes | Mapping[int, int] | None = None,
+    site: Judged[str] = "resid_post",
+    exchange: Judged[Exchange | None] = None,
+    batch_size: Whole = 32,
 ) -> pandas.DataFrame:
     """Put ``source``'s residual stream into ``target``'s, at one layer and step at a time, and see what changes.
 
@@ -87,11 +102,12 @@ def patch_sweep(
             your own.
         at: the step whose prediction is read; negative from the end of the response.
         layers: "all" that the source recorded, or some.
-        steps: response steps to patch, or a mapping from the target's steps to the source's; unless given all that
-            both have, up to ``at``. Step 0 is the last prompt token.
+        steps: one or several response steps to patch, or a mapping from the target's steps to the source's; negative
+            from the ends of the responses; unless given all that both have, up to ``at``. Step 0 is the last prompt
+            token.
         site: resid_pre, resid_mid or resid_post.
-        exchange: the new stream from (the target's, the source's), both ``[patch, d_model]``; the source's unless
-            given.
+        exchange: the new stream from (the target's, the source's), both ``[1, d_model]``, of one patch; the source's
+            unless given.
         batch_size: patches at a time.
 
     Returns:
@@ -105,6 +121,22 @@ def patch_sweep(
     import pandas as pd
 
     engine = BridgeEngine(model)
+    for name, rollout in (("target", target), ("source", source)):
+        if not isinstance(rollout, Rollout):
+            raise InputError(
+                "patch_sweep",
+                expected=f"{name} as a Rollout",
+                received=repr(rollout)[:80],
+                remedy="Pass one of those that decode returns.",
+            )
+    if not callable(metric) or not (exchange is None or callable(exchange)):
+        raise InputError(
+            "patch_sweep",
+            expected="metric and exchange as functions",
+            received=repr(metric if not callable(metric) else exchange)[:80],
+            remedy="log_probability(token_id) makes a metric.",
+        )
+    at, batch_size = as_whole(at, "patch_sweep", "at"), as_whole(batch_size, "patch_sweep", "batch_size")
     end = at + len(target) if at < 0 else at
     if not 0 <= end < len(target) or batch_size < 1:
         raise InputError(
@@ -114,8 +146,9 @@ def patch_sweep(
             remedy="at is the response step whose prediction is read.",
         )
     check_source("patch_sweep", target, engine.facts)
-    chosen = source.layers if layers == "all" else resolve_layers(layers, engine.facts.n_layers, "patch_sweep")
-    pairs = _pairs(steps, end, len(source))
+    is_all = isinstance(layers, str) and layers == "all"
+    chosen = source.layers if is_all else resolve_layers(layers, engine.facts.n_layers, "patch_sweep")
+    pairs = _pairs(steps, end, len(target), len(source))
     patches = [PatchResidual(source, layer, pairs, site).prepared(engine.facts) for layer in chosen]
     cells = sorted((step, place, layer) for layer in range(len(chosen)) for place, step in enumerate(pairs))
     first = len(target.prompt_ids) - 1
@@ -172,10 +205,16 @@ def patch_sweep(
     )
 
 
-def _pairs(steps: Sequence[int] | Mapping[int, int] | None, end: int, source_steps: int) -> dict[int, int]:
+def _pairs(steps: Any, end: int, target_steps: int, source_steps: int) -> dict[int, int]:
+    """The source's step by the target's."""
     if steps is None:
         return {step: step for step in range(min(end + 1, source_steps))}
-    pairs = dict(steps) if isinstance(steps, Mapping) else {step: step for step in steps}
+    both = (list(steps), list(steps.values())) if isinstance(steps, Mapping) else (steps, None)
+    written, read = (None if side is None else as_wholes(side, "patch_sweep", "steps") for side in both)
+    assert written is not None
+    written = [step + target_steps if step < 0 else step for step in written]
+    read = written if read is None else [step + source_steps if step < 0 else step for step in read]
+    pairs = dict(zip(written, read, strict=True))
     if not pairs or not all(0 <= step <= end for step in pairs):
         raise InputError(
             "patch_sweep",
@@ -196,14 +235,17 @@ def _at(
         where = rows.to(residual.device), columns.to(residual.device)
         source = new.to(residual)
         out = residual.clone()
-        out[where] = source if exchange is None else exchange(residual[where], source)
+        if exchange is not None:  # each patch is a text of its own, whatever batch it is in
+            pairs = zip(residual[where].split(1), source.split(1), strict=True)
+            source = torch.cat([exchanged(exchange, here, there) for here, there in pairs])
+        out[where] = source
         return out
 
     return edit
 
 
 def _measure(metric: Metric, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    values = metric(logits.float() if logits.dtype.itemsize < 4 else logits)
+    values = metric(widened(logits))
     if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
         raise InputError(
             "patch_sweep",

@@ -17,6 +17,7 @@ from analyses.views.report.parts import label_of, response_rows
 from analyses.views.report.text import VERDICTS, options, several
 from analyses.views.tokens import NEGATIVE, POSITIVE, safe_token
 from interp.html import visible
+from interp.token_text import gap_between, with_parts_shown
 
 __all__ = ["explorer", "response_data"]
 
@@ -99,13 +100,12 @@ def response_data(one: Digest, curves: Curves, row: dict[Any, Any]) -> dict[str,
         "facts": facts,
         "status": str(row.get("status", "")) if str(row.get("status", "")) in VERDICTS else "",
         "layers": [one.layers.index(layer) for layer in curves.layers],
-        "tokens": [_short(token) for token in curves.tokens],
-        "safe": [safe_token(token) for token in curves.tokens],
+        "tokens": [_short(token) for token in with_parts_shown(curves.tokens)],
+        "safe": [safe_token(token) for token in with_parts_shown(curves.tokens)],
         "mi": base64.b64encode(np.ascontiguousarray(finite, dtype="<f4").tobytes()).decode(),
         "peaks": [np.flatnonzero(marked).tolist() for marked in curves.is_peak],
         "limits": [_limit(values, tau) for values in finite],
-        # Word-level vocabularies have no spaces in their tokens.
-        "spaced": any(character.isspace() for token in curves.tokens for character in token),
+        "spaced": not gap_between(curves.tokens, None if _absent(row.get("text")) else str(row["text"])),
     }
 
 

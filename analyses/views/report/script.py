@@ -221,7 +221,7 @@ REPORT_SCRIPT = inline_script(
       figure.setAttribute("aria-label", "The response, coloured by nHSIC of layer " + layers[row]);
       live.hidden = true;
       figure.appendChild(live);
-      figure.appendChild(make("div", response.tokens.join(" "), "pl-static"));
+      figure.appendChild(make("div", response.safe.join(response.spaced ? "" : " "), "pl-static"));
       figure.appendChild(make("figcaption", "White is 0, blue is high" +
         (finite.length ? " (up to " + number(finite[finite.length - 1]) + ")" : "") + "; outlined and underlined: " +
         several(scores.peaks.length, "peak") + " of layer " + layers[row] +
