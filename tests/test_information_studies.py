@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from analyses.places import places_of, steps_at
-from analyses.problems import Problem
 from analyses.store import Cell, Run
 from analyses.studies import make_study
-from analyses.studies.aligned import label_answers, usable_bits
+from analyses.studies.aligned import check_answers, label_answers, usable_bits
 from analyses.studies.run import StudyResult, run_study
 from analyses.toys.running import running_values
 from analyses.toys.task import Question, held_out_questions, sample_trace
@@ -141,9 +140,8 @@ def test_problems_that_can_give_no_bits_are_refused_before_anything_is_decoded(n
         run_study(make_study(name, {}), n=39, out=tmp_path / name, max_new_tokens=120)
     with pytest.raises(InputError, match="at least 24 problems, 8 for each of 3 folds, received 20 problems"):
         run_study(make_study(name, {"folds": "3"}), n=20, out=tmp_path / name, max_new_tokens=120)
-    same = [Problem(str(k), f"{k} A * 3 B - 8 C + 1 ? ->", "4", "4") for k in range(40)]
     with pytest.raises(InputError, match="problems of at least two different answers, received the same in all 40"):
-        run_study(make_study(name, {}), problems=same, n=40, out=tmp_path / name, max_new_tokens=120)
+        check_answers(f"study {name}", ["4"] * 40, 12, 5)
     assert not (tmp_path / "baselines").exists()
 
 
