@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,11 @@ from interp.sites import resolve_layers
 
 TEXT, IDS = "w5 w7 w9", [5, 7, 9]
 SITES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
+
+
+def named(value: Any) -> str:
+    """A test's name without addresses: processes that share the tests have to find the same ones."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))[:60]
 
 
 def model() -> Any:
@@ -135,7 +141,7 @@ def test_no_prompts_are_no_results() -> None:
         torch.zeros(1, 1, 1, dtype=torch.long), [b"\x05"], [[[5]]], [5.0, 6.0], torch.tensor(5),
         [{"question": TEXT}, 5], {"input_ids": [IDS], "attention_mask": [[1, 1]]},
     ],
-    ids=repr,
+    ids=named,
 )  # fmt: skip
 def test_what_is_no_prompt_is_refused(given: Any) -> None:
     for call in (
@@ -176,7 +182,7 @@ SAME_DECODING: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "plain"), SAME_DECODING, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("given", "plain"), SAME_DECODING, ids=named)
 def test_numbers_of_every_kind_do_what_plain_ones_do(given: dict[str, Any], plain: dict[str, Any]) -> None:
     prompts = [IDS, [8, 3]]
     ours = decode(model(), prompts, **{"max_new_tokens": 3, **given})
@@ -202,7 +208,7 @@ def test_numbers_of_every_kind_do_what_plain_ones_do(given: dict[str, Any], plai
         {"interventions": "SuppressTokens"}, {"interventions": {"a": SuppressTokens([5])}}, {"record": ResidualSites},
         {"record": "resid_post"}, {"record": True}, {"record": ["resid_post"]}, {"progress": "yes"}, {"progress": 1},
     ],
-    ids=repr,
+    ids=named,
 )  # fmt: skip
 def test_options_that_mean_nothing_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InputError):
@@ -219,7 +225,7 @@ def test_any_whole_number_is_a_seed(seed: int) -> None:
 
 
 @pytest.mark.parametrize("given", [{"batch_size": 0}, {"batch_size": -1}, {"batch_size": 2.0}, {"record": "resid_post"},
-                                   {"record": ResidualSites}], ids=repr)  # fmt: skip
+                                   {"record": ResidualSites}], ids=named)  # fmt: skip
 def test_options_of_encode_and_score(given: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         encode(model(), [IDS], **given)
@@ -251,7 +257,7 @@ def test_responses_in_every_form() -> None:
     ("layers", "found"),
     [("all", (0, 1, 2)), (1, (1,)), (np.int64(-1), (2,)), (torch.tensor([0, 2]), (0, 2)), (range(2), (0, 1)),
      ((n for n in (2, 0)), (0, 2)), (np.array([1]), (1,)), ({0, 1}, (0, 1)), (torch.tensor(1), (1,))],
-    ids=repr,
+    ids=named,
 )  # fmt: skip
 def test_layers_in_every_form(layers: Any, found: tuple[int, ...]) -> None:
     record = ResidualSites(layers=layers)
@@ -265,7 +271,7 @@ def test_layers_in_every_form(layers: Any, found: tuple[int, ...]) -> None:
      {"layers": []}, {"layers": -4}, {"sites": "resid_post"}, {"sites": []}, {"sites": [Site("resid_post", 1)]},
      {"sites": Site("resid_post", 1)}, {"sites": None}, {"sites": [1]}, {"dtype": torch.int64}, {"dtype": "float99"},
      {"device": "toaster"}],
-    ids=repr,
+    ids=named,
 )  # fmt: skip
 def test_requests_to_record_that_mean_nothing_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InputError):
