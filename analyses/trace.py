@@ -52,7 +52,7 @@ from analyses.store import Cell, CellData, Run
 from analyses.wrong_answers import wrong_answers
 from interp.decoding import ProgressBar, check_context, decode
 from interp.encoding import encode
-from interp.engine import ModelFacts, model_facts
+from interp.engine import ModelFacts, check_model, model_facts
 from interp.errors import InputError
 from interp.generation_config import generation_rules
 from interp.models import BUNDLED, load_model, model_source
@@ -153,7 +153,7 @@ class TraceSettings:
 
 
 def trace(
-    model: str | Bridge,
+    model: str | Path | Bridge,
     problems: str | Path | Sequence[Problem] | None = None,
     out: str | Path = "runs/trace",
     *,
@@ -196,6 +196,7 @@ def trace(
     """
     from analyses.views.report import refresh_report
 
+    model = name_or_model(model)
     n, batch_size, workers = check_work("trace", n, batch_size, workers)
     probing = _probing_of(settings)
     options = settings_of({name: value for name, value in settings.items() if name not in _ASKED})
@@ -296,6 +297,14 @@ def _start_rereader(
     share_threads(model, workers)
     tracer = Tracer(model, problems, options)
     return Rereader(tracer, tracer.start(out)).do
+
+
+def name_or_model(model: str | Path | Bridge) -> str | Bridge:
+    """A model's name, a path as one, or a loaded model; anything else is refused."""
+    if isinstance(model, str | Path):
+        return str(model)
+    check_model(model)
+    return model
 
 
 def traced_problems(

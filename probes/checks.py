@@ -19,6 +19,8 @@ __all__ = [
     "check_options",
     "check_pair",
     "check_tensor",
+    "check_whole",
+    "is_number",
     "median_multiple",
 ]
 
@@ -66,10 +68,11 @@ def check_options(
     """Refuse options out of range, and an `eps` below which the score is rounding."""
     number = median_multiple(operation, sigma) if isinstance(sigma, str) else sigma
     for name, value in {"sigma": number, "eps": eps, "tol": tol, "max_bytes": max_bytes}.items():
-        if not (_is_number(value) and math.isfinite(value) and value > 0):
+        if not (is_number(value) and math.isfinite(value) and value > 0):
             raise InputError(
                 operation, expected=f"{name} > 0 and finite", received=repr(value), remedy=f"Give a positive {name}."
             )
+    check_whole(operation, "max_bytes", max_bytes, 1, "Give bytes as an integer, 2**29 say.")
     if eps < smallest_eps:
         raise InputError(
             operation,
@@ -80,8 +83,15 @@ def check_options(
         )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a number, of numpy too; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_whole(operation: str, name: str, value: object, least: int, remedy: str) -> None:
+    """Refuse all but whole numbers from `least` on; those of numpy are whole numbers too."""
+    if not (isinstance(value, Integral) and not isinstance(value, bool)) or int(value) < least:
+        raise InputError(operation, expected=f"{name} >= {least}, a whole number", received=repr(value), remedy=remedy)
 
 
 def _largest(x: Tensor) -> float:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from probes.checks import check_finite
+from probes.checks import check_finite, check_whole, is_number
 from probes.errors import InputError
 
 __all__ = ["PeakStatistics", "peak_statistics", "top_k_peaks", "tukey_peaks"]
@@ -31,7 +31,7 @@ def tukey_peaks(mi: Tensor, tau: float | int = 1.5) -> Bool[Tensor, "*lead step"
     Source: Qian et al. 2025, arXiv 2506.02867.
     """
     values = _checked("tukey_peaks", mi)
-    if not (math.isfinite(tau) and tau >= 0):
+    if not (is_number(tau) and math.isfinite(tau) and tau >= 0):
         raise InputError("tukey_peaks", expected="tau >= 0 and finite", received=repr(tau), remedy="The paper has 1.5.")
     low, _, high = _quartiles(values)
     return values > (high + tau * (high - low))[..., None]
@@ -47,8 +47,7 @@ def top_k_peaks(mi: Tensor, k: int = 20) -> Bool[Tensor, "*lead step"]:
     Source: the scripts of Qian et al. 2025, MI-Peaks.
     """
     values = _checked("top_k_peaks", mi)
-    if k < 1:
-        raise InputError("top_k_peaks", expected="k >= 1", received=repr(k), remedy="The authors' scripts have 20.")
+    check_whole("top_k_peaks", "k", k, 1, "The authors' scripts have 20.")
     best = values.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     return torch.zeros_like(values, dtype=torch.bool).scatter(-1, best, True)
 

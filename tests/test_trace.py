@@ -206,6 +206,43 @@ def test_problems_are_needed_unless_the_model_is_a_toy(tmp_path: Path) -> None:
         trace(families.bridge("llama"), out=tmp_path / "x")
 
 
+ODD = """
+import torch
+from analyses.trace import trace
+from interp import InputError
+from probes import nhsic, top_k_peaks, tukey_peaks
+
+x, mi = torch.randn(4, 8), torch.rand(9)
+for call in (
+    lambda: trace("toy-reasoner", ["6 A * 3 ? ->"], out="never"),
+    lambda: trace(None, out="never"),
+    lambda: nhsic(x, x[0], max_bytes=1e6),
+    lambda: tukey_peaks(mi, tau="1.5"),
+    lambda: top_k_peaks(mi, k=2.0),
+):
+    try:
+        call()
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_what_is_of_another_kind_is_refused_where_no_types_are_checked(tmp_path: Path) -> None:
+    """In a process of its own: here beartype would be first."""
+    done = subprocess.run(
+        [sys.executable, "-c", ODD], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert [line.split(", received")[0] for line in done.stdout.splitlines()] == [
+        "trace: expected a problem file, or a list of Problem",
+        "use a model: expected a model that load_model returns (a TransformerBridge)",
+        "nhsic: expected max_bytes >= 1, a whole number",
+        "tukey_peaks: expected tau >= 0 and finite",
+        "top_k_peaks: expected k >= 1, a whole number",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
 # The command
 
 

@@ -24,7 +24,7 @@ from analyses.studies.base import Lab, Setup, Spec, StartWorker, Study, StudyDat
 from analyses.studies.calibration import CALIBRATE, Calibration
 from analyses.studies.kept import keep, kept, sources
 from analyses.studies.options import settle_options
-from analyses.trace import TABLE_SETTINGS, Tracer, TraceSettings, settings_of, trace, traced_problems
+from analyses.trace import TABLE_SETTINGS, Tracer, TraceSettings, name_or_model, settings_of, trace, traced_problems
 from interp.decoding import ProgressBar
 from interp.engine import model_facts
 from interp.errors import InputError
@@ -90,7 +90,7 @@ class StudyResult:
 
 def run_study(
     study: Study,
-    model: str | Bridge = "toy-reasoner",
+    model: str | Path | Bridge = "toy-reasoner",
     problems: str | Path | Sequence[Problem] | None = None,
     out: str | Path = "runs/study",
     *,
@@ -282,7 +282,7 @@ class _Plan:
 
 def _plan(
     study: Study,
-    model: str | Bridge,
+    model: str | Path | Bridge,
     problems: str | Path | Sequence[Problem] | None,
     n: int | None,
     words: str,
@@ -295,6 +295,7 @@ def _plan(
             "study", expected="a study, e.g. make_study('suppress', {})", received=repr(study)[:80], remedy="Make one."
         )
     settle_options(study)
+    model = name_or_model(model)
     operation = f"study {study.name}"
     options = settings_of(settings)
     Probing(**study.probing())
@@ -372,7 +373,7 @@ class Estimate:
 
 def estimate_study(
     study: Study,
-    model: str | Bridge = "toy-reasoner",
+    model: str | Path | Bridge = "toy-reasoner",
     problems: str | Path | Sequence[Problem] | None = None,
     *,
     n: Whole | None = None,
