@@ -324,6 +324,13 @@ def traced_problems(
     if isinstance(problems, str | Path):
         return load_problems(problems, n=n)
     given: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
+    if strange := [one for one in given if not isinstance(one, Problem)]:
+        raise InputError(
+            "trace",
+            expected="a problem file, or a list of Problem",
+            received=f"a list with {type(strange[0]).__name__}",
+            remedy="Write analyses.problems.Problem(id=..., question=..., solution=..., answer=...) for each.",
+        )
     if not given:
         raise InputError("trace", expected="at least one problem", received="none", remedy="Pass some.")
     return given[:n]
