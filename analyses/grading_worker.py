@@ -117,12 +117,29 @@ def _read(latex: str) -> Any:
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
     )
     latex = normalize_latex(latex, tidy)
-    return latex2sympy(
-        latex,
-        is_real=not should_treat_as_complex(latex),
-        normalization_config=None,
-        conversion_config=ConversionConfig(lowercase_symbols=False),  # r is not R
+    return _with_unit(
+        latex2sympy(
+            latex,
+            is_real=not should_treat_as_complex(latex),
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),  # r is not R
+        )
     )
+
+
+def _with_unit(read: Any) -> Any:
+    """What was read with the imaginary unit for the letter i, which latex2sympy takes for a name: so i^2 is -1."""
+    from sympy import I, MatrixBase
+
+    if isinstance(read, (list, tuple)) and type(read) in (list, tuple):
+        return type(read)(map(_with_unit, read))
+    names = [name for name in getattr(read, "free_symbols", ()) if name.name == "i"]
+    if not names or getattr(read, "is_Relational", False):
+        return read
+    try:
+        return read.subs(dict.fromkeys(names, I)) if not isinstance(read, MatrixBase) else read.applyfunc(_with_unit)
+    except TypeError:  # an order of complex numbers: there it is a name
+        return read
 
 
 def _exact() -> None:

@@ -73,6 +73,10 @@ def boxed_answer(
         Box(match[1], match.start(), match.end()) for match in list(_GLM.finditer(text))[-_TRIES:] if match[1].strip()
     ]
     boxes.sort(key=lambda box: box.start)
+    # The same box begun once more, and cut off
+    if len(boxes) > 1 and boxes[-1].end == len(text) and not text.endswith("}"):
+        again = boxes[-2].inside.strip().startswith(boxes[-1].inside.strip())
+        boxes = boxes[:-1] if again and boxes[-2].end < len(text) else boxes
     outer = [box for box in boxes if not any(o.start < box.start and box.end <= o.end for o in boxes)]
     kept = [box for box in outer if _NEGATED.search(text, max(0, box.start - 80), box.start) is None]
     if not kept:

@@ -34,13 +34,24 @@ def is_plain(gold: str) -> bool:
 
 
 def wanted(gold: str) -> str:
-    """What kind of answer a gold answer is, as `extract_answer` is told: "choice", "yes/no", "ratio" or ""."""
-    text = bare(clean(gold))
+    """What kind of answer a gold answer is, as `extract_answer` is told; "" where that makes no difference.
+
+    >>> [wanted(gold) for gold in ("(C)", "Yes", "2:3", "3/4", "18", "3, 4", "(3, 4)", "x^2")]
+    ['choice', 'yes/no', 'ratio', 'fraction', 'number', 'list', 'point', '']
+    """
+    cleaned = clean(gold)
+    text = bare(cleaned)
     if CHOICE.fullmatch(text):
         return "choice"
     kinds = read_kind(text)
     if kinds and all(isinstance(kind, Ratio) for kind in kinds):
         return "ratio"
+    if (number := read_number(cleaned)) is not None:
+        return "number" if number.value.denominator == 1 and not number.percent else "fraction"
+    if _outside(cleaned) == "point" and "," in cleaned:
+        return "point"
+    if _outside(cleaned) == "set" or re.search(r"\\pm|,|\b(?:and|or)\b", cleaned):
+        return "list"
     return "yes/no" if text.lower() in ("yes", "no", "true", "false") else ""
 
 

@@ -13,8 +13,9 @@ from .boxes import boxed_answer
 from .compare import CHOICE, LABEL, decide, for_algebra
 from .kinds import read_kind
 from .numbers import read_number
+from .phrases import proportions, put_together
 from .prose import IN_PROSE, VULGAR, plain_formula, worded
-from .retract import REVOKED, settle
+from .retract import RESTATED, REVOKED, doubts, settle
 from .spelling import WINDOW, bare, clean, is_name
 from .thinking import READING, Reading, answer_part, forced_part
 from .turns import one_turn
@@ -49,7 +50,8 @@ def extract_answer(response: str, reading: Reading = READING, *, opened: bool = 
 
     Only what stands after the thinking is read, and no further than where another question begins; after a final
     prompt, " Final Answer within \\boxed{}:", only what follows it. `opened` says that the prompt opened the thinking.
-    `wants` may be "choice", "yes/no" or "ratio": then these are looked for before other numbers are.
+    `wants`, from `compare.wanted`, says what the gold answer is: a choice, yes or no, or a ratio is looked for before
+    other numbers are; "2 out of 3" is a fraction where that is wanted, and 2 where a whole number is.
 
     1. `boxed`: the last complete ``\\boxed{...}`` (or ``\\fbox``, ``\\framebox``) that is not empty nor taken back; all
        boxes of its sentence.
@@ -70,7 +72,8 @@ def extract_answer(response: str, reading: Reading = READING, *, opened: bool = 
     """
     part = one_turn(answer_part(_CALCULATOR.sub("", response), reading, opened=opened))
     forced = forced_part(part, reading)
-    found = _extracted(part if forced is None else one_turn(forced), wants, forced is not None)
+    text = proportions(part if forced is None else one_turn(forced), wants)
+    found = _extracted(text, wants, forced is not None)
     return Extraction("", Reason.NONE) if found is None else found
 
 
@@ -90,10 +93,13 @@ def _extracted(text: str, wants: str, forced: bool) -> Extraction | None:
         restated = _INSTEAD.match(after)
         if found is not None and (found.reason is not Reason.LAST_NUMBER or restated is not None):
             return found
+    corrected = _corrected(text, wants)
+    if corrected is not None:
+        return Extraction(corrected, Reason.MARKER)
     boxed = boxed_answer(text, decide, _is_answer)
     if boxed is not None:
         answer, end, taken_back = boxed
-        later = _later(text[end:], taken_back)
+        later = _later(text[end:], taken_back, wants)
         if later is not None:
             return later
         if not taken_back:
@@ -109,47 +115,71 @@ def _extracted(text: str, wants: str, forced: bool) -> Extraction | None:
     if boxed is not None:
         text = text[boxed[1] :]
     for reason, rule in rules:
-        answer = (rule(text) or "").strip()
+        answer = (rule(text, wants) or "").strip()
         if answer:
             return Extraction(answer, reason)
     return None
 
 
-def _later(after: str, taken_back: bool) -> Extraction | None:
+def _corrected(text: str, wants: str) -> str | None:
+    """The answer that a response puts in the place of one it has given: "Wait, I made a mistake. It should be 12."
+
+    A doubt alone changes nothing, nor does what is checked after it, nor a number with others behind it.
+    """
+    end = len(text)
+    for start, stop in doubts(text):
+        after, before = text[stop:end], text[:start]
+        if _ANSWERED.search(after) is not None or _ANSWERED.search(before) is None:
+            return None
+        restated = None
+        for restated in RESTATED.finditer(after, max(0, len(after) - 4 * WINDOW)):  # noqa: B007  # the last one is wanted
+            pass
+        if restated is not None:
+            clause = _clause(after[restated.end() : restated.end() + WINDOW])
+            rest = after[restated.end() :].partition(clause)[2]
+            first = IN_PROSE.match(clause)
+            only = first is not None and not re.search("[0-9]", clause[first.end() :])
+            if (only and len(clause[first.end() :].split()) < 5) or _is_answer(clause):  # type: ignore[union-attr]
+                return None if re.search("[0-9]", rest) else _in_clause(clause, prose=True, wants=wants)
+        end = start
+    return None
+
+
+def _later(after: str, taken_back: bool, wants: str) -> Extraction | None:
     """The final answer said after a box: under that name, or any marked one where the box was taken back."""
     final = None
     for final in _FINAL.finditer(after):  # noqa: B007  # the last one is wanted
         pass
     if final is not None:
-        answer = _in_clause(_clause(after[final.end() : final.end() + WINDOW]), prose=True)
+        answer = _in_clause(_clause(after[final.end() : final.end() + WINDOW]), prose=True, wants=wants)
         if answer is not None:
             return Extraction(answer.strip(), Reason.MARKER)
     if taken_back:
         for reason, rule in ((Reason.HASH, _hashed), (Reason.MARKER, _marked)):
-            answer = (rule(after) or "").strip()
+            answer = (rule(after, wants) or "").strip()
             if answer:
                 return Extraction(answer, reason)
     return None
 
 
-def _nothing(_: str) -> str | None:
+def _nothing(_: str, __: str) -> str | None:
     return None
 
 
-def _stated(text: str) -> str | None:
+def _stated(text: str, wants: str) -> str | None:
     """What a model says right after a final prompt."""
     clause = _clause(text[: 2 * WINDOW].lstrip(" :\n}").removesuffix("}"))
-    return _in_clause(clause, prose=True) or (clause if is_name(clause, 4) else None)
+    return _in_clause(clause, prose=True, wants=wants) or (clause if is_name(clause, 4) else None)
 
 
-def _chosen(text: str) -> str | None:
+def _chosen(text: str, _: str) -> str | None:
     found = None
     for found in _OPTION.finditer(text[-20_000:]):  # noqa: B007  # the last one is wanted
         pass
-    return None if found is None else found[1] or found[2] or found[3]
+    return None if found is None else next(letter for letter in found.groups() if letter)
 
 
-def _said(text: str) -> str | None:
+def _said(text: str, _: str) -> str | None:
     opening = _YES.match(text.lstrip(" *_\n"))
     found = opening
     for found in _YES.finditer(text[-WINDOW:]):  # noqa: B007  # the last one is wanted
@@ -158,7 +188,7 @@ def _said(text: str) -> str | None:
     return (opening[0] if opening is not None and opened_with else None) or (found[0] if found else None)
 
 
-def _proportion(text: str) -> str | None:
+def _proportion(text: str, _: str) -> str | None:
     found = None
     for found in _RATIO.finditer(settle(text[-WINDOW:])):  # noqa: B007  # the last one is wanted
         pass
@@ -168,7 +198,9 @@ def _proportion(text: str) -> str | None:
 _WANTED = {"choice": _chosen, "yes/no": _said, "ratio": _proportion}
 _RATIO = re.compile(r"(?<![0-9.])[0-9]{1,9}(?:\.[0-9]{1,9})?(?:\s?(?::|to)\s?[0-9]{1,9}(?:\.[0-9]{1,9})?)+(?![0-9])")
 _OPTION = re.compile(
-    r"\b(?:[Oo]ption|[Cc]hoice)s?\s+(?:(?:is|would\sbe|must\sbe)\s*:?\s*)?[*($]{0,3}(?:\\text\{\(?)?([A-J])(?![A-Za-z])|(?<![A-Za-z0-9)])\(([A-J])\)|(?:^|\n)\s*\**([A-J])[.):](?=\s|\**)"
+    r"\b(?:[Ss]o|[Hh]ence|[Tt]hus|[Tt]herefore|[Cc]hoose|[Pp]ick|[Ss]elect),?\s\(?([A-HJ])\)?(?=[.,!](?:\s|$)|$)"
+    r"|选\s?[:：]?\s?[(（]?([A-J])(?![A-Za-z])"
+    r"|\b(?:[Oo]ption|[Cc]hoice)s?\s+(?:(?:is|would\sbe|must\sbe)\s*:?\s*)?[*($]{0,3}(?:\\text\{\(?)?([A-J])(?![A-Za-z])|(?<![A-Za-z0-9)])\(([A-J])\)|(?:^|\n)\s*\**([A-J])[.):](?=\s|\**)"
 )
 _YES = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
 _INSTEAD = re.compile(
@@ -181,13 +213,16 @@ _FINAL = re.compile(
     r"\bfinal\s+answer\b[*_\s]{0,8}(?:[^\n.:=\\]{0,60}?(?:\b(?:is|was|equals)\b|[:=])|\n)[*_\s]{0,8}:?", re.IGNORECASE
 )
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")  # GSM8K's notes to itself
-_ANCHOR = re.compile(r"\b(?:(answers?)|therefore)\b", re.IGNORECASE)
+_ANCHOR = re.compile(r"\b(?:(answers?)|therefore)\b|(答案)", re.IGNORECASE)
+_ANSWERED = re.compile(r"\\boxed|####|\banswers?\b|答案", re.IGNORECASE)
 _DIRECT = re.compile(r"\s{1,4}([-+]?[0-9]{1,30})(?:\s{0,4}(?:[.;](?=\s|$)|[<\n]|$)|\s{1,4}(?=[A-Z]))")
 _LINK = re.compile(
-    r"(?:[^\n.:=]{0,80}?(?:\b(?P<verb>is|are|was|be|equals|within)\b|[:=])|[ *_#]{0,8}(?=\n))\s{0,8}:?", re.IGNORECASE
+    r"(?:[^\n.:=]{0,80}?(?:\b(?P<verb>is|are|was|be|equals|within)\b|(?P<verb2>是|为)|[:=：])|[ *_#]{0,8}(?=\n))\s{0,8}:?", re.IGNORECASE
 )
 _SPECIAL = re.compile(r"<[|/]?[A-Za-z_]{2,20}[|]?>")  # <eos>, <|im_end|>
-_SENTENCE_END = re.compile(r"(?<!\\)[.!?;](?=[\s*]|$)|\n")  # not the space \! of LaTeX
+# Not the space \! of LaTeX, nor the dot of an abbreviation before a number
+_SHORTENED = r"(?:(?<=\bRs)|(?<=\bapprox)|(?<=\bca)|(?<=\bno)|(?<=\bNo)|(?<=\bNos))\.\s?[$€£₹*]{0,3}[0-9]"
+_SENTENCE_END = re.compile(rf"(?!{_SHORTENED})(?<!\\)[.!?;](?=[\s*]|$)|\n|[。！？；]")
 _BOLD = re.compile(r"(?<![0-9)])\*\*|\*\*(?![0-9(])|`")  # not the power sign of 2**3
 _ASIDE = re.compile(r"\s*(?:\(|,?\s(?:because|since|which|where|when|so|as|for|after|if|given)\b)")
 _REASON = re.compile(r",?\s(?:because|since)\b")
@@ -207,7 +242,7 @@ _SHORT_WORDS = frozenset(
 _FORMULA_WORDS = frozenset(("and", "or", "sin", "cos", "tan", "cot", "log", "sqrt", "pi", "infinity"))
 
 
-def _hashed(response: str) -> str | None:
+def _hashed(response: str, _: str) -> str | None:
     end = len(response)
     for _ in range(_TRIES):
         end = response.rfind("####", 0, end)
@@ -221,19 +256,20 @@ def _hashed(response: str) -> str | None:
     return None
 
 
-def _marked(response: str) -> str | None:
+def _marked(response: str, wants: str) -> str | None:
     words = None
     for anchor in reversed(list(_ANCHOR.finditer(response))[-_TRIES:]):
         if _FORMER.search(response, max(0, anchor.start() - 24), anchor.start()) is not None:
             continue
+        named = anchor[1] or anchor[2]
         direct = _DIRECT.match(response, anchor.end())
         if direct is not None:  # "Therefore 3 ." states an answer, "Therefore 3 eggs are left" does not
             return direct[1]
-        link = _LINK.match(response, anchor.end()) if anchor[1] else None
+        link = _LINK.match(response, anchor.end()) if named else None
         if link is None:
             continue
         clause = _clause(settle(response[link.end() : link.end() + WINDOW]))
-        found = _in_clause(clause, prose=link["verb"] is not None)
+        found = _in_clause(clause, prose=bool(link["verb"] or link["verb2"]), wants=wants)
         if found is not None:
             return found
         if words is None:
@@ -247,7 +283,7 @@ def _marked(response: str) -> str | None:
 
 def _clause(text: str) -> str:
     """The first sentence, line or displayed formula of `text`, without Markdown's marks."""
-    text = _BOLD.sub("", _SPECIAL.split(text)[0]).lstrip(" \t\r\n*_:#>")
+    text = _BOLD.sub("", _SPECIAL.split(text)[0]).lstrip(" \t\r\n*_:：#>")
     for opening, closing in (("$$", "$$"), (r"\[", r"\]")):
         if text.startswith(opening) and (end := text.find(closing, 2)) > 0:
             return text[2:end]
@@ -255,7 +291,7 @@ def _clause(text: str) -> str:
     return (text[: end_of_sentence.start()] if end_of_sentence else text).strip(" \t\r*_")
 
 
-def _in_clause(clause: str, *, prose: bool) -> str | None:
+def _in_clause(clause: str, *, prose: bool, wants: str = "") -> str | None:
     """The answer in the clause after a marker; after a verb it need not come first."""
     first_word = _FIRST_WORD.match(clause)
     if first_word is not None:
@@ -264,6 +300,8 @@ def _in_clause(clause: str, *, prose: bool) -> str | None:
         return clause if _is_answer(clause) else worded(clause) if prose and _NEGATION.search(clause) is None else None
     if _is_answer(clause):
         return clause
+    if (several := put_together(clause, 0, wants, _is_answer)) is not None:
+        return several
     formula = _FORMULA.match(clause)
     if formula is not None and _is_answer(formula[0]):
         percent = re.match(r"\s?(?:\\?%|percent\b)", clause[formula.end() :])
@@ -282,7 +320,7 @@ def _in_clause(clause: str, *, prose: bool) -> str | None:
     return None
 
 
-def _whole(response: str) -> str | None:
+def _whole(response: str, _: str) -> str | None:
     text = settle(_SPECIAL.split(response.strip())[0].strip()[: WINDOW + 1]).strip()
     if len(text) > WINDOW or "\n" in text:
         return None
@@ -293,10 +331,11 @@ def _whole(response: str) -> str | None:
     return part if aside is not None and _is_answer(part) else None
 
 
-def _last_number(response: str) -> str | None:
+def _last_number(response: str, wants: str) -> str | None:
     tries, end = _TRIES, _after_last_digit(response, len(response))
     if end == 0:
-        return worded(response[-WINDOW:])
+        formulas = [one[0] for one in _FORMULA.finditer(response[-WINDOW:]) if _is_answer(one[0])]
+        return worded(response[-WINDOW:]) or (formulas[-1] if formulas else None)
     while end > 0 and tries > 0:
         start = max(0, response.rfind("\n", 0, end) + 1, end - WINDOW)
         raw = response[start : end + WINDOW].partition("\n")[0]
@@ -304,7 +343,10 @@ def _last_number(response: str) -> str | None:
         stop = end - start if line == raw else len(line)
         while tries > 0 and (stop := _after_last_digit(line, stop)) > 0:
             tries -= 1
-            found, stop = _number_at(line, stop - 1)
+            if (back := _aside_at(line, stop - 1)) is not None:
+                stop = back
+                continue
+            found, stop = _number_at(line, stop - 1, wants)
             if found is not None:
                 return found
         end = _after_last_digit(response, start)
@@ -312,8 +354,27 @@ def _last_number(response: str) -> str | None:
     return None
 
 
-def _number_at(line: str, digit: int) -> tuple[str | None, int]:
+# A number that was known before (for the 16 glasses), and one that says why (since 2 + 8 = 10)
+_KNOWN = re.compile(
+    r"(?:for|of|in|after|over|during|among|from)\s(?:the|those|these|all|all\sthe)\s[0-9][0-9,.]*(?=\s[A-Za-z]{2})"
+)
+_WHY = re.compile(r",?\s(?:because|since)\s(?:(?!\b(?:so|thus|hence|therefore|then)\b|[.!?](?:\s|$)).)*")
+
+
+def _aside_at(line: str, digit: int) -> int | None:
+    """Where an aside begins that the digit is in, if a number stands before it in the same sentence; else None."""
+    for aside in (*_KNOWN.finditer(line), *_WHY.finditer(line)):
+        if aside.start() <= digit < aside.end():
+            sentence = max((end.end() for end in _SENTENCE_END.finditer(line, 0, aside.start())), default=0)
+            return aside.start() if re.search("[0-9]", line[sentence : aside.start()]) else None
+    return None
+
+
+def _number_at(line: str, digit: int, wants: str) -> tuple[str | None, int]:
     """The number, formula or list that the digit at a place belongs to, and where to look for another one."""
+    several = put_together(line, digit, wants, _is_answer)
+    if several is not None:
+        return several, digit
     for formula in _FORMULA.finditer(line):
         if formula.start() <= digit < formula.end():
             for part in (formula[0], formula[0].rpartition("=")[2]):

@@ -2,6 +2,7 @@ r"""Responses compared with gold answers: by rule where that is enough, else by 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from analyses.grading_worker import Worker, is_formula
 from interp.errors import InputError
 
 from .compare import alternatives, decide, for_algebra, is_plain, unassigned, wanted
-from .extract import Reason, extract_answer
+from .extract import Extraction, Reason, extract_answer
 from .spelling import clean
 from .thinking import READING, Reading
 
@@ -121,15 +122,15 @@ class Grader:
             extract_answer(response, self.reading, opened=in_prompt, wants=kinds[gold])
             for (gold, response), in_prompt in zip(pairs, opened or [False] * len(pairs), strict=True)
         ]
-        answers = [(gold, found.text) for (gold, _), found in zip(pairs, extractions, strict=True)]
+        answers = [(gold, *_said(found)) for (gold, _), found in zip(pairs, extractions, strict=True)]
         unread = dict(zip(kinds, self._each(self._cannot_read, list(kinds)), strict=True))
         asked = list(dict.fromkeys(pair for pair in answers if pair[1] and unread[pair[0]] is None))
         verdicts = dict(zip(asked, self._each(self._compare, asked), strict=True))
         none = (Status.NO_ANSWER, "")
         return [
             Grade(status, found.text, found.reason, gold, detail)
-            for (gold, text), found in zip(answers, extractions, strict=True)
-            for status, detail in [unread[gold] or verdicts.get((gold, text), none)]
+            for (gold, *said), found in zip(answers, extractions, strict=True)
+            for status, detail in [unread[gold] or verdicts.get((gold, *said), none)]
         ]
 
     def _cannot_read(self, gold: str, ask: Ask) -> tuple[Status, str] | None:
@@ -146,9 +147,9 @@ class Grader:
             self._unreadable[gold] = found
         return self._unreadable[gold]
 
-    def _compare(self, pair: tuple[str, str], ask: Ask) -> tuple[Status, str]:
+    def _compare(self, pair: tuple[str, ...], ask: Ask) -> tuple[Status, str]:
         found = []
-        for answer in alternatives(pair[1]):
+        for answer in [one for said in pair[1:] for one in alternatives(said)]:
             found.append(self._compare_one((pair[0], answer), ask))
             if found[-1][0] is Status.CORRECT:
                 return found[-1]
@@ -182,6 +183,12 @@ class Grader:
             return [does(item, ask) for item in items]
         with ThreadPoolExecutor(len(self._workers)) as threads:  # they wait; the processes work
             return list(threads.map(lambda item: does(item, ask), items))
+
+
+def _said(found: Extraction) -> tuple[str, ...]:
+    """The answer, and without the exclamation mark of a response that is nothing else: "18!" is 18, or a factorial."""
+    exclaimed = found.reason is Reason.WHOLE and re.fullmatch(r"[^$\\]*[0-9]!+[*_`\s]*", found.text)
+    return (found.text, re.sub(r"!+(?=[*_`\s]*$)", "", found.text)) if exclaimed else (found.text,)
 
 
 _UNREAD = "the gold answer is not a formula that can be read"

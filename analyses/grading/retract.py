@@ -7,7 +7,7 @@ import re
 from .prose import QUANTITY, VULGAR
 from .words import PHRASE_WORDS
 
-__all__ = ["REVOKED", "settle"]
+__all__ = ["RESTATED", "REVOKED", "doubts", "settle"]
 
 _WORD = "|".join(sorted(PHRASE_WORDS, key=len, reverse=True))
 _IN_WORDS = rf"(?:an?\ )?\b(?:{_WORD})\b(?:[\ -](?:{_WORD})\b){{0,6}}"
@@ -67,6 +67,39 @@ REVOKED = re.compile(
     rf"(?<![A-Za-z])(?:that|this|it|which)(?:'s|\s+is|\s+was|\s+must\s+be)\s+{_WRONG}\b", re.IGNORECASE
 )
 """A sentence that takes the one before it back."""
+_DOUBT = re.compile(
+    r"\b(?:wait|actually|hold\son|correction|oops|sorry|apologies|my\s(?:mistake|bad|apologies)|on\ssecond\sthought"
+    r"|I\s(?:think\sI\s)?(?:have\s)?(?:made|see|found)\s(?:an?\s|my\s)(?:[a-z]{1,12}\s)?(?:mistake|error)"
+    r"|there(?:'s|\sis|\swas)\san?\s(?:[a-z]{1,12}\s)?(?:mistake|error)|let\sme\s(?:re[a-z]{1,12}|correct|fix)"
+    r"|I\s(?:forgot|miscounted|misread|miscalculated|overlooked))\b",
+    re.IGNORECASE,
+)
+_BEGINS = re.compile(
+    r"(?:^|[.!?…)}$*\n—–-])[\s*_]{0,4}(?:(?:oh|hm{1,4}|but|no|ah|ok(?:ay)?)[,.!\s]{1,4}){0,3}$", re.IGNORECASE
+)
+RESTATED = re.compile(
+    r"(?:^|[.!?:,;\n])[\s*_]{0,4}(?:(?:so|thus|therefore|hence|then|actually|no|and)[,\s]{1,2}){0,3}(?:it|that|this"
+    r"|the\s(?:correct|right|real|actual|true|new|corrected)\s[a-z]{1,20}|the\s(?:total|result|sum))"
+    r"\s?(?:'s|is|was|should(?:\s[a-z]{1,12})?\sbe|must\sbe|would\sbe|comes\sto|equals)"
+    r"(?:\s(?:actually|really|in\sfact|now|then|instead)){0,2}\s?:?\s{1,4}(?=\S)",
+    re.IGNORECASE,
+)
+"""What may say another answer after a doubt."""
+
+
+def doubts(text: str) -> list[tuple[int, int]]:
+    """Where a response doubts what it has said, from the last place back; another answer need not follow.
+
+    >>> doubts("It is 3. Wait, they wait. Oh no, I made a mistake."), doubts("They wait, actually.")
+    ([(33, 49), (9, 13)], [])
+    """
+    found = []
+    for doubt in reversed(list(_DOUBT.finditer(text, max(0, len(text) - 20_000)))):
+        if len(found) == 8:
+            break
+        if _BEGINS.search(text[max(0, doubt.start() - 40) : doubt.start()]) is not None:
+            found.append((doubt.start(), doubt.end()))
+    return found
 
 
 def settle(text: str) -> str:

@@ -35,6 +35,7 @@ _REWRITES = tuple(
         (r"\\langle(?![A-Za-z])\s?", "("),
         (r"\s?\\rangle(?![A-Za-z])", ")"),
         (r"\\?%", "%"),
+        (r"(?<=[0-9])/-(?=\s|$)", ""),  # Rs. 18/-
         (
             r"(\\(?:frac|sqrt(?:\s?\[[^\[\]]*\])?|text|binom|overline|bar|vec|hat|math[a-z]+|begin|end|pmod|boxed"
             r"|operatorname)\s?|[\^_]\s?|\\)?"
@@ -44,7 +45,10 @@ _REWRITES = tuple(
         (r"\s+", " "),
     )
 )  # fmt: skip
-_HEDGES = re.compile(r"^(?:approximately|about|roughly|exactly|only|just)(?![A-Za-z])")
+_HEDGES = re.compile(
+    r"^(?:(?:approximately|about|roughly|exactly|only|just|around|nearly|almost|circa)(?![A-Za-z])"
+    r"|(?:approx\.?|ca\.|[Nn]os?\.|[Nn]umber)(?=\s?\$?[0-9]))"
+)
 _NAMED = re.compile(
     r"^(?:\\text\s?\{\s?)?(?:the\s)?(?:final\s)?(?:answer|result|total)\s?(?:is|:|=)\s*(?:\}\s?(?=.)|(?=[^}]*$)|(?=[^{}]*\}$))",
     re.IGNORECASE,
