@@ -138,7 +138,7 @@ def _with_unit(read: Any) -> Any:
         return read
     try:
         return read.subs(dict.fromkeys(names, I)) if not isinstance(read, MatrixBase) else read.applyfunc(_with_unit)
-    except TypeError:  # an order of complex numbers: there it is a name
+    except (TypeError, ValueError):  # an order or an interval of complex numbers: there it is a name
         return read
 
 

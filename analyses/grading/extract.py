@@ -217,7 +217,9 @@ _ANCHOR = re.compile(r"\b(?:(answers?)|therefore)\b|(答案)", re.IGNORECASE)
 _ANSWERED = re.compile(r"\\boxed|####|\banswers?\b|答案", re.IGNORECASE)
 _DIRECT = re.compile(r"\s{1,4}([-+]?[0-9]{1,30})(?:\s{0,4}(?:[.;](?=\s|$)|[<\n]|$)|\s{1,4}(?=[A-Z]))")
 _LINK = re.compile(
-    r"(?:[^\n.:=]{0,80}?(?:\b(?P<verb>is|are|was|be|equals|within)\b|(?P<verb2>是|为)|[:=：])|[ *_#]{0,8}(?=\n))\s{0,8}:?", re.IGNORECASE
+    r"(?:[^\n.:=]{0,80}?(?:\b(?P<verb>is|are|was|be|equals|within)\b|(?P<verb2>是|为)|[:=：])|[ *_#]{0,8}(?=\n))"
+    r"\s{0,8}:?",
+    re.IGNORECASE,
 )
 _SPECIAL = re.compile(r"<[|/]?[A-Za-z_]{2,20}[|]?>")  # <eos>, <|im_end|>
 # Not the space \! of LaTeX, nor the dot of an abbreviation before a number
@@ -242,7 +244,7 @@ _SHORT_WORDS = frozenset(
 _FORMULA_WORDS = frozenset(("and", "or", "sin", "cos", "tan", "cot", "log", "sqrt", "pi", "infinity"))
 
 
-def _hashed(response: str, _: str) -> str | None:
+def _hashed(response: str, __: str) -> str | None:
     end = len(response)
     for _ in range(_TRIES):
         end = response.rfind("####", 0, end)
@@ -320,11 +322,11 @@ def _in_clause(clause: str, *, prose: bool, wants: str = "") -> str | None:
     return None
 
 
-def _whole(response: str, _: str) -> str | None:
+def _whole(response: str, wants: str) -> str | None:
     text = settle(_SPECIAL.split(response.strip())[0].strip()[: WINDOW + 1]).strip()
     if len(text) > WINDOW or "\n" in text:
         return None
-    if _is_answer(text) or is_name(text.rstrip("."), 2):
+    if _is_answer(text) or (wants != "choice" and is_name(text.rstrip("."), 2)):
         return text
     aside = _REASON.search(text)
     part = text[: aside.start()].strip(" ,*") if aside else ""
@@ -358,7 +360,7 @@ def _last_number(response: str, wants: str) -> str | None:
 _KNOWN = re.compile(
     r"(?:for|of|in|after|over|during|among|from)\s(?:the|those|these|all|all\sthe)\s[0-9][0-9,.]*(?=\s[A-Za-z]{2})"
 )
-_WHY = re.compile(r",?\s(?:because|since)\s(?:(?!\b(?:so|thus|hence|therefore|then)\b|[.!?](?:\s|$)).)*")
+_WHY = re.compile(r",?\s(?:because|since)\s(?!of\b)(?:(?!\b(?:so|thus|hence|therefore|then)\b|[.!?](?:\s|$)).)*")
 
 
 def _aside_at(line: str, digit: int) -> int | None:

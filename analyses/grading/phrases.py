@@ -10,7 +10,10 @@ from .words import NUMBER_WORDS, spell_out
 
 __all__ = ["proportions", "put_together"]
 
-_COUNT = rf"(?:[0-9]{{1,7}}|{'|'.join(sorted((word for word in NUMBER_WORDS if word != 'zero'), key=len, reverse=True))})"
+_READ = 20_000  # characters, from the end: where answers are
+_COUNT = (
+    rf"(?:[0-9]{{1,7}}|{'|'.join(sorted((word for word in NUMBER_WORDS if word != 'zero'), key=len, reverse=True))})"
+)
 _OUT_OF = r"\s{0,4}(?:\\text\s?\{\s?)?out\s{1,4}of\s{0,4}(?:(?:every|the)\s{0,4})?\}?\s{0,4}"
 _OF_ALL = rf"(?:{_OUT_OF}|\s(?:in|of)(?:\s(?:every|the))?\s)"
 _WHICH = r"(?<![0-9.,/^*+=-])(?<![0-9]\s)(?<![*/+=-]\s)\b(?<!step\s)(?<!part\s)(?<!page\s)(?<!case\s)"
@@ -37,7 +40,8 @@ def proportions(text: str, wants: str) -> str:
 
     if wants not in ("fraction", "number"):
         return text
-    return (_PROPORTION if wants == "fraction" else _OF).sub(part, text)
+    read = max(0, len(text) - _READ)
+    return text[:read] + (_PROPORTION if wants == "fraction" else _OF).sub(part, text[read:])
 
 
 _NAME = r"[A-Za-z](?:_\{?[0-9A-Za-z]\}?|[₀-₉])?"

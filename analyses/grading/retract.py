@@ -93,7 +93,7 @@ def doubts(text: str) -> list[tuple[int, int]]:
     >>> doubts("It is 3. Wait, they wait. Oh no, I made a mistake."), doubts("They wait, actually.")
     ([(33, 49), (9, 13)], [])
     """
-    found = []
+    found: list[tuple[int, int]] = []
     for doubt in reversed(list(_DOUBT.finditer(text, max(0, len(text) - 20_000)))):
         if len(found) == 8:
             break
