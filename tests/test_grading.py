@@ -279,6 +279,7 @@ REPEATED = (
     "\\boxed{", "\\boxed{{", "{", "}", "\\", "$", "#### ", "#### Step 1\n", "answer ", "answer is that ", "answer is $",
     "answer: 3 eggs, 4 ", "answer = ", "Therefore ", "1", "1,", "1,234,", "1/", "9 and ", "\\frac{1}{", "-", "x^2 ",
     "\n1", " ", "**", "<a", "=", "\\boxed{1}", "(A) ", "1 000 ", "\\overline{3}", "a1 ",
+    "1 out of ", "x = 2 and ", "(1, ", "$2$ and ", "The answer is 1. Wait, ", "because 1 ", "for the 1 ", "1 or about ",
 )  # fmt: skip
 
 

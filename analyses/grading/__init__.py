@@ -14,7 +14,9 @@ r"""Which answer a response gives, and whether it is the gold answer.
 - What follows a final prompt, " Final Answer within \boxed{}:"; nothing before it counts then.
 - Not what follows another question that the model goes on to ask itself ("Question: ...", ``<|im_start|>user``).
 - The last box, or all boxes of its sentence together; a box that the token limit cuts off counts as far as it goes.
-- Not what is taken back: "18, not 17", "17, no wait, 18", "I first said 17", "\boxed{17}. That is wrong."
+- Not what is taken back: "18, not 17", "17, no wait, 18", "I first said 17", "\boxed{17}. That is wrong."; nor 17 in
+  "The answer is 17. Wait, I made a mistake. It should be 18." A doubt without another answer changes nothing.
+- "x = 2 and x = 4" is one list; "x = 2 and y = 4" is one where the gold answer is several, else the last number.
 
 **What decides where people differ**
 
@@ -28,6 +30,7 @@ r"""Which answer a response gives, and whether it is the gold answer.
 - ``1,234``, ``1e3``, ``1.2 \times 10^3``, ``1\frac{1}{2}``, ``2½`` and ``0.\overline{3}`` are numbers, and ``033`` is
   33; so are "minus 3", "1.5 million", "2 dozen", "three quarters", "half a dozen". Beside a gold that is a number,
   ``20k`` is 20,000 and ``5m`` 5 meters. Number words are looked for in sentences without any digit.
+- "2 out of 3" is 2/3 where the gold answer is a fraction, 2 where it is a whole number. ``i`` is the imaginary unit.
 - A base may be left out, ``52_8`` for ``52``; two different bases are different.
 - ``x = 5`` is ``5``, as an equation says what its last side says; ``y = 3x`` is ``3x``, not 3. A list, ``3 and 4``,
   is none of its members, and ``\{1, 2\}`` is not ``(1, 2)``.
@@ -40,8 +43,8 @@ r"""Which answer a response gives, and whether it is the gold answer.
 that is spelled alike; where a comparison timed out, its response is not. `analyses.stats.accuracy_table` leaves such
 problems out whole and says how many: else right answers would count and wrong ones not.
 
-`thinking` and `turns` find the part, `boxes`, `prose`, `retract` and `extract` the answer; `tex`, `spelling`,
-`words`, `units`, `numbers`, `kinds` and `compare` compare; `grader` puts both together, `responses` reads cells;
+`thinking` and `turns` find the part, `boxes`, `prose`, `phrases`, `retract` and `extract` the answer; `tex`,
+`spelling`, `words`, `units`, `numbers`, `kinds` and `compare` compare; `grader` puts both together, `responses` reads cells;
 `check` counts mistakes beside bare math-verify. Text of a model is never evaluated as Python: see
 `analyses.grading_worker`.
 
