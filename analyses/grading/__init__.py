@@ -44,8 +44,8 @@ that is spelled alike; where a comparison timed out, its response is not. `analy
 problems out whole and says how many: else right answers would count and wrong ones not.
 
 `thinking` and `turns` find the part, `boxes`, `prose`, `phrases`, `retract` and `extract` the answer; `tex`,
-`spelling`, `words`, `units`, `numbers`, `kinds` and `compare` compare; `grader` puts both together, `responses` reads cells;
-`check` counts mistakes beside bare math-verify. Text of a model is never evaluated as Python: see
+`spelling`, `words`, `units`, `numbers`, `kinds` and `compare` compare; `grader` puts both together, `responses` reads
+cells; `check` counts mistakes beside bare math-verify. Text of a model is never evaluated as Python: see
 `analyses.grading_worker`.
 
 >>> with Grader() as grader:
