@@ -287,7 +287,8 @@ REPEATED = (
 def test_long_responses_are_read_in_bounded_time(unit: str) -> None:
     body = unit * (100_000 // len(unit))
     for text in (body, "answer " + body + " and so on"):
-        assert any(_seconds(text) < 0.05 for _ in range(8)), text[:20]  # the best of some: the machine may be busy
+        # The best of some, and far above what it takes: what grows with the square of a text takes seconds here
+        assert any(_seconds(text) < 0.25 for _ in range(8)), text[:20]
 
 
 def _seconds(text: str) -> float:
