@@ -3,6 +3,9 @@
 Two things that can act differently are described differently, and the same thing is described the same in another
 process: tensors by a digest of their content, functions by their name and a digest of what they do and hold (code,
 defaults, closures, the globals they use), objects by their class and their state. No addresses.
+
+How much is looked at is bounded: a model, and what libraries hold, is told by its class alone, and after `_LOOKED_AT`
+values the rest is too. A gate that keeps a method of something large must not have all of that digested at each call.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import functools
 import hashlib
 import inspect
 import json
+import random
+import re
 import types
 from collections.abc import Mapping
 from enum import Enum
@@ -24,6 +29,8 @@ from torch import Tensor
 __all__ = ["class_digest", "described"]
 
 _SHOWN = 100  # items of a list that are written out; a longer one is its length and a digest
+_LOOKED_AT = 5_000
+_FOREIGN = {"accelerate", "tokenizers", "torch", "transformer_lens", "transformers"}
 
 
 def described(value: Any) -> Any:
@@ -43,12 +50,16 @@ class _Describer:
     def __init__(self) -> None:
         self.above: list[int] = []
         self.told: set[int] = set()
+        self.left = _LOOKED_AT
 
     def plain(self, value: Any) -> Any:
         if value is None or (isinstance(value, str | bool | int | float) and not isinstance(value, Enum)):
             return _built_in(value)
         if id(value) in self.above:  # it holds itself
             return {"above": len(self.above) - self.above.index(id(value))}
+        self.left -= 1
+        if self.left < 0:
+            return {"unseen": _name(type(value))}
         self.above.append(id(value))
         try:
             return self._compound(value)
@@ -112,11 +123,15 @@ class _Describer:
 
     def _object(self, value: Any) -> Any:
         """An object by its class and its state, or by what it says of itself."""
+        if (dice := _dice(value)) is not None:
+            return {"object": _name(type(value)), "digest": self.held(dice)}
+        if isinstance(value, torch.nn.Module) or _from(type(value)) in _FOREIGN:
+            return {"object": _name(type(value))}
         state = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
         state |= getattr(value, "__dict__", {})
         call = next((vars(c)["__call__"] for c in type(value).__mro__ if "__call__" in vars(c)), None)
         if not state and call is None and type(value).__repr__ is not object.__repr__:
-            return repr(value)
+            return re.sub(r" at 0x[0-9A-Fa-f]+", "", repr(value))
         kind = {"object": _name(type(value))}
         if isinstance(call, types.FunctionType) and not isinstance(value, torch.nn.Module | type):
             state = {**state, "": self.class_body(type(value), object)}
@@ -129,6 +144,20 @@ class _Describer:
         own = [c for c in kind.__mro__ if c is not object and c not in base.__mro__]
         bodies = [{name: _bare(value) for name, value in vars(c).items() if name not in _NO_CONTENT} for c in own]
         return [[_name(c) for c in own], bodies]
+
+
+def _dice(value: Any) -> Any:
+    """The state of a generator of random numbers, which shows in no attribute; None for anything else."""
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    return value.getstate() if isinstance(value, random.Random) else None
+
+
+def _from(kind: type) -> str:
+    """The package that a class is of."""
+    return str(kind.__module__).partition(".")[0]
 
 
 def _is_int(value: object) -> bool:
