@@ -117,9 +117,9 @@ def test_one_chat_is_one_prompt() -> None:
     chatty = model()
     chatty.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}w3"
     try:
-        chat = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w7"}]
+        chat = [{"role": role, "content": text} for role, text in (("user", "w5"), ("assistant", "w7"), ("user", "w9"))]
         for given in (chat, [chat], tuple(chat)):
-            assert [r.prompt_ids.tolist() for r in decode(chatty, given, max_new_tokens=1)] == [[5, 7, 3]]
+            assert [r.prompt_ids.tolist() for r in decode(chatty, given, max_new_tokens=1)] == [[5, 7, 9, 3]]
         alone = decode(chatty, chat[0], max_new_tokens=1)
         assert [r.prompt_ids.tolist() for r in alone] == [[5, 3]]
     finally:
