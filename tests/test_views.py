@@ -657,7 +657,7 @@ def test_tokens_for_circuitsvis_hold_no_markup(token: str) -> None:
         (lambda: views.attention(toy(), toy_rollouts()[0], 9), "layers from 0 to 2"),
         (lambda: views.attention(toy(), toy_rollouts()[0], 0, [999]), "steps from 0 to"),
         (lambda: views.attention(toy(), toy_rollouts()[0], 0, [60, 62], window=90), "at most 80 tokens"),
-        (lambda: views.logit_lens(toy(), toy_rollouts()[0], -1), "a step from 0 to"),
+        (lambda: views.logit_lens(toy(), toy_rollouts()[0], 999), "a step from 0 to"),
         (lambda: views.logit_lens(toy(), toy_rollouts()[0], 0, k=48), "k from 1 to 47"),
         (lambda: views.logit_lens(toy(), toy_rollouts()[0], 0, layers=[3]), "layers from 0 to 2"),
         (lambda: views.compare(rollout(["a"]), rollout(["a"]), by="colour"), "received by 'colour'"),
