@@ -131,6 +131,8 @@ def _bounds(information: Information, entropy: float, n_answers: int) -> ErrorBo
 def _numbers(entropy: object, n_answers: object) -> tuple[float, int]:
     """Plain numbers of what may be numpy's or a tensor of one value."""
     try:
+        if isinstance(entropy, str | bytes):  # which float would read
+            raise TypeError
         return float(entropy), operator.index(n_answers)  # type: ignore[arg-type]  # that is what is being found out
     except (TypeError, ValueError, RuntimeError):
         raise InputError(

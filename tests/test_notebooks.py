@@ -190,7 +190,7 @@ EXPECTED = {
         "accuracy",
         "gained",
     ),
-    NAMES[2]: ("Is it information?", "same last token", "Usable bits of the answer", "Bits of the right value"),
+    NAMES[2]: ("Is it information?", "right answers of others", "Usable bits of the answer", "Bits of the right value"),
     NAMES[3]: ("Your own model", "toy-reasoner: 3 layers of width 128", "Two probes on one response", "my_report.html"),
 }
 
