@@ -125,9 +125,12 @@ def _rendered(tokenizer: Any, chat: list[dict[str, Any]], prefilled: bool, opera
             failures.append(error)
             continue
         seen = _letters(text)
-        if all(question in seen for question in asked):
+        # A template for strings prints parts as the list they are
+        printed = form is as_parts and any(sign in text for sign in ("'type': 'text'", '"type": "text"'))
+        if not printed and all(question in seen for question in asked):
             return text
-        shown.append(text)
+        if not printed:
+            shown.append(text)
     if not shown:
         raise failures[0]
     raise InputError(
