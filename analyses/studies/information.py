@@ -272,7 +272,7 @@ def _scores(study: AlignedStudy, data: StudyData, steps: torch.Tensor) -> pandas
     for part in data.lab.baseline.parts("mi.parquet", ["problem", "sample", "layer", "step", "mi", "is_peak"]):
         mi = data.of_these(part).astype({"problem": str})
         found = where.merge(mi, on=["problem", "sample", "step"]).groupby(["layer", "place"])[["mi", "is_peak"]]
-        sums.append(found.sum().join(found.count(), rsuffix="_count"))
+        sums.append(found.sum().join(found.count().add_suffix("_count")))
     totals = pd.concat(sums).groupby(level=["layer", "place"]).sum()
     means = pd.DataFrame({name: totals[name] / totals[f"{name}_count"] for name in ("mi", "is_peak")}).reset_index()
     names = pd.DataFrame(
