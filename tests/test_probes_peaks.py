@@ -148,7 +148,7 @@ def test_bad_options_are_refused():
     mi = torch.ones(4)
     with pytest.raises(InputError, match="tau >= 0 and finite, received -1"):
         tukey_peaks(mi, tau=-1.0)
-    with pytest.raises(InputError, match="k >= 1, received 0"):
+    with pytest.raises(InputError, match="k >= 1, a whole number, received 0"):
         top_k_peaks(mi, k=0)
     with pytest.raises(InputError, match=r"boolean peaks of shape \(4,\), received torch.bool of shape \(3,\)"):
         peak_statistics(mi, torch.zeros(3, dtype=torch.bool))
