@@ -195,7 +195,7 @@ def row_groups(file: Path, columns: Sequence[str]) -> Iterator[pandas.DataFrame]
     ...     with parquet_writer(Path(folder, "mi.parquet"), rows.schema) as writer:
     ...         writer.write_table(rows)
     ...         writer.write_table(rows)
-    ...     [part["mi"].sum() for part in row_groups(Path(folder, "mi.parquet"), ["mi"])]
+    ...     [float(part["mi"].sum()) for part in row_groups(Path(folder, "mi.parquet"), ["mi"])]
     [0.75, 0.75]
     """
     import pyarrow.parquet

@@ -105,15 +105,15 @@ pd.DataFrame(rows).pivot(index=["step", "token"], columns=["against", "K"], valu
 # many responses?
 
 # %%
-rows = []
+found = []
 for k, response in enumerate(responses[:24]):
     scores = nhsic(response.residuals["resid_post"][0], answers[k])
     wrong = [j for j, p in enumerate(problems) if p.answer != problems[k].answer][:99]
     p_family = family_p(response, scores, wrong)
     for step in Trajectory.of(response, scores).is_peak[0].nonzero()[:, 0].tolist():
         has_read = response.tokens[max(step - 2, 0) : step] == ["Therefore", problems[k].answer]
-        rows.append((bool(p_family[step] <= 0.05), has_read))
-peaks = pd.DataFrame(rows, columns=["survives", "just read the stated answer"])
+        found.append((bool(p_family[step] <= 0.05), has_read))
+peaks = pd.DataFrame(found, columns=["survives", "just read the stated answer"])
 print(f"{peaks['survives'].sum()} of {len(peaks)} peaks survive")
 peaks.value_counts().rename("peaks").to_frame()
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from analyses.fresh import is_fresh, made_of, noted, stamp
 from analyses.store import Cell, Run
 from analyses.tables import read_frame, write_frame
+from interp.describing import class_digest
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,14 +36,28 @@ def sources(study: Study, data: StudyData) -> str:
     """A digest of all that the results of a study come from."""
     runs = [data.lab.baseline, *data.others.values()]
     files = [file for run in (data.run, *runs) for file in (*_tables(run), run.path / "failures.json")]
-    code = inspect.getsourcefile(type(study))
     lab = data.lab
     return made_of(
         type(study).__qualname__, asdict(study), asdict(lab.options), data.run.settings, list(data.conditions),
         {problem.id: problem.digest for problem in lab.problems.values()}, lab.words,
         lab.calibrating, [[run.settings, str(run.path), noted(run.path, "tables").get("made_of")] for run in runs],
-        files=[*files, *data.run.files(), *([Path(code)] if code else [])],
+        _digest(type(study)), files=[*files, *data.run.files(), *_source(type(study))],
     )  # fmt: skip
+
+
+def _source(kind: type[Study]) -> list[Path]:
+    """The file that a study is written in; a notebook's cell has none."""
+    try:
+        found = inspect.getsourcefile(kind)
+    except (TypeError, OSError):
+        found = None
+    return [Path(found)] if found else []
+
+
+def _digest(kind: type[Study]) -> str:
+    from analyses.studies.base import Study
+
+    return class_digest(kind, Study)
 
 
 def _tables(run: Run) -> list[Path]:
