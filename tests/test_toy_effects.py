@@ -322,7 +322,7 @@ def test_command_prints_and_writes_the_tables(tmp_path, capsys):
 def test_bad_requests_are_refused_in_words(model, slips):
     with pytest.raises(InputError, match="expected n of at least 1, received 0"):
         main(["--n", "0"])
-    with pytest.raises(InputError, match=r"paired_bootstrap.*received 1, 2"):
+    with pytest.raises(InputError, match=r"accuracy_difference.*received 1, 2"):
         paired_difference([True], [True, False])
     for few in ([], slips[:1]):
         with pytest.raises(InputError, match=f"have different right values, received {len(few)} .*more problems"):
