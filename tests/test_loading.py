@@ -93,7 +93,8 @@ def test_tied_weights_stored_twice_are_one(tmp_path: Path) -> None:
     hf = AutoModelForCausalLM.from_config(config)
     hf.save_pretrained(tmp_path / "tied")
     path = edited(tmp_path / "tied", tmp_path / "m", lm_head__weight=hf.lm_head.weight.detach().clone())
-    load_model(path, tokenizer=None)
+    loaded = load_model(path, tokenizer=None).original_model
+    assert torch.equal(loaded.get_output_embeddings().weight, hf.lm_head.weight)
 
 
 def test_layers_that_were_asked_away_are_no_alarm_and_others_are(folder: Path, tmp_path: Path) -> None:
