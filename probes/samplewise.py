@@ -37,6 +37,8 @@ from probes.lowrank import DEFAULT_MAX_BYTES
 __all__ = ["SampleHsic", "sample_hsic"]
 
 _FEWEST = 4  # units below which the unbiased estimate does not exist
+_PRODUCT = 256  # multiplications of a matrix product in the time of one pair looked up at random
+_IN_CACHE = 2**25  # bytes of a product's operands: larger ones are not faster
 _TIE = 1e-10  # of the largest value HSIC could have: permutations that differ by less from the observed are ties
 
 
@@ -290,21 +292,11 @@ def _tested(kernel: Tensor, other: _Other, keys: Tensor, max_bytes: int) -> dict
 
 def _permuted_sums(flat: Tensor, other: _Other, keys: Tensor, max_bytes: int) -> Iterator[Tensor]:
     """[place, permutation] sums of centred kernels `[place, n * n]` times the permuted kernel on answers."""
-    places, n = len(flat), keys.shape[1]
+    n = keys.shape[1]
     if other.labels is not None:
-        # Units fall at random into as many slots as each label has; equal labels meet within a label's slots alone.
-        by_pair, counts = flat.T.contiguous(), other.labels.bincount().tolist()
-        pairs = max(count * count for count in counts)
-        for part in parts(len(keys), 8 * (pairs * (places + 2) + 4 * n), max_bytes):
-            order = keys[part].argsort(dim=1)
-            total = torch.zeros(places, len(order), dtype=torch.float64, device=flat.device)
-            begin = 0
-            for count in counts:
-                slots = order[:, begin : begin + count]
-                begin += count
-                pair = (slots[:, :, None] * n + slots[:, None, :]).reshape(-1)
-                total += by_pair[pair].reshape(len(order), -1, places).sum(dim=1).T
-            yield total
+        counts = other.labels.bincount()
+        by_label = len(counts) * n * n < _PRODUCT * int(counts.square().sum())
+        yield from (_sums_by_label if by_label else _sums_by_pair)(flat, other.labels, keys, max_bytes)
         return
     strata = torch.zeros(n, dtype=torch.long, device=flat.device) if other.strata is None else other.strata
     slots = strata.argsort(stable=True)
@@ -314,6 +306,40 @@ def _permuted_sums(flat: Tensor, other: _Other, keys: Tensor, max_bytes: int) ->
         order[:, slots] = chosen
         permuted = other.kernel.reshape(-1)[(order[:, :, None] * n + order[:, None, :]).reshape(len(order), -1)]
         yield flat @ permuted.T
+
+
+def _sums_by_label(flat: Tensor, labels: Tensor, keys: Tensor, max_bytes: int) -> Iterator[Tensor]:
+    """Few labels: sum_c z_c' K z_c with the labels' indicators z of many permutations in one matrix product."""
+    places, n = len(flat), keys.shape[1]
+    slots, n_labels = labels.sort().values, int(labels.max()) + 1
+    kernels = flat.reshape(places, n, n)
+    for part in parts(len(keys), 8 * n * (2 * n_labels + 4), min(max_bytes, _IN_CACHE)):
+        order = keys[part].argsort(dim=1)
+        drawn = torch.empty_like(order).scatter_(1, order, slots.expand_as(order)).mT  # [unit, permutation]
+        indicators = torch.nn.functional.one_hot(drawn, n_labels).to(flat.dtype).reshape(n, -1)
+        total = torch.empty(places, len(order), dtype=flat.dtype, device=flat.device)
+        for place, kernel in enumerate(kernels):
+            met = (kernel @ indicators).reshape(n, len(order), n_labels)
+            total[place] = met.gather(2, drawn[..., None])[..., 0].sum(dim=0)
+        yield total
+
+
+def _sums_by_pair(flat: Tensor, labels: Tensor, keys: Tensor, max_bytes: int) -> Iterator[Tensor]:
+    """Many labels of a few units each: the few pairs that meet in one, looked up."""
+    # Units fall at random into as many slots as each label has; equal labels meet within a label's slots alone.
+    places, n = len(flat), keys.shape[1]
+    by_pair, counts = flat.T.contiguous(), labels.bincount().tolist()
+    pairs = max(count * count for count in counts)
+    for part in parts(len(keys), 8 * (pairs * (places + 2) + 4 * n), max_bytes):
+        order = keys[part].argsort(dim=1)
+        total = torch.zeros(places, len(order), dtype=flat.dtype, device=flat.device)
+        begin = 0
+        for count in counts:
+            slots = order[:, begin : begin + count]
+            begin += count
+            pair = (slots[:, :, None] * n + slots[:, None, :]).reshape(-1)
+            total += by_pair[pair].reshape(len(order), -1, places).sum(dim=1).T
+        yield total
 
 
 def _centre(kernel: Tensor) -> Tensor:
