@@ -35,9 +35,9 @@ from torch import Tensor
 
 from interp.errors import InputError
 
-from .atomic import disk_errors, is_temporary, locked, make_folder, probe, quote_name, replacing, sweep, unquote_name
-from .pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
-from .tables import is_table, parquet_writer, read_frame, read_rows, row_groups, write_frame
+from analyses.atomic import disk_errors, is_temporary, locked, make_folder, probe, quote_name, replacing, sweep, unquote_name
+from analyses.pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
+from analyses.tables import is_table, parquet_writer, read_frame, read_rows, row_groups, write_frame
 
 if TYPE_CHECKING:
     import pandas

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 
-from .atomic import disk_errors, replacing
+from analyses.atomic import disk_errors, replacing
 
 if TYPE_CHECKING:
     import pandas

@@ -54,11 +54,11 @@ cells; `check` counts mistakes beside bare math-verify. Text of a model is never
 [('correct', 'marker', '18'), ('wrong', 'boxed', '\\$17')]
 """
 
-from .compare import decide
-from .extract import Extraction, Reason, extract_answer
-from .grader import Grade, Grader, Status
-from .responses import prompt_end, reading_of, response_of, stated_answer
-from .thinking import MARKERS, Reading, full_text, opens_thinking
+from analyses.grading.compare import decide
+from analyses.grading.extract import Extraction, Reason, extract_answer
+from analyses.grading.grader import Grade, Grader, Status
+from analyses.grading.responses import prompt_end, reading_of, response_of, stated_answer
+from analyses.grading.thinking import MARKERS, Reading, full_text, opens_thinking
 
 __all__ = [
     "MARKERS", "Extraction", "Grade", "Grader", "Reading", "Reason", "Status", "decide", "extract_answer", "full_text",

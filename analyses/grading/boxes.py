@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .tex import argument
+from analyses.grading.tex import argument
 
 __all__ = ["Box", "boxed_answer"]
 

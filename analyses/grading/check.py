@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .grader import Grader
+from analyses.grading.grader import Grader
 
 __all__ = ["Count", "check", "respelled", "wrong_answers"]
 

@@ -9,16 +9,16 @@ from functools import lru_cache
 
 from analyses.grading_worker import is_formula
 
-from .boxes import boxed_answer
-from .compare import CHOICE, LABEL, decide, for_algebra
-from .kinds import read_kind
-from .numbers import read_number
-from .phrases import proportions, put_together
-from .prose import IN_PROSE, VULGAR, plain_formula, worded
-from .retract import RESTATED, REVOKED, doubts, settle
-from .spelling import WINDOW, bare, clean, is_name
-from .thinking import READING, Reading, answer_part, forced_part
-from .turns import one_turn
+from analyses.grading.boxes import boxed_answer
+from analyses.grading.compare import CHOICE, LABEL, decide, for_algebra
+from analyses.grading.kinds import read_kind
+from analyses.grading.numbers import read_number
+from analyses.grading.phrases import proportions, put_together
+from analyses.grading.prose import IN_PROSE, VULGAR, plain_formula, worded
+from analyses.grading.retract import RESTATED, REVOKED, doubts, settle
+from analyses.grading.spelling import WINDOW, bare, clean, is_name
+from analyses.grading.thinking import READING, Reading, answer_part, forced_part
+from analyses.grading.turns import one_turn
 
 __all__ = ["Extraction", "Reason", "extract_answer"]
 

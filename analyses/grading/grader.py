@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from analyses.grading_worker import Worker, is_formula
 from interp.errors import InputError
 
-from .compare import alternatives, decide, for_algebra, is_plain, unassigned, wanted
-from .extract import Extraction, Reason, extract_answer
-from .spelling import clean
-from .thinking import READING, Reading
+from analyses.grading.compare import alternatives, decide, for_algebra, is_plain, unassigned, wanted
+from analyses.grading.extract import Extraction, Reason, extract_answer
+from analyses.grading.spelling import clean
+from analyses.grading.thinking import READING, Reading
 
 __all__ = ["Grade", "Grader", "Status"]
 

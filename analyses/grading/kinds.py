@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from .numbers import read_number
+from analyses.grading.numbers import read_number
 
 __all__ = ["Date", "Ratio", "Time", "read_kind", "same_kind"]
 

@@ -6,9 +6,9 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from .spelling import WINDOW, bare
-from .units import ATTACHED, CURRENCIES, Unit, read_unit
-from .words import MULTIPLES, NUMBER_WORDS, spell_out
+from analyses.grading.spelling import WINDOW, bare
+from analyses.grading.units import ATTACHED, CURRENCIES, Unit, read_unit
+from analyses.grading.words import MULTIPLES, NUMBER_WORDS, spell_out
 
 __all__ = ["NO_UNITS", "Number", "in_one_unit", "read_number", "same_number"]
 

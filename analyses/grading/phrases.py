@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .prose import QUANTITY
-from .words import NUMBER_WORDS, spell_out
+from analyses.grading.prose import QUANTITY
+from analyses.grading.words import NUMBER_WORDS, spell_out
 
 __all__ = ["proportions", "put_together"]
 

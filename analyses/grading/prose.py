@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .units import ATTACHED, CURRENCIES
-from .words import MULTIPLES, PHRASE_WORDS
+from analyses.grading.units import ATTACHED, CURRENCIES
+from analyses.grading.words import MULTIPLES, PHRASE_WORDS
 
 __all__ = ["IN_PROSE", "QUANTITY", "VULGAR", "plain_formula", "worded"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .extract import Extraction, extract_answer
-from .thinking import READING, Reading, full_text, opens_thinking
+from analyses.grading.extract import Extraction, extract_answer
+from analyses.grading.thinking import READING, Reading, full_text, opens_thinking
 
 __all__ = ["prompt_end", "reading_of", "response_of", "stated_answer"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .prose import QUANTITY, VULGAR
-from .words import PHRASE_WORDS
+from analyses.grading.prose import QUANTITY, VULGAR
+from analyses.grading.words import PHRASE_WORDS
 
 __all__ = ["RESTATED", "REVOKED", "doubts", "settle"]
 

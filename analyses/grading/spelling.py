@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from .tex import unset
+from analyses.grading.tex import unset
 
 __all__ = ["WINDOW", "bare", "clean", "is_name", "spelling"]
 

@@ -14,12 +14,12 @@ of each case) or counts by problem allows for that; an interval that the data ca
 Pairs with a NaN (a grade that was not found out) are left out. What is undefined is NaN; no data is an `InputError`.
 """
 
-from .accuracy import accuracy_table
-from .association import Association, Associations, associations, jaccard, lift, odds_ratio
-from .auc import MatchedAuc, auc_with_interval, length_matched_auc
-from .bootstrap import accuracy_difference, bootstrap_interval, paired_bootstrap
-from .conditions import McNemar, detectable_difference, holm, mcnemar, paired_test, power_note
-from .estimate import Estimate, proportion, wilson
+from analyses.stats.accuracy import accuracy_table
+from analyses.stats.association import Association, Associations, associations, jaccard, lift, odds_ratio
+from analyses.stats.auc import MatchedAuc, auc_with_interval, length_matched_auc
+from analyses.stats.bootstrap import accuracy_difference, bootstrap_interval, paired_bootstrap
+from analyses.stats.conditions import McNemar, detectable_difference, holm, mcnemar, paired_test, power_note
+from analyses.stats.estimate import Estimate, proportion, wilson
 
 __all__ = [
     "Association",

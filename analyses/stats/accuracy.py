@@ -10,9 +10,9 @@ import numpy as np
 
 from interp.errors import InputError
 
-from .bootstrap import accuracy_difference
-from .conditions import holm, mcnemar, power_note
-from .estimate import floats, proportion
+from analyses.stats.bootstrap import accuracy_difference
+from analyses.stats.conditions import holm, mcnemar, power_note
+from analyses.stats.estimate import floats, proportion
 
 if TYPE_CHECKING:
     import pandas

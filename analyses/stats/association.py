@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike
 
 from interp.errors import InputError
 
-from .conditions import sign_flips
-from .estimate import Estimate, floats, normal_quantile, surely
+from analyses.stats.conditions import sign_flips
+from analyses.stats.estimate import Estimate, floats, normal_quantile, surely
 
 __all__ = ["DRAWS", "FEWEST_PROBLEMS", "Association", "Associations", "associations", "jaccard", "lift", "odds_ratio"]
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from interp.errors import InputError
 
-from .estimate import Estimate, floats, normal_quantile, scored, wilson
+from analyses.stats.estimate import Estimate, floats, normal_quantile, scored, wilson
 
 __all__ = ["MatchedAuc", "auc_with_interval", "length_matched_auc"]
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from interp.errors import InputError
 
-from .estimate import Estimate, normal_quantile, paired, surely
+from analyses.stats.estimate import Estimate, normal_quantile, paired, surely
 
 __all__ = ["accuracy_difference", "bootstrap_interval", "paired_bootstrap"]
 

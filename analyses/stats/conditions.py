@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from interp.errors import InputError
 from probes.nulls import holm as of_tensors
 
-from .estimate import floats, normal_quantile, paired
+from analyses.stats.estimate import floats, normal_quantile, paired
 
 __all__ = ["McNemar", "detectable_difference", "holm", "mcnemar", "paired_test", "power_note", "sign_flips"]
 

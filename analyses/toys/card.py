@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .facts import CLASS_COUNTS
+from analyses.toys.facts import CLASS_COUNTS
 
 __all__ = ["card_text", "write_card"]
 

@@ -29,9 +29,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from analyses.stats import wilson
 from interp.errors import InputError
 
-from .card import write_card
-from .facts import OPENERS, SUBSTITUTES, THINKING, VERBS, fact_table
-from .task import Question, held_out_questions, planted_answer, read_answer
+from analyses.toys.card import write_card
+from analyses.toys.facts import OPENERS, SUBSTITUTES, THINKING, VERBS, fact_table
+from analyses.toys.task import Question, held_out_questions, planted_answer, read_answer
 
 __all__ = [
     "BUNDLED",

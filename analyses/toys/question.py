@@ -12,7 +12,7 @@ from random import Random
 
 from interp.errors import InputError
 
-from .facts import LABELS, OPERATORS, fact, stable_hash
+from analyses.toys.facts import LABELS, OPERATORS, fact, stable_hash
 
 __all__ = ["Question", "held_out_questions", "is_held_out", "sample_question", "training_questions"]
 

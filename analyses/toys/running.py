@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .facts import ANSWER_MARKERS, DIGITS, LABELS, OPERATORS, fact
+from analyses.toys.facts import ANSWER_MARKERS, DIGITS, LABELS, OPERATORS, fact
 
 __all__ = ["REPAIR_WORDS", "repairs", "running_values"]
 

@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-from .question import Question, held_out_questions, is_held_out, sample_question, training_questions
-from .trace import Step, Trace, planted_answer, read_answer, sample_trace, slip_free_trace
+from analyses.toys.question import Question, held_out_questions, is_held_out, sample_question, training_questions
+from analyses.toys.trace import Step, Trace, planted_answer, read_answer, sample_trace, slip_free_trace
 
 __all__ = [
     "Question",

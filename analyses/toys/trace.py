@@ -12,8 +12,8 @@ from random import Random
 
 from interp.errors import InputError
 
-from .facts import ANSWER_MARKERS, DIGITS, FILLERS, LABELS, OPENERS, OPERATORS, SEPARATORS, VERBS, fact
-from .question import Question
+from analyses.toys.facts import ANSWER_MARKERS, DIGITS, FILLERS, LABELS, OPENERS, OPERATORS, SEPARATORS, VERBS, fact
+from analyses.toys.question import Question
 
 __all__ = ["Step", "Trace", "planted_answer", "read_answer", "sample_trace", "slip_free_trace"]
 

@@ -29,10 +29,10 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from interp.errors import InputError
 
-from .card import write_card
-from .evaluate import measure, tables
-from .facts import SPECIALS, VOCABULARY
-from .task import sample_trace, training_questions
+from analyses.toys.card import write_card
+from analyses.toys.evaluate import measure, tables
+from analyses.toys.facts import SPECIALS, VOCABULARY
+from analyses.toys.task import sample_trace, training_questions
 
 __all__ = ["MODELS", "STEPS", "batches", "build_model", "build_tokenizer", "save", "train"]
 

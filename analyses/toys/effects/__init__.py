@@ -42,10 +42,10 @@ bootstrap has nothing to vary: the interval is then what so many problems withou
 not corrected for their number. All intervals are 95 %.
 """
 
-from .conditions import SUPPRESSED, continuation, recycling, suppression
-from .patching import Slip, find_slips, patching, slip_questions
-from .study import Study
-from .tables import Difference, Effect, Outcome, Patched, Table, markdown, paired_difference
+from analyses.toys.effects.conditions import SUPPRESSED, continuation, recycling, suppression
+from analyses.toys.effects.patching import Slip, find_slips, patching, slip_questions
+from analyses.toys.effects.study import Study
+from analyses.toys.effects.tables import Difference, Effect, Outcome, Patched, Table, markdown, paired_difference
 
 __all__ = [
     "SUPPRESSED",

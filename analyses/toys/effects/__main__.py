@@ -15,12 +15,12 @@ from analyses.toys import effects
 from interp import decode, load_model
 from interp.errors import InputError
 
-from ..evaluate import BUNDLED
-from ..task import held_out_questions
-from .conditions import BUDGETS, continuation, recycling, suppression
-from .patching import find_slips, patching, slip_questions
-from .study import LAYERS, Study
-from .tables import SEED, Table, markdown
+from analyses.toys.evaluate import BUNDLED
+from analyses.toys.task import held_out_questions
+from analyses.toys.effects.conditions import BUDGETS, continuation, recycling, suppression
+from analyses.toys.effects.patching import find_slips, patching, slip_questions
+from analyses.toys.effects.study import LAYERS, Study
+from analyses.toys.effects.tables import SEED, Table, markdown
 
 __all__ = ["main"]
 

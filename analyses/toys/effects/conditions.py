@@ -20,10 +20,10 @@ from interp.interventions import (
     thinking_token_ids,
 )
 
-from ..facts import ANSWER_MARKERS, FILLERS, LABELS, OPENERS, THINKING, VERBS
-from ..task import planted_answer
-from .study import LAYERS, LIMIT, Study
-from .tables import SEED, Effect, Table, paired_difference
+from analyses.toys.facts import ANSWER_MARKERS, FILLERS, LABELS, OPENERS, THINKING, VERBS
+from analyses.toys.task import planted_answer
+from analyses.toys.effects.study import LAYERS, LIMIT, Study
+from analyses.toys.effects.tables import SEED, Effect, Table, paired_difference
 
 __all__ = ["BUDGETS", "SUPPRESSED", "continuation", "recycling", "suppression"]
 

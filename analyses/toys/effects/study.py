@@ -10,8 +10,8 @@ from typing import Any
 
 from interp import Intervention, decode
 
-from ..task import Question, planted_answer
-from .tables import Outcome
+from analyses.toys.task import Question, planted_answer
+from analyses.toys.effects.tables import Outcome
 
 __all__ = ["BATCH", "LAYERS", "LIMIT", "Study", "tick"]
 

@@ -9,8 +9,8 @@ from functools import cached_property
 from analyses.stats import accuracy_difference, mcnemar, wilson
 from interp.rollout import Rollout
 
-from ..evaluate import Figure
-from ..task import Question, read_answer
+from analyses.toys.evaluate import Figure
+from analyses.toys.task import Question, read_answer
 
 __all__ = ["SEED", "Difference", "Effect", "Outcome", "Patched", "Table", "markdown", "paired_difference"]
 
