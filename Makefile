@@ -32,7 +32,7 @@ studies: .venv/dev.stamp
 	$(BIN)/python -m analyses.studies --out runs/studies --results docs/RESULTS.md
 
 pictures: .venv/dev.stamp
-	$(BIN)/python -m analyses.views.pictures --out docs/pictures
+	$(BIN)/python -m analyses.notebooks.pictures --out docs/pictures
 
 bench: .venv/dev.stamp
 	$(BIN)/python -m analyses.bench --out bench

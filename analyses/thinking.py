@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from analyses.toys.facts import THINKING
-from interp.engine import model_facts
+from interp.engines.base import model_facts
 from interp.errors import InputError
 from interp.interventions import thinking_token_ids
-from interp.models import BUNDLED, model_source
+from interp.loading.models import BUNDLED, model_source
 from interp.types import Bridge
 
 __all__ = ["PAPER_WORDS", "thinking_words"]

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from interp.decoding import decode
     from interp.encoding import Encoding, encode
     from interp.errors import InputError
-    from interp.models import bundled_model_path, list_models, load_model
+    from interp.loading.models import bundled_model_path, list_models, load_model
+    from interp.loading.pull import pull_model
     from interp.protocol import Intervention, Positions, Row, Step
-    from interp.pull import pull_model
     from interp.record import ResidualSites, ResidualStream, StepResiduals
     from interp.rollout import Rollout
     from interp.scoring import score

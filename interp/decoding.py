@@ -32,8 +32,8 @@ from interp.arguments import (
     as_wholes,
     is_whole,
 )
-from interp.cache import RowCache
-from interp.engine import BridgeEngine, Edit, Engine, ModelFacts
+from interp.engines.base import BridgeEngine, Edit, Engine, ModelFacts
+from interp.engines.cache import RowCache
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.arguments import Judged, Prompts, Whole
 from interp.decoding import as_batch_size, check_context, evaluating
-from interp.engine import BridgeEngine
+from interp.engines.base import BridgeEngine
 from interp.errors import InputError
 from interp.prompts import encode_prompts
 from interp.record import ResidualSites, ResidualStream, as_record, check_memory, plan_record

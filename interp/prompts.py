@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.arguments import Prompts, as_prompts
 from interp.chats import Message, encode_chat
-from interp.engine import ModelFacts
+from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.foreign import foreign_errors
 from interp.token_text import token_texts

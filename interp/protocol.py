@@ -32,9 +32,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.cache import RowCache
 from interp.describing import class_digest, described
-from interp.engine import Engine, ModelFacts
+from interp.engines.base import Engine, ModelFacts
+from interp.engines.cache import RowCache
 from interp.errors import InputError
 from interp.sites import Site
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
-from interp.engine import Engine, Read
+from interp.engines.base import Engine, Read
 from interp.errors import InputError
 from interp.sites import SITE_NAMES, Site, expand_sites, resolve_layers
 

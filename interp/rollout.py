@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.display import Fragment, details_table, number, token_spans
 from interp.errors import InputError
 from interp.foreign import foreign_errors, said
-from interp.html import Fragment, details_table, number, token_spans
 from interp.protocol import Event
 from interp.token_text import gap_between
 

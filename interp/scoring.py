@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.arguments import Interventions, Prompts, Whole, as_interventions, as_prompts, as_whole, as_wholes
 from interp.decoding import Passes, as_batch_size, check_context, evaluating, fitted, prepared
-from interp.engine import BridgeEngine
+from interp.engines.base import BridgeEngine
 from interp.errors import InputError
 from interp.generation_config import RowProcessors, generation_rules
 from interp.prompts import check_ids, encode_prompts

@@ -32,7 +32,7 @@ else:
             return bridge is not None and isinstance(instance, bridge)
 
     class Bridge(metaclass=_Late):
-        """A model loaded by :func:`interp.models.load_model`; only for annotations and ``isinstance``.
+        """A model loaded by :func:`interp.loading.models.load_model`; only for annotations and ``isinstance``.
 
         >>> isinstance("smollm2-135m-instruct", Bridge)
         False

@@ -67,7 +67,7 @@ def bench(
     ] = None,
 ) -> None:
     """Time nHSIC, decoding and interventions on this machine, which should have nothing else to do."""
-    from analyses.atomic import disk_errors, make_folder, probe
+    from analyses.store.atomic import disk_errors, make_folder, probe
     from interp.errors import InputError
 
     size = QUICK if quick else FULL
@@ -92,8 +92,8 @@ def _measure(size: Size, repeats: int, name: str | None, quick: bool, parts: Seq
 
     from analyses.bench.decoding import bench_decoding
     from analyses.bench.interventions import bench_interventions
-    from interp.models import load_model
-    from interp.pull import cached_model_path
+    from interp.loading.models import load_model
+    from interp.loading.pull import cached_model_path
 
     notes = []
     if name is None:
@@ -219,8 +219,8 @@ def _load() -> float:
 
 
 def _model(model: Bridge) -> dict[str, Any]:
-    from interp.engine import model_facts
-    from interp.models import model_source
+    from interp.engines.base import model_facts
+    from interp.loading.models import model_source
 
     facts, source = model_facts(model), model_source(model)
     parameter = next(model.original_model.parameters())
@@ -440,7 +440,7 @@ def _facts(result: dict[str, Any]) -> list[str]:
 def _write(out: Path, result: dict[str, Any], sheets: Sequence[Sheet]) -> None:
     import json
 
-    from analyses.atomic import disk_errors, replacing
+    from analyses.store.atomic import disk_errors, replacing
 
     markdown = "\n\n".join(["## Benchmarks", *_facts(result), *(sheet.markdown() for sheet in sheets)])
     texts = {"bench.json": json.dumps(result, indent=2, allow_nan=False), "bench.md": markdown}

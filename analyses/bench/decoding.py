@@ -153,7 +153,7 @@ def bench_prompts(model: Bridge, batch: int, length: int) -> Int[Tensor, "batch 
     >>> bench_prompts(load_model("toy-reasoner"), 4, 20).shape
     torch.Size([4, 20])
     """
-    from interp.models import BUNDLED, model_source
+    from interp.loading.models import BUNDLED, model_source
     from interp.prompts import encode_text
 
     text = _ENGLISH
@@ -342,7 +342,7 @@ def _plain_model(model: Bridge, attention: str) -> Any:
     """A copy of the model as Hugging Face runs it, read anew from where the bridge's weights came from."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from interp.models import model_source
+    from interp.loading.models import model_source
 
     path = model_source(model).path
     assert path is not None
@@ -393,7 +393,7 @@ def check_counts(model: Bridge, **counts: tuple[int, int]) -> None:
 
 
 def _check_folder(model: Bridge) -> None:
-    from interp.models import model_source
+    from interp.loading.models import model_source
 
     source = model_source(model)
     if source.path is None or not source.path.is_dir():

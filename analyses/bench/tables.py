@@ -40,8 +40,8 @@ def write_large_run(folder: Path, responses: int, layers: int, steps: int) -> No
     """A trace of that many responses with random scores: heavy-tailed, so that there are peaks."""
     import torch
 
-    from analyses.store import Cell, Run
-    from analyses.trace import TraceSettings
+    from analyses.store.run import Cell, Run
+    from analyses.trace.tracing import TraceSettings
 
     problems = [f"problem-{number:06d}" for number in range(responses)]
     settings = {
@@ -72,10 +72,10 @@ def bench_tables(folder: Path, stage: str) -> dict[str, float]:
     import contextlib
     import io
 
-    from analyses.derive import derive_tables
-    from analyses.store import Run
-    from analyses.summary import show
-    from analyses.views.report import refresh_report
+    from analyses.commands.trace import show
+    from analyses.report import refresh_report
+    from analyses.store.run import Run
+    from analyses.trace.tables import derive_tables
 
     run, begun = Run.open(folder), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):

@@ -46,7 +46,7 @@ problems out whole and says how many: else right answers would count and wrong o
 `thinking` and `turns` find the part, `boxes`, `prose`, `phrases`, `retract` and `extract` the answer; `tex`,
 `spelling`, `words`, `units`, `numbers`, `kinds` and `compare` compare; `grader` puts both together, `responses` reads
 cells; `check` counts mistakes beside bare math-verify. Text of a model is never evaluated as Python: see
-`analyses.grading_worker`.
+`analyses.grading.worker`.
 
 >>> with Grader() as grader:
 ...     grades = grader.grade([("18", "She makes 9 * 2 = $18. The answer is 18."), ("18", r"\boxed{\$17}")])

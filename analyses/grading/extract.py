@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from analyses.grading_worker import is_formula
-
 from analyses.grading.boxes import boxed_answer
 from analyses.grading.compare import CHOICE, LABEL, decide, for_algebra
 from analyses.grading.kinds import read_kind
@@ -19,6 +17,7 @@ from analyses.grading.retract import RESTATED, REVOKED, doubts, settle
 from analyses.grading.spelling import WINDOW, bare, clean, is_name
 from analyses.grading.thinking import READING, Reading, answer_part, forced_part
 from analyses.grading.turns import one_turn
+from analyses.grading.worker import is_formula
 
 __all__ = ["Extraction", "Reason", "extract_answer"]
 

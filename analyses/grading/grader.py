@@ -10,13 +10,12 @@ from enum import StrEnum
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from analyses.grading_worker import Worker, is_formula
-from interp.errors import InputError
-
 from analyses.grading.compare import alternatives, decide, for_algebra, is_plain, unassigned, wanted
 from analyses.grading.extract import Extraction, Reason, extract_answer
 from analyses.grading.spelling import clean
 from analyses.grading.thinking import READING, Reading
+from analyses.grading.worker import Worker, is_formula
+from interp.errors import InputError
 
 __all__ = ["Grade", "Grader", "Status"]
 

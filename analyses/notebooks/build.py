@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.atomic import disk_errors, make_folder, probe, replacing
+from analyses.store.atomic import disk_errors, make_folder, probe, replacing
 from interp.errors import InputError
 
 if TYPE_CHECKING:

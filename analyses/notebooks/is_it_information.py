@@ -24,7 +24,7 @@ import torch
 from analyses import views
 from analyses.problems import bundled_problems
 from analyses.toys.running import running_values
-from analyses.trajectory import Trajectory
+from analyses.trace.trajectory import Trajectory
 from interp import ResidualSites, Rollout, decode, encode, load_model
 from probes import bandwidth_sweep, error_bounds, nhsic, pearson_r2, v_information
 from probes.nulls import null_scores, null_test

@@ -26,7 +26,7 @@ import torch
 
 from analyses import views
 from analyses.problems import bundled_problems
-from analyses.trajectory import Trajectory
+from analyses.trace.trajectory import Trajectory
 from interp import ResidualSites, decode, encode, load_model
 from probes import nhsic, tukey_peaks
 

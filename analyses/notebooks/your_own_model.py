@@ -27,10 +27,10 @@ import torch
 # %%
 from analyses import views
 from analyses.problems import bundled_problems, load_problems
+from analyses.report import write_report
 from analyses.store import Run
 from analyses.trace import trace
-from analyses.trajectory import Trajectory, trajectories
-from analyses.views.report import write_report
+from analyses.trace.trajectory import Trajectory, trajectories
 from interp import ResidualSites, decode, encode, load_model
 from probes import nhsic
 

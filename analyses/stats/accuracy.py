@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.errors import InputError
-
 from analyses.stats.bootstrap import accuracy_difference
 from analyses.stats.conditions import holm, mcnemar, power_note
 from analyses.stats.estimate import floats, proportion
+from interp.errors import InputError
 
 if TYPE_CHECKING:
     import pandas

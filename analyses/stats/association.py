@@ -22,10 +22,9 @@ import numpy as np
 from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 
-from interp.errors import InputError
-
 from analyses.stats.conditions import sign_flips
 from analyses.stats.estimate import Estimate, floats, normal_quantile, surely
+from interp.errors import InputError
 
 __all__ = ["DRAWS", "FEWEST_PROBLEMS", "Association", "Associations", "associations", "jaccard", "lift", "odds_ratio"]
 

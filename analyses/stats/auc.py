@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 
-from interp.errors import InputError
-
 from analyses.stats.estimate import Estimate, floats, normal_quantile, scored, wilson
+from interp.errors import InputError
 
 __all__ = ["MatchedAuc", "auc_with_interval", "length_matched_auc"]
 

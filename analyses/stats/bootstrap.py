@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
-from interp.errors import InputError
-
 from analyses.stats.estimate import Estimate, normal_quantile, paired, surely
+from interp.errors import InputError
 
 __all__ = ["accuracy_difference", "bootstrap_interval", "paired_bootstrap"]
 

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 
+from analyses.stats.estimate import floats, normal_quantile, paired
 from interp.errors import InputError
 from probes.nulls import holm as of_tensors
-
-from analyses.stats.estimate import floats, normal_quantile, paired
 
 __all__ = ["McNemar", "detectable_difference", "holm", "mcnemar", "paired_test", "power_note", "sign_flips"]
 

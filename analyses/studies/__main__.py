@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.atomic import replacing
+from analyses.store.atomic import replacing
 from analyses.studies import STUDIES, make_study
 from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
 from analyses.studies.run import StudyResult, run_study
-from analyses.trace import traced_problems
+from analyses.trace.tracing import traced_problems
 
 if TYPE_CHECKING:
     import pandas
@@ -197,7 +197,7 @@ def _markdown(table: pandas.DataFrame) -> str:
 
 
 def _draw(results: Sequence[tuple[Entry, Sequence[str], StudyResult]], folder: Path) -> None:
-    from analyses.views.pictures import picture
+    from analyses.notebooks.pictures import picture
 
     folder.mkdir(parents=True, exist_ok=True)
     for entry, _, result in results:

@@ -22,9 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.grading import extract_answer, full_text
-from analyses.scheduler import Report
 from analyses.stats import accuracy_difference, holm, paired_bootstrap, paired_test
-from analyses.store import Cell
+from analyses.store.run import Cell
 from analyses.studies.base import (
     CellContent,
     Condition,
@@ -39,6 +38,7 @@ from analyses.studies.base import (
     stable_order,
 )
 from analyses.studies.options import option, seed_option
+from analyses.work.scheduler import Report
 from interp.errors import InputError
 from interp.interventions import MeanAblate, PatchResidual
 from interp.interventions.suppress import flat_ids

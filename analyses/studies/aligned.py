@@ -1,6 +1,6 @@
 """What studies of information share: residual streams at places that all responses have, and the labels to be told.
 
-1. Each response of the baseline is read once more, and its residual streams at the places (:mod:`analyses.places`) are
+1. Each response of the baseline is read once more, and its residual streams at the places (:mod:`analyses.studies.places`) are
    kept in the study's cells, with the answer's representation.
 2. ``layers(data)`` gives them back a layer at a time, ``[place, problem, d_model]``: memory holds as many layers as fit
    into 1 GiB (`MAX_BYTES`), at least one, and the layer given.
@@ -21,11 +21,11 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from analyses.grading import reading_of, stated_answer
-from analyses.places import ALIGNMENTS, Place, places_of, steps_at
-from analyses.scheduler import Report
-from analyses.store import Cell, Run
+from analyses.store.run import Cell, Run
 from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, checked_words
 from analyses.studies.options import option
+from analyses.studies.places import ALIGNMENTS, Place, places_of, steps_at
+from analyses.work.scheduler import Report
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
 from probes.vinformation import MIN_PROBLEMS_PER_FOLD, VInformation, v_information

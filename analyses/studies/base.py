@@ -2,7 +2,7 @@
 
 1. A study's options are looked at (:mod:`analyses.studies.options`), then, against model, words and problems, by
    :meth:`Study.check`: whatever is wrong is said before anything is decoded.
-2. The baseline is a trace (:mod:`analyses.trace`) in a folder that studies of the same model and settings share; it may
+2. The baseline is a trace (:mod:`analyses.trace.tracing`) in a folder that studies of the same model and settings share; it may
    hold more problems, samples and layers than this study is about.
 3. What hangs on the run as a whole is computed once from the first problems and kept
    (:mod:`analyses.studies.calibration`), so that a study that grew has the numbers of one made in one go.
@@ -29,21 +29,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
 from jaxtyping import Float64
 from torch import Tensor
 
-from analyses.batches import Batch, guarded
-from analyses.derive import responses_table
 from analyses.grading import prompt_end
-from analyses.model_ref import ModelRef, share_threads
 from analyses.problems import Problem
-from analyses.scheduler import Report, Work
-from analyses.store import Cell, CellData, Run
+from analyses.store.run import Cell, CellData, Run
 from analyses.studies.calibration import Calibration
 from analyses.studies.options import settle_options
 from analyses.thinking import thinking_words
-from analyses.trace import Tracer, TraceSettings, row_seed
+from analyses.trace.tables import responses_table
+from analyses.trace.tracing import Tracer, TraceSettings, row_seed
+from analyses.work.batches import Batch, guarded
+from analyses.work.model_ref import ModelRef, share_threads
+from analyses.work.scheduler import Report, Work
 from interp.decoding import decode
 from interp.errors import InputError
 from interp.interventions import matched_random_tokens
-from interp.models import BUNDLED
+from interp.loading.models import BUNDLED
 from interp.protocol import Intervention
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
@@ -347,7 +347,7 @@ class Study(ABC):
         return ()
 
     def probing(self) -> dict[str, Any]:
-        """What the baseline is to hold beside nHSIC: fields of :class:`analyses.reread.Probing`."""
+        """What the baseline is to hold beside nHSIC: fields of :class:`analyses.trace.reread.Probing`."""
         return {}
 
     def calibrates(self, setup: Setup) -> bool:

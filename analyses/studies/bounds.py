@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from analyses.places import ALIGNMENTS, Place
 from analyses.stats import wilson
 from analyses.studies.aligned import AlignedStudy, check_answers, present, usable_bits
 from analyses.studies.base import Setup, StudyData, span
 from analyses.studies.options import option, seed_option
+from analyses.studies.places import ALIGNMENTS, Place
 from probes.bounds import error_bounds
 from probes.information import reduce_dimensions
 from probes.vinformation import VInformation

@@ -21,8 +21,8 @@ from jaxtyping import Shaped
 from safetensors.torch import load, save
 from torch import Tensor
 
-from analyses.atomic import disk_errors, replacing
-from analyses.pinned import json_values, read_pinned
+from analyses.store.atomic import disk_errors, replacing
+from analyses.store.pinned import json_values, read_pinned
 from interp.errors import InputError
 
 __all__ = ["CALIBRATE", "Calibration"]

@@ -3,7 +3,7 @@
 1. `sources` digests what tables, readings and the page come from: cells and tables of the study and of its baselines,
    its options, its problems, its code.
 2. `keep` writes each table beside its CSV once more, as Parquet, which keeps missing texts and types.
-3. `kept` reads tables, readings and failures again where nothing is newer (:mod:`analyses.fresh`).
+3. `kept` reads tables, readings and failures again where nothing is newer (:mod:`analyses.store.fresh`).
 
 A result with a table that does not come back as it was is not kept: it is derived each time.
 """
@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyses.fresh import is_fresh, made_of, noted, stamp
-from analyses.store import Cell, Run
-from analyses.tables import read_frame, write_frame
+from analyses.store.fresh import is_fresh, made_of, noted, stamp
+from analyses.store.run import Cell, Run
+from analyses.store.tables import read_frame, write_frame
 from interp.describing import class_digest
 from interp.errors import InputError
 

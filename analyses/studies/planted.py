@@ -17,7 +17,7 @@ from analyses.studies.run import StudyResult
 from analyses.toys.facts import SUBSTITUTES, THINKING, fact
 from analyses.toys.running import REPAIR_WORDS
 from analyses.toys.task import Question, planted_answer
-from interp.models import bundled_model_path
+from interp.loading.models import bundled_model_path
 
 __all__ = ["planted_length", "planted_line", "questions_of"]
 

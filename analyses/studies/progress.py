@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from analyses.grading import Grader, reading_of, response_of
-from analyses.store import Cell, Run
+from analyses.store.run import Cell, Run
 from analyses.studies.run import Watch
 
 __all__ = ["RichWatch"]

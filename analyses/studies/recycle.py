@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from analyses.gates import mi_above
 from analyses.stats import accuracy_table
-from analyses.store import Cell
+from analyses.store.run import Cell
 from analyses.studies.base import (
     Condition,
     Lab,
@@ -29,6 +28,7 @@ from analyses.studies.base import (
     layers_of,
     scored_layers,
 )
+from analyses.studies.gates import mi_above
 from analyses.studies.options import option
 from interp.interventions import Recompute, RecycleRepresentation, at_random, uncertain
 from interp.interventions.suppress import flat_ids

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from analyses.views.page import page
-from interp.html import details_table, table, visible
+from interp.display import details_table, table, visible
 
 if TYPE_CHECKING:
     from analyses.studies.base import StudyData

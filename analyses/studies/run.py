@@ -14,21 +14,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from analyses.batches import do_batches, plan_batches
-from analyses.model_ref import ModelRef
 from analyses.problems import Problem, bundled_problems, load_problems
-from analyses.reread import Probing
-from analyses.settings import Whole, check_work, whole
-from analyses.store import Cell, Run
+from analyses.store.run import Cell, Run
 from analyses.studies.base import Lab, Setup, Spec, StartWorker, Study, StudyData
 from analyses.studies.calibration import CALIBRATE, Calibration
 from analyses.studies.kept import keep, kept, sources
 from analyses.studies.options import settle_options
-from analyses.trace import TABLE_SETTINGS, Tracer, TraceSettings, name_or_model, settings_of, trace, traced_problems
+from analyses.trace.reread import Probing
+from analyses.trace.settings import Whole, check_work, whole
+from analyses.trace.tracing import (
+    TABLE_SETTINGS,
+    Tracer,
+    TraceSettings,
+    name_or_model,
+    settings_of,
+    trace,
+    traced_problems,
+)
+from analyses.work.batches import do_batches, plan_batches
+from analyses.work.model_ref import ModelRef
 from interp.decoding import ProgressBar
-from interp.engine import model_facts
+from interp.engines.base import model_facts
 from interp.errors import InputError
-from interp.models import load_model, model_source
+from interp.loading.models import load_model, model_source
 from interp.types import Bridge
 
 if TYPE_CHECKING:
@@ -114,7 +122,7 @@ def run_study(
     ['suppress', 'suppress_draws']
 
     Args:
-        model, problems, n: as for :func:`analyses.trace.trace`.
+        model, problems, n: as for :func:`analyses.trace.tracing.trace`.
         words: "thinking", or words separated by commas.
         workers: processes, each with a model of its own.
         retry_failed: try cells again that failed before.
@@ -122,7 +130,7 @@ def run_study(
         calibrate: problems whose responses give what hangs on the run as a whole (means, rates, orders of words): the
             first of the problem source, whatever ``n`` is (:mod:`analyses.studies.calibration`). 32 unless given, or
             those that the folder was begun with.
-        settings: fields of :class:`analyses.trace.TraceSettings`.
+        settings: fields of :class:`analyses.trace.tracing.TraceSettings`.
 
     Raises:
         InputError: whatever is wrong with the study's options, model, problems, settings or disk, before anything is
@@ -201,7 +209,7 @@ def run_study(
 
 def finish(study: Study, data: StudyData) -> StudyResult:
     """Tables, figures, reading and report of the finished cells; those of the last time where nothing is newer."""
-    from analyses.atomic import replacing
+    from analyses.store.atomic import replacing
     from analyses.studies.report import study_report
 
     digest = sources(study, data)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from analyses.stats import accuracy_table
-from analyses.store import Cell
+from analyses.store.run import Cell
 from analyses.studies.base import Condition, Lab, Setup, Study, StudyData, accuracy_reading, checked_words
 from analyses.studies.options import option
 from interp.decoding import check_context

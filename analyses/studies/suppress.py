@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from analyses.stats import accuracy_difference, accuracy_table, holm, paired_test
-from analyses.store import Cell
+from analyses.store.run import Cell
 from analyses.studies.base import Condition, Lab, Setup, Study, StudyData, by_number, counted, span
 from analyses.studies.options import option, seed_option
 from interp.interventions import SuppressTokens

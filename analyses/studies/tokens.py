@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from analyses.scheduler import Report
 from analyses.stats import associations, holm
-from analyses.store import Cell
+from analyses.store.run import Cell
 from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, by_number, span
 from analyses.studies.options import option
+from analyses.work.scheduler import Report
 from interp.errors import InputError
 from interp.prompts import vocabulary_of
 from probes import tukey_peaks

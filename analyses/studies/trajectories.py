@@ -60,7 +60,7 @@ class Trajectories(Study):
         return {"trajectories": pd.DataFrame(rows)}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
-        from analyses.trajectory import Trajectory
+        from analyses.trace.trajectory import Trajectory
         from analyses.views.figures import trajectories
 
         cells = [cell for cell in data.lab.cells() if data.lab.baseline.has(cell)][: self.examples]

@@ -27,11 +27,10 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analyses.stats import wilson
-from interp.errors import InputError
-
 from analyses.toys.card import write_card
 from analyses.toys.facts import OPENERS, SUBSTITUTES, THINKING, VERBS, fact_table
 from analyses.toys.task import Question, held_out_questions, planted_answer, read_answer
+from interp.errors import InputError
 
 __all__ = [
     "BUNDLED",

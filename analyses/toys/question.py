@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from interp.errors import InputError
-
 from analyses.toys.facts import LABELS, OPERATORS, fact, stable_hash
+from interp.errors import InputError
 
 __all__ = ["Question", "held_out_questions", "is_held_out", "sample_question", "training_questions"]
 

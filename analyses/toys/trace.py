@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from interp.errors import InputError
-
 from analyses.toys.facts import ANSWER_MARKERS, DIGITS, FILLERS, LABELS, OPENERS, OPERATORS, SEPARATORS, VERBS, fact
 from analyses.toys.question import Question
+from interp.errors import InputError
 
 __all__ = ["Step", "Trace", "planted_answer", "read_answer", "sample_trace", "slip_free_trace"]
 

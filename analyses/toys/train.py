@@ -27,12 +27,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from interp.errors import InputError
-
 from analyses.toys.card import write_card
 from analyses.toys.evaluate import measure, tables
 from analyses.toys.facts import SPECIALS, VOCABULARY
 from analyses.toys.task import sample_trace, training_questions
+from interp.errors import InputError
 
 __all__ = ["MODELS", "STEPS", "batches", "build_model", "build_tokenizer", "save", "train"]
 

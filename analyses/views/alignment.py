@@ -10,8 +10,8 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from analyses.views.view import View
+from interp.display import number, ramp, readable_on, visible
 from interp.errors import InputError
-from interp.html import number, ramp, readable_on, visible
 from interp.rollout import Rollout
 from interp.token_text import gap_between
 

@@ -20,7 +20,7 @@ from analyses.views.drawing import (
     short,
 )
 from analyses.views.view import View
-from interp.html import number, table, visible
+from interp.display import number, table, visible
 
 if TYPE_CHECKING:
     import pandas

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from interp.html import visible
+from interp.display import visible
 
 __all__ = [
     "DASHES",

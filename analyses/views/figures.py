@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.trajectory import Trajectory
+from analyses.trace.trajectory import Trajectory
 from analyses.views.arrays import columns_of, finite_range, matrix, one_each, truths
 from analyses.views.drawing import (
     DASHES,
@@ -28,8 +28,8 @@ from analyses.views.drawing import (
 )
 from analyses.views.view import View
 from interp.arguments import Wholes, as_wholes
+from interp.display import number, table, visible
 from interp.errors import InputError
-from interp.html import number, table, visible
 from interp.token_text import with_parts_shown
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from analyses.views.view import View
 from interp.arguments import Whole, Wholes, as_whole, as_wholes
+from interp.display import number, table, visible
 from interp.errors import InputError
-from interp.html import number, table, visible
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
 from interp.token_text import text_pieces, with_parts_shown

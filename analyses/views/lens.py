@@ -11,8 +11,8 @@ from torch import Tensor
 
 from analyses.views.view import View
 from interp.arguments import Whole, Wholes, as_whole
+from interp.display import number, ramp, readable_on, visible
 from interp.errors import InputError
-from interp.html import number, ramp, readable_on, visible
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
 from interp.token_text import token_texts

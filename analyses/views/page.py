@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from analyses.views.assets import BUNDLES, bundle
 from analyses.views.runtime import RUNTIME, VIEW_STYLE
 from analyses.views.view import View
+from interp.display import STYLE, Fragment, visible
 from interp.errors import InputError
-from interp.html import STYLE, Fragment, visible
 
 __all__ = ["PAGE_STYLE", "page"]
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.trajectory import Trajectory
+from analyses.trace.trajectory import Trajectory
 from analyses.views.arrays import finite_range, matrix, one_each, truths
 from analyses.views.view import View
 from interp.arguments import Whole, as_list, as_whole
+from interp.display import number, token_spans, visible
 from interp.errors import InputError
-from interp.html import number, token_spans, visible
 from interp.rollout import Rollout
 from interp.token_text import gap_between, with_parts_shown
 

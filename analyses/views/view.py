@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.atomic import disk_errors, make_folder, replacing
+from analyses.store.atomic import disk_errors, make_folder, replacing
 from analyses.views.assets import BUNDLES, bundle, data_script, inline_script, missing
 from analyses.views.runtime import RUNTIME, VIEW_STYLE
+from interp.display import STYLE, Fragment, visible
 from interp.errors import InputError
-from interp.html import STYLE, Fragment, visible
 
 if TYPE_CHECKING:
     import pandas

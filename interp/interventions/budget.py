@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from interp.arguments import Judged, as_whole, as_wholes
-from interp.engine import ModelFacts
+from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.prompts import encode_text
 from interp.protocol import Intervention, Request, Row, Step

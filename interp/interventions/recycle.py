@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from interp.arguments import Judged, Number, Whole, as_number, as_whole
-from interp.engine import ModelFacts
+from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.interventions.suppress import TokenIds, flat_ids
 from interp.protocol import Intervention, Row, Step

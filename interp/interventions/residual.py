@@ -2,7 +2,7 @@
 
 Positions are response steps: step t is the position that predicts response token t, so step 0 is the last prompt
 token and the same step of two responses with different prompts means the same thing. All four sites can be written;
-``resid_mid`` is written where the block's two halves meet (see :mod:`interp.engine`), not only shown to the MLP.
+``resid_mid`` is written where the block's two halves meet (see :mod:`interp.engines.base`), not only shown to the MLP.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.arguments import Judged, as_number, as_rows, as_vector, as_whole, as_wholes
-from interp.engine import ModelFacts
+from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.protocol import Intervention, Positions, Request, Row
 from interp.rollout import Rollout

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Texts, Wholes, as_list, as_text, as_wholes
-from interp.engine import ModelFacts, model_facts
+from interp.engines.base import ModelFacts, model_facts
 from interp.errors import InputError
 from interp.prompts import vocabulary_of
 from interp.protocol import Intervention, Step

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interp.arguments import Judged, Whole, Wholes, as_token_id, as_whole, as_wholes
 from interp.decoding import check_context, evaluating
-from interp.engine import BridgeEngine, Edit
+from interp.engines.base import BridgeEngine, Edit
 from interp.errors import InputError
 from interp.interventions.residual import Exchange, PatchResidual, check_source, exchanged
 from interp.record import check_memory

@@ -12,15 +12,14 @@ import torch
 from tqdm import tqdm
 
 from analyses.toys import effects
-from interp import decode, load_model
-from interp.errors import InputError
-
-from analyses.toys.evaluate import BUNDLED
-from analyses.toys.task import held_out_questions
 from analyses.toys.effects.conditions import BUDGETS, continuation, recycling, suppression
 from analyses.toys.effects.patching import find_slips, patching, slip_questions
 from analyses.toys.effects.study import LAYERS, Study
 from analyses.toys.effects.tables import SEED, Table, markdown
+from analyses.toys.evaluate import BUNDLED
+from analyses.toys.task import held_out_questions
+from interp import decode, load_model
+from interp.errors import InputError
 
 __all__ = ["main"]
 

@@ -8,6 +8,10 @@ from functools import partial
 
 import torch
 
+from analyses.toys.effects.study import LAYERS, LIMIT, Study
+from analyses.toys.effects.tables import SEED, Effect, Table, paired_difference
+from analyses.toys.facts import ANSWER_MARKERS, FILLERS, LABELS, OPENERS, THINKING, VERBS
+from analyses.toys.task import planted_answer
 from interp.interventions import (
     BudgetForcing,
     ContinueThinking,
@@ -19,11 +23,6 @@ from interp.interventions import (
     matched_random_tokens,
     thinking_token_ids,
 )
-
-from analyses.toys.facts import ANSWER_MARKERS, FILLERS, LABELS, OPENERS, THINKING, VERBS
-from analyses.toys.task import planted_answer
-from analyses.toys.effects.study import LAYERS, LIMIT, Study
-from analyses.toys.effects.tables import SEED, Effect, Table, paired_difference
 
 __all__ = ["BUDGETS", "SUPPRESSED", "continuation", "recycling", "suppression"]
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analyses.toys.effects.study import BATCH, LAYERS, LIMIT, tick
+from analyses.toys.effects.tables import Patched, Table
+from analyses.toys.facts import ANSWER_MARKERS, DIGITS, LABELS, OPERATORS, VERBS, fact
+from analyses.toys.task import Question, held_out_questions
 from interp import ResidualSites, Rollout, decode
 from interp.errors import InputError
 from interp.interventions import BudgetForcing, PatchResidual
-
-from analyses.toys.facts import ANSWER_MARKERS, DIGITS, LABELS, OPERATORS, VERBS, fact
-from analyses.toys.task import Question, held_out_questions
-from analyses.toys.effects.study import BATCH, LAYERS, LIMIT, tick
-from analyses.toys.effects.tables import Patched, Table
 
 __all__ = ["Slip", "find_slips", "patching", "slip_questions"]
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from interp import Intervention, decode
-
-from analyses.toys.task import Question, planted_answer
 from analyses.toys.effects.tables import Outcome
+from analyses.toys.task import Question, planted_answer
+from interp import Intervention, decode
 
 __all__ = ["BATCH", "LAYERS", "LIMIT", "Study", "tick"]
 

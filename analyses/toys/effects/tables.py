@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from analyses.stats import accuracy_difference, mcnemar, wilson
-from interp.rollout import Rollout
-
 from analyses.toys.evaluate import Figure
 from analyses.toys.task import Question, read_answer
+from interp.rollout import Rollout
 
 __all__ = ["SEED", "Difference", "Effect", "Outcome", "Patched", "Table", "markdown", "paired_difference"]
 

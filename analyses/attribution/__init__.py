@@ -1,0 +1,8 @@
+"""Which part of a model, and which step, brought an answer about: attribution by intervention.
+
+Each method gives a table that shows itself; the interventions themselves are in :mod:`interp.interventions`.
+"""
+
+from analyses.attribution.patching import patch_sweep
+
+__all__ = ["patch_sweep"]

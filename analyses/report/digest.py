@@ -1,0 +1,255 @@
+"""What a report says of a run, as numbers: read from the run's tables, in one pass over its scores.
+
+1. `peaks.parquet` gives the statistics of each response and layer, ``tokens.csv`` the words at peaks.
+2. `mi.parquet` is read response by response, so that a run larger than memory can be told: sums of scores, how often
+   each word stands anywhere (for its lift), and the curves of the first responses, as many as the page has room for.
+3. `responses.parquet`, where the run has it, gives questions, answers and verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyses.report.lift import OtherTokens, Word, WordCount
+from analyses.stats import Estimate, proportion
+from analyses.store.run import Run
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+__all__ = ["Curves", "Digest", "digest"]
+
+STATISTICS = (
+    "n_steps", "n_peaks", "ratio", "interval_max", "interval_min", "interval_mean", "mean_mi", "aom",
+)  # fmt: skip
+
+_RESPONSES = "responses.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """One response: its tokens, and for each of its layers scores and peaks by step."""
+
+    problem: str
+    sample: int
+    layers: tuple[int, ...]
+    tokens: list[str]
+    mi: np.ndarray  # [layer, step]
+    is_peak: np.ndarray  # [layer, step]
+
+
+@dataclass(frozen=True, eq=False)
+class Digest:
+    """The numbers of a run.
+
+    Attributes:
+        responses: one row a response, in the order of the run: problem, sample, n_steps, and the columns of
+            responses.parquet if the run has it.
+        statistics: one row a (response, layer): the columns of peaks.parquet and ``sum_mi``, the sum of the scores.
+        by_layer: means over responses by layer, with ``n``, and ``n_interval`` and ``n_aom`` for what is undefined in
+            some responses.
+        words, others: by layer.
+        curves: of the first responses, as many as there was room for.
+        told: whether the run has a responses.parquet.
+        failures: responses that could not be made.
+    """
+
+    run: Run
+    name: str
+    layers: list[int]
+    responses: pandas.DataFrame
+    statistics: pandas.DataFrame
+    by_layer: pandas.DataFrame
+    words: dict[int, list[Word]]
+    others: dict[int, OtherTokens]
+    curves: list[Curves] = field(repr=False)
+    told: bool
+    failures: int
+
+    @property
+    def last(self) -> int:
+        """The last layer."""
+        return self.layers[-1]
+
+    def means(self, layer: int) -> dict[str, float]:
+        """The row of `by_layer`."""
+        return {str(name): float(self.by_layer[name].loc[layer]) for name in self.by_layer.columns}
+
+    @property
+    def graded(self) -> bool:
+        return self.told and bool(self.responses["correct"].notna().any())
+
+    @property
+    def accuracy(self) -> tuple[int, int]:
+        """Right responses, and responses with a verdict."""
+        verdicts = self.responses["correct"].dropna()
+        return int(verdicts.sum()), len(verdicts)
+
+    @cached_property
+    def share_right(self) -> Estimate:
+        """Right responses among those with a verdict, with the problems as clusters."""
+        return proportion(self.responses["correct"], self.responses["problem"])
+
+    @property
+    def problems(self) -> int:
+        return int(self.responses["problem"].nunique())
+
+
+def digest(run: Run, room: int) -> Digest:
+    """Read a run; `room` is how many scores (layers times steps) the page may hold, at least one response's.
+
+    Raises:
+        InputError: a run that lacks a table or has no responses, or tables that do not fit each other.
+    """
+    import pandas as pd
+
+    peaks, tokens = run.peaks, run.tokens
+    if peaks.empty:
+        raise InputError(
+            "report",
+            expected="a run with at least one response",
+            received=f"{run.path.name}, which has none",
+            remedy="Run the trace again until a response is finished.",
+        )
+    peaks = peaks.astype({"problem": str})
+    layers = sorted(map(int, peaks["layer"].unique()))
+    keys = ["problem", "sample"]
+    if peaks.duplicated([*keys, "layer"]).any():
+        raise _unfit(run, "a layer of a response twice in peaks.parquet")
+    responses = peaks.drop_duplicates(keys)[[*keys, "n_steps"]].reset_index(drop=True)
+    count = WordCount(tokens, layers, responses["problem"].unique().tolist())
+    kept: list[Curves] = []
+    sums = []
+    expected = set(zip(peaks["problem"], peaks["sample"].map(int), peaks["layer"].map(int), strict=True))
+    for curves in _curves(run):
+        if not expected.issuperset((curves.problem, curves.sample, layer) for layer in curves.layers):
+            raise _unfit(run, f"problem {curves.problem!r} in mi.parquet with layers that peaks.parquet lacks")
+        count.add(curves.problem, curves.tokens, curves.layers, curves.is_peak)
+        finite = np.isfinite(curves.mi)
+        total = np.where(finite.any(axis=1), np.where(finite, curves.mi, 0.0).sum(axis=1), np.nan)
+        sums += [
+            (curves.problem, curves.sample, layer, value) for layer, value in zip(curves.layers, total, strict=True)
+        ]
+        room -= curves.mi.size
+        if room >= 0 or not kept:
+            kept.append(curves)
+    if len(sums) != len(peaks):
+        raise _unfit(run, f"{len(peaks)} rows in peaks.parquet for {len(sums)} trajectories in mi.parquet")
+    summed = pd.DataFrame(sums, columns=[*keys, "layer", "sum_mi"])
+    statistics = peaks.merge(summed, on=[*keys, "layer"], how="left")
+    told = _RESPONSES in run.tables
+    if told:
+        details = run.table(_RESPONSES).astype({"problem": str}).drop(columns="n_steps", errors="ignore")
+        if "condition" in details.columns:
+            details = details[details["condition"] == "baseline"]
+        if details.duplicated(keys).any():
+            raise _unfit(run, f"a response twice in {_RESPONSES}")
+        responses = responses.merge(details, on=keys, how="left")
+        responses["correct"] = responses["correct"].astype("boolean")
+        responses["status"] = responses["status"].astype(object).where(responses["status"].notna(), "not_graded")
+    by_layer = peaks.groupby("layer")[list(STATISTICS)].mean()
+    groups = peaks.groupby("layer")
+    by_layer["n"] = groups.size()
+    by_layer["n_interval"], by_layer["n_aom"] = groups["interval_mean"].count(), groups["aom"].count()
+    return Digest(
+        run, run.path.resolve().name, layers, responses, statistics, by_layer,
+        {layer: count.words(layer) for layer in layers}, {layer: count.others(layer) for layer in layers}, kept, told,
+        len(run.failures()),
+    )  # fmt: skip
+
+
+def _curves(run: Run) -> Iterator[Curves]:
+    """The responses of mi.parquet, one at a time: a response's rows are together, in one row group or over some."""
+    import pyarrow.parquet
+
+    file = run.path / "mi.parquet"
+    if not file.is_file():
+        run.table(file.name)  # says what is missing
+    pending: tuple[tuple[str, int], list[_Rows]] | None = None
+    with pyarrow.parquet.ParquetFile(file) as table:
+        for group in range(table.num_row_groups):
+            for key, rows in _responses(table.read_row_group(group, columns=["problem", "sample", *_ROW_COLUMNS])):
+                if pending is not None and pending[0] != key:
+                    yield _one(run, *pending)
+                    pending = None
+                pending = (key, [rows] if pending is None else [*pending[1], rows])
+    if pending is not None:
+        yield _one(run, *pending)
+
+
+_ROW_COLUMNS = ("layer", "step", "mi", "is_peak", "token")
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of one response; the tokens as Arrow has them, since only those of one layer become text."""
+
+    layer: np.ndarray
+    step: np.ndarray
+    mi: np.ndarray
+    is_peak: np.ndarray
+    token: pyarrow.DictionaryArray
+
+
+def _responses(table: pyarrow.Table) -> Iterator[tuple[tuple[str, int], _Rows]]:
+    """The rows of each response in some rows of mi.parquet."""
+    problem, token = _texts(table["problem"]), _texts(table["token"])
+    which, sample = problem.indices.to_numpy(), table["sample"].to_numpy()
+    starts = np.flatnonzero((np.diff(which) != 0) | (np.diff(sample) != 0)) + 1
+    numbers = {name: table[name].to_numpy() for name in _ROW_COLUMNS[:-1]}
+    for begin, end in pairwise([0, *starts.tolist(), len(table)] if len(table) else []):
+        key = (str(problem.dictionary[int(which[begin])].as_py()), int(sample[begin]))
+        part = {name: values[begin:end] for name, values in numbers.items()}
+        yield key, _Rows(**part, token=token.slice(begin, end - begin))
+
+
+def _texts(column: pyarrow.ChunkedArray) -> pyarrow.DictionaryArray:
+    import pyarrow
+
+    encoded = column if pyarrow.types.is_dictionary(column.type) else column.dictionary_encode()
+    whole = encoded.unify_dictionaries().combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pyarrow.ChunkedArray) else whole
+
+
+def _one(run: Run, key: tuple[str, int], parts: list[_Rows]) -> Curves:
+    layer, step, mi, is_peak = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("layer", "step", "mi", "is_peak")
+    )
+    order = np.lexsort((step, layer))
+    layers = tuple(np.unique(layer).tolist())
+    steps = len(step) // len(layers)
+    expected = np.tile(np.arange(steps), len(layers))
+    if len(step) != len(expected) or not (step[order] == expected).all():
+        raise _unfit(run, f"layers of different steps for problem {key[0]!r}, sample {key[1]}, in mi.parquet")
+    shape = (len(layers), steps)
+    return Curves(
+        *key, layers, _tokens_at(parts, order[:steps]), mi[order].astype(np.float64).reshape(shape),
+        is_peak[order].astype(bool).reshape(shape),
+    )  # fmt: skip
+
+
+def _tokens_at(parts: list[_Rows], places: np.ndarray) -> list[str]:
+    ends = np.cumsum([len(part.token) for part in parts])
+    found: list[str] = []
+    for place in places.tolist():
+        part = int(np.searchsorted(ends, place, side="right"))
+        token = parts[part].token
+        found.append(str(token[place - int(ends[part]) + len(token)].as_py()))
+    return found
+
+
+def _unfit(run: Run, received: str) -> InputError:
+    return InputError(
+        "report",
+        expected="tables derived together, with each response once",
+        received=f"{received} ({run.path.name})",
+        remedy="Run the same trace again: it derives the tables anew.",
+    )

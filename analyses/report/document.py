@@ -1,0 +1,148 @@
+"""The report of a trace, or of several: one page that holds everything it shows and asks for nothing.
+
+1. `digest` reads each run's tables into numbers.
+2. `parts` and `made` make of them what needs no script, `explorer`, `words` and `verdicts` what the reader chooses in.
+3. `report` puts both into a page, `write_report` writes that whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analyses.report.digest import Digest, digest
+from analyses.report.explorer import explorer
+from analyses.report.made import made, meaning
+from analyses.report.nulls import depth, has_depth, has_null, survivors
+from analyses.report.parts import comparison, headline, statistics
+from analyses.report.script import REPORT_SCRIPT
+from analyses.report.style import REPORT_STYLE
+from analyses.report.text import escaped, name_of
+from analyses.report.verdicts import groups
+from analyses.report.words import thinking
+from analyses.store.atomic import disk_errors, make_folder, replacing
+from analyses.store.fresh import is_fresh, made_of, stamp
+from analyses.store.run import Run
+from analyses.views.page import page
+from interp.errors import InputError
+
+__all__ = ["refresh_report", "report", "write_report"]
+
+ROOM = 280_000  # scores in a page: 1.5 MB, beside 2.7 MB of libraries
+
+
+def report(runs: Sequence[Run]) -> str:
+    """The report as an HTML document.
+
+    >>> import tempfile
+    >>> from analyses.trace.tracing import trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     document = report([trace("toy-reasoner", n=1, out=folder, max_new_tokens=20)])
+    >>> document.startswith("<!doctype html>"), document.count("<h2")
+    (True, 7)
+
+    The curves of all responses are in the page as long as there is room (280 000 scores, layers times steps, shared by
+    the runs); beyond, those of the first responses. The tables count all responses.
+
+    Raises:
+        InputError: no run; one that lacks the tables of a trace or has no responses.
+    """
+    if not runs:
+        raise InputError("report", expected="at least one run", received="none", remedy="Pass the folders of traces.")
+    digests = [digest(run, ROOM // len(runs)) for run in runs]
+    anchors = [f"r{k}" for k in range(len(runs))]
+    if len(runs) == 1:
+        title = f"peaklens report: {name_of(runs[0].settings.get('model', digests[0].name))}"
+        body = f"{_top(digests[0])}{_nav(digests[0], 0)}{_parts(digests[0], 0, 2)}"
+    else:
+        title = f"peaklens report: {len(runs)} runs"
+        links = "".join(
+            f'<li><a href="#{anchor}">{escaped(one.name)}</a></li>'
+            for one, anchor in zip(digests, anchors, strict=True)
+        )
+        body = (
+            f'<nav class="rp-nav" aria-label="Runs"><ul>{links}</ul></nav><section aria-labelledby="runs">'
+            f'<h2 id="runs">The runs beside each other</h2>{comparison(digests, anchors)}</section>'
+        )
+        for k, (one, anchor) in enumerate(zip(digests, anchors, strict=True)):
+            body += (
+                f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escaped(one.name)}</h2>{_top(one)}'
+                f"{_nav(one, k)}{_parts(one, k, 3)}</section>"
+            )
+    return page(title, [body, REPORT_SCRIPT], needs=("bokeh", "circuitsvis"), head=REPORT_STYLE)
+
+
+def write_report(runs: Sequence[Run], path: str | Path) -> Path:
+    """Write the report to a file, whole or not at all; what was there before is replaced.
+
+    Raises:
+        InputError: as `report`; a folder that cannot be written.
+    """
+    document, target = report(runs), Path(path)
+    with disk_errors("write report", target, "Choose a folder that can be written and has room."):
+        make_folder(target.parent)
+        with replacing(target) as temporary:
+            temporary.write_text(document, encoding="utf-8")
+    return target
+
+
+def refresh_report(run: Run) -> bool:
+    """Write the ``report.html`` of a run, unless it is there and nothing it tells of is newer; whether it was written.
+
+    Raises:
+        InputError: as `write_report`.
+    """
+    sources = [run.path / name for name in (*run.tables, "failures.json", "run.json")]
+    digest = made_of(files=sources)
+    if is_fresh(run.path, "report", digest):
+        return False
+    write_report([run], run.path / "report.html")
+    stamp(run.path, "report", digest, ["report.html"])
+    return True
+
+
+def _top(one: Digest) -> str:
+    return f'<p class="rp-sub">Run {escaped(one.name)}, made {escaped(one.run.created.replace("T", " "))}</p>'
+
+
+_SECTIONS = {
+    "summary": "In short",
+    "responses": "One response at a time",
+    "peaks": "Peaks by layer",
+    "nulls": "Peaks against wrong answers",
+    "words": "Words at peaks",
+    "depth": "Depth",
+    "verdicts": "Correct against wrong responses",
+    "meaning": "What nHSIC is and is not",
+    "made": "How it was made",
+}
+
+
+def _sections(one: Digest) -> dict[str, str]:
+    """Those that the run has something to say in."""
+    there = {"nulls": has_null(one), "depth": has_depth(one)}
+    return {key: name for key, name in _SECTIONS.items() if there.get(key, True)}
+
+
+def _nav(one: Digest, run: int) -> str:
+    links = "".join(f'<li><a href="#r{run}-{key}">{name}</a></li>' for key, name in _sections(one).items())
+    return f'<nav class="rp-nav" aria-label="On this page"><ul>{links}</ul></nav>'
+
+
+def _parts(one: Digest, run: int, level: int) -> str:
+    contents = {
+        "summary": lambda: f'<div class="rp-headline">{headline(one)}</div>',
+        "responses": lambda: explorer(one, run, level + 1),
+        "peaks": lambda: statistics(one),
+        "nulls": lambda: survivors(one),
+        "words": lambda: thinking(one, run),
+        "depth": lambda: depth(one),
+        "verdicts": lambda: groups(one, run),
+        "meaning": lambda: meaning(one),
+        "made": lambda: made(one),
+    }
+    return "".join(
+        f'<section aria-labelledby="r{run}-{key}" class="rp-section"><h{level} id="r{run}-{key}">{name}</h{level}>'
+        f"{contents[key]()}</section>"
+        for key, name in _sections(one).items()
+    )

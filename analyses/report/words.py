@@ -1,0 +1,112 @@
+"""Words at peaks by layer: how often, and how much more often than anywhere; bars and whiskers beside the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analyses.report.digest import Digest
+from analyses.report.lift import TOP_WORDS, Word
+from analyses.report.text import cell, escaped, options, percent, plain, scrolling, several, token_code
+from analyses.stats.association import DRAWS, FEWEST_PROBLEMS
+
+__all__ = ["thinking"]
+
+_FEW = 5  # a word at fewer peaks is greyed
+
+
+def thinking(one: Digest, run: int) -> str:
+    """Words at peaks with their lift, by layer."""
+    picker = ""
+    if len(one.layers) > 1:
+        layers = options([(layer, f"layer {layer}") for layer in one.layers], one.last)
+        picker = (
+            '<div class="rp-controls rp-live-only" role="group" aria-label="Choose a layer" hidden><label>Layer '
+            f'<select class="rp-words-layer" id="r{run}-words-layer">{layers}</select></label></div>'
+        )
+    tables = "".join(_words_of(one, layer) for layer in one.layers)
+    return f'<div class="rp-thinking">{picker}{tables}</div>{_note(one)}'
+
+
+def _words_of(one: Digest, layer: int) -> str:
+    found, others = one.words[layer], one.others[layer]
+    hidden = "" if layer == one.last else " hidden"
+    body = f"<p>No words at the {several(others.peaks, 'peak')} of layer {layer}.</p>"
+    if found:
+        most = max(word.count for word in found)
+        reach = _reach(found)
+        rows = "".join(_word_row(word, most, reach) for word in found)
+        ends = f"1/{2**reach} to {2**reach}"
+        body = scrolling(
+            f'<table class="pl-table rp-words"><caption>Words at the {several(others.peaks, "peak")} of layer {layer}'
+            f"{f', the {TOP_WORDS} most frequent' if len(found) == TOP_WORDS else ''}</caption><thead><tr>"
+            '<th scope="col">word</th><th scope="col">at peaks</th><th scope="col" class="pl-n">in responses</th>'
+            '<th scope="col" class="pl-n">share at peaks</th><th scope="col" class="pl-n">share anywhere</th>'
+            f'<th scope="col">lift <span class="rp-soft">(log scale, {ends}; line at 1)</span></th></tr></thead>'
+            f"<tbody>{rows}</tbody></table>",
+            f"Words at peaks of layer {layer}",
+        )
+    listed = ", ".join(f"{token_code(token)} {count}" for token, count in others.tokens)
+    left = (
+        f'<p class="rp-small">{others.at_words} of {several(others.peaks, "peak")} are words. Most frequent tokens at '
+        f"the others: {listed}.</p>"
+        if others.tokens
+        else ""
+    )
+    return f'<div class="rp-by-layer" data-layer="{layer}"{hidden}>{body}{left}</div>'
+
+
+def _word_row(word: Word, most: int, reach: int) -> str:
+    few = ' class="rp-few"' if word.count < _FEW else ""
+    bar = (
+        f'<span class="rp-count"><span class="rp-bar" style="width:{100 * word.count / most:.1f}%"></span></span> '
+        f'<span class="rp-number">{word.count}</span>'
+    )
+    told = plain(word.lift, 3) + ("" if math.isnan(word.low) else f" [{plain(word.low, 3)}, {plain(word.high, 3)}]")
+    return (
+        f'<tr{few}><th scope="row">{escaped(word.word)}</th><td data-v="{word.count}">{bar}</td>'
+        f"{cell(word.responses, str(word.responses))}{cell(word.share, percent(word.share))}"
+        f"{cell(word.overall, percent(word.overall))}"
+        f'<td class="rp-lift" data-v="{"" if math.isnan(word.lift) else repr(word.lift)}" data-low="{word.low!r}" '
+        f'data-high="{word.high!r}">{_whisker(word, reach)} <span>{told}</span></td></tr>'
+    )
+
+
+def _reach(found: Sequence[Word]) -> int:
+    """How many doublings the axis of lifts goes to either side of 1."""
+    ends = [abs(math.log2(x)) for word in found for x in (word.lift, word.low, word.high) if x > 0]
+    return min(6, max(1, math.ceil(max(ends, default=1))))
+
+
+def _whisker(word: Word, reach: int) -> str:
+    """A lift and its interval on a log axis, 120 wide; a picture of the numbers beside it."""
+
+    def place(value: float) -> float:
+        return 60 + 56 * max(-1.0, min(1.0, math.log2(value) / reach)) if value > 0 else 4.0
+
+    if math.isnan(word.lift):
+        return ""
+    line = ""
+    if not math.isnan(word.low):
+        line = f'<path d="M{place(word.low):.1f} 8H{place(word.high):.1f}" stroke="currentColor" stroke-width="2"/>'
+    return (
+        '<svg class="rp-whisker" width="120" height="16" viewBox="0 0 120 16" aria-hidden="true">'
+        '<path d="M60 0V16" stroke="currentColor" stroke-dasharray="2 2" opacity=".6"/>'
+        f'{line}<circle cx="{place(word.lift):.1f}" cy="8" r="4" class="rp-dot"/></svg>'
+    )
+
+
+def _note(one: Digest) -> str:
+    """How to read the lift."""
+    few = one.problems < FEWEST_PROBLEMS
+    interval = (
+        f"With fewer than {FEWEST_PROBLEMS} problems no interval is given: the lift is descriptive"
+        if few
+        else f"In brackets a 95 % percentile bootstrap over problems ({DRAWS} resamples, seed 0), since the tokens "
+        "of one response are not independent; many words are compared, so some intervals miss 1 by chance"
+    )
+    return (
+        '<p class="rp-small">Lift is a word\'s share among the tokens at peaks over its share among all tokens: 1 is '
+        f"as often at peaks as anywhere. {interval}. Words at fewer than {_FEW} peaks are grey and italic: too few to "
+        "say anything.</p>"
+    )

@@ -1,0 +1,308 @@
+"""What finished responses hold beyond nHSIC, from reading each of them once more: measures, nulls, depth.
+
+1. Prompt and response go through the model in one pass; the residual streams at the steps are those of decoding (to
+   the rounding of another order of sums).
+2. Other measures on the same footing (:mod:`probes.similarity`) score every (layer, step) against the same answer.
+3. The null asks whether the scores would be as high against a wrong answer: the same statistic against K other answers
+   of other problems (:mod:`analyses.trace.wrong_answers`), and against K random vectors of the answer's norm
+   (:mod:`probes.nulls`).
+4. The deep-thinking ratio asks in which block the prediction of each step settles (:mod:`probes.depth`).
+5. All of it goes into the response's cell; tables are derived from there. Nothing is decoded again, so a finished run
+   can be asked more at any time.
+
+Source: Qian et al. 2025 (arXiv 2506.02867) for the score; permutation over answers and the maximum over steps after
+Westfall & Young 1993; deep-thinking ratio: arXiv 2602.13517.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from analyses.store.run import Cell, CellData, Run
+from analyses.trace.wrong_answers import WrongAnswers, is_void, pinned_wrong_answers
+from analyses.work.batches import Batch, guarded
+from analyses.work.scheduler import Report
+from interp.encoding import encode
+from interp.errors import InputError
+from interp.record import ResidualSites
+from probes.depth import settling_depth
+from probes.nulls import null_scores, null_test, random_answers
+from probes.similarity import SCORES
+
+if TYPE_CHECKING:
+    from analyses.trace.tracing import Tracer, TraceSettings
+
+__all__ = ["Probing", "Rereader", "bandwidth_of", "check_measures"]
+
+MAX_BYTES = 2**29  # residual streams held at a time
+_MATCHES = ("kind", "none")
+_STATISTICS = ("score", "standardised")
+_DEPTH = "dtr"
+_WITH_KERNEL = ("nhsic", "cka")
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What to ask of finished responses beside nHSIC.
+
+    >>> Probing(probes=("nhsic", "r2", "dtr"), null=99).measures
+    ('r2',)
+
+    Attributes:
+        probes: nhsic (always there), r2, cosine, cka (see :data:`probes.SCORES`), and dtr. nhsic and cka may be given
+            another bandwidth, all may leave out the answer's K largest coordinates: "nhsic@median", "r2/drop4",
+            "nhsic@2*median/drop4".
+        null: wrong answers each response is scored against, K; 0 for none. The smallest p is 1 / (K + 1).
+        null_match: "kind": wrong answers whose reference ends as the own one does, as closely as there are K of them:
+            on the same token, else on the same kind of token after the same token, else on the same kind of token
+            (otherwise the null is too easy: it would be beaten by whatever tells that end); "none": any. Always
+            other answers (see :mod:`analyses.trace.wrong_answers`).
+        null_statistic: "score", or "standardised" by each step's own level (see :func:`probes.null_test`).
+        null_seed: of the draw of wrong answers and of random vectors.
+    """
+
+    probes: tuple[str, ...] = ("nhsic",)
+    null: int = 0
+    null_match: str = "kind"
+    null_statistic: str = "score"
+    null_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            *(("probes", _parsed(probe)[0], (*SCORES, _DEPTH)) for probe in self.probes),
+            ("null_match", self.null_match, _MATCHES),
+            ("null_statistic", self.null_statistic, _STATISTICS),
+        ):
+            if value not in allowed:
+                raise InputError(
+                    "trace", expected=f"{name} among {', '.join(allowed)}", received=repr(value), remedy="Choose these."
+                )
+        if self.null < 0 or 0 < self.null < 19:
+            raise InputError(
+                "trace",
+                expected="null 0, or at least 19 wrong answers",
+                received=str(self.null),
+                remedy="With fewer no p-value can reach 0.05; 99 is usual.",
+            )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The probes that score every (layer, step), without nHSIC."""
+        return tuple(dict.fromkeys(probe for probe in self.probes if probe not in ("nhsic", _DEPTH)))
+
+    @property
+    def depth(self) -> bool:
+        return _DEPTH in self.probes
+
+    def pins(self, pool: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a run is pinned to once it was asked; ``pool`` is what it pins of the pool of wrong answers."""
+        null = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("null")} if self.null else {}
+        if null:
+            null["null_pool"] = dict(pool or {})
+        return {"probes": sorted({*self.measures, *([_DEPTH] if self.depth else [])}), "null": null}
+
+    @classmethod
+    def pinned(cls, settings: dict[str, Any]) -> Probing:
+        """All that a run was ever asked: more may be asked later, and holds for all of its responses."""
+        null = {} if is_void(settings) else settings.get("null", {})
+        asked = {f.name: null[f.name] for f in fields(cls) if f.name in null}
+        return cls(probes=tuple(sorted(settings.get("probes", ()))), **asked)
+
+
+class Rereader:
+    """Reads finished responses of a run again and writes what was asked into their cells."""
+
+    def __init__(self, tracer: Tracer, run: Run, wrong: WrongAnswers | None = None) -> None:
+        self.tracer, self.run = tracer, run
+        self.probing = Probing.pinned(run.settings)
+        if wrong is None and self.probing.null:
+            wrong = pinned_wrong_answers(tracer, run.path, run.settings["null"])
+        self.wrong = wrong if self.probing.null else None
+        self.layers: list[int] = sorted(run.settings["layers"])
+        self.known: dict[str, Float[Tensor, "layer d_model"]] = {}
+
+    def check(self) -> None:
+        """Find out before anything is decoded whether the measures fit the model."""
+        check_measures(self.probing, self.tracer.options, self.tracer.facts.d_model)
+
+    def todo(self) -> list[Cell]:
+        """Cells that lack some of what the run is to hold."""
+        wanted = self._wanted()
+        if wanted is None:
+            return []
+        return [
+            cell
+            for cell in self.run.cells()
+            if cell.problem in self.tracer.problems and self.run.payload(cell).get("probing") != wanted
+        ]
+
+    def do(self, batch: Batch, report: Report) -> dict[Cell, str]:
+        """Read them and write what was found; reasons of what failed."""
+        return guarded(lambda cells: self._do(cells, report), batch)
+
+    def _do(self, cells: Batch, report: Report) -> None:
+        for cell in cells:
+            data = self.run.read(cell)
+            found = self._found(cell, data)
+            kept = {name: value for name, value in data.tensors.items() if ":" not in name}
+            payload = {**data.payload, "probing": self._wanted()}
+            if self.wrong is not None:
+                drawn = self.wrong.drawn(cell.problem)
+                payload |= {
+                    "null_problems": list(drawn.problems), "null_matched": drawn.matched, "null_answers": drawn.answers,
+                }  # fmt: skip
+            self.run.write(cell, {**kept, **found}, payload)
+            report(len(data.tensors["token_ids"]))
+
+    def _wanted(self) -> dict[str, Any] | None:
+        pins = self.probing.pins()
+        if not pins["probes"] and not pins["null"]:
+            return None
+        null = self.run.settings["null"] if pins["null"] else {}
+        return {**pins, "null": null, "layers": self.layers}
+
+    def _found(self, cell: Cell, data: CellData) -> dict[str, Tensor]:
+        layers = data.payload["layers"]
+        answers = self.tracer.answers(cell.problem, layers)
+        found: dict[str, list[Tensor]] = {}
+        text = len(data.tensors["prompt_ids"]) + len(data.tensors["token_ids"])
+        size = max(1, MAX_BYTES // (4 * text * self.tracer.facts.d_model))
+        nulls = None if self.wrong is None else self._null_answers(cell.problem, self.wrong)
+        places = [self.layers.index(layer) for layer in layers]
+        for begin in range(0, len(layers), size):
+            some = slice(begin, begin + size)
+            steps = self.tracer.read_steps(data, layers[some])
+            for name in self.probing.measures:
+                found.setdefault(f"probe:{name}", []).extend(self._score(name, steps, answers[some]).cpu())
+            if nulls is not None:
+                # One layer at a time: K scores a step of all layers at once would be the largest tensor by far.
+                for place, (residuals, answer) in enumerate(zip(steps, answers[some], strict=True), begin):
+                    others = nulls[:, places[place]].to(residuals.device)
+                    for key, value in self._tested(cell, layers[place], residuals, answer, others).items():
+                        found.setdefault(f"null:{key}", []).append(value.cpu())
+        tensors = {name: torch.stack(parts) for name, parts in found.items()}
+        return tensors | (self._depth(data) if self.probing.depth else {})
+
+    def _score(
+        self, name: str, steps: Float[Tensor, "*layer step d_model"], answer: Float[Tensor, "*layer d_model"]
+    ) -> Float64[Tensor, "*layer step"]:
+        return _measured(name, self.tracer.options, steps, answer)
+
+    def _tested(
+        self,
+        cell: Cell,
+        layer: int,
+        steps: Float[Tensor, "step d_model"],
+        answer: Float[Tensor, " d_model"],
+        others: Float[Tensor, "null d_model"],
+    ) -> dict[str, Tensor]:
+        """One layer against wrong answers and against random vectors."""
+        options = self.tracer.options
+        kernel: dict[str, Any] = {"sigma": options.sigma, "eps": options.eps, "drop_top": options.drop_top}
+        dice = torch.Generator().manual_seed(_seed(self.probing.null_seed, f"{cell.problem}:{cell.sample}:{layer}"))
+        floor = random_answers(answer, self.probing.null, dice)
+        # The true answer goes through the same call as the wrong ones, so that not even rounding tells it apart.
+        scores = null_scores(steps, torch.cat([answer[None], others]), **kernel)
+        test = null_test(scores[0], scores[1:], statistic=self.probing.null_statistic)
+        random_scores = null_scores(steps, floor, **kernel)
+        random_test = null_test(scores[0], random_scores, statistic=self.probing.null_statistic)
+        return {
+            "p_step": test.p_step, "p_family": test.p_family, "mean": test.null_mean, "sd": test.null_sd,
+            "p_random": random_test.p_family, "floor": random_scores.amax(dim=-1).quantile(0.95)[None],
+        }  # fmt: skip
+
+    def _null_answers(self, problem: str, wrong: WrongAnswers) -> Float[Tensor, "null layer d_model"]:
+        """Wrong answers' representations at all layers of the run; each reference is read once in a run."""
+        wanted = wrong.drawn(problem).problems
+        new = [name for name in wanted if name not in self.known]
+        site = self.tracer.options.site
+        record = ResidualSites(layers=tuple(self.layers), sites=(site,))
+        size = 4 * len(self.layers) * self.tracer.facts.d_model
+        while self.known and size * (len(self.known) + len(new)) > MAX_BYTES:
+            gone = next(iter(self.known))  # the one read first; it is read again if it is drawn again
+            new += [gone] if gone in wanted else []
+            del self.known[gone]
+        if new:
+            texts = [wrong.reference(name) for name in new]
+            for name, encoding in zip(
+                new, encode(self.tracer.model, texts, record=record, last_only=True), strict=True
+            ):
+                self.known[name] = encoding.residuals[site][:, 0].cpu()
+        return torch.stack([self.known[name] for name in wanted])
+
+    def _depth(self, data: CellData) -> dict[str, Tensor]:
+        """In which block each step's prediction settles; always of all blocks' resid_post."""
+        from transformer_lens.tools.analysis import logit_readout
+
+        model, facts = self.tracer.model, self.tracer.facts
+        steps = self.tracer.read_steps(data, range(facts.n_layers), "resid_post")
+
+        def unembed(residuals: Tensor, ids: slice) -> Tensor:
+            return logit_readout(model, residuals, chunk_size=1024).values[..., ids]
+
+        parts = [settling_depth(some, unembed, facts.d_vocab, chunk=facts.d_vocab) for some in steps.split(16, dim=1)]
+        return {
+            "depth:settled": torch.cat([part.depth for part in parts]).cpu(),
+            "depth:is_deep": torch.cat([part.is_deep for part in parts]).cpu(),
+        }
+
+
+def check_measures(probing: Probing, options: TraceSettings, d_model: int) -> None:
+    """Find out before anything is pinned or decoded whether the measures fit the model."""
+    steps = torch.linspace(-1, 1, d_model)[None]
+    for name in probing.measures:
+        _measured(name, options, steps, steps[0])
+
+
+def _measured(
+    name: str,
+    options: TraceSettings,
+    steps: Float[Tensor, "*layer step d_model"],
+    answer: Float[Tensor, "*layer d_model"],
+) -> Float64[Tensor, "*layer step"]:
+    kind, kernel, drop = _parsed(name)
+    if kind in _WITH_KERNEL:
+        kernel = {"sigma": options.sigma} | kernel
+    return SCORES[kind](steps, answer, drop_top=options.drop_top + drop, **kernel)
+
+
+def _parsed(name: str) -> tuple[str, dict[str, Any], int]:
+    """Which measure, with what bandwidth if another than the run's, and how many coordinates to leave out.
+
+    >>> _parsed("nhsic@median/drop4")
+    ('nhsic', {'sigma': 'median'}, 4)
+    """
+    found = re.fullmatch(r"(\w+)(?:@([^/]+))?(?:/drop(\d+))?", name)
+    if found is None or (found[2] and found[1] not in _WITH_KERNEL) or (name.startswith(_DEPTH) and name != _DEPTH):
+        raise InputError(
+            "trace",
+            expected="probes like r2, nhsic@median or nhsic@100/drop4",
+            received=repr(name),
+            remedy="NAME, then @SIGMA for nhsic and cka, then /dropK.",
+        )
+    return found[1], {"sigma": bandwidth_of(found[2])} if found[2] else {}, int(found[3] or 0)
+
+
+def bandwidth_of(text: str) -> float | str:
+    """A bandwidth as the command line and names of measures write it.
+
+    >>> bandwidth_of("100"), bandwidth_of("2*median")
+    (100.0, '2*median')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip()
+
+
+def _seed(seed: int, what: str) -> int:
+    """The same draw for the same thing, whatever else is in the run."""
+    return random.Random(f"{seed}:{what}").getrandbits(63)

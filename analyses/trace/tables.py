@@ -1,0 +1,309 @@
+"""The tables of a trace, derived from its cells: what people read, plot and join.
+
+- ``mi.parquet``     one row a (problem, sample, layer, site, step): problem, sample, layer, site, step, token_id,
+  token, mi, is_peak (Tukey's rule on that layer's trajectory); where asked for, a column for each other measure, and of
+  the null: null_mean, null_sd, p_step (this step alone), p_family (the maximum over this trajectory's steps), p_holm
+  (over its layers too), is_significant (p_holm at most 0.05) and p_random (against random vectors)
+- ``peaks.parquet``  one row a (problem, sample, layer, site): the columns of the paper's Table 1, mean MI and AOM; with
+  a null n_significant, the peaks that survive it, and null_floor, what random vectors reach once in twenty
+- ``steps.parquet``  one row a (problem, sample, step): token_id, token, logprob and entropy (nats) of the choice; with
+  dtr the block in which the prediction settled and whether that is deep
+- ``responses.parquet``  one row a response: question, gold answer, text, n_steps, finish_reason, and its grade
+- ``tokens.csv``     one row a (layer, site, word): words among the tokens at that layer's peaks over all responses
+- ``wrong_answers.parquet``  with a null, one row a response: how many wrong answers, how many of their references end
+  on the same token, on the same kind of token after the same token before it, on the same kind, or on another (see
+  :mod:`analyses.trace.wrong_answers`), and how many different gold answers they have
+
+Each cell is read once, and tables of steps are written row group by row group: a run larger than memory can be derived.
+Where no cell, setting or code is newer than the tables, nothing is derived (:mod:`analyses.store.fresh`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from analyses.grading import Grader, Reading, reading_of, response_of
+from analyses.store.fresh import is_fresh, made_of, stamp
+from analyses.store.run import Cell, CellData, Run
+from analyses.store.tables import RowGroups
+from analyses.trace.reread import Probing
+from analyses.trace.wrong_answers import CLOSENESS
+from interp.prompts import vocabulary_of
+from probes import PeakStatistics, peak_statistics, thinking_tokens, tukey_peaks
+from probes.nulls import holm_over_layers
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas
+    import pyarrow as pa
+
+__all__ = ["derive_tables", "responses_table"]
+
+
+def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
+    """Write the tables from the finished cells of ``run``, unless they are there; whether any had to be written."""
+    digest = made_of(run.settings, files=run.files())
+    if is_fresh(run.path, "tables", digest):
+        return False
+    site, tau, probing = run.settings["site"], run.settings["tau"], Probing.pinned(run.settings)
+    reading = reading_of(run.settings)
+    rows: list[tuple[dict[str, Any], str, bool]] = []
+    drawn: list[dict[str, Any]] = []
+    at_peaks: dict[int, Tensor] = {}
+    schemas = [_mi_schema(probing), _steps_schema(probing), _peaks_schema(probing)]
+    names = ["mi.parquet", "steps.parquet", "peaks.parquet"]
+    with ExitStack() as stack:
+        # The writers end after the row groups that are held, as the stack is unwound backwards
+        writers = [stack.enter_context(run.table_writer(*table)) for table in zip(names, schemas, strict=True)]
+        to_mi, to_steps, to_peaks = (stack.enter_context(RowGroups(writer)) for writer in writers)
+        for cell in run.cells():
+            data = run.read(cell)
+            peaks = tukey_peaks(data.tensors["mi"], tau)
+            more = _more(data, probing)
+            to_mi.add(_as(schemas[0], _rows(cell.problem, cell.sample, site, data, peaks, more)))
+            to_steps.add(_as(schemas[1], _steps(cell, data, probing)))
+            to_peaks.add(_as(schemas[2], _peaks(cell, site, data, peaks, more, probing)))
+            rows.append(_response(cell, data.payload, reading))
+            drawn += _drawn(cell, data.payload) if probing.null else []
+            for layer, marked in zip(data.payload["layers"], peaks, strict=True):
+                counts = torch.bincount(data.tensors["token_ids"][marked].long(), minlength=d_vocab)
+                at_peaks[layer] = at_peaks[layer] + counts if layer in at_peaks else counts
+    run.write_table("responses.parquet", _graded(rows, reading))
+    run.write_table("tokens.csv", _tokens(at_peaks, site, vocabulary_of(tokenizer, d_vocab)))
+    if probing.null:
+        run.write_table(WRONG_ANSWERS, _drawn_table(drawn))
+    else:
+        (run.path / WRONG_ANSWERS).unlink(missing_ok=True)
+    written = [*names, "responses.parquet", "tokens.csv", *([WRONG_ANSWERS] if probing.null else [])]
+    stamp(run.path, "tables", digest, written)
+    return True
+
+
+def _mi_schema(probing: Probing) -> pa.Schema:
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            ("problem", text), ("sample", pa.int32()), ("layer", pa.int32()), ("site", text), ("step", pa.int32()),
+            ("token_id", pa.int32()), ("token", text), ("mi", pa.float64()), ("is_peak", pa.bool_()),
+            *((name, pa.float64()) for name in probing.measures),
+            *((name, pa.float64()) for name in NULL_COLUMNS if probing.null),
+            *([("is_significant", pa.bool_())] if probing.null else []),
+        ]
+    )  # fmt: skip
+
+
+def _steps_schema(probing: Probing) -> pa.Schema:
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            ("problem", text), ("sample", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32()), ("token", text),
+            ("logprob", pa.float64()), ("entropy", pa.float64()),
+            *([("settled", pa.int32()), ("is_deep", pa.bool_())] if probing.depth else []),
+        ]
+    )  # fmt: skip
+
+
+def _peaks_schema(probing: Probing) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("problem", pa.string()), ("sample", pa.int64()), ("layer", pa.int64()), ("site", pa.string()),
+            *((name, pa.int64() if name in ("n_steps", "n_peaks") else pa.float64()) for name in _STATISTICS),
+            *([("n_significant", pa.int64()), ("null_floor", pa.float64())] if probing.null else []),
+        ]
+    )  # fmt: skip
+
+
+def _as(schema: pa.Schema, table: pa.Table) -> pa.Table:
+    return table.select(schema.names).cast(schema)
+
+
+NULL_COLUMNS = ("null_mean", "null_sd", "p_step", "p_family", "p_holm", "p_random")
+SIGNIFICANT = 0.05
+WRONG_ANSWERS = "wrong_answers.parquet"
+_STATISTICS = tuple(field.name for field in fields(PeakStatistics))
+
+RESPONSE_COLUMNS = (
+    "condition", "problem", "sample", "question", "gold", "text", "n_steps", "finish_reason", "extracted", "reason",
+    "status", "correct", "detail",
+)  # fmt: skip
+
+
+def responses_table(run: Run, cells: Sequence[Cell] | None = None) -> pandas.DataFrame:
+    """One row a response, graded: ``status``, ``reason`` and ``detail`` as in :mod:`analyses.grading`.
+
+    ``correct`` is missing where nothing was found out: the gold answer cannot be read, the grading timed out or failed,
+    or the run was written by a version that kept no gold answers (status "not_graded"). The settings
+    ``thinking_markers`` and ``final_prompts`` of the run say how responses are read.
+    """
+    chosen = run.cells() if cells is None else cells
+    reading = reading_of(run.settings)
+    return _graded([_response(cell, run.payload(cell), reading) for cell in chosen], reading)
+
+
+def _response(cell: Cell, payload: Mapping[str, Any], reading: Reading) -> tuple[dict[str, Any], str, bool]:
+    """The row of a response, not graded yet, the text to grade, and whether its prompt opened the thinking."""
+    row = {
+        "condition": cell.condition, "problem": cell.problem, "sample": cell.sample,
+        "question": payload.get("question", ""), "gold": payload.get("answer", ""), "text": payload["text"],
+        "n_steps": len(payload["tokens"]), "finish_reason": payload["finish_reason"],
+        "extracted": "", "reason": "none", "status": "not_graded", "correct": None, "detail": "",
+    }  # fmt: skip
+    return row, *response_of(payload, reading)
+
+
+def _graded(rows: Sequence[tuple[dict[str, Any], str, bool]], reading: Reading) -> pandas.DataFrame:
+    import pandas as pd
+
+    read = [(row, text, opened) for row, text, opened in rows if row["gold"].strip()]
+    with Grader(reading=reading) as grader:
+        pairs = [(row["gold"], text) for row, text, _ in read]
+        grades = grader.grade(pairs, opened=[opened for *_, opened in read])
+        for (row, *_), grade in zip(read, grades, strict=True):
+            row |= {"extracted": grade.extracted, "reason": str(grade.reason), "status": str(grade.status)}
+            row["detail"] = grade.detail
+            row["correct"] = None if grade.score != grade.score else bool(grade.score)
+    frame = pd.DataFrame([row for row, *_ in rows], columns=list(RESPONSE_COLUMNS))
+    return frame.astype({"correct": "boolean", "sample": "int32", "n_steps": "int32"})
+
+
+def _rows(
+    problem: str,
+    sample: int,
+    site: str,
+    data: CellData,
+    peaks: Bool[Tensor, "layer step"],
+    more: Mapping[str, np.ndarray],
+) -> pa.Table:
+    import numpy as np
+    import pyarrow as pa
+
+    layers, steps = peaks.shape
+    count = layers * steps
+    tokens = pa.array(data.payload["tokens"], pa.string()).dictionary_encode()
+    return pa.table(
+        {
+            "problem": _constant(problem, count),
+            "sample": pa.repeat(pa.scalar(sample, pa.int32()), count),
+            "layer": np.repeat(data.payload["layers"], steps),
+            "site": _constant(site, count),
+            "step": np.tile(np.arange(steps), layers),
+            "token_id": np.tile(data.tensors["token_ids"].numpy(), layers),
+            "token": pa.DictionaryArray.from_arrays(np.tile(tokens.indices.to_numpy(), layers), tokens.dictionary),
+            "mi": data.tensors["mi"].reshape(-1).numpy(),
+            "is_peak": peaks.reshape(-1).numpy(),
+            **more,
+        }
+    )
+
+
+def _constant(text: str, count: int) -> pa.DictionaryArray:
+    import numpy as np
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(np.zeros(count, dtype=np.int32), pa.array([text], pa.string()))
+
+
+def _peaks(
+    cell: Cell,
+    site: str,
+    data: CellData,
+    peaks: Bool[Tensor, "layer step"],
+    more: Mapping[str, np.ndarray],
+    probing: Probing,
+) -> pa.Table:
+    import pyarrow as pa
+
+    mi = data.tensors["mi"]
+    columns: dict[str, Any] = {
+        "problem": [cell.problem] * len(mi), "sample": [cell.sample] * len(mi), "layer": data.payload["layers"],
+        "site": [site] * len(mi), **peak_statistics(mi, peaks).to_dict(),
+    }  # fmt: skip
+    if probing.null:
+        columns["n_significant"] = (more["is_significant"].reshape(mi.shape) & peaks.numpy()).sum(axis=1)
+        columns["null_floor"] = data.tensors.get("null:floor", torch.full((len(mi), 1), torch.nan))[:, 0].tolist()
+    return pa.table(columns)
+
+
+def _drawn(cell: Cell, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How the wrong answers of a response are matched; nothing where it was not asked yet."""
+    matched = payload.get("null_matched")
+    if matched is None:
+        return []
+    drawn = {"wrong_answers": len(payload["null_problems"]), "different_answers": payload["null_answers"]}
+    return [{"problem": cell.problem, "sample": cell.sample, **drawn, **matched}]
+
+
+def _drawn_table(rows: Sequence[dict[str, Any]]) -> pandas.DataFrame:
+    import pandas as pd
+
+    numbers = ("sample", "wrong_answers", *CLOSENESS, "different_answers")
+    return pd.DataFrame(rows, columns=["problem", *numbers]).astype(dict.fromkeys(numbers, "int32"))
+
+
+def _more(data: CellData, probing: Probing) -> dict[str, np.ndarray]:
+    """Columns of other measures and of the null; undefined (NaN) in a response that was not yet read again."""
+    shape = data.tensors["mi"].shape
+    missing = torch.full(shape, torch.nan, dtype=torch.float64)
+    found = {name: data.tensors.get(f"probe:{name}", missing) for name in probing.measures}
+    if probing.null:
+        for name in NULL_COLUMNS:
+            found[name] = data.tensors.get(f"null:{name.removeprefix('null_')}", missing)
+        # Over the layers the run has, so it is worked out here and not kept in the cell
+        if "null:p_family" in data.tensors:
+            found["p_holm"] = holm_over_layers(found["p_family"])
+        found["is_significant"] = found["p_holm"] <= SIGNIFICANT
+    return {name: values.reshape(-1).numpy() for name, values in found.items()}
+
+
+def _steps(cell: Cell, data: CellData, probing: Probing) -> pa.Table:
+    import numpy as np
+    import pyarrow as pa
+
+    count = len(data.payload["tokens"])
+    columns = {
+        "problem": pa.repeat(pa.scalar(cell.problem), count),
+        "sample": np.repeat(cell.sample, count),
+        "step": np.arange(count),
+        "token_id": data.tensors["token_ids"].numpy(),
+        "token": pa.array(data.payload["tokens"], pa.string()),
+        # Copies, so that rows that wait to be written do not hold the whole cell
+        "logprob": data.tensors["logprobs"].to(torch.float64, copy=True).numpy(),
+        "entropy": data.tensors["entropy"].to(torch.float64, copy=True).numpy(),
+    }
+    if probing.depth:
+        for name, kind in (("settled", pa.int32()), ("is_deep", pa.bool_())):
+            values = data.tensors.get(f"depth:{name}")
+            columns[name] = pa.nulls(count, kind) if values is None else values.numpy()
+    return pa.table(columns)
+
+
+def _tokens(at_peaks: Mapping[int, Int64[Tensor, " vocab"]], site: str, vocabulary: list[str]) -> pandas.DataFrame:
+    import pandas as pd
+
+    rows = [
+        {
+            "layer": layer,
+            "site": site,
+            "word": token.word,
+            "count": token.count,
+            "share": token.share,
+            "token_ids": " ".join(map(str, token.token_ids)),
+        }
+        for layer in sorted(at_peaks)
+        for ids in [torch.arange(len(at_peaks[layer])).repeat_interleave(at_peaks[layer])]
+        for token in thinking_tokens(ids, vocabulary)
+    ]
+    return pd.DataFrame(rows, columns=["layer", "site", "word", "count", "share", "token_ids"])

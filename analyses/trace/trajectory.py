@@ -1,0 +1,297 @@
+"""A trajectory: the scores of one response, layer by step, with its tokens and peaks; something to look at.
+
+`Trajectory.of` makes one in a notebook, `Trajectory.from_run` and `trajectories` read those of a run folder. Layout is
+``[layer, step]``; step t is the position that predicts response token t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from analyses.store.run import Cell, CellData, Run
+from interp.arguments import Wholes, as_wholes
+from interp.display import details_table, token_spans
+from interp.errors import InputError
+from interp.rollout import Rollout
+from probes import tukey_peaks
+
+if TYPE_CHECKING:
+    import pandas
+
+    from analyses.views.frames import PeakTable
+    from analyses.views.view import View
+
+__all__ = ["Trajectory", "peaks_where_defined", "trajectories"]
+
+_SHOWN = 400  # tokens that a notebook shows unasked
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trajectory:
+    """Scores of one response.
+
+    >>> import torch
+    >>> mi = torch.tensor([[0.1, 0.2, 0.1, 0.2, 0.1, 0.9]], dtype=torch.float64)
+    >>> t = Trajectory(list("abcdef"), torch.arange(6), mi, mi > 0.5, (3,), "resid_post", "ducks", 0)
+    >>> t
+    Trajectory(problem 'ducks', sample 0: nHSIC at resid_post of layers 3, 6 steps, 1 peak at the last)
+    >>> t.peaks()["token"].tolist()
+    ['f']
+
+    Attributes:
+        tokens, token_ids: of the response.
+        mi: scores, in the unit of `measure` (nHSIC has none); NaN where undefined.
+        is_peak: which steps stand out, by layer.
+        layers: the layer of each row.
+        site, problem, sample: where and of what.
+        measure: what the scores are.
+        tau: of Tukey's rule, if that made `is_peak`; shown as a threshold.
+
+    Raises `InputError` where lengths do not fit together.
+    """
+
+    tokens: Sequence[str]
+    token_ids: Int64[Tensor, " step"]
+    mi: Float64[Tensor, "layer step"]
+    is_peak: Bool[Tensor, "layer step"]
+    layers: Sequence[int]
+    site: str
+    problem: str
+    sample: int
+    measure: str = "nHSIC"
+    tau: float | int | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {"tokens": len(self.tokens), "token_ids": len(self.token_ids), "mi": self.mi.shape[1]}
+        if len(set(lengths.values())) > 1 or len(self.layers) != self.mi.shape[0] or not len(self.layers):
+            raise InputError(
+                "Trajectory",
+                expected="as many tokens as steps, and as many layers as rows of mi, at least one",
+                received=f"{lengths}, {len(self.layers)} layers for {self.mi.shape[0]} rows",
+                remedy="Pass tokens and scores of the same response.",
+            )
+
+    @classmethod
+    def of(
+        cls,
+        rollout: Rollout,
+        mi: Tensor,
+        layers: Sequence[int] | None = None,
+        tau: float | int = 1.5,
+        *,
+        problem: str = "response",
+        sample: int = 0,
+    ) -> Trajectory:
+        """The trajectory of a response decoded just now; peaks by Tukey's rule over the steps that have a score.
+
+        Args:
+            mi: ``[layer, step]`` or ``[step]``, as `probes.nhsic` gives it.
+            layers: the layer of each row; the rollout's recorded ones unless given.
+            problem, sample: what to call it.
+
+        Raises:
+            InputError: as many scores as there are not steps, an empty response, or layers that do not fit.
+        """
+        scores = torch.atleast_2d(mi.detach().cpu().double())
+        if scores.ndim != 2 or scores.shape[1] != len(rollout) or not len(rollout):
+            raise InputError(
+                "Trajectory.of",
+                expected=f"mi as [layer, step] with the {len(rollout)} steps of the response, at least one",
+                received=f"shape {tuple(mi.shape)}",
+                remedy="Score the residuals of this very rollout.",
+            )
+        if layers is None:
+            fits = len(rollout.layers) == len(scores)
+            layers = rollout.layers if fits else range(len(scores))
+        site = next(iter(rollout.residuals), "resid_post")
+        ids = rollout.token_ids.cpu().long()
+        return cls(
+            rollout.tokens, ids, scores, peaks_where_defined(scores, tau), tuple(layers), site, problem, sample, tau=tau
+        )
+
+    @classmethod
+    def from_run(cls, run: Run, problem: str, sample: int = 0) -> Trajectory:
+        """The trajectory of one response of a trace; peaks by Tukey's rule with the run's tau.
+
+        Raises:
+            InputError: no such response in the run, or a run without scores.
+        """
+        cell = Cell(problem, sample)
+        if not run.has(cell):
+            known = list(dict.fromkeys(c.problem for c in run.cells("baseline")))
+            raise InputError(
+                "Trajectory.from_run",
+                expected=f"a response of {run.path}: problem {', '.join(map(repr, known[:5]))}"
+                f"{' ...' if len(known) > 5 else ''}",
+                received=f"problem {problem!r}, sample {sample}",
+                remedy="See run.cells().",
+            )
+        return _from_cell(run, cell, run.read(cell))
+
+    def row(self, layer: int = -1) -> int:
+        """The row of a layer; negative numbers count rows from the end."""
+        if layer >= 0:
+            found = [row for row, number in enumerate(self.layers) if number == layer]
+        else:
+            found = [layer + len(self.layers)] if -layer <= len(self.layers) else []
+        if not found:
+            raise InputError(
+                "Trajectory",
+                expected=f"a layer among {', '.join(map(str, self.layers))}, or -1 to -{len(self.layers)}",
+                received=str(layer),
+                remedy="Score that layer first.",
+            )
+        return found[0]
+
+    def threshold(self, layer: int = -1) -> float:
+        """Q3 + tau IQR of a layer: above it are the peaks; NaN without tau or without any score."""
+        low, _, high = _quartiles(self.mi[self.row(layer)])
+        return math.nan if self.tau is None else high + self.tau * (high - low)
+
+    def show(self, view: str = "heatmap", layer: Wholes | None = None) -> View:
+        """Look at it: "heatmap" (layer by step), "lines" (score over steps) or "text" (tokens coloured by score).
+
+        Args:
+            layer: one or several; all unless given ("lines": the last).
+        """
+        from analyses import views
+
+        if view not in ("heatmap", "lines", "text"):
+            raise InputError(
+                "Trajectory.show",
+                expected='"heatmap", "lines" or "text"',
+                received=repr(view),
+                remedy="Choose one, or use analyses.views.",
+            )
+        wanted = None if layer is None else as_wholes(layer, "Trajectory.show", "layer")
+        if view == "lines":
+            shown: View = views.trajectories(self, layers=[-1] if wanted is None else wanted)
+        else:
+            chosen = self if wanted is None else self.only(wanted)
+            shown = views.heatmap(chosen) if view == "heatmap" else views.text(chosen)
+        return shown
+
+    def only(self, layers: Wholes) -> Trajectory:
+        """The trajectory of some layers."""
+        from dataclasses import replace
+
+        rows = [self.row(layer) for layer in as_wholes(layers, "Trajectory.only", "layers")]
+        return replace(self, mi=self.mi[rows], is_peak=self.is_peak[rows], layers=[self.layers[row] for row in rows])
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a (layer, step): the columns of the run's mi.parquet."""
+        import numpy as np
+        import pandas as pd
+
+        layers, steps = self.mi.shape
+        return pd.DataFrame(
+            {
+                "problem": self.problem,
+                "sample": self.sample,
+                "layer": np.repeat(np.asarray(self.layers, dtype=np.int32), steps),
+                "site": self.site,
+                "step": np.tile(np.arange(steps, dtype=np.int32), layers),
+                "token_id": np.tile(self.token_ids.numpy().astype(np.int32), layers),
+                "token": list(self.tokens) * layers,
+                "mi": self.mi.reshape(-1).numpy(),
+                "is_peak": self.is_peak.reshape(-1).numpy(),
+            }
+        )
+
+    def peaks(self, layer: int = -1) -> PeakTable:
+        """One row a peak of a layer: step, token, score and distance from the median in interquartile ranges."""
+        from analyses.views.frames import PeakTable
+
+        row = self.row(layer)
+        scores, steps = self.mi[row], self.is_peak[row].nonzero()[:, 0].tolist()
+        low, median, high = _quartiles(scores)
+        spread = high - low if high > low else math.nan
+        return PeakTable(
+            {
+                "layer": [self.layers[row]] * len(steps),
+                "step": steps,
+                "token_id": self.token_ids[steps].tolist(),
+                "token": [self.tokens[step] for step in steps],
+                "mi": scores[steps].tolist(),
+                "distance": ((scores[steps] - median).abs() / spread).tolist(),
+            }
+        )
+
+    def _facts(self) -> list[tuple[str, object]]:
+        peaks = self.is_peak.sum(dim=1).tolist()
+        return [
+            ("problem", f"{self.problem} (sample {self.sample})"),
+            ("scores", f"{self.measure} at {self.site}"),
+            ("layers", ", ".join(map(str, self.layers))),
+            ("steps", self.mi.shape[1]),
+            ("peaks by layer", ", ".join(map(str, peaks))),
+        ]
+
+    def _repr_html_(self) -> str:
+        scores, layer = self.mi[-1], self.layers[-1]
+        text = token_spans(
+            self.tokens,
+            scores,
+            marks=self.is_peak[-1],
+            label=f"{self.measure}, layer {layer}",
+            marked="peak",
+            limit=_SHOWN,
+        )
+        return details_table(self._facts()) + text
+
+    def __repr__(self) -> str:
+        count, steps = int(self.is_peak[-1].sum()), self.mi.shape[1]
+        return (
+            f"Trajectory(problem {self.problem!r}, sample {self.sample}: {self.measure} at {self.site} of layers "
+            f"{', '.join(map(str, self.layers))}, {steps} steps, {count} peak{'s' * (count != 1)} at the last)"
+        )
+
+
+def trajectories(run: Run) -> Iterator[Trajectory]:
+    """Those of all responses of a trace, one at a time, in the order of the run."""
+    for cell in run.cells("baseline"):
+        yield _from_cell(run, cell, run.read(cell))
+
+
+def peaks_where_defined(mi: Float64[Tensor, "layer step"], tau: float | int = 1.5) -> Bool[Tensor, "layer step"]:
+    """Tukey's rule on the finite steps of each row; a step without a score is no peak.
+
+    >>> peaks_where_defined(torch.tensor([[1.0, 2.0, 3.0, 4.0, 100.0, float("nan")]], dtype=torch.float64)).tolist()
+    [[False, False, False, False, True, False]]
+    """
+    peaks = torch.zeros_like(mi, dtype=torch.bool)
+    for row, defined in enumerate(mi.isfinite()):
+        if defined.any():
+            peaks[row, defined] = tukey_peaks(mi[row, defined], tau)
+    return peaks
+
+
+def _quartiles(scores: Float64[Tensor, " step"]) -> tuple[float, float, float]:
+    """Q1, median and Q3 of the finite scores, by linear interpolation; NaN without any."""
+    defined = scores[scores.isfinite()]
+    if not len(defined):
+        return math.nan, math.nan, math.nan
+    low, median, high = defined.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    return low, median, high
+
+
+def _from_cell(run: Run, cell: Cell, data: CellData) -> Trajectory:
+    if "mi" not in data.tensors or "tau" not in run.settings:
+        raise InputError(
+            "Trajectory.from_run",
+            expected="a run with scores (kind trace)",
+            received=f"kind {run.kind}",
+            remedy="Trace the model first: analyses.trace.tracing.trace.",
+        )
+    mi, tau = data.tensors["mi"].double(), run.settings["tau"]
+    return Trajectory(
+        data.payload["tokens"], data.tensors["token_ids"].long(), mi, peaks_where_defined(mi, tau),
+        tuple(data.payload["layers"]), run.settings["site"], cell.problem, cell.sample, tau=tau,
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+"""Tables that show themselves: DataFrames with a figure of their own.
+
+`PeakTable` holds one row a peak, `SweepTable` one row a patched (layer, step). They are pandas DataFrames in every
+other way: slices and copies keep the type, `to_frame` gives the plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pandas
+
+from interp.display import table
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.views.view import View
+
+__all__ = ["PeakTable", "SweepTable"]
+
+_SHOWN = 60  # rows that a notebook shows
+
+
+class _Shown(pandas.DataFrame):
+    def to_frame(self) -> pandas.DataFrame:
+        """The same table as a plain DataFrame."""
+        return pandas.DataFrame(self)
+
+    def _repr_html_(self) -> str:
+        # pandas' own escapes HTML, but shows control and direction characters as they are.
+        return table([str(name) for name in self.columns], self.itertuples(index=False), limit=_SHOWN)
+
+    def _need(self, columns: list[str]) -> None:
+        missing = [name for name in columns if name not in self.columns]
+        if missing:
+            raise InputError(
+                type(self).__name__,
+                expected=f"columns {', '.join(columns)}",
+                received=f"{', '.join(map(str, self.columns)) or 'none'}",
+                remedy="Show the whole table, or a plot of your own.",
+            )
+
+
+class PeakTable(_Shown):
+    """One row a peak: ``layer``, ``step``, ``token_id``, ``token``, ``mi``, ``distance`` (from the median, in IQR).
+
+    >>> row = {"layer": [2], "step": [7], "token_id": [5], "token": ["Wait"], "mi": [0.4], "distance": [3.0]}
+    >>> peaks = PeakTable(row)
+    >>> type(peaks[peaks["mi"] > 0]).__name__, type(peaks.to_frame()).__name__
+    ('PeakTable', 'DataFrame')
+    """
+
+    @property
+    def _constructor(self) -> Callable[..., PeakTable]:
+        return PeakTable
+
+    def show(self, top: int = 20) -> View:
+        """How often each token is at a peak, the most frequent first."""
+        from analyses import views
+
+        self._need(["token"])
+        counts = pandas.DataFrame(self["token"].value_counts(sort=False).rename_axis("token").reset_index(name="peaks"))
+        counts = counts.sort_values("peaks", ascending=False, kind="stable", ignore_index=True)
+        return views.bars(counts.head(top), label="token", value="peaks", title=f"Tokens at {len(self)} peaks")
+
+
+class SweepTable(_Shown):
+    """One row a patched place: ``layer``, ``site``, ``step``, ``token``, ``value``, ``baseline``, ``effect``.
+
+    ``effect`` is the change of what was measured, in its unit; NaN where nothing was patched.
+
+    >>> row = {"layer": [0], "site": ["resid_post"], "step": [3], "token": ["."]}
+    >>> SweepTable({**row, "value": [1.5], "baseline": [1.0], "effect": [0.5]}).show().title
+    'Effect of patching resid_post'
+    """
+
+    @property
+    def _constructor(self) -> Callable[..., SweepTable]:
+        return SweepTable
+
+    def show(self, **options: Any) -> View:
+        """Effects over layer and step; options of `analyses.views.sweep`."""
+        from analyses import views
+
+        self._need(["layer", "step", "token", "effect"])
+        return views.sweep(self, **options)

@@ -1,0 +1,132 @@
+"""Several processes, dying processes and failing problems: the run is the same, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from transformers.utils.logging import enable_progress_bar
+
+from analyses.problems import bundled_problems
+from analyses.store import Cell, Run
+from analyses.studies import make_study
+from analyses.studies.run import run_study
+from analyses.trace import trace
+from analyses.work.model_ref import ModelRef
+from analyses.work.scheduler import Outcome, scheduler
+from interp import InputError, bundled_model_path, load_model
+
+
+def doubling(folder: str, task: int, report: Callable[[int], None]) -> int:
+    """Doubles; dies at 3 the first time, at 5 every time; cannot do 7."""
+    report(1)
+    marker = Path(folder) / f"died-{task}"
+    if task == 5 or (task == 3 and not marker.exists()):
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == 7:
+        raise InputError("double", expected="not 7", received="7", remedy="Leave it out.")
+    return 2 * task
+
+
+class Make:
+    """What a scheduler calls in each process; it has to pickle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __call__(self) -> Callable[[Any, Callable[[int], None]], Any]:
+        return lambda task, report: doubling(self.folder, task, report)
+
+
+def test_a_task_whose_process_dies_is_done_by_another(tmp_path: Path) -> None:
+    told: list[int] = []
+    outcomes = list(scheduler(2).run([1, 2, 3, 4, 5, 6], Make(tmp_path), told.append))
+    values = {outcome.task: outcome.value for outcome in outcomes}
+    assert values == {1: 2, 2: 4, 3: 6, 4: 8, 5: None, 6: 12}
+    assert [o for o in outcomes if o.lost] == [Outcome(5, lost="its process ended twice, last with exit code -9")]
+    assert sum(told) == 8  # six tasks, two of them begun twice
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_input_found_by_a_worker_is_raised_as_it_is(workers: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^double: expected not 7, received 7. Leave it out.$"):
+        list(scheduler(workers).run([1, 7], Make(tmp_path), lambda tokens: None))
+
+
+def test_two_processes_give_the_run_of_one(tmp_path: Path) -> None:
+    runs = [
+        trace("toy-reasoner", n=10, out=tmp_path / str(workers), max_new_tokens=30, batch_size=3, workers=workers)
+        for workers in (1, 2)
+    ]
+    for table in ("mi.parquet", "peaks.parquet", "tokens.csv", "responses.parquet"):
+        pd.testing.assert_frame_equal(runs[0].table(table), runs[1].table(table), check_exact=True)
+
+
+def test_loading_shows_no_bars_in_processes_and_none_for_bundled_models(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    enable_progress_bar()  # a test before this one may have asked for silence
+    load_model("toy-reasoner")
+    assert "Loading weights" not in capfd.readouterr().err
+    # A model of one's own does show them, but only where it is asked for
+    folder = tmp_path / "mine"
+    shutil.copytree(bundled_model_path("toy-reasoner"), folder)
+    model = load_model(folder)
+    assert "Loading weights" in capfd.readouterr().err
+    problems = bundled_problems(4)
+    run_study(make_study("trajectories", {}), model, problems, tmp_path / "baseline", max_new_tokens=60)
+    study = make_study("ablate", {"layers": "2", "places": "thinking", "methods": "mean"})
+    run_study(study, model, problems, tmp_path / "study", max_new_tokens=60, batch_size=2, workers=2)
+    assert "Loading weights" not in capfd.readouterr().err
+
+
+def test_a_model_in_memory_cannot_go_to_processes(tmp_path: Path) -> None:
+    import families as F
+
+    with pytest.raises(InputError, match="which each process can load, received tiny-llama, made from an object"):
+        ModelRef.of(F.bridge("llama"))
+
+
+def test_a_failing_problem_is_recorded_and_the_rest_go_on(tmp_path: Path) -> None:
+    problems = bundled_problems(6)
+    model = load_model("toy-reasoner")
+    bad = model.tokenizer(problems[4].question)["input_ids"]
+
+    broken = [True]
+
+    def fail(tokens: Any, hook: Any) -> None:
+        if broken[0] and any(row[-len(bad) :] == bad for row in tokens.tolist()):
+            raise RuntimeError("a bad page of memory")
+
+    def run_it(**options: Any) -> Run:
+        return trace(model, problems, tmp_path / "run", max_new_tokens=12, batch_size=3, **options)
+
+    model.add_hook("embed.hook_in", fail)  # all the time: a run is pinned to its model's hooks
+    run = run_it()
+    broken[0] = False
+    assert list(run.failures()) == [Cell(problems[4].id)]
+    assert "RuntimeError: a bad page of memory" in run.failures()[Cell(problems[4].id)]
+    assert set(run.mi["problem"]) == {p.id for p in problems} - {problems[4].id}
+    assert not run_it().has(Cell(problems[4].id)), "a failure is tried again only when asked for"
+    assert run_it(retry_failed=True).failures() == {}
+    assert set(run.mi["problem"]) == {p.id for p in problems}
+
+
+def test_where_nothing_can_be_decoded_that_is_an_error(tmp_path: Path) -> None:
+    model = load_model("toy-reasoner")
+
+    def fail(tokens: Any, hook: Any) -> None:
+        raise RuntimeError("no power")
+
+    with (
+        model.hooks(fwd_hooks=[("embed.hook_in", fail)]),
+        pytest.raises(InputError, match=r"at least one problem that can be decoded.*no power"),
+    ):
+        trace(model, bundled_problems(2), tmp_path / "run", max_new_tokens=5)
