@@ -139,3 +139,25 @@ def load_without_tokenizer(family: str) -> Any:
     from interp import load_model
 
     return load_model(f"tiny-{family}", hf_model=copy.deepcopy(hf_model(family)), device="cpu")
+
+
+@cache
+def lettered_bridge() -> tuple[Any, list[str]]:
+    """A tiny llama whose words come in two spellings each, small and capital; and the words."""
+    import copy
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from interp import load_model
+
+    words = [f"{a}{b}" for a in "bcdfghj" for b in "aeiouyw"]
+    spelled = [*words, *(word.capitalize() for word in words)]
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {word: 3 + k for k, word in enumerate(spelled)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+    hf = copy.deepcopy(hf_model("llama"))
+    return load_model("lettered", hf_model=hf, tokenizer=tokenizer, device="cpu"), words

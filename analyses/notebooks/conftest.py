@@ -1,4 +1,4 @@
-"""Pytest, looking for doctests, must not import the notebooks, which would run them: tests/analyses/test_notebooks.py does."""
+"""Pytest, looking for doctests, must not import the notebooks, which would run them: ``test_notebooks.py`` does."""
 
 from __future__ import annotations
 

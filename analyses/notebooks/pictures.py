@@ -1,4 +1,4 @@
-"""Pictures of pages and views by headless Chromium; ``python -m analyses.notebooks.pictures`` makes those of the README."""
+"""Pictures of pages and views by headless Chromium; ``python -m analyses.notebooks.pictures``: the README's."""
 
 from __future__ import annotations
 

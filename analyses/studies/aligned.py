@@ -1,7 +1,7 @@
 """What studies of information share: residual streams at places that all responses have, and the labels to be told.
 
-1. Each response of the baseline is read once more, and its residual streams at the places (:mod:`analyses.studies.places`) are
-   kept in the study's cells, with the answer's representation.
+1. Each response of the baseline is read once more, and its residual streams at the places
+   (:mod:`analyses.studies.places`) are kept in the study's cells, with the answer's representation.
 2. ``layers(data)`` gives them back a layer at a time, ``[place, problem, d_model]``: memory holds as many layers as fit
    into 1 GiB (`MAX_BYTES`), at least one, and the layer given.
 3. ``targets(data)`` are the discrete labels: the gold answer, the answer the response states, and on the toys the

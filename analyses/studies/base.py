@@ -2,8 +2,8 @@
 
 1. A study's options are looked at (:mod:`analyses.studies.options`), then, against model, words and problems, by
    :meth:`Study.check`: whatever is wrong is said before anything is decoded.
-2. The baseline is a trace (:mod:`analyses.trace.tracing`) in a folder that studies of the same model and settings share; it may
-   hold more problems, samples and layers than this study is about.
+2. The baseline is a trace (:mod:`analyses.trace.tracing`) in a folder that studies of the same model and settings
+   share; it may hold more problems, samples and layers than this study is about.
 3. What hangs on the run as a whole is computed once from the first problems and kept
    (:mod:`analyses.studies.calibration`), so that a study that grew has the numbers of one made in one go.
 4. A :class:`Study` names its conditions; each cell (condition, problem, sample) is decoded, or whatever the study does

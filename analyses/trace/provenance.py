@@ -1,7 +1,7 @@
 """Of what model, under what versions, a run is: recorded in ``run.json``, and compared when the run goes on.
 
-1. The model is pinned by what it is (:func:`interp.loading.identity.model_identity`), part by part; a part that changed is
-   refused by its name. Its name, path and revision are recorded and not compared: the same content is the same model.
+1. The model is pinned by what it is (:func:`interp.loading.identity.model_identity`), part by part; a part that changed
+   is refused by its name. Its name, path and revision are recorded and not compared: the same content is one model.
 2. The chat template counts where prompts go through it.
 3. Other versions of the libraries are told and recorded, not refused: a finished run can be asked more after an update,
    and whether the model is still the same is what 1 compares. Numbers of a resumed run are to the last digit those of

@@ -1,7 +1,7 @@
 """Are the settings of a run in order? All of them, in one place, before a model is loaded or anything is decoded.
 
-What hangs on the model's size (layers, coordinates left out, the context) is checked by :class:`analyses.trace.tracing.Tracer`,
-as soon as there is a model.
+What hangs on the model's size (layers, coordinates left out, the context) is checked by
+:class:`analyses.trace.tracing.Tracer`, as soon as there is a model.
 """
 
 from __future__ import annotations

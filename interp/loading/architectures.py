@@ -1,8 +1,8 @@
 """Which architectures are loaded, and why the others are not.
 
-Decoding keeps keys and values of its own (:mod:`interp.engines.cache`) and tells attention by a mask which of them to look at.
-That is exact for a decoder whose layers are full or sliding-window attention over rotary, learned or sinusoidal
-positions. Refused at load are models with an encoder, with recurrent, state-space or compressed layers, and those that
+Decoding keeps keys and values of its own (:mod:`interp.engines.cache`) and tells attention by a mask which of them to
+look at. That is exact for a decoder whose layers are full or sliding-window attention over rotary, learned or
+sinusoidal positions. Refused at load are models with an encoder, with recurrent, state-space or compressed layers, and those that
 read their positions out of the mask (alibi).
 """
 

@@ -8,17 +8,13 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from hostile import HOSTILE
 
 from interp.display import STYLE, details_table, number, ramp, readable_on, table, token_spans, visible
 from interp.errors import InputError
 from interp.protocol import Event
 from interp.rollout import Rollout
 
-HOSTILE = [
-    "</script>", "<script>window.pwned=1</script>", "<img src=x onerror=window.pwned=1>", "<!--", "]]>", "{{", "&lt;",
-    "\u202e", "\x00", "\u2028", "\n", '"', "'", "`", "\ud800", "$$x$$", "@value", "-->", "</style>", "", " ",
-    "a" * 5000, "\u200b", "\u0301", "שלום", "<", "&", "\\u003c",
-]  # fmt: skip
 ALLOWED = {"style", "div", "span", "mark", "table", "caption", "thead", "tbody", "tr", "th", "td", "i", "b", "small"}
 
 

@@ -12,9 +12,7 @@ from typing import Any
 import families as F
 import pytest
 import torch
-from test_protocol import continued, hf_logits
-from test_recycling import MODELS, Watch
-from test_residuals import SITES, modules
+from references import MODELS, SITES, Watch, continued, hf_logits, modules
 
 from interp import InputError, Intervention, ResidualSites, Rollout, decode, interventions
 from interp.interventions import (

@@ -9,7 +9,7 @@ from typing import Any
 import families as F
 import pytest
 import torch
-from test_residuals import modules
+from references import modules
 from torch import Tensor
 
 from interp import InputError, Intervention, Positions, ResidualSites, Rollout, Row, Site, decode, load_model, score

@@ -8,53 +8,12 @@ from typing import Any
 import families as F
 import pytest
 import torch
-from test_residuals import hf_residuals, modules
+from references import continued, hf_logits, hf_residuals, modules
 from torch import Tensor
 
 from interp import InputError, Intervention, Positions, ResidualSites, Row, Site, Step, decode
 
 NEW = 14
-
-
-@torch.no_grad()
-def hf_logits(hf: Any, ids: list[int], edits: dict[tuple[str, int], dict[int, Tensor]]) -> Tensor:
-    """Logits at the last position of a full forward pass in which ``edits[site, layer][pos]`` replaces the stream.
-
-    resid_mid is written where it is a tensor of its own: as the sum that the block's second half starts from, by
-    shifting what attention adds.
-    """
-    blocks, _, _ = modules(hf)
-    handles = []
-    for (site, layer), at in edits.items():
-
-        def put(value: Tensor, at: dict[int, Tensor] = at) -> Tensor:
-            value = value.clone()
-            for pos, new in at.items():
-                if pos < value.shape[1]:
-                    value[0, pos] = new
-            return value
-
-        if site == "resid_pre":
-
-            def pre(_m: Any, args: Any, kwargs: Any, put: Any = put) -> Any:
-                if args:
-                    return (put(args[0]), *args[1:]), kwargs
-                return args, {**kwargs, "hidden_states": put(kwargs["hidden_states"])}
-
-            handles.append(blocks[layer].register_forward_pre_hook(pre, with_kwargs=True))
-        elif site == "resid_post":
-            handles.append(
-                blocks[layer].register_forward_hook(
-                    lambda _m, _a, out, put=put: (put(out[0]), *out[1:]) if isinstance(out, tuple) else put(out)
-                )
-            )
-        else:
-            raise ValueError(site)
-    try:
-        return hf(torch.tensor([ids])).logits[0, -1]
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Recycle(Intervention):
@@ -254,12 +213,6 @@ class Steps(Intervention):
     def after_choice(self, step: Step) -> None:
         for i, row in enumerate(step.rows):
             self._act(step, i, row)
-
-
-def continued(hf: Any, ids: list[int], new: int) -> list[int]:
-    prompt = torch.tensor([ids])
-    out = hf.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False)
-    return out[0, len(ids) :].tolist()
 
 
 def test_forced_tokens_equal_a_prefilled_prompt() -> None:

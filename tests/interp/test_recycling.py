@@ -10,10 +10,10 @@ from typing import Any
 import families as F
 import pytest
 import torch
-from test_residuals import assert_close, modules
+from references import MODELS, Watch, assert_close, common_tokens, modules
 from torch import Tensor
 
-from interp import Intervention, ResidualSites, Rollout, Step, decode
+from interp import ResidualSites, Rollout, decode
 from interp.interventions import (
     Recompute,
     RecurseLatents,
@@ -25,29 +25,6 @@ from interp.interventions import (
 )
 
 NEW = 40
-MODELS = (*F.FAMILIES, "toy")
-
-
-def common_tokens(rollouts: Sequence[Rollout], count: int = 4) -> list[int]:
-    """The tokens these responses use most: stand-ins for thinking tokens of random models."""
-    counts = torch.bincount(torch.cat([r.token_ids for r in rollouts]))
-    return counts.argsort(descending=True, stable=True)[:count].tolist()
-
-
-class Watch(Intervention):
-    """Keeps the logits every token was chosen from, and which rows were alive; counts cache entries a position."""
-
-    def __init__(self) -> None:
-        self._logits: dict[int, list[Tensor]] = {}
-        self._alive: list[list[int]] = []
-        self._excess: set[int] = set()
-
-    def before_choice(self, step: Step) -> None:
-        self._alive.append([row.index for row in step.rows])
-        for i, row in enumerate(step.rows):
-            self._logits.setdefault(row.index, []).append(step.logits[i].clone())
-            entries = step._cache.length - step._cache.pad_columns[i]
-            self._excess.add(entries - len(row.prompt_ids) - step.t)
 
 
 @dataclass

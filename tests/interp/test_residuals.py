@@ -7,64 +7,9 @@ from typing import Any
 import families as F
 import pytest
 import torch
+from references import SITES, assert_close, check, hf_residuals
 
 from interp import ResidualSites, decode, encode
-
-SITES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
-
-
-def modules(hf: Any) -> tuple[list[Any], list[Any], Any]:
-    """Blocks, the norm before each MLP, the final norm."""
-    if hasattr(hf, "transformer"):
-        return list(hf.transformer.h), [b.ln_2 for b in hf.transformer.h], hf.transformer.ln_f
-    blocks = list(hf.model.layers)
-    gemma = hasattr(blocks[0], "pre_feedforward_layernorm")
-    norms = [b.pre_feedforward_layernorm if gemma else b.post_attention_layernorm for b in blocks]
-    return blocks, norms, hf.model.norm
-
-
-@torch.no_grad()
-def hf_residuals(hf: Any, ids: list[int]) -> dict[str, torch.Tensor]:
-    """Site to ``[layer, pos, d_model]``: block inputs, inputs of the norm before the MLP, block and norm outputs."""
-    blocks, norms, final = modules(hf)
-    caught: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
-
-    def first(value: Any) -> torch.Tensor:
-        return (value[0] if isinstance(value, tuple) else value)[0].clone()
-
-    handles = []
-    for block, norm in zip(blocks, norms, strict=True):
-        handles.append(
-            block.register_forward_pre_hook(
-                lambda _m, args, kwargs: caught["resid_pre"].append(
-                    first(args[0] if args else kwargs["hidden_states"])
-                ),
-                with_kwargs=True,
-            )
-        )
-        handles.append(block.register_forward_hook(lambda _m, _a, out: caught["resid_post"].append(first(out))))
-        handles.append(norm.register_forward_pre_hook(lambda _m, args: caught["resid_mid"].append(first(args[0]))))
-    handles.append(final.register_forward_hook(lambda _m, _a, out: caught["ln_final"].append(first(out))))
-    try:
-        hf(torch.tensor([ids]))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {site: torch.stack(values) for site, values in caught.items()}
-
-
-def assert_close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
-    assert ours.shape == theirs.shape, what
-    error = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
-    assert float(error.max()) <= 1e-4, f"{what}: relative error {float(error.max()):.2e}"
-
-
-def check(hf: Any, rollout: Any) -> None:
-    ids = [*rollout.prompt_ids.tolist(), *rollout.token_ids.tolist()]
-    expected = hf_residuals(hf, ids)
-    start = len(rollout.prompt_ids) - 1
-    for site in SITES:
-        assert_close(rollout.residuals[site], expected[site][:, start : start + len(rollout)], site)
 
 
 @pytest.mark.parametrize("family", F.FAMILIES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import families as F
 import pytest
 import torch
-from test_protocol import hf_logits
+from references import hf_logits
 from torch import Tensor
 
 from interp import InputError, Intervention, ResidualSites, Step, decode, score

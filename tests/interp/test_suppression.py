@@ -7,7 +7,7 @@ from typing import Any
 import families as F
 import pytest
 import torch
-from test_recycling import MODELS, common_tokens
+from references import MODELS, common_tokens
 from torch import Tensor
 
 from interp import InputError, decode, load_model

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_residuals import SITES, check
+from references import SITES, check
 
 from analyses.problems import bundled_problems
 from interp import ResidualSites, bundled_model_path, decode, load_model

@@ -239,8 +239,8 @@ class Lengths(Study):
 def test_a_ninth_study_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "lengths.py").write_text(NINTH)
     done = subprocess.run(
-        [sys.executable, "-m", "analyses.commands.cli", "study", str(tmp_path / "lengths.py"), "--n", "6", "--max-new-tokens",
-         "30", "--workers", "2", "--json", "--out", str(tmp_path / "run"), "--set", "words=1"],
+        [sys.executable, "-m", "analyses.commands.cli", "study", str(tmp_path / "lengths.py"), "--n", "6",
+         "--max-new-tokens", "30", "--workers", "2", "--json", "--out", str(tmp_path / "run"), "--set", "words=1"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

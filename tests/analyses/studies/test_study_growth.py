@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import families as F
 import numpy as np
 import pytest
 import torch
-from test_study_measures import lettered_bridge
 
 from analyses.problems import Problem, bundled_problems
 from analyses.store import Cell, Run
@@ -60,7 +60,6 @@ def test_more_problems_change_no_cell_there_is(name: str, tmp_path: Path) -> Non
 
 def test_values_are_those_of_their_definitions(tmp_path: Path) -> None:
     """Rates, order and means by literal loops over plain Hugging Face's own states."""
-    import families as F
 
     go(tmp_path / "r", 1, "recycle", SMALL["recycle"])
     go(tmp_path / "s", 1, "suppress", SMALL["suppress"])
@@ -164,7 +163,7 @@ def test_only_the_first_sample_calibrates(tmp_path: Path) -> None:
 
 def test_a_neutral_word_and_controls_of_a_model_of_another_vocabulary(tmp_path: Path) -> None:
     """The neutral word of study scale, drawn for a model that is no toy, does not hang on n either."""
-    model, words = lettered_bridge()
+    model, words = F.lettered_bridge()
     problems = [Problem(f"p{k}", f"{words[k]} {words[k + 1]}", words[k], words[k]) for k in range(8)]
     common: dict[str, Any] = {"words": ",".join(words[:2]), "max_new_tokens": 12, "calibrate": 5}
     study = make_study("scale", {"budgets": "8", "final": ""})

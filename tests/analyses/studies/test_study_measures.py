@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import families as F
 import pandas as pd
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from analyses.problems import Problem, bundled_problems
 from analyses.store import Cell, Run
@@ -160,26 +158,8 @@ def test_a_response_that_was_cut_states_nothing_in_study_scale(tmp_path: Path) -
     assert told["plain 90"] > 0
 
 
-@cache
-def lettered_bridge() -> tuple[Any, list[str]]:
-    """A tiny llama whose words come in two spellings each, small and capital; and the words."""
-    import families as F
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = [f"{a}{b}" for a in "bcdfghj" for b in "aeiouyw"]
-    spelled = [*words, *(word.capitalize() for word in words)]
-    vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {word: 3 + k for k, word in enumerate(spelled)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
-    hf = copy.deepcopy(F.hf_model("llama"))
-    return load_model("lettered", hf_model=hf, tokenizer=tokenizer, device="cpu"), words
-
-
 def test_controls_are_banned_in_every_spelling_and_are_no_thinking_word_in_any() -> None:
-    model, words = lettered_bridge()
+    model, words = F.lettered_bridge()
     rollouts = decode(model, [f"{word} {word}" for word in words[:12]], max_new_tokens=12)
     said = {token for rollout in rollouts for token in rollout.tokens}
     thinking = thinking_token_ids(model, [next(word for word in words if word in said)])
@@ -198,7 +178,7 @@ def test_controls_are_banned_in_every_spelling_and_are_no_thinking_word_in_any()
 
 
 def test_studies_ban_controls_in_every_spelling(tmp_path: Path) -> None:
-    model, words = lettered_bridge()
+    model, words = F.lettered_bridge()
     problems = [Problem(f"p{k}", f"{words[k]} {words[k + 1]}", words[k], words[k]) for k in range(4)]
     study = make_study("suppress", {"counts": "2", "draws": "2"})
     result = run_study(study, model, problems, tmp_path / "s", words=",".join(words[:2]), max_new_tokens=10)

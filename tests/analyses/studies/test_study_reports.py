@@ -11,7 +11,7 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 from browser import Browser, browser  # noqa: F401
-from test_html import HOSTILE as ANY
+from hostile import HOSTILE as ANY
 
 from analyses.studies.__main__ import main
 from analyses.studies.base import Study, StudyData

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_protocol import hf_logits
-from test_residuals import hf_residuals
+from references import hf_logits, hf_residuals
 
 from analyses.stats import wilson
 from analyses.toys.effects import (

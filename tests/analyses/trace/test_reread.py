@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from references import hf_residuals
 from scipy.spatial.distance import jensenshannon
-from test_residuals import hf_residuals
 
 from analyses.commands.trace import null_sentence, summary
 from analyses.problems import bundled_problems

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from test_residuals import hf_residuals
+from references import hf_residuals
 
 from analyses.problems import Problem, bundled_problems
 from analyses.store import Cell, Run

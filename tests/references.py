@@ -1,0 +1,138 @@
+"""What plain Hugging Face says, by hooks on its own modules: what every engine is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import families as F
+import torch
+from torch import Tensor
+
+from interp import Intervention, Rollout, Step
+
+SITES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
+MODELS = (*F.FAMILIES, "toy")
+
+
+def modules(hf: Any) -> tuple[list[Any], list[Any], Any]:
+    """Blocks, the norm before each MLP, the final norm."""
+    if hasattr(hf, "transformer"):
+        return list(hf.transformer.h), [b.ln_2 for b in hf.transformer.h], hf.transformer.ln_f
+    blocks = list(hf.model.layers)
+    gemma = hasattr(blocks[0], "pre_feedforward_layernorm")
+    norms = [b.pre_feedforward_layernorm if gemma else b.post_attention_layernorm for b in blocks]
+    return blocks, norms, hf.model.norm
+
+
+@torch.no_grad()
+def hf_residuals(hf: Any, ids: list[int]) -> dict[str, torch.Tensor]:
+    """Site to ``[layer, pos, d_model]``: block inputs, inputs of the norm before the MLP, block and norm outputs."""
+    blocks, norms, final = modules(hf)
+    caught: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
+
+    def first(value: Any) -> torch.Tensor:
+        return (value[0] if isinstance(value, tuple) else value)[0].clone()
+
+    handles = []
+    for block, norm in zip(blocks, norms, strict=True):
+        handles.append(
+            block.register_forward_pre_hook(
+                lambda _m, args, kwargs: caught["resid_pre"].append(
+                    first(args[0] if args else kwargs["hidden_states"])
+                ),
+                with_kwargs=True,
+            )
+        )
+        handles.append(block.register_forward_hook(lambda _m, _a, out: caught["resid_post"].append(first(out))))
+        handles.append(norm.register_forward_pre_hook(lambda _m, args: caught["resid_mid"].append(first(args[0]))))
+    handles.append(final.register_forward_hook(lambda _m, _a, out: caught["ln_final"].append(first(out))))
+    try:
+        hf(torch.tensor([ids]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {site: torch.stack(values) for site, values in caught.items()}
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
+    assert ours.shape == theirs.shape, what
+    error = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+    assert float(error.max()) <= 1e-4, f"{what}: relative error {float(error.max()):.2e}"
+
+
+def check(hf: Any, rollout: Any) -> None:
+    ids = [*rollout.prompt_ids.tolist(), *rollout.token_ids.tolist()]
+    expected = hf_residuals(hf, ids)
+    start = len(rollout.prompt_ids) - 1
+    for site in SITES:
+        assert_close(rollout.residuals[site], expected[site][:, start : start + len(rollout)], site)
+
+
+@torch.no_grad()
+def hf_logits(hf: Any, ids: list[int], edits: dict[tuple[str, int], dict[int, Tensor]]) -> Tensor:
+    """Logits at the last position of a full forward pass in which ``edits[site, layer][pos]`` replaces the stream.
+
+    resid_mid is written where it is a tensor of its own: as the sum that the block's second half starts from, by
+    shifting what attention adds.
+    """
+    blocks, _, _ = modules(hf)
+    handles = []
+    for (site, layer), at in edits.items():
+
+        def put(value: Tensor, at: dict[int, Tensor] = at) -> Tensor:
+            value = value.clone()
+            for pos, new in at.items():
+                if pos < value.shape[1]:
+                    value[0, pos] = new
+            return value
+
+        if site == "resid_pre":
+
+            def pre(_m: Any, args: Any, kwargs: Any, put: Any = put) -> Any:
+                if args:
+                    return (put(args[0]), *args[1:]), kwargs
+                return args, {**kwargs, "hidden_states": put(kwargs["hidden_states"])}
+
+            handles.append(blocks[layer].register_forward_pre_hook(pre, with_kwargs=True))
+        elif site == "resid_post":
+            handles.append(
+                blocks[layer].register_forward_hook(
+                    lambda _m, _a, out, put=put: (put(out[0]), *out[1:]) if isinstance(out, tuple) else put(out)
+                )
+            )
+        else:
+            raise ValueError(site)
+    try:
+        return hf(torch.tensor([ids])).logits[0, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def continued(hf: Any, ids: list[int], new: int) -> list[int]:
+    prompt = torch.tensor([ids])
+    out = hf.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False)
+    return out[0, len(ids) :].tolist()
+
+
+def common_tokens(rollouts: Sequence[Rollout], count: int = 4) -> list[int]:
+    """The tokens these responses use most: stand-ins for thinking tokens of random models."""
+    counts = torch.bincount(torch.cat([r.token_ids for r in rollouts]))
+    return counts.argsort(descending=True, stable=True)[:count].tolist()
+
+
+class Watch(Intervention):
+    """Keeps the logits every token was chosen from, and which rows were alive; counts cache entries a position."""
+
+    def __init__(self) -> None:
+        self._logits: dict[int, list[Tensor]] = {}
+        self._alive: list[list[int]] = []
+        self._excess: set[int] = set()
+
+    def before_choice(self, step: Step) -> None:
+        self._alive.append([row.index for row in step.rows])
+        for i, row in enumerate(step.rows):
+            self._logits.setdefault(row.index, []).append(step.logits[i].clone())
+            entries = step._cache.length - step._cache.pad_columns[i]
+            self._excess.add(entries - len(row.prompt_ids) - step.t)
