@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 __all__ = ["Cell", "CellData", "Run"]
+
+AnyRun = TypeVar("AnyRun", bound="Run")
 
 _KEY = "peaklens"  # of the safetensors metadata, whose values must be text
 _HEADER_LIMIT = 90_000_000  # characters; safetensors reads headers up to 100 MB
@@ -118,7 +120,7 @@ class Run:
 
     @classmethod
     def start(
-        cls,
+        cls: type[AnyRun],
         path: str | Path,
         *,
         kind: str,
@@ -129,7 +131,7 @@ class Run:
         judge: Judge | None = None,
         correctable: bool = False,
         need_bytes: int = 0,
-    ) -> Self:
+    ) -> AnyRun:
         """Create the folder, or resume it, and check that it can be written before any work is done.
 
         `settings` and `provenance` are JSON values. On resuming they must equal those in ``run.json``, except that the
@@ -181,7 +183,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls: type[AnyRun], path: str | Path) -> AnyRun:
         """The run in a folder that is there, to read cells and to read and write derived tables."""
         pinned = read_pinned(Path(path))
         return cls(Path(path), pinned["kind"], pinned["settings"], pinned["provenance"], pinned["created"])
