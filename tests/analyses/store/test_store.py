@@ -1,12 +1,9 @@
 """The run folder: round trips, hostile names, refusals by text, full disks, and processes killed while they write."""
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pandas
 import pyarrow
 import pytest
 import torch
+from processes import fork_server, forks_of
 
 from analyses.store import Cell, Run
 from analyses.store.atomic import quote_name, replacing, sweep, unquote_name
@@ -469,72 +467,18 @@ def test_repr_is_short_and_escaped(tmp_path):
 
 # Processes and disks that fail
 
-FORKS = textwrap.dedent(
-    """
-    import json, os, sys, traceback
-    import analyses.store.run
-
-    for line in sys.stdin:
-        order = json.loads(line)
-        if "wait" in order:
-            print(os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1]), flush=True)
-            continue
-        child = os.fork()
-        if child == 0:
-            out = os.open(order["out"], os.O_WRONLY | os.O_CREAT)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            sys.argv = order["argv"]
-            try:
-                exec(order["code"], {})
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            sys.stdout.flush()
-            os._exit(0)
-        print(child, flush=True)
-    """
-)
-
-
-class Forks:
-    """Processes that run a script, forked from one that has made the slow imports."""
-
-    def __init__(self, process, folder):
-        self.process, self.folder, self.running = process, folder, set()
-
-    def _ask(self, **order):
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def spawn(self, code, path, *args):
-        argv = [str(arg) for arg in ("script", path, *args)]
-        child = self._ask(code=textwrap.dedent(code), argv=argv, out=str(self.folder / "out"))
-        self.running.add(child)
-        return child
-
-    def wait(self, child):
-        code = self._ask(wait=child)
-        self.running.discard(child)
-        return code, (self.folder / "out").read_text()
-
 
 @pytest.fixture(scope="module")
-def forks_process():
-    command = [sys.executable, "-c", FORKS]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def server():
+    with fork_server("import analyses.store.run") as process:
         yield process
-        process.stdin.close()
 
 
 @pytest.fixture
-def forks(forks_process, tmp_path):
-    forks = Forks(forks_process, tmp_path)
-    yield forks
-    for child in list(forks.running):  # writers of a test that failed write until they are stopped
-        os.kill(child, signal.SIGKILL)
-        forks.wait(child)
+def forks(server, tmp_path):
+    """Processes that have imported the store, and no more."""
+    with forks_of(server, tmp_path) as forks:
+        yield forks
 
 
 def all_whole(run):
@@ -567,15 +511,13 @@ def test_processes_killed_at_any_moment_leave_whole_cells(forks, tmp_path):
         while not (tmp_path / "run/run.json").exists() or not Run.open(tmp_path / "run").has(Cell(name)):
             time.sleep(0.002)
         time.sleep(moments.random() * 0.05)
-        os.kill(child, signal.SIGKILL)
-        assert forks.wait(child) == (-signal.SIGKILL, "")
+        assert forks.kill(child) == (-signal.SIGKILL, "")
         leftovers += sum(f"-{child}-" in file.name for file in temporaries(tmp_path))
         assert all_whole(Run.open(tmp_path / "run")) > done
     assert leftovers > 0  # kills did fall into writes
     start(tmp_path / "run", settings={}, provenance={})  # while the bystander goes on writing
     assert all(f"-{bystander}-" in file.name for file in temporaries(tmp_path))
-    os.kill(bystander, signal.SIGKILL)
-    assert forks.wait(bystander) == (-signal.SIGKILL, "")
+    assert forks.kill(bystander) == (-signal.SIGKILL, "")
     run = start(tmp_path / "run", settings={}, provenance={})
     assert temporaries(tmp_path) == []
     assert {cell.problem for cell in run.cells()} == {"bystander", *names}
@@ -593,8 +535,7 @@ def test_a_cell_read_while_it_is_replaced_is_of_one_version(forks, tmp_path):
         assert (data.tensors["a"] == data.payload["number"]).all()
         seen.add(data.payload["number"])
     assert len(seen) > 1
-    os.kill(child, signal.SIGKILL)
-    assert forks.wait(child) == (-signal.SIGKILL, "")
+    assert forks.kill(child) == (-signal.SIGKILL, "")
 
 
 def test_temporaries_of_the_living_and_of_other_machines_stay(run):

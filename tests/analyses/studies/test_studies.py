@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import Forks
 
 from analyses.problems import bundled_problems
 from analyses.store import Run
@@ -174,25 +175,34 @@ COMMAND = ("study", "suppress", "--n", "12", "--set", "counts=2", "--set", "draw
            "--batch-size", "4", "--quiet")  # fmt: skip
 
 
+# In a process that was forked itself, workers are forked from it: they have its imports, and die with it as ever.
+KILLED = """
+import multiprocessing
+import sys
+context = multiprocessing.get_context
+multiprocessing.get_context = lambda method=None: context("fork" if method == "spawn" else method)
+from analyses.commands.cli import main
+main()
+"""
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_random_moments_the_tables_are_the_same(tmp_path: Path, workers: int) -> None:
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "analyses.commands.cli", *COMMAND, "--workers", str(workers), "--out", str(out)],
-            start_new_session=True,
-        )
+def test_killed_at_random_moments_the_tables_are_the_same(tmp_path: Path, workers: int, toy_forks: Forks) -> None:
+    def start(out: Path) -> int:
+        return toy_forks.spawn(KILLED, *COMMAND, "--workers", workers, "--out", out)
 
     begun = time.monotonic()
-    assert start(tmp_path / "whole" / "run").wait() == 0
+    assert toy_forks.wait(start(tmp_path / "whole" / "run")) == (0, "")
     took = time.monotonic() - begun
     dice = random.Random(workers)
     out = tmp_path / "cut" / "run"
+    ends = []
     for _ in range(KILLS):
         process = start(out)
-        time.sleep(took * dice.uniform(0.3, 0.95))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert start(out).wait() == 0
+        time.sleep(took * dice.uniform(0.1, 0.8))
+        ends.append(toy_forks.kill(process)[0])
+    assert -signal.SIGKILL in ends
+    assert toy_forks.wait(start(out)) == (0, "")
     for name in ("suppress.csv", "suppress_draws.csv"):
         whole, cut = ((tmp_path / run / "run" / name).read_bytes() for run in ("whole", "cut"))
         assert whole == cut
