@@ -23,7 +23,7 @@ LIMIT = 40
 
 
 def go(out: Path, n: int, name: str, options: dict[str, str], **more: Any) -> StudyResult:
-    settings = {"max_new_tokens": LIMIT, "batch_size": 6, "calibrate": 6, **more}
+    settings = {"max_new_tokens": LIMIT, "batch_size": 8, "calibrate": 6, **more}
     return run_study(make_study(name, options), n=n, out=out, **settings)
 
 
