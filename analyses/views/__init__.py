@@ -1,5 +1,6 @@
 """Things to look at: texts, heatmaps, lines, attention, logit lens, comparisons; each offline, and never blank.
 
+A view takes numbers, tokens, a rollout or anything that is `Scored`; it knows no run folder and no study.
 Importing this package imports nothing heavy; each name below is imported when it is first used.
 """
 
