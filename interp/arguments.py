@@ -1,4 +1,4 @@
-"""What users hand in, made plain in one place: numbers, lists of numbers, token ids, prompts, vectors, interventions.
+"""What users hand in, made plain in one place: numbers, lists of numbers, token ids, prompts, vectors.
 
 Every function here gives built-in values (``int``, ``float``, ``list``, CPU or GPU tensors) or refuses with one
 ``InputError`` that names the argument:
@@ -25,14 +25,12 @@ from torch import Tensor
 from interp.errors import InputError
 
 __all__ = [
-    "Interventions",
     "Judged",
     "Number",
     "Prompts",
     "Texts",
     "Whole",
     "Wholes",
-    "as_interventions",
     "as_list",
     "as_number",
     "as_prompts",
@@ -43,21 +41,19 @@ __all__ = [
     "as_whole",
     "as_wholes",
     "is_whole",
+    "refused",
 ]
 
 if TYPE_CHECKING:
-    from interp.protocol import Intervention
-
     Whole: TypeAlias = SupportsIndex
     Number: TypeAlias = SupportsFloat
     Wholes: TypeAlias = SupportsIndex | Iterable[SupportsIndex]
     Texts: TypeAlias = Iterable[str]
     Prompts: TypeAlias = str | Iterable[Any] | Mapping[str, Any] | Tensor
-    Interventions: TypeAlias = Intervention | Iterable[Intervention] | None
     T = TypeVar("T")
     Judged = Annotated[T, "checked here, in words"]
 else:
-    Whole = Number = Wholes = Texts = Prompts = Interventions = Any
+    Whole = Number = Wholes = Texts = Prompts = Any
 
     class Judged:
         """``Judged[ResidualSites]``: so says the annotation, and what else comes is refused by us, in words."""
@@ -140,12 +136,17 @@ def as_number(
     plain = _float(value)
     fits = plain is not None and low <= plain <= high and not (above and plain == low)
     if plain is None or not fits or (finite and math.isinf(plain)):
-        wanted = expected or (
-            "a finite number" if math.isinf(low) and math.isinf(high)
-            else f"{low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
-        )  # fmt: skip
+        wanted = expected or _span(low, high, above)
         raise refused(operation, f"{name} {wanted}", value, remedy or f"Change {name}.")
     return plain
+
+
+def _span(low: float | int, high: float | int, above: bool) -> str:
+    if math.isinf(low) and math.isinf(high):
+        return "a finite number"
+    if above:
+        return f"above {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
+    return f"{low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
 
 
 def _float(value: Any) -> float | None:
@@ -305,21 +306,3 @@ def _tokenized(encoded: Mapping[str, Any], operation: str) -> list[Any]:
     return [
         [i for i, real in zip(row, real_row, strict=True) if real] for row, real_row in zip(rows, seen, strict=True)
     ]
-
-
-# Interventions
-
-
-def as_interventions(interventions: Any, operation: str = "decode") -> list[Intervention]:
-    """A list of interventions from one or several; classes and other things are refused."""
-    from interp.protocol import Intervention
-
-    if interventions is None:
-        return []
-    listed = [interventions] if isinstance(interventions, Intervention | type) else interventions
-    listed = as_list(listed, operation, "interventions", "interventions")
-    for one in listed:
-        if not isinstance(one, Intervention):
-            made = f"Make one: {one.__name__}(...)." if isinstance(one, type) else "See interp.interventions."
-            raise refused(operation, "interventions, instances of interp.Intervention", one, made)
-    return listed

@@ -34,7 +34,7 @@ from analyses.trace.tracing import (
 from analyses.work.batches import do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
 from interp.decoding import ProgressBar
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.loading.models import load_model, model_source
 from interp.types import Bridge

@@ -30,8 +30,8 @@ from analyses.store.run import Cell, CellData, Run
 from analyses.trace.wrong_answers import WrongAnswers, is_void, pinned_wrong_answers
 from analyses.work.batches import Batch, guarded
 from analyses.work.scheduler import Report
-from interp.encoding import encode
 from interp.errors import InputError
+from interp.reading import encode
 from interp.record import ResidualSites
 from probes.depth import settling_depth
 from probes.nulls import null_scores, null_test, random_answers

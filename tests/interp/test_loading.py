@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp import InputError, decode, load_model
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.prompts import encode_prompt, encode_text, vocabulary_of
 
 
