@@ -108,7 +108,7 @@ def as_whole(
     """
     plain = _one(value) if is_whole(value) else None
     if plain is None or (low is not None and plain < low) or (high is not None and plain > high):
-        raise refused(operation, _bounds(name, low, high), value, remedy or f"Change {name}.")
+        raise refused(operation, _bounds(name, low, high), _shown(value), remedy or f"Change {name}.")
     return plain
 
 
@@ -137,7 +137,7 @@ def as_number(
     fits = plain is not None and low <= plain <= high and not (above and plain == low)
     if plain is None or not fits or (finite and math.isinf(plain)):
         wanted = expected or _span(low, high, above)
-        raise refused(operation, f"{name} {wanted}", value, remedy or f"Change {name}.")
+        raise refused(operation, f"{name} {wanted}", _shown(value), remedy or f"Change {name}.")
     return plain
 
 
@@ -213,7 +213,7 @@ def as_text(value: object, operation: str, name: str, choices: Sequence[str] = (
     """A text, one of the choices if there are some."""
     if not isinstance(value, str) or (choices and value not in choices):
         listed = " or ".join(f'"{choice}"' for choice in choices) or "a text"
-        raise refused(operation, f"{name} {listed}", value, "Choose one." if choices else f"Change {name}.")
+        raise refused(operation, f"{name} {listed}", _shown(value), "Choose one." if choices else f"Change {name}.")
     return str(value)
 
 

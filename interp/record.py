@@ -265,8 +265,8 @@ class _Streaming(Sink):
         self.record, self.plan = record, plan
 
     def add(self, rows: list[int], t: int, values: Float[Tensor, "place row d_model"]) -> None:
-        to = {"device": self.record.device, "dtype": self.record.dtype}
-        views = {site: view.to(**to) for site, view in self.plan.by_site(values).items()}
+        device, dtype = self.record.device, self.record.dtype
+        views = {site: view.to(device=device, dtype=dtype) for site, view in self.plan.by_site(values).items()}
         self.record.on_step(StepResiduals(t, rows, views))
 
 

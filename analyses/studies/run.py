@@ -21,7 +21,7 @@ from analyses.studies.calibration import CALIBRATE, Calibration
 from analyses.studies.kept import keep, kept, sources
 from analyses.studies.options import settle_options
 from analyses.trace.reread import Probing
-from analyses.trace.settings import Whole, check_work, whole
+from analyses.trace.settings import Whole, check_work
 from analyses.trace.tracing import (
     TABLE_SETTINGS,
     Tracer,
@@ -33,6 +33,7 @@ from analyses.trace.tracing import (
 )
 from analyses.work.batches import do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
+from interp.arguments import as_whole
 from interp.decoding import ProgressBar
 from interp.engines.registry import model_facts
 from interp.errors import InputError
@@ -308,7 +309,7 @@ def _plan(
     options = settings_of(settings)
     Probing(**study.probing())
     chosen = traced_problems(model, problems, n)
-    calibrate = CALIBRATE if calibrate is None else whole(operation, "calibrate", calibrate, 1)
+    calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)
     source = _source(problems, max(n or 0, calibrate))
     bridge = load_model(model) if isinstance(model, str) else model
     first = [problem.id for problem in source[:calibrate]]

@@ -42,7 +42,6 @@ from analyses.trace.settings import (
     check_site,
     check_work,
     one_of,
-    whole,
     whole_layers,
 )
 from analyses.trace.tables import derive_tables
@@ -50,6 +49,7 @@ from analyses.trace.wrong_answers import wrong_answers
 from analyses.work.batches import Batch, do_batches, guarded, plan_batches
 from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Report, Work
+from interp.arguments import as_whole
 from interp.decoding import ProgressBar, decode
 from interp.engines.base import ModelFacts
 from interp.engines.registry import check_model, model_facts
@@ -134,7 +134,7 @@ class TraceSettings:
         plain = {
             "thinking_markers": markers, "final_prompts": final_prompts,
             "max_new_tokens": tokens, "temperature": heat, "top_p": top_p, "seed": seed, "sigma": sigma, "eps": eps,
-            "drop_top": drop_top, "tau": tau, "samples": whole(operation, "samples", self.samples, 1),
+            "drop_top": drop_top, "tau": tau, "samples": as_whole(self.samples, operation, "samples", 1),
             "layers": whole_layers(operation, self.layers), "site": check_site(operation, self.site),
         }  # fmt: skip
         for name, value in plain.items():
@@ -275,7 +275,7 @@ def _probing_of(given: Mapping[str, Any]) -> Probing:
         asked["probes"] = tuple(map(str, [probes] if isinstance(probes, str) else probes))
     for name in ("null", "null_seed"):
         if name in asked:
-            asked[name] = whole("trace", name, asked[name])
+            asked[name] = as_whole(asked[name], "trace", name)
     return Probing(**asked)
 
 
