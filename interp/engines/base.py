@@ -130,12 +130,12 @@ def end_ids(ids: Any) -> frozenset[int]:
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(*roots: torch.nn.Module) -> Iterator[None]:
     """Dropout off meanwhile.
 
     A model has thousands of modules; only those in training mode are touched.
     """
-    training = [module for module in model.modules() if module.training]
+    training = [module for root in roots for module in root.modules() if module.training]
     for module in training:
         module.training = False
     try:

@@ -66,7 +66,8 @@ class BridgeEngine:
         self._hook_points = model.hook_dict
 
     def evaluating(self) -> AbstractContextManager[None]:
-        return evaluating(self.model)
+        # The original model has modules that the bridge does not count as its own, GPT-2's dropout of embeddings say.
+        return evaluating(self.model, self._hf)
 
     def new_cache(self, pad: Sequence[int], capacity: int) -> RowCache:
         return RowCache(self.facts.n_layers, pad, self.device, capacity)

@@ -455,10 +455,3 @@ def test_a_tokenizer_that_fails_over_holes_does_not_end_a_run() -> None:
     assert any(token > 258 for token in rollout.token_ids.tolist())
     assert len(rollout.tokens) == len(rollout)
     assert len(vocabulary_of(tokenizer, F.VOCAB * 4)) == F.VOCAB * 4
-
-
-def test_a_rollout_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
-    rollout = decode(F.bridge("llama"), [[5, 6]], max_new_tokens=2)[0]
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"save a rollout: expected a place to write at .*, received \w+Error"):
-        rollout.save(tmp_path / "file" / "r.safetensors")
