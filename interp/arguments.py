@@ -132,6 +132,10 @@ def as_number(
 
     >>> as_number(np.float32(0.5), "decode", "top_p", 0, 1), as_number(torch.tensor(2), "decode", "temperature")
     (0.5, 2.0)
+    >>> as_number("0", "decode", "top_p", 0, 1, above=True)
+    Traceback (most recent call last):
+    ...
+    peaklens.InputError: decode: expected top_p above 0 and at most 1, received '0'. Change top_p.
     """
     plain = _float(value)
     fits = plain is not None and low <= plain <= high and not (above and plain == low)
