@@ -19,7 +19,7 @@ from analyses.studies import STUDIES, make_study
 from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
 from analyses.studies.run import StudyResult, run_study
-from analyses.trace.tracing import traced_problems
+from analyses.trace.inputs import traced_problems
 
 if TYPE_CHECKING:
     import pandas

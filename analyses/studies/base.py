@@ -35,8 +35,9 @@ from analyses.store.run import Cell, CellData, Run
 from analyses.studies.calibration import Calibration
 from analyses.studies.options import settle_options
 from analyses.thinking import thinking_words
+from analyses.trace.settings import TraceSettings
 from analyses.trace.tables import responses_table
-from analyses.trace.tracing import Tracer, TraceSettings, row_seed
+from analyses.trace.tracer import Tracer, row_seed
 from analyses.work.batches import Batch, guarded
 from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Report, Work

@@ -20,17 +20,11 @@ from analyses.studies.base import Lab, Setup, Spec, StartWorker, Study, StudyDat
 from analyses.studies.calibration import CALIBRATE, Calibration
 from analyses.studies.kept import keep, kept, sources
 from analyses.studies.options import settle_options
-from analyses.trace.reread import Probing
-from analyses.trace.settings import Whole, check_work
-from analyses.trace.tracing import (
-    TABLE_SETTINGS,
-    Tracer,
-    TraceSettings,
-    name_or_model,
-    settings_of,
-    trace,
-    traced_problems,
-)
+from analyses.trace.inputs import name_or_model, traced_problems
+from analyses.trace.probing import Probing
+from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, Whole, check_work, settings_of
+from analyses.trace.tracer import Tracer
+from analyses.trace.tracing import trace
 from analyses.work.batches import do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
 from interp.arguments import as_whole

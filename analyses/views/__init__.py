@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analyses.views.alignment import compare
     from analyses.views.curves import lines
-    from analyses.views.figures import bars, heatmap, sweep, trajectories
+    from analyses.views.figures import bars, trajectories
+    from analyses.views.grids import heatmap, sweep
     from analyses.views.heads import attention
     from analyses.views.lens import logit_lens
     from analyses.views.tokens import text
@@ -37,11 +38,11 @@ _HOMES = {
     "attention": "heads",
     "bars": "figures",
     "compare": "alignment",
-    "heatmap": "figures",
+    "heatmap": "grids",
     "lines": "curves",
     "load": "view",
     "logit_lens": "lens",
-    "sweep": "figures",
+    "sweep": "grids",
     "text": "tokens",
     "trajectories": "figures",
 }
