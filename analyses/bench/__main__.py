@@ -219,7 +219,7 @@ def _load() -> float:
 
 
 def _model(model: Bridge) -> dict[str, Any]:
-    from interp.engines.base import model_facts
+    from interp.engines.registry import model_facts
     from interp.loading.models import model_source
 
     facts, source = model_facts(model), model_source(model)

@@ -40,8 +40,9 @@ from analyses.bench.decoding import (
     ratios,
     spread,
 )
-from interp.protocol import Intervention, Step, name_of
+from interp.protocol import Intervention, Step
 from interp.rollout import Rollout
+from interp.rows import name_of
 from interp.types import Bridge
 
 __all__ = ["bench_interventions", "rerun_layers", "target_share"]

@@ -22,13 +22,14 @@ from analyses.studies.kept import keep, kept, sources
 from analyses.studies.options import settle_options
 from analyses.trace.inputs import name_or_model, traced_problems
 from analyses.trace.probing import Probing
-from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, Whole, check_work, settings_of, whole
+from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, Whole, check_work, settings_of
 from analyses.trace.tracer import Tracer
 from analyses.trace.tracing import trace
 from analyses.work.batches import do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
+from interp.arguments import as_whole
 from interp.decoding import ProgressBar
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.loading.models import load_model, model_source
 from interp.types import Bridge
@@ -302,7 +303,7 @@ def _plan(
     options = settings_of(settings)
     Probing(**study.probing())
     chosen = traced_problems(model, problems, n)
-    calibrate = CALIBRATE if calibrate is None else whole(operation, "calibrate", calibrate, 1)
+    calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)
     source = _source(problems, max(n or 0, calibrate))
     bridge = load_model(model) if isinstance(model, str) else model
     first = [problem.id for problem in source[:calibrate]]

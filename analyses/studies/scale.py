@@ -21,10 +21,10 @@ from analyses.stats import accuracy_table
 from analyses.store.run import Cell
 from analyses.studies.base import Condition, Lab, Setup, Study, StudyData, accuracy_reading, checked_words
 from analyses.studies.options import option
-from interp.decoding import check_context
 from interp.errors import InputError
 from interp.interventions import BudgetForcing, ContinueThinking
 from interp.interventions.suppress import spellings
+from interp.passes import check_context
 from interp.prompts import encode_text
 from interp.protocol import Intervention
 

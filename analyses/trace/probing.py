@@ -15,7 +15,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from analyses.store.columns import is_void
-from analyses.trace.settings import TraceSettings, whole
+from analyses.trace.settings import TraceSettings
+from interp.arguments import as_whole
 from interp.errors import InputError
 from probes.similarity import SCORES
 
@@ -107,7 +108,7 @@ def probing_of(given: Mapping[str, Any]) -> Probing:
         asked["probes"] = tuple(map(str, [probes] if isinstance(probes, str) else probes))
     for name in ("null", "null_seed"):
         if name in asked:
-            asked[name] = whole("trace", name, asked[name])
+            asked[name] = as_whole(asked[name], "trace", name)
     return Probing(**asked)
 
 

@@ -14,9 +14,9 @@ from analyses.bench.__main__ import main
 from analyses.bench.decoding import Timings, bench_decoding, bench_prompts, spread
 from analyses.bench.interventions import bench_interventions, target_share
 from interp import decode, load_model
-from interp.engines.base import BridgeEngine
+from interp.engines.bridge import BridgeEngine
 from interp.errors import InputError
-from interp.protocol import Event, name_of
+from interp.rows import Event, name_of
 
 ENGINES = [
     ("peaklens", "-"),
