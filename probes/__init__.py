@@ -9,7 +9,7 @@ Across many problems, problems as samples: `samplewise` asks whether there is an
 `vinformation` estimate bits, `bounds` says which errors they allow. Nothing here imports `interp` or `analyses`.
 """
 
-from probes.bandwidth import BandwidthSweep, bandwidth_sweep, median_distance
+from probes.bandwidth import BandwidthSweep, bandwidth_sweep
 from probes.bounds import ErrorBounds, error_bounds
 from probes.depth import Depth, settling_depth
 from probes.errors import InputError
@@ -18,6 +18,7 @@ from probes.information import Information, discrete_mi, entropy_bits, gaussian_
 from probes.nulls import NullTest, holm_over_layers, null_scores, null_test, nulls_needed, random_answers
 from probes.peaks import PeakStatistics, peak_statistics, top_k_peaks, tukey_peaks
 from probes.samplewise import SampleHsic, sample_hsic
+from probes.scale import median_distance
 from probes.similarity import SCORES, cka, cosine, kernel_cka, linear_cka, pearson_r2
 from probes.tokens import ThinkingToken, thinking_tokens
 from probes.vinformation import VInformation, v_information

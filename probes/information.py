@@ -22,16 +22,15 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from probes.checks import check_finite
-from probes.chunks import matrices_of, parts
+from probes.chunks import DEFAULT_MAX_BYTES, matrices_of, parts
 from probes.errors import InputError
-from probes.lowrank import DEFAULT_MAX_BYTES
 
 __all__ = ["Information", "discrete_mi", "entropy_bits", "gaussian_mi", "ksg_mi", "reduce_dimensions"]
 
 Bound = Literal["lower", "estimate", "exact"]
 
 _MOST_DIMENSIONS = 5  # beyond this the nearest-neighbour estimate falls far short of the truth
-_DRAWS_AT_ONCE = 1 << 22  # labels drawn at a time: memory does not grow with the number of draws
+_DRAWN_BYTES = 2**25  # of labels drawn at a time: memory does not grow with the number of draws
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,8 @@ def discrete_mi(
     bits = float(information(cell.bincount(minlength=len(pairs))[None]))
     generator = torch.Generator().manual_seed(seed)
     resampled: list[Tensor] = []
-    for begin in range(0, draws, step := max(1, _DRAWS_AT_ONCE // n)):
-        drawn = cell.cpu()[torch.randint(n, (min(step, draws - begin), n), generator=generator)]
+    for part in parts(draws, 8 * n, _DRAWN_BYTES):
+        drawn = cell.cpu()[torch.randint(n, (part.stop - part.start, n), generator=generator)]
         counts = torch.zeros(len(drawn), len(pairs), dtype=torch.int64)
         resampled.append(information(counts.scatter_add_(1, drawn, torch.ones_like(drawn)).to(cell.device)))
     tail = torch.tensor([(1 + level) / 2, (1 - level) / 2], dtype=torch.float64)

@@ -29,10 +29,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from probes.checks import check_options, median_multiple
-from probes.chunks import matrices_of, parts, vectors_of
+from probes.checks import check_max_bytes
+from probes.chunks import DEFAULT_MAX_BYTES, matrices_of, parts, vectors_of
 from probes.errors import InputError
-from probes.lowrank import DEFAULT_MAX_BYTES
+from probes.scale import check_sigma, median_multiple
 
 __all__ = ["SampleHsic", "sample_hsic"]
 
@@ -388,8 +388,9 @@ def _check(
     def kind(value: object) -> str:
         return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
+    check_max_bytes("sample_hsic", max_bytes)
     for value in (sigma, sigma_y):
-        check_options("sample_hsic", value, max_bytes=max_bytes)
+        check_sigma("sample_hsic", value)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
         refuse("x as a floating tensor [*lead, n, d], not empty", kind(x), "Problems are the last axis but one.")
     lead, n = tuple(x.shape[:-2]), x.shape[-2]

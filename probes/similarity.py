@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.checks import check_device, check_options, check_pair, check_tensor
-from probes.chunks import Meetings, matrices_of, parts, vectors_of
+from probes.checks import check_device, check_max_bytes, check_pair, check_tensor
+from probes.chunks import DEFAULT_MAX_BYTES, Meetings, matrices_of, parts, vectors_of
 from probes.errors import InputError
-from probes.hsic import kept_coordinates, nhsic, paired_scores
-from probes.lowrank import DEFAULT_MAX_BYTES
+from probes.hsic import nhsic
+from probes.kernel import Kernel, kept_coordinates
+from probes.scoring import paired_scores
 
 # Float64 vectors of length d alive for each row, and a size of all of them that stays in a core's cache.
 _COPIES, _CACHE_BYTES = 9, 2**24
@@ -99,11 +100,10 @@ def kernel_cka(
     unrelated vectors score above 0. `sigma`, `drop_top`, leading axes and errors as for `nhsic`.
     Source: Kornblith et al. 2019, arXiv 1905.00414; Cortes et al. 2012.
     """
-    check_options("kernel_cka", sigma, tol=tol, max_bytes=max_bytes)
-    check_pair("kernel_cka", steps, answer, sigma, drop_top)
-    return paired_scores(
-        "kernel_cka", steps, answer, sigma=sigma, eps=None, tol=tol, drop_top=drop_top, max_bytes=max_bytes
-    )[0]
+    check_max_bytes("kernel_cka", max_bytes)
+    kernel = Kernel(sigma, None, tol, drop_top, operation="kernel_cka")
+    kernel.check_pair(steps, answer)
+    return paired_scores(steps, answer, kernel, max_bytes=max_bytes)[0]
 
 
 def cka(
@@ -133,13 +133,13 @@ def cka(
     Raises `InputError` for NaN or inf, for shapes that do not fit and too few examples.
     Source: Kornblith et al. 2019, arXiv 1905.00414; Song et al. 2012, JMLR 13 (unbiased HSIC).
     """
-    check_options("cka", 1.0, max_bytes=max_bytes)
+    check_max_bytes("cka", max_bytes)
     if kernel not in ("linear", "gaussian"):
         raise InputError("cka", expected='kernel "linear" or "gaussian"', received=repr(kernel), remedy="Choose one.")
     needed = 4 if debiased else 2
     for name, z in {"x": x, "y": y}.items():
         # One feature is enough here, two coordinates elsewhere: examples are what is compared.
-        check_tensor("cka", name, z.mT if isinstance(z, Tensor) and z.ndim > 1 else z, axes=("d", "n"), sigma=1.0)
+        check_tensor("cka", name, z.mT if isinstance(z, Tensor) and z.ndim > 1 else z, axes=("d", "n"))
         if z.shape[-2] != x.shape[-2] or z.shape[-2] < needed:
             raise InputError(
                 "cka",
@@ -227,8 +227,8 @@ def _by_rows(
     score: Callable[[Tensor, Tensor], Tensor],
 ) -> Float64[Tensor, "*lead step"]:
     """`score(x, y)` of every step with its answer, `[row, kept]` each in float64, some rows at a time."""
-    check_options(operation, 1.0, max_bytes=max_bytes)
-    check_pair(operation, steps, answer, 1.0, drop_top)
+    check_max_bytes(operation, max_bytes)
+    check_pair(operation, steps, answer, drop_top)
     check_device(operation, steps, answer)
     meet = Meetings.of(tuple(steps.shape[:-2]), tuple(answer.shape[:-1]))
     (n_steps, d_model), device = steps.shape[-2:], steps.device
