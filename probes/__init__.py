@@ -1,4 +1,7 @@
-"""Measures of a reasoning trajectory that need tensors only: no model, no tokenizer, no tables.
+"""Measures of a reasoning trajectory, from tensors alone: a probe takes residual streams and gives scores, bits or p.
+
+No model, no tokenizer, no table and no file may come in here, and nothing here imports `interp` or `analyses`: whoever
+has tensors can use it.
 
 One trajectory against one answer, coordinates as samples: `hsic` scores every step, `bandwidth` asks at other kernel
 widths, `similarity` has the alternatives on the same footing, `nulls` asks whether a wrong answer would score as high.
@@ -6,7 +9,11 @@ widths, `similarity` has the alternatives on the same footing, `nulls` asks whet
 in which each prediction settles.
 
 Across many problems, problems as samples: `samplewise` asks whether there is any dependence, `information` and
-`vinformation` estimate bits, `bounds` says which errors they allow. Nothing here imports `interp` or `analyses`.
+`vinformation` estimate bits, `bounds` says which errors they allow.
+
+What they are made of: `chunks` keeps all of them within a memory; `scale` and `kernel` say how coordinates are
+compared, `lowrank`, `answers` and `scoring` do it; `samples` and `folds` say which problems train and which are held
+out, `features`, `probe` and `selection` do it.
 """
 
 from probes.bandwidth import BandwidthSweep, bandwidth_sweep

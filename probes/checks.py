@@ -15,6 +15,7 @@ __all__ = [
     "check_drop_top",
     "check_finite",
     "check_fit",
+    "check_interval",
     "check_max_bytes",
     "check_pair",
     "check_positive",
@@ -60,6 +61,17 @@ def check_max_bytes(operation: str, max_bytes: int) -> None:
     """Refuse a working memory that is not a whole number of bytes."""
     check_positive(operation, "max_bytes", max_bytes)
     check_whole(operation, "max_bytes", max_bytes, 1, "Give bytes as an integer, 2**29 say.")
+
+
+def check_interval(operation: str, level: float, draws: int) -> None:
+    """Refuse a level and a number of bootstrap draws that give no interval."""
+    if not (0 < level < 1 and draws >= 100):
+        raise InputError(
+            operation,
+            expected="0 < level < 1 and at least 100 draws",
+            received=f"level {level!r}, draws {draws!r}",
+            remedy="Use level=0.95 and draws=1000.",
+        )
 
 
 def is_number(value: object) -> bool:

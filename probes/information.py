@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.checks import check_finite
+from probes.checks import check_finite, check_interval
 from probes.chunks import DEFAULT_MAX_BYTES, matrices_of, parts
 from probes.errors import InputError
 
@@ -130,7 +130,7 @@ def discrete_mi(
             received=f"length {len(code_y)}",
             remedy="Both are indexed by problem.",
         )
-    _check_interval("discrete_mi", level, draws)
+    check_interval("discrete_mi", level, draws)
     n, width_y = len(code_x), int(code_y.max()) + 1
     # Only pairs that occur get a cell, so many labels cost no more than the problems there are.
     pairs, cell = torch.unique(code_x * width_y + code_y, return_inverse=True)
@@ -321,16 +321,6 @@ def _check_paired(operation: str, x: Tensor, y: Tensor) -> None:
             expected=f"y with the {x.shape[-2]} problems of x",
             received=f"{y.shape[-2]}",
             remedy="Problems are the last axis but one.",
-        )
-
-
-def _check_interval(operation: str, level: float, draws: int) -> None:
-    if not (0 < level < 1 and draws >= 100):
-        raise InputError(
-            operation,
-            expected="0 < level < 1 and at least 100 draws",
-            received=f"level {level!r}, draws {draws!r}",
-            remedy="Use level=0.95 and draws=1000.",
         )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from probes.checks import check_device, check_max_bytes, check_pair, check_tensor
 from probes.chunks import DEFAULT_MAX_BYTES, Meetings, matrices_of, parts, vectors_of
 from probes.errors import InputError
+from probes.gram import centred, unbiased_hsic
 from probes.hsic import nhsic
 from probes.kernel import Kernel, kept_coordinates
 from probes.scoring import paired_scores
@@ -158,7 +159,7 @@ def cka(
         ) from None
     check_device("cka", x, y)
     meet = Meetings.of(tuple(x.shape[:-2]), tuple(y.shape[:-2]))
-    n, hsic = x.shape[-2], _unbiased_hsic if debiased else _biased_hsic
+    n, hsic = x.shape[-2], unbiased_hsic if debiased else _biased_hsic
     xs, ys = matrices_of(x), matrices_of(y)
     out = torch.empty(len(meet.answer), dtype=torch.float64, device=x.device)
     # Kernels of some x at a time, and beside them those of some of the y they meet.
@@ -200,22 +201,7 @@ def _example_kernel(x: Tensor, kernel: str) -> Tensor:
 
 
 def _biased_hsic(k: Tensor, l_: Tensor) -> Tensor:
-    def centre(m: Tensor) -> Tensor:
-        m = m - m.mean(dim=-1, keepdim=True)
-        return m - m.mean(dim=-2, keepdim=True)
-
-    return (centre(k) * centre(l_)).sum(dim=(-2, -1))
-
-
-def _unbiased_hsic(k: Tensor, l_: Tensor) -> Tensor:
-    """Song et al. 2012, equation 5: the diagonals, where an example meets itself, are left out."""
-    n = k.shape[-1]
-    off = 1 - torch.eye(n, dtype=k.dtype, device=k.device)
-    k, l_ = k * off, l_ * off
-    rows_k, rows_l = k.sum(dim=-1), l_.sum(dim=-1)
-    trace = (k * l_).sum(dim=(-2, -1))
-    sums = rows_k.sum(dim=-1) * rows_l.sum(dim=-1) / ((n - 1) * (n - 2))
-    return (trace + sums - 2 / (n - 2) * (rows_k * rows_l).sum(dim=-1)) / (n * (n - 3))
+    return (centred(k) * centred(l_)).sum(dim=(-2, -1))
 
 
 def _by_rows(
