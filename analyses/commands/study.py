@@ -10,8 +10,9 @@ from typing import Any
 
 from analyses.problems import Problem
 from analyses.store.run import Cell
-from analyses.studies.base import Study
-from analyses.studies.run import StudyResult, estimate_study, run_study
+from analyses.studies.base import Study, StudyResult
+from analyses.studies.estimate import estimate_study
+from analyses.studies.run import run_study
 from interp.types import Bridge
 
 __all__ = ["do_dry_run", "do_study"]

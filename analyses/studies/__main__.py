@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.store.atomic import replacing
 from analyses.studies import STUDIES, make_study
+from analyses.studies.base import StudyResult
 from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
-from analyses.studies.run import StudyResult, run_study
+from analyses.studies.run import run_study
 from analyses.trace.tracing import traced_problems
+from analyses.views.pictures import picture
 
 if TYPE_CHECKING:
     import pandas
@@ -197,8 +199,6 @@ def _markdown(table: pandas.DataFrame) -> str:
 
 
 def _draw(results: Sequence[tuple[Entry, Sequence[str], StudyResult]], folder: Path) -> None:
-    from analyses.notebooks.pictures import picture
-
     folder.mkdir(parents=True, exist_ok=True)
     for entry, _, result in results:
         if result.figures:

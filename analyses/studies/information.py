@@ -27,8 +27,9 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from analyses.studies.aligned import AlignedStudy, Gathered, Target, check_answers, present, usable_bits
-from analyses.studies.base import Setup, StudyData
+from analyses.studies.base import StudyData
 from analyses.studies.options import option, seed_option
+from analyses.studies.setup import Setup
 from probes.information import gaussian_mi, ksg_mi, reduce_dimensions
 from probes.nulls import holm
 from probes.samplewise import sample_hsic

@@ -10,8 +10,7 @@ from analyses.views.page import page
 from interp.display import details_table, table, visible
 
 if TYPE_CHECKING:
-    from analyses.studies.base import StudyData
-    from analyses.studies.run import StudyResult
+    from analyses.studies.base import StudyData, StudyResult
 
 __all__ = ["study_report"]
 

@@ -17,8 +17,10 @@ import torch
 
 from analyses.stats import associations, holm
 from analyses.store.run import Cell
-from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, by_number, span
+from analyses.studies.base import CellContent, Condition, Study, StudyData, by_number, span
+from analyses.studies.lab import Lab
 from analyses.studies.options import option
+from analyses.studies.setup import Setup
 from analyses.work.scheduler import Report
 from interp.errors import InputError
 from interp.prompts import vocabulary_of
