@@ -53,12 +53,12 @@ _HOMES = {
     "Site": "sites",
     "Step": "protocol",
     "StepResiduals": "record",
-    "bundled_model_path": "models",
+    "bundled_model_path": "loading.models",
     "decode": "decoding",
     "encode": "encoding",
-    "list_models": "models",
-    "load_model": "models",
-    "pull_model": "pull",
+    "list_models": "loading.models",
+    "load_model": "loading.models",
+    "pull_model": "loading.pull",
     "score": "scoring",
 }
 
