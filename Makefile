@@ -1,6 +1,6 @@
 # make demo       set-up, then trace the bundled toy reasoner on bundled problems
 # make test       set-up, then the whole test suite
-# make check      formatting, lint, types
+# make check      formatting, lint, types, who may import whom
 # make notebooks  the notebooks, executed, as .ipynb and offline HTML
 # make studies    all studies on the toys; writes docs/RESULTS.md (20 minutes)
 # make pictures   the pictures of the README (needs Chromium)
@@ -24,6 +24,7 @@ check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 notebooks: .venv/dev.stamp
 	$(BIN)/python -m analyses.notebooks --out notebooks

@@ -41,7 +41,7 @@ def write_large_run(folder: Path, responses: int, layers: int, steps: int) -> No
     import torch
 
     from analyses.store.run import Cell, Run
-    from analyses.trace.tracing import TraceSettings
+    from analyses.trace.settings import TraceSettings
 
     problems = [f"problem-{number:06d}" for number in range(responses)]
     settings = {

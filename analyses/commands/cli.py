@@ -98,11 +98,11 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
 ) -> None:
     """Let a model think about problems and score every (layer, step) against the gold answer."""
-    from analyses.commands.trace import progress_bar, show, summary
+    from analyses.commands.trace import progress_bar, show
     from analyses.problems import load_problems
-    from analyses.trace.reread import Probing, bandwidth_of
-    from analyses.trace.settings import check_work
-    from analyses.trace.tracing import TABLE_SETTINGS, TraceSettings
+    from analyses.report.summary import summary
+    from analyses.trace.probing import Probing, bandwidth_of
+    from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, check_work
     from analyses.trace.tracing import trace as run_trace
 
     bandwidths = [bandwidth_of(part) for part in sigma.split(",")]
@@ -266,8 +266,7 @@ def study(
     from analyses.commands.study import do_dry_run, do_study
     from analyses.problems import load_problems
     from analyses.studies import STUDIES, find_study, make_study
-    from analyses.trace.settings import check_work
-    from analyses.trace.tracing import TraceSettings
+    from analyses.trace.settings import TraceSettings, check_work
 
     if not name:
         for known in STUDIES:

@@ -111,7 +111,7 @@ def digest(run: Run, room: int) -> Digest:
     """
     import pandas as pd
 
-    peaks, tokens = run.peaks, run.tokens
+    peaks, tokens = run.table("peaks.parquet"), run.table("tokens.csv")
     if peaks.empty:
         raise InputError(
             "report",

@@ -6,8 +6,8 @@ import shlex
 
 from analyses.report.digest import Digest
 from analyses.report.text import escaped, name_of, plain
+from analyses.store.columns import is_void
 from analyses.store.run import Cell
-from analyses.trace.wrong_answers import is_void
 from interp.display import details_table
 
 __all__ = ["command", "made", "meaning"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses.commands.trace import VOID_NULL, matched_sentence
 from analyses.report.digest import Digest
+from analyses.report.summary import VOID_NULL, matched_sentence
 from analyses.report.text import cell, escaped, percent, plain, scrolling, several, token_code
 from analyses.stats import bootstrap_interval, proportion
 from analyses.stats.association import FEWEST_PROBLEMS
-from analyses.trace.tables import SIGNIFICANT
-from analyses.trace.wrong_answers import is_void
+from analyses.store.columns import SIGNIFICANT, is_void
 from interp.display import visible
 from probes.nulls import smallest_p
 

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -53,10 +53,9 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-    from analyses.trace.trajectory import Trajectory
-    from analyses.views.view import View
-
 __all__ = ["Cell", "CellData", "Run"]
+
+AnyRun = TypeVar("AnyRun", bound="Run")
 
 _KEY = "peaklens"  # of the safetensors metadata, whose values must be text
 _HEADER_LIMIT = 90_000_000  # characters; safetensors reads headers up to 100 MB
@@ -121,7 +120,7 @@ class Run:
 
     @classmethod
     def start(
-        cls,
+        cls: type[AnyRun],
         path: str | Path,
         *,
         kind: str,
@@ -132,7 +131,7 @@ class Run:
         judge: Judge | None = None,
         correctable: bool = False,
         need_bytes: int = 0,
-    ) -> Run:
+    ) -> AnyRun:
         """Create the folder, or resume it, and check that it can be written before any work is done.
 
         `settings` and `provenance` are JSON values. On resuming they must equal those in ``run.json``, except that the
@@ -184,7 +183,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls: type[AnyRun], path: str | Path) -> AnyRun:
         """The run in a folder that is there, to read cells and to read and write derived tables."""
         pinned = read_pinned(Path(path))
         return cls(Path(path), pinned["kind"], pinned["settings"], pinned["provenance"], pinned["created"])
@@ -364,47 +363,17 @@ class Run:
         """File names of the derived tables there are."""
         return sorted(file.name for file in self.path.iterdir() if is_table(file.name))
 
-    def trajectory(self, problem: str, sample: int = 0) -> Trajectory:
-        """The scores of one response of a trace, to look at (:class:`analyses.trace.trajectory.Trajectory`)."""
-        from analyses.trace.trajectory import Trajectory
+    def __getattr__(self, name: str) -> pandas.DataFrame:
+        """A derived table by its name: ``run.mi`` is the table mi.parquet, if the run has it."""
+        if name.startswith("_") or name in self.__dataclass_fields__:  # a copy that is being made has no path yet
+            raise AttributeError(name)
+        for file in (f"{name}.parquet", f"{name}.csv"):
+            if file in self.tables:
+                return self.table(file)
+        raise AttributeError(f"this run has no {name!r}; its tables are {', '.join(self.tables) or 'none'}")
 
-        return Trajectory.from_run(self, problem, sample)
-
-    def show(self, problem: str | None = None, view: str = "heatmap") -> View:
-        """A picture of one response of a trace (the first unless named): "heatmap", "lines" or "text"."""
-        cells = self.cells("baseline")
-        if problem is None and not cells:
-            raise InputError("show run", expected="a trace with responses", received=str(self), remedy="Trace some.")
-        return self.trajectory(cells[0].problem if problem is None else problem).show(view)
-
-    def to_frame(self) -> pandas.DataFrame:
-        """The table mi.parquet."""
-        return self.mi
-
-    @property
-    def mi(self) -> pandas.DataFrame:
-        """The table mi.parquet."""
-        return self.table("mi.parquet")
-
-    @property
-    def peaks(self) -> pandas.DataFrame:
-        """The table peaks.parquet."""
-        return self.table("peaks.parquet")
-
-    @property
-    def steps(self) -> pandas.DataFrame:
-        """The table steps.parquet."""
-        return self.table("steps.parquet")
-
-    @property
-    def responses(self) -> pandas.DataFrame:
-        """The table responses.parquet."""
-        return self.table("responses.parquet")
-
-    @property
-    def tokens(self) -> pandas.DataFrame:
-        """The table tokens.csv."""
-        return self.table("tokens.csv")
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(name.partition(".")[0] for name in self.tables)]
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {', '.join(self._summary())})"

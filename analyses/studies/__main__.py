@@ -20,7 +20,7 @@ from analyses.studies.base import StudyResult
 from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
 from analyses.studies.run import run_study
-from analyses.trace.tracing import traced_problems
+from analyses.trace.inputs import traced_problems
 from analyses.views.pictures import picture
 
 if TYPE_CHECKING:

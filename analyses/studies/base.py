@@ -31,6 +31,7 @@ from analyses.store.run import Cell, Run
 from analyses.studies.lab import Lab
 from analyses.studies.options import settle_options
 from analyses.studies.setup import Setup
+from analyses.trace.run import TraceRun
 from analyses.trace.tables import responses_table
 from analyses.work.scheduler import Report
 from interp.protocol import Intervention
@@ -84,7 +85,7 @@ class StudyData:
     run: Run
     lab: Lab
     conditions: Mapping[str, Condition]
-    others: Mapping[str, Run]
+    others: Mapping[str, TraceRun]
 
     def cells(self) -> list[Cell]:
         """The finished cells of this study's conditions, problems and samples: its folder may hold more of each."""
@@ -155,7 +156,7 @@ class Study(ABC):
         return ()
 
     def probing(self) -> dict[str, Any]:
-        """What the baseline is to hold beside nHSIC: fields of :class:`analyses.trace.reread.Probing`."""
+        """What the baseline is to hold beside nHSIC: fields of :class:`analyses.trace.probing.Probing`."""
         return {}
 
     def calibrates(self, setup: Setup) -> bool:

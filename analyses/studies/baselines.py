@@ -15,7 +15,10 @@ from typing import Any
 from analyses.problems import Problem
 from analyses.store.run import Cell, Run
 from analyses.studies.progress import Watch
-from analyses.trace.tracing import TABLE_SETTINGS, Tracer, TraceSettings, trace
+from analyses.trace.run import TraceRun
+from analyses.trace.settings import TABLE_SETTINGS, TraceSettings
+from analyses.trace.tracer import Tracer
+from analyses.trace.tracing import trace
 from interp.decoding import ProgressBar
 from interp.engines.base import model_facts
 from interp.errors import InputError
@@ -30,7 +33,7 @@ class Baselines:
 
     Attributes:
         folder: of the traces.
-        probing: what they hold beside nHSIC: fields of :class:`analyses.trace.reread.Probing`.
+        probing: what they hold beside nHSIC: fields of :class:`analyses.trace.probing.Probing`.
         batch_size, workers, retry_failed: as for :func:`analyses.trace.tracing.trace`.
         watch: is told of the progress.
     """
@@ -42,7 +45,7 @@ class Baselines:
     retry_failed: bool
     watch: Watch
 
-    def trace(self, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> Run:
+    def trace(self, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> TraceRun:
         """The baseline with a response to each of these problems, or its failure."""
         path = _baseline_folder(self.folder, model, problems, options)
         while True:
@@ -64,7 +67,7 @@ class Baselines:
         failed = {} if self.retry_failed else run.failures()
         return all(run.has(cell) or cell in failed for cell in (Cell(problem.id) for problem in problems))
 
-    def _trace(self, model: Bridge, path: Path, problems: Sequence[Problem], options: TraceSettings) -> Run:
+    def _trace(self, model: Bridge, path: Path, problems: Sequence[Problem], options: TraceSettings) -> TraceRun:
         total = len(problems) * options.samples
         with ExitStack() as stack:
 

@@ -66,7 +66,7 @@ class Compare(Study):
         import pandas as pd
 
         runs = {data.lab.facts.name: data.lab.baseline, self.origin: data.others[self.origin]}
-        peaks = pd.concat([data.of_these(run.peaks).assign(model=name) for name, run in runs.items()])
+        peaks = pd.concat([data.of_these(run.table("peaks.parquet")).assign(model=name) for name, run in runs.items()])
         rows = []
         ours, theirs = runs
         for layer, part in by_number(peaks, "layer"):
@@ -83,7 +83,9 @@ class Compare(Study):
                      "origin": both[theirs].mean(), "difference": gap.estimate, "low": gap.low, "high": gap.high,
                      "n": len(both), "problems": gap.n, "p": paired_test(*pair, clusters=problem, seed=self.seed)}
                 )  # fmt: skip
-        responses = pd.concat([data.of_these(run.responses).assign(condition=name) for name, run in runs.items()])
+        responses = pd.concat(
+            [data.of_these(run.table("responses.parquet")).assign(condition=name) for name, run in runs.items()]
+        )
         accuracy = accuracy_table(responses.reset_index(drop=True), by="condition", baseline=self.origin)
         table = pd.DataFrame(rows, columns=_COLUMNS)
         return {"compare": table.assign(p_holm=holm(table["p"])), "compare_accuracy": accuracy}

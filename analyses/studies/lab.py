@@ -11,11 +11,13 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from analyses.problems import Problem
-from analyses.store.run import Cell, CellData, Run
+from analyses.store.run import Cell, CellData
 from analyses.studies.calibration import Calibration
 from analyses.studies.setup import Setup
 from analyses.toys.facts import ANSWER_MARKERS, FILLERS, LABELS, OPENERS, VERBS
-from analyses.trace.tracing import TraceSettings, row_seed
+from analyses.trace.run import TraceRun
+from analyses.trace.settings import TraceSettings
+from analyses.trace.tracer import row_seed
 from analyses.work.scheduler import Report
 from interp.decoding import decode
 from interp.errors import InputError
@@ -53,7 +55,7 @@ class Lab(Setup):
         model: Bridge,
         problems: Sequence[Problem],
         options: TraceSettings,
-        baseline: Run,
+        baseline: TraceRun,
         words: str = "thinking",
         calibration: Calibration | None = None,
         calibrating: Sequence[str] = (),

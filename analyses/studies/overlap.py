@@ -22,7 +22,7 @@ from analyses.stats import associations, bootstrap_interval, jaccard
 from analyses.studies.base import Study, StudyData, by_number, counted, span
 from analyses.studies.options import option, seed_option
 from analyses.toys.running import repairs
-from analyses.trace.reread import Probing
+from analyses.trace.probing import Probing
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
 from probes import tukey_peaks

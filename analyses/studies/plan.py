@@ -12,9 +12,10 @@ from analyses.studies.base import Study
 from analyses.studies.calibration import CALIBRATE
 from analyses.studies.options import settle_options
 from analyses.studies.setup import Setup
-from analyses.trace.reread import Probing
-from analyses.trace.settings import whole
-from analyses.trace.tracing import Tracer, name_or_model, settings_of, traced_problems
+from analyses.trace.inputs import name_or_model, traced_problems
+from analyses.trace.probing import Probing
+from analyses.trace.settings import settings_of, whole
+from analyses.trace.tracer import Tracer
 from interp.engines.base import model_facts
 from interp.errors import InputError
 from interp.loading.models import load_model, model_source

@@ -61,7 +61,7 @@ def run_study(
         calibrate: problems whose responses give what hangs on the run as a whole (means, rates, orders of words): the
             first of the problem source, whatever ``n`` is (:mod:`analyses.studies.calibration`). 32 unless given, or
             those that the folder was begun with.
-        settings: fields of :class:`analyses.trace.tracing.TraceSettings`.
+        settings: fields of :class:`analyses.trace.settings.TraceSettings`.
 
     Raises:
         InputError: whatever is wrong with the study's options, model, problems, settings or disk, before anything is

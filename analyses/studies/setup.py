@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from analyses.problems import Problem
 from analyses.store.run import Cell
 from analyses.thinking import thinking_words
-from analyses.trace.tracing import Tracer, TraceSettings
+from analyses.trace.settings import TraceSettings
+from analyses.trace.tracer import Tracer
 from interp.errors import InputError
 from interp.loading.models import BUNDLED
 from interp.sites import resolve_layers

@@ -11,7 +11,8 @@ from analyses.store.run import Run
 from analyses.studies.base import Condition, Study
 from analyses.studies.calibration import Calibration
 from analyses.studies.lab import Lab
-from analyses.trace.tracing import TraceSettings
+from analyses.trace.run import TraceRun
+from analyses.trace.settings import TraceSettings
 from analyses.work.batches import Batch, guarded
 from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Report, Work
@@ -37,7 +38,7 @@ class Spec:
     calibrating: tuple[str, ...] = ()
 
     def lab(self, model: Bridge, calibration: Calibration | None) -> Lab:
-        baseline = Run.open(self.baseline)
+        baseline = TraceRun.open(self.baseline)
         return Lab(model, self.problems, self.options, baseline, self.words, calibration, self.calibrating)
 
     def start(self, lab: Lab) -> tuple[Run, dict[str, Condition]]:

@@ -10,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analyses.trace.run import TraceRun
     from analyses.trace.tracing import trace
     from analyses.trace.trajectory import Trajectory
 
-__all__ = ["Trajectory", "trace"]
+__all__ = ["TraceRun", "Trajectory", "trace"]
 
 # No module is named like what it holds: importing it would put the module in the function's place.
-_HOMES = {"Trajectory": "trajectory", "trace": "tracing"}
+_HOMES = {"TraceRun": "run", "Trajectory": "trajectory", "trace": "tracing"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from analyses.grading import Reading
+from analyses.problems import Problem
 from interp.errors import InputError
+from interp.prompts import Prompt
 from interp.sites import SITE_NAMES
 from probes import nhsic, tukey_peaks
 
 __all__ = [
+    "GROWING",
+    "NOTED",
+    "TABLE_SETTINGS",
     "Number",
+    "TraceSettings",
     "Whole",
     "check_measure",
     "check_sampling",
@@ -27,6 +35,7 @@ __all__ = [
     "check_work",
     "number",
     "one_of",
+    "settings_of",
     "whole",
     "whole_layers",
 ]
@@ -175,3 +184,96 @@ def _scalar(value: Any) -> Any:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+TABLE_SETTINGS = ("tau", "thinking_markers", "final_prompts")
+"""Settings that no cell depends on: a finished run takes another value, and its tables are derived with it."""
+
+GROWING = ("layers", "samples", "problems", "probes", "null")
+"""Settings that a run may be given more of later."""
+
+NOTED = ("model", *TABLE_SETTINGS)
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """What a trace is pinned to: it must stay the same when a run is resumed.
+
+    ``layers`` and ``samples`` may grow; :data:`TABLE_SETTINGS`, on which no cell depends, may change.
+
+    >>> TraceSettings(max_new_tokens=64).prompt
+    'raw'
+
+    Attributes:
+        prompt: "raw" (the question as it is, like the paper's scripts) or "chat" (the model's chat template).
+        reference: the text whose last token is the answer's representation: "solution" or "answer".
+        site: resid_post, resid_pre, resid_mid or ln_final.
+        sigma, eps, drop_top: of :func:`probes.nhsic` (sigma a number, or "median"); tau: of :func:`probes.tukey_peaks`.
+        samples: responses a problem; more than one needs a temperature.
+        thinking_markers, final_prompts: how responses are read for grading, beside what is known: pairs of what opens
+            and closes thinking, and texts after which an answer was forced (:class:`analyses.grading.Reading`).
+    """
+
+    max_new_tokens: Whole = 256
+    prompt: str = "raw"
+    reference: str = "solution"
+    layers: str | Whole | Sequence[Whole] = "all"
+    site: str = "resid_post"
+    temperature: Number = 0.0
+    top_p: Number = 1.0
+    seed: Whole = 0
+    samples: Whole = 1
+    sigma: Number | str = 50.0
+    eps: Number = 1e-5
+    drop_top: Whole = 0
+    tau: Number = 1.5
+    thinking_markers: Sequence[Any] = ()
+    final_prompts: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        operation = "trace"
+        one_of(operation, "prompt", self.prompt, ("raw", "chat"))
+        one_of(operation, "reference", self.reference, ("solution", "answer"))
+        tokens, heat, top_p, seed = check_sampling(
+            operation, self.max_new_tokens, self.temperature, self.top_p, self.seed
+        )
+        sigma, eps, drop_top, tau = check_measure(operation, self.sigma, self.eps, self.drop_top, self.tau)
+        markers, final_prompts = Reading.of(self.thinking_markers, self.final_prompts).own()
+        plain = {
+            "thinking_markers": markers, "final_prompts": final_prompts,
+            "max_new_tokens": tokens, "temperature": heat, "top_p": top_p, "seed": seed, "sigma": sigma, "eps": eps,
+            "drop_top": drop_top, "tau": tau, "samples": whole(operation, "samples", self.samples, 1),
+            "layers": whole_layers(operation, self.layers), "site": check_site(operation, self.site),
+        }  # fmt: skip
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        if self.samples > 1 and self.temperature == 0:
+            raise InputError(
+                operation,
+                expected="one greedy response a problem, or several with a temperature above 0",
+                received=f"samples={self.samples} at temperature {self.temperature}",
+                remedy="Set a temperature, e.g. 0.6.",
+            )
+
+    def prompt_of(self, problem: Problem) -> Prompt:
+        return problem.question if self.prompt == "raw" else [{"role": "user", "content": problem.question}]
+
+    def reference_of(self, problem: Problem) -> str:
+        return problem.solution if self.reference == "solution" else problem.answer
+
+
+def settings_of(given: Mapping[str, Any]) -> TraceSettings:
+    """The settings of a trace by name.
+
+    Raises:
+        InputError: one that there is not, or a value that it does not take.
+    """
+    known = [field.name for field in fields(TraceSettings)]
+    if unknown := [name for name in given if name not in known]:
+        raise InputError(
+            "trace",
+            expected=f"settings among {', '.join(known)}",
+            received=unknown[0],
+            remedy="Check the spelling.",
+        )
+    return TraceSettings(**given)

@@ -30,11 +30,11 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from analyses.grading import Grader, Reading, reading_of, response_of
+from analyses.store.columns import CLOSENESS, NULL_COLUMNS, RESPONSE_COLUMNS, SIGNIFICANT, WRONG_ANSWERS
 from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Cell, CellData, Run
 from analyses.store.tables import RowGroups
-from analyses.trace.reread import Probing
-from analyses.trace.wrong_answers import CLOSENESS
+from analyses.trace.probing import Probing
 from interp.prompts import vocabulary_of
 from probes import PeakStatistics, peak_statistics, thinking_tokens, tukey_peaks
 from probes.nulls import holm_over_layers
@@ -130,15 +130,7 @@ def _as(schema: pa.Schema, table: pa.Table) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
-NULL_COLUMNS = ("null_mean", "null_sd", "p_step", "p_family", "p_holm", "p_random")
-SIGNIFICANT = 0.05
-WRONG_ANSWERS = "wrong_answers.parquet"
 _STATISTICS = tuple(field.name for field in fields(PeakStatistics))
-
-RESPONSE_COLUMNS = (
-    "condition", "problem", "sample", "question", "gold", "text", "n_steps", "finish_reason", "extracted", "reason",
-    "status", "correct", "detail",
-)  # fmt: skip
 
 
 def responses_table(run: Run, cells: Sequence[Cell] | None = None) -> pandas.DataFrame:

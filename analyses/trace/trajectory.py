@@ -161,7 +161,7 @@ class Trajectory:
         Args:
             layer: one or several; all unless given ("lines": the last).
         """
-        from analyses import views
+        from analyses.views import figures, tokens
 
         if view not in ("heatmap", "lines", "text"):
             raise InputError(
@@ -172,10 +172,10 @@ class Trajectory:
             )
         wanted = None if layer is None else as_wholes(layer, "Trajectory.show", "layer")
         if view == "lines":
-            shown: View = views.trajectories(self, layers=[-1] if wanted is None else wanted)
+            shown: View = figures.trajectories(self, layers=[-1] if wanted is None else wanted)
         else:
             chosen = self if wanted is None else self.only(wanted)
-            shown = views.heatmap(chosen) if view == "heatmap" else views.text(chosen)
+            shown = figures.heatmap(chosen) if view == "heatmap" else tokens.text(chosen)
         return shown
 
     def only(self, layers: Wholes) -> Trajectory:
@@ -288,7 +288,7 @@ def _from_cell(run: Run, cell: Cell, data: CellData) -> Trajectory:
             "Trajectory.from_run",
             expected="a run with scores (kind trace)",
             received=f"kind {run.kind}",
-            remedy="Trace the model first: analyses.trace.tracing.trace.",
+            remedy="Trace the model first: analyses.trace.trace.",
         )
     mi, tau = data.tensors["mi"].double(), run.settings["tau"]
     return Trajectory(

@@ -33,6 +33,7 @@ from analyses.grading.numbers import read_number
 from analyses.grading.spelling import bare, clean, spelling
 from analyses.problems import Problem
 from analyses.store.atomic import disk_errors, locked, replacing
+from analyses.store.columns import CLOSENESS, is_void
 from analyses.store.pinned import read_pinned, write_pinned
 from interp.decoding import check_context
 from interp.errors import InputError
@@ -40,24 +41,20 @@ from interp.prompts import encode_prompt
 from interp.token_text import token_texts
 
 if TYPE_CHECKING:
-    from analyses.trace.reread import Probing
-    from analyses.trace.tracing import Tracer
+    from analyses.trace.probing import Probing
+    from analyses.trace.tracer import Tracer
 
 __all__ = [
-    "CLOSENESS",
     "POOL_FILE",
     "Drawn",
     "WrongAnswers",
     "answer_keys",
     "forget_void_null",
-    "is_void",
     "pinned_wrong_answers",
     "token_kind",
     "wrong_answers",
 ]
 
-CLOSENESS = ("token", "before", "kind", "none")
-"""How the end of a wrong reference is matched with the end of the own one, closest first."""
 POOL_FILE = "pool.jsonl"
 
 
@@ -334,12 +331,6 @@ def _read(file: Path) -> list[Problem]:
         return [Problem(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError, TypeError):
         return []  # another pool than any run's
-
-
-def is_void(settings: Mapping[str, Any]) -> bool:
-    """Whether a run holds a null by the rule of earlier versions, whose wrong answers could be right ones."""
-    null = settings.get("null") or {}
-    return bool(null) and "null_pool" not in null
 
 
 def forget_void_null(folder: Path, asked: bool) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.trace.trajectory import Trajectory
 from analyses.views.arrays import columns_of, finite_range, matrix, one_each, truths
 from analyses.views.drawing import (
     DASHES,
@@ -26,6 +25,7 @@ from analyses.views.drawing import (
     say_nothing_there,
     short,
 )
+from analyses.views.scored import Scored
 from analyses.views.view import View
 from interp.arguments import Wholes, as_wholes
 from interp.display import number, table, visible
@@ -41,7 +41,7 @@ _UNDEFINED = "#bdbdbd"
 
 
 def heatmap(
-    values: Trajectory | Any,
+    values: Scored | Any,
     tokens: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     marks: Any = None,
@@ -67,7 +67,7 @@ def heatmap(
     Raises:
         InputError: no steps, or lengths that differ.
     """
-    if isinstance(values, Trajectory):
+    if isinstance(values, Scored):
         layers = list(values.layers) if layers is None else layers
         marks = values.is_peak if marks is None else marks
         tokens, label = values.tokens if tokens is None else tokens, values.measure
@@ -244,7 +244,7 @@ def _name_ticks(figure: Any, columns: list[int]) -> None:
 
 
 def trajectories(
-    several: Trajectory | Sequence[Trajectory],
+    several: Scored | Sequence[Scored],
     layers: Wholes = (-1,),
     *,
     title: str = "",
@@ -254,6 +254,7 @@ def trajectories(
 
     >>> import torch
     >>> mi = torch.tensor([[0.1, 0.2, 0.1, 0.9]], dtype=torch.float64)
+    >>> from analyses.trace import Trajectory
     >>> one = Trajectory(list("abcd"), torch.arange(4), mi, mi > 0.5, [2], "resid_post", "ducks", 0)
     >>> trajectories(one).alt
     'nHSIC over steps, 1 line: ducks, layer 2 (4 steps, 1 peak).'
@@ -265,7 +266,7 @@ def trajectories(
     Raises:
         InputError: no trajectory, a layer that was not scored.
     """
-    listed = [several] if isinstance(several, Trajectory) else list(several)
+    listed = [several] if isinstance(several, Scored) else list(several)
     chosen = as_wholes(layers, "trajectories", "layers")
     if not listed or not chosen:
         raise InputError(
@@ -300,7 +301,7 @@ def trajectories(
     return View(title or f"{measure} over steps", static, alt, live(figure, note), frame)
 
 
-def _line_names(lines: list[tuple[Trajectory, int]]) -> list[str]:
+def _line_names(lines: list[tuple[Scored, int]]) -> list[str]:
     """Problem and layer; the sample and a number too where names would be the same."""
     called = [one.problem if len(one.problem) <= NAME else one.problem[: NAME - 1] + "…" for one, _ in lines]
     names = [f"{name}, layer {one.layers[row]}" for name, (one, row) in zip(called, lines, strict=True)]
@@ -314,7 +315,7 @@ def _line_names(lines: list[tuple[Trajectory, int]]) -> list[str]:
     return names
 
 
-def _lines_figure(lines: list[tuple[Trajectory, int]], names: list[str], thresholds: list[float], measure: str) -> Any:
+def _lines_figure(lines: list[tuple[Scored, int]], names: list[str], thresholds: list[float], measure: str) -> Any:
     from bokeh.models import BasicTicker
     from bokeh.models.annotations import LegendItem
 

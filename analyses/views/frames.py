@@ -57,12 +57,12 @@ class PeakTable(_Shown):
 
     def show(self, top: int = 20) -> View:
         """How often each token is at a peak, the most frequent first."""
-        from analyses import views
+        from analyses.views.figures import bars
 
         self._need(["token"])
         counts = pandas.DataFrame(self["token"].value_counts(sort=False).rename_axis("token").reset_index(name="peaks"))
         counts = counts.sort_values("peaks", ascending=False, kind="stable", ignore_index=True)
-        return views.bars(counts.head(top), label="token", value="peaks", title=f"Tokens at {len(self)} peaks")
+        return bars(counts.head(top), label="token", value="peaks", title=f"Tokens at {len(self)} peaks")
 
 
 class SweepTable(_Shown):
@@ -81,7 +81,7 @@ class SweepTable(_Shown):
 
     def show(self, **options: Any) -> View:
         """Effects over layer and step; options of `analyses.views.sweep`."""
-        from analyses import views
+        from analyses.views.figures import sweep
 
         self._need(["layer", "step", "token", "effect"])
-        return views.sweep(self, **options)
+        return sweep(self, **options)

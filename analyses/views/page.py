@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 from analyses.views.assets import BUNDLES, bundle
 from analyses.views.runtime import RUNTIME, VIEW_STYLE
-from analyses.views.view import View
 from interp.display import STYLE, Fragment, visible
 from interp.errors import InputError
 
-__all__ = ["PAGE_STYLE", "page"]
+__all__ = ["PAGE_STYLE", "Part", "page"]
+
+
+@runtime_checkable
+class Part(Protocol):
+    """What a page can hold beside plain HTML; an `analyses.views.View` is one."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Libraries that the page must hold for it."""
+        ...
+
+    def fragment(self) -> str:
+        """Its HTML."""
+        ...
+
 
 PAGE_STYLE = (
     "<style>"
@@ -37,7 +52,7 @@ PAGE_STYLE = (
 
 def page(
     title: str,
-    body_parts: Sequence[View | Fragment | str],
+    body_parts: Sequence[Part | Fragment | str],
     needs: Iterable[str] = (),
     *,
     head: str = "",
@@ -45,6 +60,7 @@ def page(
 ) -> str:
     """The document as text.
 
+    >>> from analyses.views import View
     >>> document = page("A & B", ["<p>text</p>", View("Peaks", "<p>3</p>", "Three.")])
     >>> document.count("<title>A &amp; B</title>"), document.count("<style>")
     (1, 3)
@@ -58,7 +74,7 @@ def page(
     Raises:
         InputError: a library there is not.
     """
-    wanted = {*needs, *(name for part in body_parts if isinstance(part, View) for name in part.needs)}
+    wanted = {*needs, *(name for part in body_parts if isinstance(part, Part) for name in part.needs)}
     if not wanted <= set(BUNDLES):
         raise InputError(
             "page",
@@ -67,7 +83,7 @@ def page(
             remedy="Pass what the views name in `needs`.",
         )
     body = "\n".join(
-        part.fragment() if isinstance(part, View) else part.html if isinstance(part, Fragment) else part
+        part.fragment() if isinstance(part, Part) else part.html if isinstance(part, Fragment) else part
         for part in body_parts
     )
     # Views stand on their own and repeat these; a page needs them once.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.trace.trajectory import Trajectory
 from analyses.views.arrays import finite_range, matrix, one_each, truths
+from analyses.views.scored import Scored
 from analyses.views.view import View
 from interp.arguments import Whole, as_list, as_whole
 from interp.display import number, token_spans, visible
@@ -27,7 +27,7 @@ _LONGEST = 200  # characters of a token that are shown
 
 
 def text(
-    tokens: Rollout | Trajectory | Sequence[str],
+    tokens: Rollout | Scored | Sequence[str],
     values: Any = None,
     labels: Sequence[str] | None = None,
     marks: Any = None,
@@ -56,7 +56,7 @@ def text(
     words, given, names, at, heading, first = _source(tokens)
     if values is not None:
         given, names, first = values, None, 0
-        at = None if isinstance(tokens, Trajectory) and marks is None else at
+        at = None if isinstance(tokens, Scored) and marks is None else at
     if given is None or not words:
         raise InputError(
             "text",
@@ -96,10 +96,10 @@ def text(
 
 
 def _source(
-    tokens: Rollout | Trajectory | Sequence[str],
+    tokens: Rollout | Scored | Sequence[str],
 ) -> tuple[list[str], Any, list[str] | None, Any, str, int]:
     """Tokens, values, labels, marks, title and first series of what was given."""
-    if isinstance(tokens, Trajectory):
+    if isinstance(tokens, Scored):
         names = [f"{tokens.measure}, layer {layer}" for layer in tokens.layers]
         heading = f"{tokens.measure} on the text of {tokens.problem}"
         return list(tokens.tokens), tokens.mi, names, tokens.is_peak, heading, len(names) - 1

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.store.atomic import disk_errors, make_folder, replacing
 from analyses.views.assets import BUNDLES, bundle, data_script, inline_script, missing
+from analyses.views.page import page
 from analyses.views.runtime import RUNTIME, VIEW_STYLE
 from interp.display import STYLE, Fragment, visible
 from interp.errors import InputError
@@ -86,8 +87,6 @@ class View:
         >>> page.read_text().startswith("<!doctype html>")
         True
         """
-        from analyses.views.page import page
-
         target = Path(path)
         with disk_errors("save a view", target, "Choose a folder that can be written and has room."):
             make_folder(target.parent)

@@ -15,12 +15,12 @@ from pandas.testing import assert_frame_equal
 from references import hf_residuals
 from scipy.spatial.distance import jensenshannon
 
-from analyses.commands.trace import null_sentence, summary
 from analyses.problems import bundled_problems
 from analyses.report import report
+from analyses.report.summary import null_sentence, summary
 from analyses.store import Cell, Run
 from analyses.trace import trace
-from analyses.trace.reread import Probing
+from analyses.trace.probing import Probing
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense
 

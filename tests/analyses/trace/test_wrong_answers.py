@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from analyses.commands.trace import null_sentence, summary
 from analyses.problems import Problem, bundled_problems
 from analyses.report import report
+from analyses.report.summary import null_sentence, summary
 from analyses.store import Run
-from analyses.trace.reread import Probing
-from analyses.trace.tracing import Tracer, TraceSettings, trace
+from analyses.trace.probing import Probing
+from analyses.trace.settings import TraceSettings
+from analyses.trace.tracer import Tracer
+from analyses.trace.tracing import trace
 from analyses.trace.wrong_answers import WrongAnswers
 from interp import InputError, load_model
 

@@ -1,0 +1,278 @@
+"""Decode problems and score every (layer, step) while decoding: what a trace's worker does with a batch of cells.
+
+1. `Tracer` finds out that model, problems and settings fit each other, before any work.
+2. References give ``a[l]``; a streaming recorder hands each step's residual streams to nHSIC, some steps at a time, so
+   that no residual is kept.
+3. A response with its scores becomes one cell; layers asked for later are scored by reading it once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from analyses.grading import prompt_end
+from analyses.problems import Problem
+from analyses.store.pinned import json_values, merge_pinned, read_pinned
+from analyses.store.run import Cell, CellData, Run
+from analyses.trace.inputs import check_ids_differ
+from analyses.trace.provenance import RunWarning, compare_provenance, provenance_of
+from analyses.trace.run import TraceRun
+from analyses.trace.settings import GROWING, NOTED, TraceSettings
+from analyses.work.batches import Batch, guarded
+from analyses.work.scheduler import Report
+from interp.decoding import check_context, decode
+from interp.encoding import encode
+from interp.engines.base import ModelFacts, model_facts
+from interp.errors import InputError
+from interp.generation_config import generation_rules
+from interp.prompts import encode_prompt
+from interp.record import ResidualSites, ResidualStream, StepResiduals
+from interp.rollout import Rollout
+from interp.sites import resolve_layers
+from interp.types import Bridge
+from probes import nhsic
+
+__all__ = ["Tracer", "row_seed"]
+
+CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
+
+
+class Tracer:
+    """A model, problems and settings, all found to fit each other."""
+
+    def __init__(self, model: Bridge, problems: list[Problem], options: TraceSettings) -> None:
+        self.model, self.options = model, options
+        self.facts: ModelFacts = model_facts(model)
+        layers = resolve_layers(options.layers, self.facts.n_layers, "trace")
+        self.layers = (0,) if options.site == "ln_final" else layers
+        self.site = ResidualSites(layers=self.layers, sites=(options.site,))
+        generation_rules(model, operation="trace")  # refuses what decode would refuse, before any work
+        # Fails here, not after the first batch, if options and width do not go together.
+        probe = torch.linspace(-1, 1, self.facts.d_model)[None]
+        nhsic(probe, probe[0], sigma=options.sigma, eps=options.eps, drop_top=options.drop_top)
+        check_ids_differ(problems)
+        self.asked = {problem.id: problem.digest for problem in problems}
+        self.problems: dict[str, Problem] = {}
+        self.prompts: dict[str, list[int]] = {}
+        self.references: dict[str, list[int]] = {}
+        self.refused: dict[Cell, str] = {}
+        errors: list[Exception] = []
+        for problem in problems:
+            try:
+                self._take(problem)
+            except Exception as error:  # this problem's fault: it is recorded as failed, and the others go on
+                errors.append(error)
+                self.refused |= dict.fromkeys(self._cells(problem), f"{type(error).__name__}: {str(error)[:400]}")
+        if not self.problems and errors:
+            raise _unreadable(errors[0])
+        self.cells = [cell for problem in self.problems.values() for cell in self._cells(problem)]
+
+    def _take(self, problem: Problem) -> None:
+        """Encode a problem's texts, which may be too long for the model or nothing it can read."""
+        encode_one = partial(encode_prompt, self.model.tokenizer, facts=self.facts, operation="trace")
+        prompt = encode_one(self.options.prompt_of(problem))
+        reference = encode_one(self.options.reference_of(problem))
+        check_context([prompt], self.options.max_new_tokens, self.facts, "trace")
+        check_context([reference], 0, self.facts, "trace")
+        self.problems[problem.id] = problem
+        self.prompts[problem.id], self.references[problem.id] = prompt, reference
+
+    def _cells(self, problem: Problem) -> list[Cell]:
+        return [Cell(problem.id, sample) for sample in range(self.options.samples)]
+
+    def start(self, out: Path, grown: Mapping[str, Any] | None = None) -> TraceRun:
+        """The run, new or gone on with; ``grown`` are settings that a run may be given later."""
+        values = len(self.cells) * self.options.max_new_tokens * (len(self.layers) + 4)
+        return TraceRun.start(
+            out,
+            kind="trace",
+            settings=self.settings | dict(grown or {}),
+            provenance=self.provenance,
+            may_grow=GROWING,
+            noted=NOTED,
+            judge=self.judge,
+            correctable=True,
+            need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
+        )
+
+    def fits(self, folder: Path) -> bool:
+        """Whether a run folder is of this model and these settings, and holds no other problems under the same ids."""
+        now = {"kind": "trace", "settings": json_values(self.settings, "settings"), "provenance": self.provenance}
+        try:
+            with warnings.catch_warnings(action="ignore", category=RunWarning):  # said when the run is gone on with
+                merge_pinned(folder, read_pinned(folder), now, GROWING, NOTED, self.judge)
+        except InputError:
+            return False
+        return True
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What ``run.json`` pins beside the provenance."""
+        options = asdict(self.options)
+        return {
+            **{k: v for k, v in options.items() if k not in ("layers", "samples")},
+            "model": self.facts.name,
+            "dtype": str(next(self.model.original_model.parameters()).dtype).removeprefix("torch."),
+            "layers": list(self.layers),
+            "samples": list(range(self.options.samples)),
+            "problems": self.asked,
+        }
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What the run records of the model and the libraries; all weights are read for it, once."""
+        return provenance_of(self.model)
+
+    def judge(self, old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Whether another run's provenance is that of this model."""
+        return compare_provenance(old, new, chat=self.options.prompt == "chat")
+
+    def answers(self, problem: str, layers: Sequence[int]) -> Float[Tensor, "layer d_model"]:
+        """``a[l]``; each reference is read alone, so that it does not depend on its batch."""
+        record = ResidualSites(layers=layers, sites=(self.options.site,))
+        encoding = encode(self.model, [self.references[problem]], record=record, last_only=True)[0]
+        return encoding.residuals[self.options.site][:, 0]
+
+    def score(
+        self, steps: Float[Tensor, "*lead step d_model"], answers: Float[Tensor, "*lead d_model"]
+    ) -> Float64[Tensor, "*lead step"]:
+        if steps.device.type == "mps":  # which has no float64
+            steps, answers = steps.cpu(), answers.cpu()
+        return nhsic(steps, answers, sigma=self.options.sigma, eps=self.options.eps, drop_top=self.options.drop_top)
+
+    def do(self, run: Run, batch: Batch, report: Report) -> dict[Cell, str]:
+        """Decode and write a batch; reasons of what failed."""
+        return guarded(lambda cells: self.decode_batch(run, cells, report), batch)
+
+    def decode_batch(self, run: Run, batch: Batch, report: Report) -> None:
+        options = self.options
+        answers = torch.stack([self.answers(cell.problem, self.layers) for cell in batch])
+        scorer = _Scorer(self, answers)
+        rollouts = decode(
+            self.model,
+            [self.prompts[cell.problem] for cell in batch],
+            max_new_tokens=options.max_new_tokens,
+            record=ResidualStream(layers=self.layers, sites=(options.site,), on_step=scorer.add),
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=[row_seed(options.seed, cell) for cell in batch],
+            batch_size=len(batch),
+            progress=SimpleNamespace(update=report),
+        )
+        scores = scorer.finish()
+        mates = [[mate.problem, mate.sample] for mate in batch]
+        for i, (cell, rollout) in enumerate(zip(batch, rollouts, strict=True)):
+            if not run.has(cell):
+                self._write(run, cell, rollout, scores[i], mates)
+
+    def _write(
+        self, run: Run, cell: Cell, rollout: Rollout, mi: Float64[Tensor, "layer step"], mates: list[list[Any]]
+    ) -> None:
+        tensors = {
+            "mi": mi,
+            "prompt_ids": rollout.prompt_ids,
+            "token_ids": rollout.token_ids,
+            "logprobs": rollout.logprobs,
+            "entropy": rollout.entropy,
+        }
+        payload = {
+            "layers": list(self.layers),
+            "question": self.problems[cell.problem].question,
+            "answer": self.problems[cell.problem].answer,
+            "text": rollout.text,
+            "tokens": rollout.tokens,
+            "prompt_end": prompt_end(self.model.tokenizer, rollout.prompt_ids.tolist()),
+            "finish_reason": rollout.finish_reason,
+            "seed": rollout.settings["seed"],
+            "batch": mates,
+        }
+        run.write(cell, tensors, payload)
+
+    def read_steps(
+        self, data: CellData, layers: Sequence[int], site: str | None = None
+    ) -> Float[Tensor, "layer step d_model"]:
+        """Residual streams at a finished response's steps, from reading prompt and response once more."""
+        site = site or self.options.site
+        prompt, response = data.tensors["prompt_ids"], data.tensors["token_ids"]
+        record = ResidualSites(layers=tuple(layers), sites=(site,))
+        encoding = encode(self.model, [torch.cat([prompt, response])[:-1]], record=record)[0]
+        return encoding.residuals[site][:, len(prompt) - 1 :]
+
+    def add_layers(self, run: Run) -> dict[Cell, str]:
+        """Score layers that finished cells lack, by reading prompt and response once more; reasons of what failed."""
+        failed: dict[Cell, str] = {}
+        for cell in run.cells():
+            if cell.problem in self.problems:
+                failed |= guarded(lambda cells: self._add_layers(run, cells), [cell])
+        return failed
+
+    def _add_layers(self, run: Run, cells: Batch) -> None:
+        wanted = run.settings["layers"]
+        for cell in cells:
+            have = run.payload(cell)["layers"]
+            missing = [layer for layer in wanted if layer not in have]
+            if not missing:
+                continue
+            data = run.read(cell)
+            residuals = self.read_steps(data, missing)
+            mi = torch.cat([data.tensors["mi"], self.score(residuals, self.answers(cell.problem, missing)).cpu()])
+            layers = have + missing
+            order = sorted(range(len(layers)), key=layers.__getitem__)
+            payload = {**data.payload, "layers": [layers[i] for i in order]}
+            run.write(cell, {**data.tensors, "mi": mi[order]}, payload)
+
+
+def _unreadable(error: Exception) -> InputError:
+    """Why no problem can be read: what a tokenizer or a chat template raised is not for the user as it is."""
+    if isinstance(error, InputError):
+        return error
+    return InputError(
+        "trace",
+        expected="problems that the model's tokenizer and chat template take",
+        received=f"{type(error).__name__}: {str(error)[:400]}",
+        remedy="Check the problems, or give the raw question (prompt raw).",
+    )
+
+
+class _Scorer:
+    """Takes streamed residuals and scores them ``CHUNK_STEPS`` at a time."""
+
+    def __init__(self, tracer: Tracer, answers: Float[Tensor, "row layer d_model"]) -> None:
+        self.tracer, self.answers = tracer, answers
+        self.rows: list[int] = []
+        self.held: list[Float[Tensor, "layer row d_model"]] = []
+        self.done: list[list[Float64[Tensor, "layer chunk"]]] = [[] for _ in answers]
+
+    def add(self, step: StepResiduals) -> None:
+        if step.rows != self.rows or len(self.held) == CHUNK_STEPS:
+            self.flush()
+            self.rows = step.rows
+        self.held.append(step.residuals[self.tracer.options.site].clone())
+
+    def flush(self) -> None:
+        if self.held:
+            steps = torch.stack(self.held, dim=2).transpose(0, 1)  # [row, layer, step, d_model]
+            for row, mi in zip(self.rows, self.tracer.score(steps, self.answers[self.rows]).cpu(), strict=True):
+                self.done[row].append(mi)
+            self.held = []
+
+    def finish(self) -> list[Float64[Tensor, "layer step"]]:
+        self.flush()
+        return [torch.cat(parts, dim=1) for parts in self.done]
+
+
+def row_seed(seed: int, cell: Cell) -> int:
+    """The same draws for a (problem, sample) whatever else is in the run."""
+    digest = hashlib.blake2b(f"{seed}:{cell.problem}:{cell.sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
