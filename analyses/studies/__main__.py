@@ -22,6 +22,7 @@ from analyses.studies.progress import RichWatch
 from analyses.studies.run import run_study
 from analyses.trace.inputs import traced_problems
 from analyses.views.pictures import picture
+from analyses.views.wording import value_text
 
 if TYPE_CHECKING:
     import pandas
@@ -187,13 +188,10 @@ def _one_line(text: str) -> str:
 
 
 def _markdown(table: pandas.DataFrame) -> str:
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return "" if value != value else f"{value:.4g}"
-        return "" if value is None else str(value).replace("|", "\\|")
-
     rows = [list(map(str, table.columns)), ["---"] * len(table.columns)]
-    rows += [[cell(value) for value in row.values()] for row in table.head(ROWS).to_dict("records")]
+    rows += [
+        [value_text(value).replace("|", "\\|") for value in row.values()] for row in table.head(ROWS).to_dict("records")
+    ]
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return text + (f"\n\n{len(table) - ROWS} more rows are in the run's CSV file." if len(table) > ROWS else "")
 
