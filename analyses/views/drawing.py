@@ -9,6 +9,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
+import numpy as np
+
 from interp.display import visible
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "hover",
     "legend_below",
     "live",
+    "low_middle_high",
     "plain",
     "say_nothing_there",
+    "several",
     "short",
 ]
 
@@ -116,3 +120,14 @@ def short(token: str, longest: int = LONGEST) -> str:
     """A token in a figure: its invisible characters shown, spaces at its ends too."""
     shown = visible(token if len(token) <= longest else token[: longest - 1] + "…") or "⟨empty⟩"
     return shown.replace(" ", "␣") if shown.strip(" ") != shown else shown
+
+
+def low_middle_high(values: np.ndarray) -> list[float]:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return [float("nan")] * 3
+    return [float(finite.min()), float(np.median(finite)), float(finite.max())]
+
+
+def several(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 or thing.endswith('s') else 's'}"
