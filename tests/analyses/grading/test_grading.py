@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyses.grading import Extraction, Grade, Grader, Reason, Status, decide, extract_answer
-from analyses.grading.worker import MAX_FORMULA, Worker, is_formula, verdict
+from analyses.grading.algebra import verdict
+from analyses.grading.formula import MAX_FORMULA, is_formula
+from analyses.grading.worker import Worker
 from analyses.problems import bundled_problems
 from analyses.toys.question import sample_question
 from analyses.toys.task import read_answer, sample_trace
@@ -425,7 +427,7 @@ def test_a_script_without_a_main_guard_grades(tmp_path: Path) -> None:
 
 def test_the_process_imports_no_model_library() -> None:
     code = (
-        "import sys, analyses.grading.worker as w; w.verdict('2', r'\\sqrt{4}');"
+        "import sys, analyses.grading.algebra as w; w.verdict('2', r'\\sqrt{4}');"
         "print(sorted({'torch', 'transformer_lens', 'pandas', 'numpy', 'interp'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -477,9 +479,9 @@ def test_formulas_are_made_of_known_commands_only() -> None:
 
 RESTRICTED = """
 import os, socket, subprocess, sys
-import analyses.grading.worker as worker
-worker.verdict("2", "2")
-worker._restrict()
+import analyses.grading.algebra as algebra
+algebra.verdict("2", "2")
+algebra._restrict()
 import sympy
 def lambdified():
     sympy.lambdify(sympy.Symbol("x"), sympy.Symbol("x") + 1)
@@ -496,7 +498,7 @@ for name, attempt in tries.items():
         print(name, type(error).__name__)
     else:
         print(name, "was done")
-print(worker.verdict(r"\\sqrt{12}", r"2 \\sqrt{3}"), worker.verdict("2", r"\\sum_{n=0}^{\\infty} 2^{-n}"))
+print(algebra.verdict(r"\\sqrt{12}", r"2 \\sqrt{3}"), algebra.verdict("2", r"\\sum_{n=0}^{\\infty} 2^{-n}"))
 """
 
 
@@ -515,7 +517,7 @@ def test_the_process_can_neither_run_nor_write_nor_connect(tmp_path: Path) -> No
 
 def test_numbers_of_a_formula_are_not_evaluated_as_python() -> None:
     code = (
-        "import sys, analyses.grading.worker as w\n"
+        "import sys, analyses.grading.algebra as w\n"
         "w.verdict('2', '3 x'); w._no_eval()\n"
         "seen = []\n"
         "sys.addaudithook(lambda event, a: event == 'compile' and a[0] is not None and seen.append(str(a[0])))\n"
