@@ -1,5 +1,6 @@
 """Everything that touches a model through hook points: loading, decoding, interventions, recording.
 
+It knows neither `probes` nor `analyses`: what is measured is handed in as a callable, what is found handed out.
 Importing this package imports no model library; each name below is imported when it is first used.
 """
 
