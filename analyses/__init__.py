@@ -1,4 +1,4 @@
-"""What is asked of a model and its residual streams: problems, the run store, traces, tables, the command line.
+"""What joins models and probes: problems, run folders, traces, grading, statistics, studies, views, the command line.
 
-Importing this package imports nothing else; take what you need from its modules.
+Nothing in `interp` or `probes` imports from here, and importing this package imports nothing else.
 """

@@ -1,15 +1,20 @@
-"""The words that are thinking tokens unless told otherwise."""
+"""What a word is among tokens, and the words that are thinking tokens unless told otherwise."""
 
 from __future__ import annotations
 
+import re
+
 from analyses.toys.facts import THINKING
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.interventions import thinking_token_ids
 from interp.loading.models import BUNDLED, model_source
 from interp.types import Bridge
 
-__all__ = ["PAPER_WORDS", "thinking_words"]
+__all__ = ["PAPER_WORDS", "WORD", "thinking_words"]
+
+WORD = re.compile(r"[A-Za-z]+")
+"""A token that is wholly this, spaces at its ends aside, is a word, as :func:`probes.thinking_tokens` has it."""
 
 PAPER_WORDS = (
     "So", "Let", "Hmm", "I", "Okay", "First", "Wait", "But", "Now", "Then", "Since", "Therefore", "If", "Maybe", "To",

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from analyses.notebooks.pictures import FLAGS, NAMES
+from analyses.views.pictures import FLAGS, NAMES
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What the README shows runs; imports go one way."""
+"""What the README shows runs; what the architecture names is there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -38,16 +39,41 @@ def test_the_notebook_use_is_under_ten_lines() -> None:
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) < 10
 
 
-@pytest.mark.parametrize(
-    ("package", "forbidden"), [("interp", {"probes", "analyses"}), ("probes", {"interp", "analyses"})]
-)
-def test_imports_go_one_way(package: str, forbidden: set[str]) -> None:
-    for file in (ROOT / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                modules = [node.module]
-            assert not {m.split(".")[0] for m in modules} & forbidden, f"{file}:{node.lineno}"
+PATHS = re.findall(r"(?<![\w/.])(?:interp|probes|analyses|tests)/[\w/.]*", ARCHITECTURE)
+
+
+def test_every_path_that_the_architecture_names_exists() -> None:
+    assert len(PATHS) > 30
+    assert [path for path in PATHS if not (ROOT / path).exists()] == []
+
+
+def test_the_architecture_names_every_room_and_module_of_its_list() -> None:
+    """The list of rooms is the folder list: what stands indented below a package is there, and nothing is left out."""
+    listed = re.search(r"## The rooms.*?```\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    assert listed is not None
+    named: dict[str, set[str]] = {}
+    package = ""
+    for line in listed[1].splitlines():
+        if line and not line.startswith(" "):
+            package = line.split("/")[0]
+        else:
+            named.setdefault(package, set()).update(re.findall(r"\w+(?:\.py|/)", line))
+    for package, names in named.items():
+        missing = [name for name in names if not (ROOT / package / name).exists()]
+        assert missing == []
+        own = {
+            f"{path.name}{'' if path.suffix else '/'}"
+            for path in (ROOT / package).iterdir()
+            if path.suffix == ".py" or (path / "__init__.py").is_file()
+        }
+        assert own - named[package] <= {"__init__.py", "errors.py", "types.py", "foreign.py"}, package
+
+
+def test_every_folder_says_what_lives_there_and_what_may_not() -> None:
+    for package in ("interp", "probes", "analyses"):
+        for file in (ROOT / package).rglob("__init__.py"):
+            said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            assert said.count(".") >= 2, f"{file} says too little"
 
 
 def test_one_error_is_raised_by_both_packages_and_survives_another_process():

@@ -15,8 +15,8 @@ from analyses.problems import bundled_problems
 from analyses.trace.trajectory import Trajectory, peaks_where_defined
 from analyses.views.frames import PeakTable, SweepTable
 from interp import ResidualSites, decode, load_model
-from interp.protocol import Event
 from interp.rollout import Rollout
+from interp.rows import Event
 
 HOSTILE = [
     "</script>", "<script>window.pwned=1</script>", "<img src=x onerror=window.pwned=1>", "<!--", "]]>", "{{", "&lt;",

@@ -17,6 +17,30 @@ from typing import Annotated, Any
 
 import typer
 
+from analyses.commands.options import (
+    AnswerColumn,
+    Device,
+    DeviceMap,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    N,
+    Problems,
+    Prompt,
+    PromptMode,
+    QuestionColumn,
+    Samples,
+    Seed,
+    SolutionColumn,
+    Temperature,
+    TopP,
+    Workers,
+    device_map_of,
+    layers_of,
+    names_of,
+    pair_of,
+)  # fmt: skip
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -31,11 +55,6 @@ models_app = typer.Typer(help="Models that are bundled, in the cache, or known."
 app.add_typer(models_app, name="models")
 
 
-class PromptMode(StrEnum):
-    raw = "raw"
-    chat = "chat"
-
-
 class Reference(StrEnum):
     solution = "solution"
     answer = "answer"
@@ -43,31 +62,27 @@ class Reference(StrEnum):
 
 @app.command()
 def trace(
-    model: Annotated[
-        str, typer.Option(help="Bundled or pulled name, hub id, Hugging Face folder, or .gguf file.")
-    ] = "toy-reasoner",
-    problems: Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet; toys have bundled problems.")] = None,
-    question: Annotated[str | None, typer.Option(help="Column of the question.")] = None,
-    solution: Annotated[str | None, typer.Option(help="Column of the gold solution.")] = None,
-    answer: Annotated[str | None, typer.Option(help="Column of the gold answer.")] = None,
-    n: Annotated[int | None, typer.Option(help="The first N problems.")] = None,
+    model: Model = "toy-reasoner",
+    problems: Problems = None,
+    question: QuestionColumn = None,
+    solution: SolutionColumn = None,
+    answer: AnswerColumn = None,
+    n: N = None,
     out: Annotated[Path, typer.Option(help="Run folder; the same command goes on where it stopped.")] = Path(
         "runs/trace"
     ),
-    max_new_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 256,
+    max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 8,
-    prompt: Annotated[
-        PromptMode, typer.Option(help="The question as it is, or in the chat template.")
-    ] = PromptMode.raw,
+    prompt: Prompt = PromptMode.raw,
     reference: Annotated[
         Reference, typer.Option(help="The text whose last token stands for the answer.")
     ] = Reference.solution,
     layers: Annotated[str, typer.Option(help='"all" or numbers, e.g. "0,5,-1".')] = "all",
     site: Annotated[str, typer.Option(help="resid_post, resid_pre, resid_mid or ln_final.")] = "resid_post",
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
-    samples: Annotated[int, typer.Option(help="Responses a problem (needs a temperature).")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    samples: Samples = 1,
+    seed: Seed = 0,
     sigma: Annotated[
         str, typer.Option(help='Bandwidth of the kernel: a number, "median", "2*median"; the first of several is main.')
     ] = "50",
@@ -87,13 +102,13 @@ def trace(
     thinking_markers: Annotated[
         list[str] | None, typer.Option(help="What opens and closes thinking beside what is known: '<plan>...</plan>'.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
+    workers: Workers = 1,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
-    device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
 ) -> None:
@@ -101,19 +116,20 @@ def trace(
     from analyses.commands.trace import progress_bar, show
     from analyses.problems import load_problems
     from analyses.report.summary import summary
-    from analyses.trace.probing import Probing, bandwidth_of
+    from analyses.trace.probing import Probing
     from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, check_work
     from analyses.trace.tracing import trace as run_trace
+    from probes.scale import sigma_of
 
-    bandwidths = [bandwidth_of(part) for part in sigma.split(",")]
+    bandwidths = [sigma_of("trace", part) for part in sigma.split(",")]
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
-        "layers": _layers(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,
+        "layers": layers_of(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,
         "seed": seed, "sigma": bandwidths[0], "eps": eps, "drop_top": drop_top, "tau": tau,
         "thinking_markers": [pair.split("...", 1) for pair in thinking_markers or ()],
     }  # fmt: skip
     probing: dict[str, Any] = {
-        "probes": (*_names(probes), *(f"nhsic@{other}" for other in sigma.split(",")[1:])),
+        "probes": (*names_of(probes), *(f"nhsic@{other}" for other in sigma.split(",")[1:])),
         "null": null, "null_match": null_match, "null_statistic": null_statistic,
     }  # fmt: skip
     # What is wrong with options or problems is said before a model is loaded.
@@ -143,7 +159,7 @@ def trace(
 @app.command()
 def generate(
     question: Annotated[str, typer.Argument(help="What to ask; for the toy e.g. '6 A * 3 B - 8 ? ->'.")],
-    model: Annotated[str, typer.Option(help="As for trace.")] = "toy-reasoner",
+    model: Model = "toy-reasoner",
     suppress: Annotated[str | None, typer.Option(help='"thinking", or words separated by commas.')] = None,
     recycle: Annotated[
         str | None, typer.Option(help="layer=2[,p=1][,repeats=1][,trigger=predicted|input][,words=Wait+Hmm]")
@@ -156,19 +172,17 @@ def generate(
     force_budget: Annotated[
         str | None, typer.Option(help="end=</think>[,ignore=1][,append=Wait][,max=200]; end may be a token id.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 256,
-    prompt: Annotated[
-        PromptMode, typer.Option(help="The question as it is, or in the chat template.")
-    ] = PromptMode.raw,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_new_tokens: MaxNewTokens = 256,
+    prompt: Prompt = PromptMode.raw,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
     generation_config: Annotated[
         bool, typer.Option(help="Penalties, bans and stop strings of the model's generation_config, or none of them.")
     ] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
-    device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The response as JSON on standard output.")] = False,
 ) -> None:
@@ -221,12 +235,12 @@ def report(
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="Of a study, or a .py file with one of your own; none lists them.")] = "",
-    model: Annotated[str, typer.Option(help="As for trace.")] = "toy-reasoner",
-    problems: Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet; toys have bundled problems.")] = None,
-    question: Annotated[str | None, typer.Option(help="Column of the question.")] = None,
-    solution: Annotated[str | None, typer.Option(help="Column of the gold solution.")] = None,
-    answer: Annotated[str | None, typer.Option(help="Column of the gold answer.")] = None,
-    n: Annotated[int | None, typer.Option(help="The first N problems.")] = None,
+    model: Model = "toy-reasoner",
+    problems: Problems = None,
+    question: QuestionColumn = None,
+    solution: SolutionColumn = None,
+    answer: AnswerColumn = None,
+    n: N = None,
     out: Annotated[Path | None, typer.Option(help="Folder; runs/NAME unless given.")] = None,
     baselines: Annotated[
         Path | None, typer.Option(help="Folder of shared baselines; beside --out unless given.")
@@ -241,22 +255,20 @@ def study(
             help="Problems, the first of the file, that means, rates and orders of words are taken from (32)."
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 256,
+    max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 16,
-    prompt: Annotated[
-        PromptMode, typer.Option(help="The question as it is, or in the chat template.")
-    ] = PromptMode.raw,
+    prompt: Prompt = PromptMode.raw,
     layers: Annotated[str, typer.Option(help='Layers of the baseline\'s nHSIC: "all" or numbers.')] = "all",
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus; 1 is everything.")] = 1.0,
-    samples: Annotated[int, typer.Option(help="Responses a problem (needs a temperature).")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes, each with a model of its own.")] = 1,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    samples: Samples = 1,
+    seed: Seed = 0,
+    workers: Workers = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, from a short warm-up.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...")] = None,
-    device_map: Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Readings and main table as JSON on standard output.")
@@ -272,9 +284,9 @@ def study(
         for known in STUDIES:
             typer.echo(f"{known:14}{find_study(known).title} ({find_study(known).source})")
         return
-    chosen = make_study(name, dict(_pair(option) for option in options or ()))
+    chosen = make_study(name, dict(pair_of(option) for option in options or ()))
     settings: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "prompt": str(prompt), "layers": _layers(layers),
+        "max_new_tokens": max_new_tokens, "prompt": str(prompt), "layers": layers_of(layers),
         "temperature": temperature, "top_p": top_p, "samples": samples, "seed": seed,
     }  # fmt: skip
     TraceSettings(**settings)
@@ -309,21 +321,6 @@ def _first_line(reason: object) -> str:
     return text if len(text) <= 400 else f"{text[:397]}..."
 
 
-def _names(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
-
-
-def _pair(option: str) -> tuple[str, str]:
-    from interp.errors import InputError
-
-    key, equals, value = option.partition("=")
-    if not equals:
-        raise InputError(
-            "study", expected="--set option=value", received=option, remedy="Write it with an equals sign."
-        )
-    return key.strip(), value.strip()
-
-
 @models_app.callback()
 def models(context: typer.Context) -> None:
     """List models: bundled with the package, in a cache, or known and not yet pulled."""
@@ -349,7 +346,7 @@ def _load(model: str, device: str | None, dtype: str | None, device_map: str | N
     from analyses.work.model_ref import share_threads
     from interp.loading.models import load_model
 
-    placement: dict[str, Any] = {} if device_map is None else {"device_map": _device_map(device_map)}
+    placement: dict[str, Any] = {} if device_map is None else {"device_map": device_map_of(device_map)}
     if silent:
         from transformers.utils import logging
 
@@ -357,35 +354,6 @@ def _load(model: str, device: str | None, dtype: str | None, device_map: str | N
     loaded = load_model(model, device=device, dtype=dtype, **placement)
     share_threads(loaded)
     return loaded
-
-
-def _layers(text: str) -> str | list[int]:
-    from interp.errors import InputError
-
-    if text.strip() == "all":
-        return "all"
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            "trace", expected='--layers "all" or numbers like 0,5,-1', received=repr(text), remedy="Separate by commas."
-        ) from None
-
-
-def _device_map(text: str) -> str | dict[str, Any]:
-    from interp.errors import InputError
-
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        return dict(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            "trace",
-            expected='--device-map "auto" or a JSON object',
-            received=f"{text[:60]!r} ({error})",
-            remedy='For example \'{"": "cpu"}\'.',
-        ) from error
 
 
 def main() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from analyses.problems import Problem
 from analyses.store.run import Cell
-from analyses.studies.base import Study
-from analyses.studies.run import StudyResult, estimate_study, run_study
+from analyses.studies.base import Study, StudyResult
+from analyses.studies.estimate import estimate_study
+from analyses.studies.run import run_study
+from analyses.views.wording import value_text
 from interp.types import Bridge
 
 __all__ = ["do_dry_run", "do_study"]
@@ -71,16 +73,10 @@ def _show(result: StudyResult, out: Path) -> None:
     for column in result.table.columns:
         table.add_column(str(column))
     for row in result.table.head(ROWS).to_dict("records"):
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
+        table.add_row(*(Text(value_text(value)) for value in row.values()))
     console.print(table)
     if len(result.table) > ROWS:
         console.print(f"... and {len(result.table) - ROWS} more rows in {out / next(iter(result.tables))}.csv")
     for reading in result.readings:
         console.print(Text(f"- {reading}"))
     console.print(Text(f"\n{out / 'report.html'}"))
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
-    return "" if value is None else str(value)

@@ -43,24 +43,65 @@ r"""Which answer a response gives, and whether it is the gold answer.
 that is spelled alike; where a comparison timed out, its response is not. `analyses.stats.accuracy_table` leaves such
 problems out whole and says how many: else right answers would count and wrong ones not.
 
-`thinking` and `turns` find the part, `boxes`, `prose`, `phrases`, `retract` and `extract` the answer; `tex`,
-`spelling`, `words`, `units`, `numbers`, `kinds` and `compare` compare; `grader` puts both together, `responses` reads
-cells; `check` counts mistakes beside bare math-verify. Text of a model is never evaluated as Python: see
-`analyses.grading.worker`.
+**Where things are.** `thinking` and `turns` find the part; `extract` the answer, with `boxes`, `clauses`, `prose`,
+`phrases`, `asked`, `last` and `retract`; `compare` compares, with `tex`, `spelling`, `words`, `units`, `numbers` and
+`kinds`, and with `formula`, `algebra` and `worker` where algebra is needed; `grader` puts both together, `responses`
+reads cells. Nothing here decodes, knows a table or counts: accuracies are in `analyses.stats`, mistakes beside bare
+math-verify in `analyses.bench.grading`. Text of a model is never evaluated as Python: see `analyses.grading.algebra`.
+Importing this package imports nothing heavy, since the process that does the algebra imports it too; each name below is
+imported when it is first used.
 
+>>> from analyses.grading import Grader
 >>> with Grader() as grader:
 ...     grades = grader.grade([("18", "She makes 9 * 2 = $18. The answer is 18."), ("18", r"\boxed{\$17}")])
 >>> [(grade.status.value, grade.reason.value, grade.extracted) for grade in grades]
 [('correct', 'marker', '18'), ('wrong', 'boxed', '\\$17')]
 """
 
-from analyses.grading.compare import decide
-from analyses.grading.extract import Extraction, Reason, extract_answer
-from analyses.grading.grader import Grade, Grader, Status
-from analyses.grading.responses import prompt_end, reading_of, response_of, stated_answer
-from analyses.grading.thinking import MARKERS, Reading, full_text, opens_thinking
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analyses.grading.compare import decide
+    from analyses.grading.extract import Extraction, Reason, extract_answer
+    from analyses.grading.grader import Grade, Grader, Status
+    from analyses.grading.responses import prompt_end, reading_of, response_of, stated_answer
+    from analyses.grading.thinking import MARKERS, Reading, full_text, opens_thinking
 
 __all__ = [
     "MARKERS", "Extraction", "Grade", "Grader", "Reading", "Reason", "Status", "decide", "extract_answer", "full_text",
     "opens_thinking", "prompt_end", "reading_of", "response_of", "stated_answer",
 ]  # fmt: skip
+
+# No module is named like what it holds: importing it would put the module in the function's place.
+_HOMES = {
+    "MARKERS": "thinking",
+    "Extraction": "extract",
+    "Grade": "grader",
+    "Grader": "grader",
+    "Reading": "thinking",
+    "Reason": "extract",
+    "Status": "grader",
+    "decide": "compare",
+    "extract_answer": "extract",
+    "full_text": "thinking",
+    "opens_thinking": "thinking",
+    "prompt_end": "responses",
+    "reading_of": "responses",
+    "response_of": "responses",
+    "stated_answer": "responses",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'analyses.grading' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"analyses.grading.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

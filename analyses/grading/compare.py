@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
+from analyses.grading.formula import MAX_FORMULA, is_formula
 from analyses.grading.kinds import Ratio, read_kind, same_kind
 from analyses.grading.numbers import NO_UNITS, Number, in_one_unit, read_number, same_number
 from analyses.grading.spelling import bare, clean, is_name, spelling
 from analyses.grading.units import read_unit
-from analyses.grading.worker import MAX_FORMULA, is_formula
 
 __all__ = ["CHOICE", "LABEL", "alternatives", "decide", "for_algebra", "is_plain", "unassigned", "wanted"]
 

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from analyses.grading.compare import alternatives, decide, for_algebra, is_plain, unassigned, wanted
 from analyses.grading.extract import Extraction, Reason, extract_answer
+from analyses.grading.formula import is_formula
 from analyses.grading.spelling import clean
 from analyses.grading.thinking import READING, Reading
-from analyses.grading.worker import Worker, is_formula
+from analyses.grading.worker import Worker
 from interp.errors import InputError
 
 __all__ = ["Grade", "Grader", "Status"]

@@ -1,4 +1,7 @@
-"""The report of a trace, or of several, as one offline page: `report` gives the document, `write_report` a file."""
+"""The report of a trace, or of several, as one offline page: `report` gives the document, `write_report` a file.
+
+It reads the tables of finished runs and decodes nothing; figures are in :mod:`analyses.views`.
+"""
 
 from __future__ import annotations
 

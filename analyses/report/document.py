@@ -17,13 +17,14 @@ from analyses.report.nulls import depth, has_depth, has_null, survivors
 from analyses.report.parts import comparison, headline, statistics
 from analyses.report.script import REPORT_SCRIPT
 from analyses.report.style import REPORT_STYLE
-from analyses.report.text import escaped, name_of
 from analyses.report.verdicts import groups
 from analyses.report.words import thinking
 from analyses.store.atomic import disk_errors, make_folder, replacing
 from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Run
 from analyses.views.page import page
+from analyses.views.parts import navigation, section
+from analyses.views.wording import escaped, name_of
 from interp.errors import InputError
 
 __all__ = ["refresh_report", "report", "write_report"]
@@ -56,19 +57,11 @@ def report(runs: Sequence[Run]) -> str:
         body = f"{_top(digests[0])}{_nav(digests[0], 0)}{_parts(digests[0], 0, 2)}"
     else:
         title = f"peaklens report: {len(runs)} runs"
-        links = "".join(
-            f'<li><a href="#{anchor}">{escaped(one.name)}</a></li>'
-            for one, anchor in zip(digests, anchors, strict=True)
-        )
-        body = (
-            f'<nav class="rp-nav" aria-label="Runs"><ul>{links}</ul></nav><section aria-labelledby="runs">'
-            f'<h2 id="runs">The runs beside each other</h2>{comparison(digests, anchors)}</section>'
-        )
+        names = {anchor: one.name for one, anchor in zip(digests, anchors, strict=True)}
+        body = navigation("Runs", names)
+        body += section("runs", "The runs beside each other", comparison(digests, anchors))
         for k, (one, anchor) in enumerate(zip(digests, anchors, strict=True)):
-            body += (
-                f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escaped(one.name)}</h2>{_top(one)}'
-                f"{_nav(one, k)}{_parts(one, k, 3)}</section>"
-            )
+            body += section(anchor, one.name, f"{_top(one)}{_nav(one, k)}{_parts(one, k, 3)}")
     return page(title, [body, REPORT_SCRIPT], needs=("bokeh", "circuitsvis"), head=REPORT_STYLE)
 
 
@@ -102,7 +95,7 @@ def refresh_report(run: Run) -> bool:
 
 
 def _top(one: Digest) -> str:
-    return f'<p class="rp-sub">Run {escaped(one.name)}, made {escaped(one.run.created.replace("T", " "))}</p>'
+    return f'<p class="pl-sub">Run {escaped(one.name)}, made {escaped(one.run.created.replace("T", " "))}</p>'
 
 
 _SECTIONS = {
@@ -125,8 +118,7 @@ def _sections(one: Digest) -> dict[str, str]:
 
 
 def _nav(one: Digest, run: int) -> str:
-    links = "".join(f'<li><a href="#r{run}-{key}">{name}</a></li>' for key, name in _sections(one).items())
-    return f'<nav class="rp-nav" aria-label="On this page"><ul>{links}</ul></nav>'
+    return navigation("On this page", {f"r{run}-{key}": name for key, name in _sections(one).items()})
 
 
 def _parts(one: Digest, run: int, level: int) -> str:
@@ -141,8 +133,4 @@ def _parts(one: Digest, run: int, level: int) -> str:
         "meaning": lambda: meaning(one),
         "made": lambda: made(one),
     }
-    return "".join(
-        f'<section aria-labelledby="r{run}-{key}" class="rp-section"><h{level} id="r{run}-{key}">{name}</h{level}>'
-        f"{contents[key]()}</section>"
-        for key, name in _sections(one).items()
-    )
+    return "".join(section(f"r{run}-{key}", name, contents[key](), level) for key, name in _sections(one).items())

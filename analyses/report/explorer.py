@@ -13,15 +13,16 @@ import numpy as np
 from analyses.report.digest import Curves, Digest
 from analyses.report.figures import curves_item
 from analyses.report.parts import label_of, response_rows
-from analyses.report.text import VERDICTS, options, several
+from analyses.report.shown import VERDICTS
 from analyses.views.assets import data_script
+from analyses.views.drawing import short
+from analyses.views.parts import options, small
 from analyses.views.tokens import NEGATIVE, POSITIVE, safe_token
+from analyses.views.wording import lines_of, several
 from interp.display import visible
 from interp.token_text import gap_between, with_parts_shown
 
 __all__ = ["explorer", "response_data"]
-
-_LONGEST = 60  # characters of a token in a figure
 
 
 def explorer(one: Digest, run: int, level: int = 3) -> str:
@@ -38,8 +39,10 @@ def explorer(one: Digest, run: int, level: int = 3) -> str:
     figure = data_script({"item": curves_item(one.layers, run), "layers": one.layers, "colours": colours})
     left = len(one.responses) - len(shown)
     more = (
-        f'<p class="rp-small">The page has room for the curves of the first {several(len(shown), "response")}; '
-        f"{left} more are in the tables of the run (<code>Trajectory.from_run</code> shows one).</p>"
+        small(
+            f"The page has room for the curves of the first {several(len(shown), 'response')}; {left} more are in the "
+            "tables of the run (<code>Trajectory.from_run</code> shows one)."
+        )
         if left
         else ""
     )
@@ -100,7 +103,7 @@ def response_data(one: Digest, curves: Curves, row: dict[Any, Any]) -> dict[str,
         "facts": facts,
         "status": str(row.get("status", "")) if str(row.get("status", "")) in VERDICTS else "",
         "layers": [one.layers.index(layer) for layer in curves.layers],
-        "tokens": [_short(token) for token in with_parts_shown(curves.tokens)],
+        "tokens": [short(token) for token in with_parts_shown(curves.tokens)],
         "safe": [safe_token(token) for token in with_parts_shown(curves.tokens)],
         "mi": base64.b64encode(np.ascontiguousarray(finite, dtype="<f4").tobytes()).decode(),
         "peaks": [np.flatnonzero(marked).tolist() for marked in curves.is_peak],
@@ -114,15 +117,7 @@ def _absent(value: object) -> bool:
 
 
 def _lines(value: object) -> str:
-    if _absent(value):
-        return "–"
-    return "\n".join(visible(line) for line in str(value).replace("\r\n", "\n").split("\n"))
-
-
-def _short(token: str) -> str:
-    """A token in a figure: its invisible characters shown, spaces at its ends too."""
-    shown = visible(token if len(token) <= _LONGEST else token[: _LONGEST - 1] + "…")
-    return shown.replace(" ", "␣") if shown.strip(" ") != shown else shown
+    return "–" if _absent(value) else lines_of(value)
 
 
 def _limit(values: np.ndarray, tau: float | int | None) -> float | None:

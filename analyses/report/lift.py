@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyses.stats import associations
+from analyses.thinking import WORD
 
 if TYPE_CHECKING:
     import pandas
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["TOP_WORDS", "OtherTokens", "Word", "WordCount"]
 
 TOP_WORDS, TOP_OTHERS = 15, 6
-
-_WORD = re.compile(r"[A-Za-z]+")  # as `probes.thinking_tokens` has it
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class WordCount:
             found = Counter(words[step] for step in places)
             self.at_peaks[layer][row] += [found[word] for word in self.top[layer]]
             self.in_responses[layer].update(word for word in found if word in self.top[layer])
-            self.plain[layer].update(tokens[step] for step in places if not _WORD.fullmatch(words[step]))
+            self.plain[layer].update(tokens[step] for step in places if not WORD.fullmatch(words[step]))
 
     def words(self, layer: int) -> list[Word]:
         """The words most often at peaks of a layer, the most frequent first."""

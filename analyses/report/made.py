@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 
 from analyses.report.digest import Digest
-from analyses.report.text import escaped, name_of, plain
 from analyses.store.columns import is_void
 from analyses.store.run import Cell
+from analyses.views.parts import listed, scrolling, small, source_facts
+from analyses.views.wording import escaped, name_of, plain
 from interp.display import details_table
 
 __all__ = ["command", "made", "meaning"]
@@ -41,36 +42,29 @@ def meaning(one: Digest) -> str:
         f'Source: Qian et al. 2025, Demystifying Reasoning Dynamics with Mutual Information, <a href="{PAPER}" '
         'rel="noreferrer">arXiv 2506.02867</a>.',
     ]
-    return f"<ul>{''.join(f'<li>{point}</li>' for point in points)}</ul>"
+    return listed(points)
 
 
 def made(one: Digest) -> str:
     """Settings, model, versions, and the command."""
-    settings, provenance = one.run.settings, one.run.provenance
-    model = provenance.get("model", {}) if isinstance(provenance.get("model"), dict) else {}
-    versions = provenance.get("versions", {}) if isinstance(provenance.get("versions"), dict) else {}
+    settings = one.run.settings
+    *source, versions = source_facts(one.run.provenance)
     facts: list[tuple[str, object]] = [
         ("run folder", one.name),
         ("created", one.run.created),
         ("model", name_of(settings.get("model", "–"))),
-        ("source of the model", model.get("kind") or "–"),
-        ("revision", model.get("revision") or "none"),
-        ("SHA-256 of the weights", model.get("weight_hash") or "–"),
-        *([("hooks of the user", ", ".join(map(str, model["hooks"])) or "none")] if "hooks" in model else []),
+        *source,
     ]
     shown = {key: value for key, value in settings.items() if key not in ("model", "problems", "samples")}
     facts += [(key.replace("_", " "), _setting(value)) for key, value in shown.items()]
     facts += [
         ("problems", len(settings.get("problems", ()))),
         ("samples a problem", len(settings.get("samples", (0,)))),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "–"),
+        versions,
     ]
     text, remark = command(one)
-    return (
-        f'{details_table(facts)}<p>The command that makes this run:</p><div class="pl-scroll" role="region" '
-        f'tabindex="0" aria-label="Command"><pre class="rp-command"><code>{escaped(text)}</code></pre></div>'
-        f'<p class="rp-small">{remark}</p>'
-    )
+    line = scrolling(f'<pre class="rp-command"><code>{escaped(text)}</code></pre>', "Command")
+    return f"{details_table(facts)}<p>The command that makes this run:</p>{line}{small(remark)}"
 
 
 def _setting(value: object) -> str:

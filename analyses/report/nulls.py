@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from analyses.report.digest import Digest
 from analyses.report.summary import VOID_NULL, matched_sentence
-from analyses.report.text import cell, escaped, percent, plain, scrolling, several, token_code
 from analyses.stats import bootstrap_interval, proportion
 from analyses.stats.association import FEWEST_PROBLEMS
 from analyses.store.columns import SIGNIFICANT, is_void
+from analyses.views.parts import cell, column, data_table, remark, token_code
+from analyses.views.wording import escaped, percent, plain, several
 from interp.display import visible
 from probes.nulls import smallest_p
 
@@ -32,7 +33,7 @@ def has_depth(one: Digest) -> bool:
 def survivors(one: Digest) -> str:
     """Peaks by layer, those that survive the null, and which they are."""
     if is_void(one.run.settings):
-        return f'<p class="rp-note"><strong>No null:</strong> {escaped(VOID_NULL)}</p>'
+        return remark(f"<strong>No null:</strong> {escaped(VOID_NULL)}")
     null, layers, matched = one.run.settings["null"], len(one.layers), escaped(matched_sentence(one.run))
     said = (
         f"<p>Each response was scored against <b>{null['null']} wrong answers</b>. {matched} "
@@ -42,32 +43,28 @@ def survivors(one: Digest) -> str:
         "twenty.</p>"
     )
     if smallest_p(null["null"], layers) > SIGNIFICANT:
-        said += (
-            f'<p class="rp-note"><strong>Nothing can survive here:</strong> with {several(layers, "layer")} the '
-            f"smallest p is {smallest_p(null['null'], layers):.2g}. Take more wrong answers or fewer layers.</p>"
+        said += remark(
+            f"<strong>Nothing can survive here:</strong> with {several(layers, 'layer')} the "
+            f"smallest p is {smallest_p(null['null'], layers):.2g}. Take more wrong answers or fewer layers."
         )
-    head = "".join(
-        f'<th scope="col" class="pl-n">{name}</th>'
-        for name in ("peaks", "survive", "share", "responses with one", "floor")
-    )
-    body = ""
+    heads = [column(name, True) for name in ("peaks", "survive", "share", "responses with one", "floor")]
+    rows = []
     for layer, part in one.statistics.groupby("layer"):
         peaks, kept = int(part["n_peaks"].sum()), int(part["n_significant"].sum())
         having, of = int((part["n_significant"] > 0).sum()), len(part)
         share = proportion((part["n_significant"] > 0).astype(float), part["problem"])
         told = f"{having} of {of} [{percent(share.low)}, {percent(share.high)}]"
         floor = float(part["null_floor"].mean())
-        body += (
+        rows.append(
             f'<tr><th scope="row">{layer}</th>{cell(peaks, plain(peaks))}{cell(kept, plain(kept))}'
             f"{cell(kept / peaks if peaks else float('nan'), percent(kept / peaks) if peaks else '–')}"
             f"{cell(having / of, told)}{cell(floor, plain(floor, 3))}</tr>"
         )
-    table = scrolling(
-        '<table class="pl-table rp-nulls"><caption>Peaks that survive wrong answers, by layer; in brackets Wilson, '
-        f"95 %, with the {several(one.problems, 'problem')} as clusters</caption>"
-        f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table>',
-        "Peaks that survive, by layer",
-    )
+    table = data_table(
+        "Peaks that survive wrong answers, by layer; in brackets Wilson, 95 %, with the "
+        f"{several(one.problems, 'problem')} as clusters",
+        [column("layer"), *heads], rows, label="Peaks that survive, by layer", kind="rp-nulls",
+    )  # fmt: skip
     return f"{said}{table}{_list(one)}"
 
 
@@ -75,26 +72,19 @@ def _list(one: Digest) -> str:
     found, count = _surviving(one)
     if not count:
         return "<p>No peak survives.</p>"
-    rows = "".join(
+    rows = [
         f'<tr><th scope="row">{escaped(visible(str(row["problem"]))[:60])}</th><td class="pl-n">{row["layer"]}</td>'
         f'<td class="pl-n">{row["step"]}</td><td>{token_code(str(row["token"]))}</td>'
         f"{cell(row['mi'], plain(row['mi'], 4))}{cell(row['null_mean'], plain(row['null_mean'], 4))}"
         f"{cell(row['p_holm'], plain(row['p_holm'], 2))}</tr>"
         for row in found.to_dict("records")
-    )
-    head = "".join(
-        f'<th scope="col"{extra}>{name}</th>'
-        for name, extra in (
-            ("problem", ""), ("layer", ' class="pl-n"'), ("step", ' class="pl-n"'), ("token", ""),
-            ("nHSIC", ' class="pl-n"'), ("mean of wrong answers", ' class="pl-n"'), ("p (Holm)", ' class="pl-n"'),
-        )
-    )  # fmt: skip
+    ]
+    columns = [
+        column(name, name not in ("problem", "token"))
+        for name in ("problem", "layer", "step", "token", "nHSIC", "mean of wrong answers", "p (Holm)")
+    ]
     caption = f"Surviving peaks{f', the first {_LISTED} of {count:,}' if count > _LISTED else ''}"
-    return scrolling(
-        f'<table class="pl-table"><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
-        "</table>",
-        "Surviving peaks",
-    )
+    return data_table(caption, columns, rows, label="Surviving peaks")
 
 
 def _surviving(one: Digest) -> tuple[pandas.DataFrame, int]:

@@ -7,18 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.report.digest import Digest
-from analyses.report.text import (
-    cell,
-    escaped,
-    name_of,
-    percent,
-    plain,
-    scrolling,
-    several,
-    shown_as,
-    token_code,
-    verdict,
-)
+from analyses.report.shown import shown_as, verdict
+from analyses.views.parts import cell, column, data_table, remark, small, token_code
+from analyses.views.wording import escaped, name_of, percent, plain, several
 
 __all__ = ["comparison", "headline", "label_of", "response_rows", "statistics"]
 
@@ -82,10 +73,10 @@ def headline(one: Digest) -> str:
         for label, value, note in tiles
     )
     text = "".join(f"<p>{sentence}</p>" for sentence in sentences if sentence)
-    caveat = (
-        '<p class="rp-note"><strong>What nHSIC is not:</strong> it is a similarity of coordinates, not an amount of '
-        "information in bits or nats; a peak says that this step's vector resembles the answer's vector more than "
-        "other steps' do, not that the step carries information about the answer.</p>"
+    caveat = remark(
+        "<strong>What nHSIC is not:</strong> it is a similarity of coordinates, not an amount of information in bits "
+        "or nats; a peak says that this step's vector resembles the answer's vector more than other steps' do, not "
+        "that the step carries information about the answer."
     )
     return f'<dl class="rp-tiles">{cells}</dl>{text}{caveat}'
 
@@ -141,22 +132,18 @@ def _accuracy_tile(one: Digest) -> tuple[str, str]:
 
 def statistics(one: Digest) -> str:
     """Means over responses by layer: the columns of the paper's Table 1, mean nHSIC and AOM."""
-    head = '<th scope="col" class="pl-n">layer</th><th scope="col" class="pl-n">responses</th>' + "".join(
-        f'<th scope="col" class="pl-n" title="{hint}">{name}</th>' for name, hint in _COLUMNS.values()
-    )
+    heads = [column("layer", True), column("responses", True)]
+    heads += [column(name, True, hint) for name, hint in _COLUMNS.values()]
     rows = []
     for layer, row in one.by_layer.iterrows():
         cells = cell(int(row["n"]), str(int(row["n"])))
         cells += "".join(cell(float(row[name]), shown_as(name, float(row[name]))) for name in _COLUMNS)
         rows.append(f'<tr><th scope="row" class="pl-n" data-v="{layer}">{layer}</th>{cells}</tr>')
-    table = (
-        '<table class="pl-table rp-sort rp-statistics"><caption>Peaks by layer, means over responses</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
-    return scrolling(table, "Peaks by layer") + (
-        '<p class="rp-small">Intervals are steps between neighbouring peaks; their means are over the n responses that '
-        "have at least two peaks. AOM is the mean distance of peaks from the median in interquartile ranges, over the "
-        "n responses where it is defined. The ratio is the mean of the responses' ratios.</p>"
+    caption = "Peaks by layer, means over responses"
+    return data_table(caption, heads, rows, label="Peaks by layer", kind="rp-sort rp-statistics") + small(
+        "Intervals are steps between neighbouring peaks; their means are over the n responses that have at least two "
+        "peaks. AOM is the mean distance of peaks from the median in interquartile ranges, over the n responses where "
+        "it is defined. The ratio is the mean of the responses' ratios."
     )
 
 
@@ -170,7 +157,7 @@ def response_rows(one: Digest, places: Mapping[tuple[str, int], int]) -> str:
         last[[*keys, "n_peaks", "ratio", "interval_mean", "mean_mi", "sum_mi"]], on=keys, how="left"
     )
     columns = ["response", "verdict", "steps", "peaks", "ratio", "mean interval", "mean nHSIC", "sum of nHSIC"]
-    head = "".join(f'<th scope="col"{" class=pl-n" if k > 1 else ""}>{name}</th>' for k, name in enumerate(columns))
+    heads = [column(name, k > 1) for k, name in enumerate(columns)]
     body = []
     for row in rows.head(_ROWS).to_dict("records"):
         name, place = escaped(label_of(one, row)), places.get((row["problem"], row["sample"]))
@@ -183,12 +170,10 @@ def response_rows(one: Digest, places: Mapping[tuple[str, int], int]) -> str:
             for value in [float("nan") if pd.isna(row[key]) else float(row[key])]
         )
         body.append(f'<tr><th scope="row">{name}</th><td>{verdict(status)}</td>{numbers}</tr>')
-    more = f'<p class="rp-small">The first {_ROWS} of {len(rows)} responses.</p>' if len(rows) > _ROWS else ""
-    table = (
-        f'<table class="pl-table rp-sort rp-responses"><caption>Responses, peaks of layer {one.last}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    )
-    return f'<div class="rp-tall">{scrolling(table, "Responses")}</div>{more}'
+    more = small(f"The first {_ROWS} of {len(rows)} responses.") if len(rows) > _ROWS else ""
+    caption = f"Responses, peaks of layer {one.last}"
+    table = data_table(caption, heads, body, label="Responses", kind="rp-sort rp-responses")
+    return f'<div class="rp-tall">{table}</div>{more}'
 
 
 def label_of(one: Digest, row: dict[Any, Any]) -> str:
@@ -202,27 +187,24 @@ def comparison(digests: Sequence[Digest], anchors: Sequence[str]) -> str:
         "run", "model", "responses", "steps", "accuracy", "layer", "peak ratio", "mean interval", "mean nHSIC", "AOM",
         "words at peaks",
     ]  # fmt: skip
-    head = "".join(f'<th scope="col"{" class=pl-n" if 1 < k < 10 else ""}>{c}</th>' for k, c in enumerate(columns))
-    body = ""
+    heads = [column(name, 1 < k < 10) for k, name in enumerate(columns)]
+    body = []
     for one, anchor in zip(digests, anchors, strict=True):
         at = one.means(one.last)
         value, note = _accuracy_tile(one)
         share = one.accuracy[0] / one.accuracy[1] if one.graded else math.nan
         listed = ", ".join(f"{escaped(w.word)} {w.count}" for w in one.words[one.last][:3]) or "–"
-        body += (
+        body.append(
             f'<tr><th scope="row"><a href="#{anchor}">{escaped(one.name)}</a></th>'
             f"<td>{escaped(name_of(one.run.settings.get('model', '–')))}</td>"
             f"{cell(len(one.responses), plain(len(one.responses)))}"
             f"{cell(int(one.responses['n_steps'].sum()), plain(int(one.responses['n_steps'].sum())))}"
-            f"{cell(share, f'{value} <span class=rp-soft>({note})</span>')}{cell(one.last, str(one.last))}"
+            f"{cell(share, f'{value} <span class=pl-soft>({note})</span>')}{cell(one.last, str(one.last))}"
             f"{cell(at['ratio'], percent(at['ratio']))}{cell(at['interval_mean'], plain(at['interval_mean'], 3))}"
             f"{cell(at['mean_mi'], plain(at['mean_mi']))}{cell(at['aom'], plain(at['aom'], 3))}<td>{listed}</td></tr>"
         )
-    table = (
-        '<table class="pl-table rp-sort rp-comparison"><caption>The runs: last layer of each, means over responses'
-        f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
-    return scrolling(table, "The runs") + (
-        '<p class="rp-small">Descriptive: no test is made, and runs may differ in problems, models and settings. nHSIC '
-        "of models of different width or scale is not on one scale.</p>"
+    caption = "The runs: last layer of each, means over responses"
+    return data_table(caption, heads, body, label="The runs", kind="rp-sort rp-comparison") + small(
+        "Descriptive: no test is made, and runs may differ in problems, models and settings. nHSIC of models of "
+        "different width or scale is not on one scale."
     )

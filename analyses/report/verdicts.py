@@ -8,8 +8,9 @@ from typing import Any
 from analyses.report.digest import Digest
 from analyses.report.figures import comparison_item
 from analyses.report.parts import label_of
-from analyses.report.text import VERDICTS, cell, options, shown_as, verdict
+from analyses.report.shown import VERDICTS, shown_as, verdict
 from analyses.views.assets import data_script
+from analyses.views.parts import cell, column, data_table, options, remark
 from interp.display import visible
 
 __all__ = ["groups"]
@@ -38,10 +39,13 @@ def groups(one: Digest, run: int) -> str:
     layers = options([(k, f"layer {layer}") for k, layer in enumerate(data["layers"])], len(data["layers"]) - 1)
     measures = options(list(_MEASURES.items()), "sum_mi")
     alone = "" if len(present) > 1 else "<p>All graded responses have one verdict, so there is nothing to compare.</p>"
+    said = remark(
+        "<strong>Descriptive, no test: lengths differ.</strong> A sum over steps grows with the length of a response, "
+        "and right and wrong responses differ in length; the mean a step and the peak ratio do not grow with it, but "
+        "depend on what the response consists of."
+    )
     return (
-        '<p class="rp-note"><strong>Descriptive, no test: lengths differ.</strong> A sum over steps grows with the '
-        "length of a response, and right and wrong responses differ in length; the mean a step and the peak ratio do "
-        f"not grow with it, but depend on what the response consists of.</p>{alone}{_group_table(one, present)}"
+        f"{said}{alone}{_group_table(one, present)}"
         f'<div class="rp-groups" data-run="{run}" hidden>'
         '<div class="rp-controls" role="group" aria-label="Choose what to compare"><label class="rp-grow">Compare '
         f'<select class="rp-measure">{measures}</select></label><label>Layer <select class="rp-group-layer">'
@@ -92,15 +96,12 @@ def _group_table(one: Digest, present: list[str]) -> str:
         "n_peaks": "peaks",
         "ratio": "ratio",
     }
-    head = "".join(f'<th scope="col" class="pl-n">{name}</th>' for name in ("n", *columns.values()))
-    body = ""
+    heads = [column("verdict"), *(column(name, True) for name in ("n", *columns.values()))]
+    body = []
     for status in present:
         part = rows[rows["status"] == status]
         medians = part[list(columns)].median()
         cells = "".join(cell(float(medians[key]), shown_as(key, float(medians[key]))) for key in columns)
-        body += f'<tr><th scope="row">{verdict(status)}</th><td class="pl-n">{len(part)}</td>{cells}</tr>'
-    return (
-        '<div class="pl-scroll" role="region" tabindex="0" aria-label="Medians by verdict"><table '
-        f'class="pl-table rp-medians"><caption>Medians over responses, layer {one.last}</caption><thead><tr>'
-        f'<th scope="col">verdict</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+        body.append(f'<tr><th scope="row">{verdict(status)}</th><td class="pl-n">{len(part)}</td>{cells}</tr>')
+    caption = f"Medians over responses, layer {one.last}"
+    return data_table(caption, heads, body, label="Medians by verdict", kind="rp-medians")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from analyses.report.digest import Digest
 from analyses.report.lift import TOP_WORDS, Word
-from analyses.report.text import cell, escaped, options, percent, plain, scrolling, several, token_code
 from analyses.stats.association import DRAWS, FEWEST_PROBLEMS
+from analyses.views.parts import cell, column, data_table, options, small, token_code
+from analyses.views.wording import escaped, percent, plain, several
 
 __all__ = ["thinking"]
 
@@ -35,21 +36,24 @@ def _words_of(one: Digest, layer: int) -> str:
     if found:
         most = max(word.count for word in found)
         reach = _reach(found)
-        rows = "".join(_word_row(word, most, reach) for word in found)
         ends = f"1/{2**reach} to {2**reach}"
-        body = scrolling(
-            f'<table class="pl-table rp-words"><caption>Words at the {several(others.peaks, "peak")} of layer {layer}'
-            f"{f', the {TOP_WORDS} most frequent' if len(found) == TOP_WORDS else ''}</caption><thead><tr>"
-            '<th scope="col">word</th><th scope="col">at peaks</th><th scope="col" class="pl-n">in responses</th>'
-            '<th scope="col" class="pl-n">share at peaks</th><th scope="col" class="pl-n">share anywhere</th>'
-            f'<th scope="col">lift <span class="rp-soft">(log scale, {ends}; line at 1)</span></th></tr></thead>'
-            f"<tbody>{rows}</tbody></table>",
-            f"Words at peaks of layer {layer}",
-        )
+        columns = [
+            column("word"), column("at peaks"), column("in responses", True), column("share at peaks", True),
+            column("share anywhere", True),
+            column(f'lift <span class="pl-soft">(log scale, {ends}; line at 1)</span>'),
+        ]  # fmt: skip
+        body = data_table(
+            f"Words at the {several(others.peaks, 'peak')} of layer {layer}"
+            f"{f', the {TOP_WORDS} most frequent' if len(found) == TOP_WORDS else ''}",
+            columns, [_word_row(word, most, reach) for word in found],
+            label=f"Words at peaks of layer {layer}", kind="rp-words",
+        )  # fmt: skip
     listed = ", ".join(f"{token_code(token)} {count}" for token, count in others.tokens)
     left = (
-        f'<p class="rp-small">{others.at_words} of {several(others.peaks, "peak")} are words. Most frequent tokens at '
-        f"the others: {listed}.</p>"
+        small(
+            f"{others.at_words} of {several(others.peaks, 'peak')} are words. Most frequent tokens at the others: "
+            f"{listed}."
+        )
         if others.tokens
         else ""
     )
@@ -105,8 +109,7 @@ def _note(one: Digest) -> str:
         else f"In brackets a 95 % percentile bootstrap over problems ({DRAWS} resamples, seed 0), since the tokens "
         "of one response are not independent; many words are compared, so some intervals miss 1 by chance"
     )
-    return (
-        '<p class="rp-small">Lift is a word\'s share among the tokens at peaks over its share among all tokens: 1 is '
-        f"as often at peaks as anywhere. {interval}. Words at fewer than {_FEW} peaks are grey and italic: too few to "
-        "say anything.</p>"
+    return small(
+        "Lift is a word's share among the tokens at peaks over its share among all tokens: 1 is as often at peaks as "
+        f"anywhere. {interval}. Words at fewer than {_FEW} peaks are grey and italic: too few to say anything."
     )

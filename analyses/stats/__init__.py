@@ -8,14 +8,14 @@ of each case) or counts by problem allows for that; an interval that the data ca
    of scores `paired_bootstrap` and `paired_test`.
 3. Many conditions: `holm`; `accuracy_table` puts 1 to 3 together.
 4. A score against right and wrong: `auc_with_interval`, `length_matched_auc`.
-5. Counts: `associations` (`lift`, odds ratio and Jaccard by problem), `odds_ratio` of independent cases, `jaccard` of
+5. Counts: `associations` (lift, odds ratio and Jaccard by problem), `odds_ratio` of independent cases, `jaccard` of
    collections. Anything else: `bootstrap_interval`.
 
 Pairs with a NaN (a grade that was not found out) are left out. What is undefined is NaN; no data is an `InputError`.
 """
 
 from analyses.stats.accuracy import accuracy_table
-from analyses.stats.association import Association, Associations, associations, jaccard, lift, odds_ratio
+from analyses.stats.association import Association, Associations, associations, jaccard, odds_ratio
 from analyses.stats.auc import MatchedAuc, auc_with_interval, length_matched_auc
 from analyses.stats.bootstrap import accuracy_difference, bootstrap_interval, paired_bootstrap
 from analyses.stats.conditions import McNemar, detectable_difference, holm, mcnemar, paired_test, power_note
@@ -36,7 +36,6 @@ __all__ = [
     "holm",
     "jaccard",
     "length_matched_auc",
-    "lift",
     "mcnemar",
     "odds_ratio",
     "paired_bootstrap",

@@ -26,7 +26,7 @@ from analyses.stats.conditions import sign_flips
 from analyses.stats.estimate import Estimate, floats, normal_quantile, surely
 from interp.errors import InputError
 
-__all__ = ["DRAWS", "FEWEST_PROBLEMS", "Association", "Associations", "associations", "jaccard", "lift", "odds_ratio"]
+__all__ = ["DRAWS", "FEWEST_PROBLEMS", "Association", "Associations", "associations", "jaccard", "odds_ratio"]
 
 DRAWS, FEWEST_PROBLEMS = 2000, 5  # of the bootstrap
 Counts = ArrayLike | float | int
@@ -90,6 +90,9 @@ def associations(
     Units: lift is P(second | first) / P(second), 1 where they have nothing to do with each other; the odds ratio is
     that of second at first and elsewhere; Jaccard is both / either.
 
+    Cases that are independent may each be given as a problem. Totals alone say nothing of how problems vary: from
+    numbers the intervals are NaN.
+
     Raises `InputError` for counts that are none, do not fit each other, and no case.
     """
     operation = "associations"
@@ -110,19 +113,6 @@ def associations(
     with np.errstate(divide="ignore", invalid="ignore"):
         excess = counts[0] - np.nan_to_num(counts[1] * counts[2] / counts[3])
     return Associations(found["lift"], found["odds_ratio"], found["jaccard"], sign_flips(excess, seed=seed))
-
-
-def lift(both: Counts, first: Counts, second: Counts, n: Counts, level: float = 0.95) -> Estimate:
-    """P(second | first) / P(second) from counts by problem, as `associations` has it.
-
-    >>> found = lift(both=[6, 5, 7, 6, 6], first=[20] * 5, second=[10, 9, 11, 12, 8], n=[200] * 5)
-    >>> round(found.estimate, 2), round(found.low, 2), round(found.high, 2), found.n
-    (6.0, 5.36, 6.74, 5)
-
-    Cases that are independent may each be given as a problem. Totals alone say nothing of how problems vary: from
-    numbers the interval is NaN.
-    """
-    return associations(both, first, second, n, level=level).lift.one()
 
 
 def odds_ratio(table: ArrayLike, level: float = 0.95) -> Estimate:

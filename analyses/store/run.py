@@ -16,10 +16,8 @@ Names in the paths are quoted (`quote_name`), so any id is safe; nothing is ever
 from __future__ import annotations
 
 import html
-import io
 import json
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,10 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save_file
 from torch import Tensor
 
 from analyses.store.atomic import (
@@ -39,10 +34,20 @@ from analyses.store.atomic import (
     locked,
     make_folder,
     probe,
-    quote_name,
     replacing,
     sweep,
-    unquote_name,
+)
+from analyses.store.cells import (
+    Cell,
+    CellData,
+    cell_at,
+    cell_file,
+    cell_files,
+    damaged,
+    read_cell,
+    read_payload,
+    read_tensor,
+    write_cell,
 )
 from analyses.store.pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
 from analyses.store.tables import is_table, parquet_writer, read_frame, read_rows, row_groups, write_frame
@@ -57,40 +62,9 @@ __all__ = ["Cell", "CellData", "Run"]
 
 AnyRun = TypeVar("AnyRun", bound="Run")
 
-_KEY = "peaklens"  # of the safetensors metadata, whose values must be text
-_HEADER_LIMIT = 90_000_000  # characters; safetensors reads headers up to 100 MB
 _LOCK = ".lock"
 _FAILURES = "failures.json"
 _SAFE = "Finished cells are safe: free some space or choose another folder, then run again to go on from there."
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """Name of one recorded rollout; cells sort by condition, problem, sample.
-
-    >>> sorted([Cell("p2"), Cell("p1", 1), Cell("p1", condition="ablate")])[0]
-    Cell(condition='ablate', problem='p1', sample=0)
-
-    Raises `InputError` for a sample under 0.
-    """
-
-    condition: str = field(default="baseline", kw_only=True)
-    problem: str
-    sample: int = 0
-
-    def __post_init__(self) -> None:
-        if self.sample < 0:
-            raise InputError(
-                "cell", expected="a sample of at least 0", received=str(self.sample), remedy="Count samples from 0."
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class CellData:
-    """What a cell holds: tensors by name, on the CPU, and a payload of JSON values."""
-
-    tensors: dict[str, Shaped[Tensor, "..."]]
-    payload: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,7 +135,7 @@ class Run:
             with locked(folder / _LOCK):
                 pins = _Pins(folder, new, tuple(may_grow), tuple(noted), judge)
                 old = read_pinned(folder) if (folder / "run.json").exists() else None
-                pinned = new if old is None else pins.merged(old, correctable and not any(_files(folder)))
+                pinned = new if old is None else pins.merged(old, correctable and not any(cell_files(folder)))
                 sweep(folder)
                 probe(folder)
                 free = shutil.disk_usage(folder).free
@@ -199,7 +173,7 @@ class Run:
         """
         listed = self.settings.get("problems")
         order = {str(name): place for place, name in enumerate(listed if isinstance(listed, list | dict) else ())}
-        found = [self._cell(file) for file in self._files()]
+        found = [cell_at(self.path, file) for file in self._files()]
         return sorted(
             (cell for cell in found if cell is not None and condition in (None, cell.condition)),
             key=lambda cell: (cell.condition, order.get(cell.problem, len(order)), cell.problem, cell.sample),
@@ -212,43 +186,21 @@ class Run:
             raise InputError(
                 "read cell", expected="a finished cell", received=f"{cell}, not in {self.path}", remedy="See cells()."
             )
-        try:
-            # safe_open opens a file twice, header and tensors, which are of two versions if a writer comes between
-            content = file.read_bytes()
-            tensors, header = load(content), _header(io.BytesIO(content))
-            payload = header["payload"]
-            if header["cell"] != asdict(cell) or header["checksum"] != _checksum(tensors):
-                raise ValueError("its content is not what was stored")
-        except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
-            raise _damaged(file, error) from error
-        return CellData(tensors, payload)
+        return read_cell(file, cell)
 
     def payload(self, cell: Cell) -> dict[str, Any]:
         """The payload of a finished cell alone: only the head of its file is read, and that the file is whole."""
         file = self._file(cell)
         if not file.is_file():
             return self.read(cell).payload  # says what is missing
-        try:
-            with file.open("rb") as stored:
-                header = _header(stored)
-                if header["cell"] != asdict(cell) or stored.seek(0, io.SEEK_END) != header["bytes"]:
-                    raise ValueError("its content is not what was stored")
-        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
-            raise _damaged(file, error) from error
-        return header["payload"]
+        return read_payload(file, cell)
 
     def tensor(self, cell: Cell, name: str, rows: slice = slice(None)) -> Shaped[Tensor, "..."]:
         """One tensor of a finished cell, or some rows of it; nothing else of the file is read, nor its checksum."""
         file = self._file(cell)
         if not file.is_file():
             return self.read(cell).tensors[name]  # says what is missing
-        try:
-            with safe_open(file, framework="pt") as stored:
-                part = stored.get_slice(name)
-                found: Tensor = part[rows] if part.get_shape() else stored.get_tensor(name)
-        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
-            raise _damaged(file, error) from error
-        return found
+        return read_tensor(file, name, rows)
 
     def files(self) -> list[Path]:
         """The files of all finished cells, for their times and sizes."""
@@ -267,28 +219,10 @@ class Run:
                 received="one from Run.open",
                 remedy="Start the run with its settings to add cells.",
             )
-        stored = _plain(tensors)
-        try:
-            header = json.dumps({"cell": asdict(cell), "checksum": _checksum(stored), "payload": dict(payload)})
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(
-                "write cell",
-                expected="a payload of JSON values",
-                received=str(error),
-                remedy="Convert arrays to lists or numbers, or store them as tensors.",
-            ) from error
-        if len(json.dumps(header)) > _HEADER_LIMIT:
-            raise InputError(
-                "write cell",
-                expected=f"a payload under {_HEADER_LIMIT / 1e6:.0f} MB of JSON",
-                received=f"{len(header) / 1e6:.0f} MB for {cell}",
-                remedy="Store long lists of numbers as tensors.",
-            )
+        write = write_cell(cell, tensors, payload)
         file = self._file(cell)
         with disk_errors("write cell", file, _SAFE), self._claimed():
-            make_folder(file.parent)
-            with replacing(file) as temporary:
-                save_file(stored, temporary, metadata={_KEY: header})
+            write(file)
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
@@ -317,7 +251,7 @@ class Run:
             entries = json.loads(file.read_text(encoding="utf-8"))
             found = {Cell(**entry["cell"]): str(entry["reason"]) for entry in entries}
         except (OSError, ValueError, TypeError, LookupError) as error:
-            raise _damaged(file, error) from error
+            raise damaged(file, error) from error
         return {cell: reason for cell, reason in found.items() if not self.has(cell)}
 
     def record_failures(self, failures: Mapping[Cell, str]) -> None:
@@ -402,26 +336,11 @@ class Run:
         return self.path / name
 
     def _file(self, cell: Cell) -> Path:
-        folders = self.path / "cells" / quote_name(cell.condition) / quote_name(cell.problem)
-        return folders / f"{cell.sample}.safetensors"
+        return cell_file(self.path, cell)
 
     def _files(self) -> Iterator[Path]:
         """Files of finished cells; temporaries and whatever else lies about are not."""
-        return _files(self.path)
-
-    def _cell(self, file: Path) -> Cell | None:
-        """The cell a file is of; None for a file that is none."""
-        names = [unquote_name(file.parent.parent.name), unquote_name(file.parent.name)]
-        if names[0] is not None and names[1] is not None:
-            return Cell(names[1], int(file.stem), condition=names[0])
-        if "~" not in file.parent.parent.name + file.parent.name:
-            return None
-        try:  # a shortened name: the file itself holds the whole one
-            with file.open("rb") as stored:
-                cell = Cell(**_header(stored)["cell"])
-        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
-            raise _damaged(file, error) from error
-        return cell if self._file(cell) == file else None
+        return cell_files(self.path)
 
 
 @dataclass(frozen=True)
@@ -445,57 +364,3 @@ class _Pins:
 
 def _replaced(old: dict[str, Any], new: dict[str, Any], noted: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     return {name: (old.get(name), new[name]) for name in noted if name in new and old.get(name) != new[name]}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for file in (folder / "cells").glob("*/*/*.safetensors"):
-        if file.stem.isascii() and file.stem.isdecimal() and file.stem == str(int(file.stem)):
-            yield file
-
-
-def _header(stored: io.BufferedIOBase) -> dict[str, Any]:
-    """What `Run.write` put into the metadata, and the bytes that the whole file has.
-
-    A safetensors file begins with the length of its JSON header.
-    """
-    size = int.from_bytes(stored.read(8), "little")
-    header = json.loads(stored.read(min(size, 100_000_000)))
-    ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    return json.loads(header["__metadata__"][_KEY]) | {"bytes": 8 + size + max(ends, default=0)}
-
-
-def _plain(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
-    """The tensors as safetensors wants them: on the CPU, contiguous, each alone in its memory."""
-    plain: dict[str, Tensor] = {}
-    owned: set[int] = set()
-    for name, tensor in tensors.items():
-        if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided or tensor.dtype == torch.complex128:
-            raise InputError(
-                "write cell",
-                expected="dense tensors of plain numbers",
-                received=f"{name!r}: {tensor.layout}, {tensor.dtype} on {tensor.device}",
-                remedy="Convert it, with to_dense() or view_as_real() say.",
-            )
-        tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        if tensor.untyped_storage().data_ptr() in owned:  # safetensors refuses tensors that share memory
-            tensor = tensor.clone()
-        owned.add(tensor.untyped_storage().data_ptr())
-        plain[name] = tensor
-    return plain
-
-
-def _checksum(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> int:
-    """CRC-32 of the bytes of all tensors by name: a damaged disk block leaves the file's form intact."""
-    checksum = 0
-    for name in sorted(tensors):
-        checksum = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, checksum)
-    return checksum
-
-
-def _damaged(file: Path, error: Exception) -> InputError:
-    return InputError(
-        "read cell",
-        expected=f"a whole {file}",
-        received=str(error),
-        remedy="Delete this file and run again: only its cell is recorded anew.",
-    )

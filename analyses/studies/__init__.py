@@ -12,7 +12,10 @@
 - :mod:`bounds`        what errors the information allows (Theorems 1 and 2)
 - :mod:`overlap`       peaks against deep tokens, entropy, thinking tokens, other measures
 
-:mod:`base` is what they share, :mod:`run` runs them.
+They share :mod:`base` (study, condition, result), :mod:`setup` and :mod:`lab` (what options are checked against and
+conditions decoded in) and :mod:`options`; :mod:`run` runs them: :mod:`plan`, :mod:`baselines`, :mod:`spec`,
+:mod:`calibration`, :mod:`kept`. A question asked of one response at a time belongs to a trace, a figure to
+:mod:`analyses.views`, a test or an interval to :mod:`analyses.stats`: none of these live here.
 """
 
 from __future__ import annotations

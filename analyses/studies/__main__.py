@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.store.atomic import replacing
 from analyses.studies import STUDIES, make_study
+from analyses.studies.base import StudyResult
 from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
-from analyses.studies.run import StudyResult, run_study
+from analyses.studies.run import run_study
 from analyses.trace.inputs import traced_problems
+from analyses.views.pictures import picture
+from analyses.views.wording import value_text
 
 if TYPE_CHECKING:
     import pandas
@@ -185,20 +188,15 @@ def _one_line(text: str) -> str:
 
 
 def _markdown(table: pandas.DataFrame) -> str:
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return "" if value != value else f"{value:.4g}"
-        return "" if value is None else str(value).replace("|", "\\|")
-
     rows = [list(map(str, table.columns)), ["---"] * len(table.columns)]
-    rows += [[cell(value) for value in row.values()] for row in table.head(ROWS).to_dict("records")]
+    rows += [
+        [value_text(value).replace("|", "\\|") for value in row.values()] for row in table.head(ROWS).to_dict("records")
+    ]
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return text + (f"\n\n{len(table) - ROWS} more rows are in the run's CSV file." if len(table) > ROWS else "")
 
 
 def _draw(results: Sequence[tuple[Entry, Sequence[str], StudyResult]], folder: Path) -> None:
-    from analyses.notebooks.pictures import picture
-
     folder.mkdir(parents=True, exist_ok=True)
     for entry, _, result in results:
         if result.figures:

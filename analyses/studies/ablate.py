@@ -24,28 +24,18 @@ from torch import Tensor
 from analyses.grading import extract_answer, full_text
 from analyses.stats import accuracy_difference, holm, paired_bootstrap, paired_test
 from analyses.store.run import Cell
-from analyses.studies.base import (
-    CellContent,
-    Condition,
-    Lab,
-    Setup,
-    Study,
-    StudyData,
-    counted,
-    layers_of,
-    scored_layers,
-    span,
-    stable_order,
-)
+from analyses.studies.base import CellContent, Condition, Study, StudyData, counted, span, stable_order
+from analyses.studies.lab import Lab
 from analyses.studies.options import option, seed_option
+from analyses.studies.setup import Setup, layers_of, scored_layers
 from analyses.work.scheduler import Report
 from interp.errors import InputError
 from interp.interventions import MeanAblate, PatchResidual
 from interp.interventions.suppress import flat_ids
 from interp.prompts import encode_text
 from interp.protocol import Intervention
+from interp.reading import score
 from interp.rollout import Rollout
-from interp.scoring import score
 from probes import tukey_peaks
 
 if TYPE_CHECKING:

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from analyses.grading import reading_of, stated_answer
 from analyses.store.run import Cell, Run
-from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, checked_words
+from analyses.studies.base import CellContent, Condition, Study, StudyData
+from analyses.studies.lab import Lab
 from analyses.studies.options import option
 from analyses.studies.places import ALIGNMENTS, Place, places_of, steps_at
+from analyses.studies.setup import Setup, checked_words
 from analyses.work.scheduler import Report
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids

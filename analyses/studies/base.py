@@ -17,38 +17,24 @@ A study is one file; see ``suppress.py`` for a short one.
 from __future__ import annotations
 
 import hashlib
+import html
 import math
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
 
-from jaxtyping import Float64
 from torch import Tensor
 
 from analyses.grading import prompt_end
-from analyses.problems import Problem
-from analyses.store.run import Cell, CellData, Run
-from analyses.studies.calibration import Calibration
+from analyses.store.run import Cell, Run
+from analyses.studies.lab import Lab
 from analyses.studies.options import settle_options
-from analyses.thinking import thinking_words
-from analyses.trace.settings import TraceSettings
+from analyses.studies.setup import Setup
+from analyses.trace.run import TraceRun
 from analyses.trace.tables import responses_table
-from analyses.trace.tracer import Tracer, row_seed
-from analyses.work.batches import Batch, guarded
-from analyses.work.model_ref import ModelRef, share_threads
-from analyses.work.scheduler import Report, Work
-from interp.decoding import decode
-from interp.errors import InputError
-from interp.interventions import matched_random_tokens
-from interp.loading.models import BUNDLED
+from analyses.work.scheduler import Report
 from interp.protocol import Intervention
-from interp.rollout import Rollout
-from interp.sites import resolve_layers
-from interp.types import Bridge
 
 if TYPE_CHECKING:
     import pandas
@@ -56,15 +42,9 @@ if TYPE_CHECKING:
     from analyses.views.view import View
 
 __all__ = [
-    "CellContent", "Condition", "Lab", "Setup", "Study", "StudyData", "accuracy_reading", "by_number", "checked_words",
-    "counted", "layers_of", "scored_layers", "span", "stable_order",
+    "CellContent", "Condition", "Study", "StudyData", "StudyResult", "accuracy_reading", "by_number", "counted",
+    "span", "stable_order",
 ]  # fmt: skip
-
-KEPT_BYTES = 2**28
-"""Tensors that a lab keeps from one batch to the next."""
-
-GROWING = ("problems", "samples", "layers", "probes", "null")
-"""Settings of a baseline that may grow while studies share it."""
 
 CellContent = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and payload of a cell."""
@@ -91,178 +71,6 @@ class Condition:
     max_new_tokens: int | None = None
 
 
-class Setup:
-    """A model, problems and settings that fit each other, before anything is decoded: what options are checked against.
-
-    Attributes:
-        model: the bridge; ``facts`` its dimensions.
-        problems: by id.
-        options: the settings of the trace that is the baseline.
-        layers, site: whose nHSIC the study is about (layer 0 alone stands for ln_final).
-        words: thinking words with the ids that spell them.
-        calibrating: ids of the problems that would calibrate the study.
-    """
-
-    def __init__(
-        self,
-        model: Bridge,
-        problems: Sequence[Problem],
-        options: TraceSettings,
-        words: str = "thinking",
-        calibrating: Sequence[str] = (),
-    ) -> None:
-        self.tracer = Tracer(model, list(problems), options)
-        self.model, self.facts, self.options = model, self.tracer.facts, options
-        self.layers, self.site = self.tracer.layers, options.site
-        self.problems, self.words = self.tracer.problems, thinking_words(model, words)
-        self.calibrating = tuple(calibrating)
-
-    @property
-    def is_toy(self) -> bool:
-        """Whether the model is one of those bundled, whose mechanism is planted."""
-        return self.facts.name in BUNDLED
-
-    def cells(self, condition: str = "baseline") -> list[Cell]:
-        """This condition's cells, one a problem and sample."""
-        return [Cell(cell.problem, cell.sample, condition=condition) for cell in self.tracer.cells]
-
-
-class Lab(Setup):
-    """A setup with its baseline run, in one process.
-
-    Attributes:
-        baseline: the run of the unchanged model; it may hold more than this study is about.
-        calibration: what was computed once from it, if the study needs that.
-    """
-
-    def __init__(
-        self,
-        model: Bridge,
-        problems: Sequence[Problem],
-        options: TraceSettings,
-        baseline: Run,
-        words: str = "thinking",
-        calibration: Calibration | None = None,
-        calibrating: Sequence[str] = (),
-    ) -> None:
-        super().__init__(model, problems, options, words, calibrating)
-        self.baseline, self._calibration = baseline, calibration
-        self._kept: OrderedDict[Any, Tensor] = OrderedDict()
-
-    @property
-    def calibration(self) -> Calibration:
-        """What :meth:`Study.calibrate` returned when the run began."""
-        if self._calibration is None:
-            raise InputError(
-                "read calibration",
-                expected="a study with a calibrate() method",
-                received="one without",
-                remedy="Return there what hangs on the run as a whole.",
-            )
-        return self._calibration
-
-    def calibrate(self, study: Study, asked: int) -> None:
-        """Compute what the study takes from the run as a whole, unless its folder had it.
-
-        Raises:
-            InputError: no response to compute it from, or the stored one was of another number of problems.
-        """
-        stored = self._calibration
-        if stored is not None and stored.tensors is not None:
-            return
-        now, had = self.calibrating, len(self.calibrating) if stored is None else stored.had
-        done = now if stored is None else stored.problems
-        done = tuple(problem for problem in done if self.baseline.has(Cell(problem)))
-        if not done:
-            raise InputError(
-                f"study {study.name}",
-                expected="at least one finished response to calibrate from",
-                received=f"none of {had} problems",
-                remedy="See failures.json of the baseline; --retry-failed tries them again.",
-            )
-        self.calibrating = done
-        found = Calibration(asked if stored is None else stored.asked, had, done, *study.calibrate(self)).settled()
-        self.calibrating = now
-        if stored is not None and found.pins() != stored.pins():
-            raise InputError(
-                "read calibration",
-                expected="the tensors that run.json speaks of, whose file is gone",
-                received="others, computed anew from the baseline",
-                remedy="Restore calibration.safetensors from a copy, or choose another folder.",
-            )
-        self._calibration = found
-
-    def read(self, cell: Cell) -> CellData:
-        """The baseline's cell of the cell's problem and sample."""
-        return self.baseline.read(Cell(cell.problem, cell.sample))
-
-    def scores(self, cell: Cell) -> Float64[Tensor, "layer step"]:
-        """The baseline's nHSIC of the cell's response, at this study's layers, by the run's own measure."""
-        data = self.read(cell)
-        have = data.payload["layers"]
-        return data.tensors["mi"][[have.index(layer) for layer in self.layers]]
-
-    def keep(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
-        """What ``make`` gives, made once; the oldest are let go above :data:`KEPT_BYTES`, all of them with the lab."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        else:
-            self._kept[key] = make()
-            while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > KEPT_BYTES:
-                self._kept.popitem(last=False)
-        return self._kept[key]
-
-    def rollout(self, cell: Cell) -> Rollout:
-        """The baseline's response to the cell's problem (without residuals)."""
-        data = self.read(cell)
-        tensors, payload = data.tensors, data.payload
-        return Rollout(
-            tensors["prompt_ids"], tensors["token_ids"], payload["tokens"], payload["text"], payload["finish_reason"],
-            tensors["logprobs"], tensors["entropy"], settings={"model": self.facts.name, "d_model": self.facts.d_model},
-        )  # fmt: skip
-
-    def rollouts(self) -> list[Rollout]:
-        """All of the baseline's responses to these problems that were finished."""
-        return [self.rollout(cell) for cell in self.cells() if self.baseline.has(cell)]
-
-    def calibration_rollouts(self) -> list[Rollout]:
-        """The baseline's first responses to the problems that calibrate the study, those that were finished."""
-        return [self.rollout(cell) for problem in self.calibrating if self.baseline.has(cell := Cell(problem))]
-
-    def controls(self, words: Mapping[str, Sequence[int]], draws: int, seed: int) -> list[dict[str, tuple[int, ...]]]:
-        """Draws of as many other words, in every spelling, a synonym of each kind left on the toys.
-
-        They are about as frequent in the responses that calibrate the study: call it from :meth:`Study.calibrate`.
-        """
-        from analyses.toys.facts import ANSWER_MARKERS, FILLERS, LABELS, OPENERS, VERBS
-
-        keep = [VERBS, FILLERS, OPENERS, ANSWER_MARKERS, *((label,) for label in LABELS)] if self.is_toy else []
-        return matched_random_tokens(
-            self.calibration_rollouts(), words, draws=draws, seed=seed, keep=keep, exclude=self.words, model=self.model
-        )
-
-    def decode(
-        self,
-        cells: Sequence[Cell],
-        interventions: Sequence[Intervention],
-        max_new_tokens: int | None = None,
-        report: Report = lambda tokens: None,
-    ) -> list[Rollout]:
-        """Responses to the cells' problems with the baseline's sampling; the same draws in every condition."""
-        options = self.options
-        return decode(
-            self.model,
-            [self.tracer.prompts[cell.problem] for cell in cells],
-            max_new_tokens=max_new_tokens or options.max_new_tokens,
-            interventions=interventions,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=[row_seed(options.seed, Cell(cell.problem, cell.sample)) for cell in cells],
-            batch_size=len(cells),
-            progress=SimpleNamespace(update=report),
-        )
-
-
 @dataclass(frozen=True)
 class StudyData:
     """What tables are made from.
@@ -277,7 +85,7 @@ class StudyData:
     run: Run
     lab: Lab
     conditions: Mapping[str, Condition]
-    others: Mapping[str, Run]
+    others: Mapping[str, TraceRun]
 
     def cells(self) -> list[Cell]:
         """The finished cells of this study's conditions, problems and samples: its folder may hold more of each."""
@@ -348,7 +156,7 @@ class Study(ABC):
         return ()
 
     def probing(self) -> dict[str, Any]:
-        """What the baseline is to hold beside nHSIC: fields of :class:`analyses.trace.reread.Probing`."""
+        """What the baseline is to hold beside nHSIC: fields of :class:`analyses.trace.probing.Probing`."""
         return {}
 
     def calibrates(self, setup: Setup) -> bool:
@@ -401,124 +209,34 @@ class Study(ABC):
 
 
 @dataclass(frozen=True)
-class Spec:
-    """All a process needs to work on a study; it pickles."""
+class StudyResult:
+    """A finished study.
+
+    Attributes:
+        tables: tidy DataFrames; ``table`` is the main one.
+        readings: what the numbers say, a sentence each.
+        figures: views, the paper's figure first.
+        failures: cells that could not be done, with reasons.
+    """
 
     study: Study
-    problems: tuple[Problem, ...]
-    options: TraceSettings
-    words: str
-    baseline: Path
-    out: Path
-    calibrating: tuple[str, ...] = ()
+    run: Run
+    tables: dict[str, pandas.DataFrame]
+    figures: list[View]
+    readings: list[str]
+    failures: dict[Cell, str]
 
-    def lab(self, model: Bridge, calibration: Calibration | None) -> Lab:
-        baseline = Run.open(self.baseline)
-        return Lab(model, self.problems, self.options, baseline, self.words, calibration, self.calibrating)
+    @property
+    def table(self) -> pandas.DataFrame:
+        return next(iter(self.tables.values()))
 
-    def start(self, lab: Lab) -> tuple[Run, dict[str, Condition]]:
-        """The study's run, new or gone on with, and its conditions."""
-        named = list(self.study.conditions(lab))
-        conditions = {condition.name: condition for condition in named}
-        if len(conditions) < len(named) or not all(conditions) or "baseline" in conditions:
-            raise InputError(
-                f"study {self.study.name}",
-                expected='conditions of different names, none of them empty or "baseline"',
-                received=", ".join(repr(condition.name) for condition in named)[:200],
-                remedy="Name each condition after what it changes.",
-            )
-        pins = lab.baseline.settings
-        calibrated = self.study.calibrates(lab)
-        run = Run.start(
-            self.out,
-            kind="study",
-            settings={
-                "study": self.study.name,
-                "options": asdict(self.study),
-                "words": {word: list(ids) for word, ids in lab.words.items()},
-                "baseline": {k: v for k, v in pins.items() if k not in GROWING},
-                "conditions": {name: dict(condition.columns) for name, condition in conditions.items()},
-                "problems": {problem.id: problem.digest for problem in self.problems},
-                "model": pins["model"],
-                "layers": list(lab.layers),
-                **({"calibration": lab.calibration.pins()} if calibrated else {}),
-            },
-            provenance=lab.tracer.provenance,
-            may_grow=("problems",),
-            noted=("model", "baseline.model", "baseline.thinking_markers", "baseline.final_prompts"),
-            judge=lab.tracer.judge,
-            correctable=True,
-            need_bytes=64 * len(conditions) * len(lab.cells()) * self.options.max_new_tokens,
-        )
-        if calibrated:
-            lab.calibration.store(run.path)
-        return run, conditions
+    def to_frame(self) -> pandas.DataFrame:
+        """The main table."""
+        return self.table
 
-    def work(self, lab: Lab, run: Run, conditions: Mapping[str, Condition]) -> Work:
-        """Does one batch."""
-
-        def do(cells: Batch, report: Report) -> None:
-            found = self.study.do(lab, conditions[cells[0].condition], cells, report)
-            mates = [[cell.problem, cell.sample] for cell in cells]
-            for cell, (tensors, payload) in zip(cells, found, strict=True):
-                if not run.has(cell):
-                    run.write(cell, tensors, {**payload, "batch": mates})
-
-        return lambda batch, report: guarded(lambda cells: do(cells, report), batch)
-
-
-@dataclass(frozen=True)
-class StartWorker:
-    """Makes a worker in another process: the same model, and the run's pins compare the rest."""
-
-    spec: Spec
-    ref: ModelRef
-    workers: int
-
-    def __call__(self) -> Work:
-        model = self.ref.load()
-        share_threads(model, self.workers)
-        lab = self.spec.lab(model, Calibration.read(self.spec.out))
-        return self.spec.work(lab, *self.spec.start(lab))
-
-
-def layers_of(text: str, setup: Setup, operation: str) -> tuple[int, ...]:
-    """The layers that an option names: "all", or numbers separated by commas, negative from the end."""
-    if text == "all":
-        return resolve_layers("all", setup.facts.n_layers, operation)
-    wanted = [int(number) for number in text.split(",")]
-    found = resolve_layers(wanted, setup.facts.n_layers, operation)
-    if len(found) < len(wanted):
-        raise InputError(operation, expected="no layer twice", received=f"layers={text}", remedy="Name it once.")
-    return found
-
-
-def scored_layers(text: str, setup: Setup, operation: str) -> tuple[int, ...]:
-    """The layers that an option names among those whose nHSIC the run has ("all" are all of these)."""
-    if text == "all":
-        return setup.layers
-    found = layers_of(text, setup, operation)
-    missing = [layer for layer in found if layer not in setup.layers]
-    if missing:
-        raise InputError(
-            operation,
-            expected=f"layers whose nHSIC the run has: {', '.join(map(str, setup.layers))} ({setup.site})",
-            received=f"layers={text}",
-            remedy="Choose among these, or score more layers (--layers).",
-        )
-    return found
-
-
-def checked_words(named: Sequence[str], setup: Setup, operation: str, option: str) -> None:
-    """Refuse words that are none of the run's thinking words."""
-    unknown = [word for word in named if word not in setup.words]
-    if unknown:
-        raise InputError(
-            operation,
-            expected=f"{option} among the thinking words {', '.join(setup.words)}",
-            received=", ".join(unknown),
-            remedy="Give them with --words.",
-        )
+    def _repr_html_(self) -> str:
+        said = "".join(f"<li>{html.escape(reading)}</li>" for reading in self.readings)
+        return f"<div><b>{html.escape(self.study.title)}</b><ul>{said}</ul>{self.table.head(30).to_html()}</div>"
 
 
 def stable_order(items: Sequence[str], seed: str) -> list[str]:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from analyses.stats import wilson
 from analyses.studies.aligned import AlignedStudy, check_answers, present, usable_bits
-from analyses.studies.base import Setup, StudyData, span
+from analyses.studies.base import StudyData, span
 from analyses.studies.options import option, seed_option
 from analyses.studies.places import ALIGNMENTS, Place
+from analyses.studies.setup import Setup
 from probes.bounds import error_bounds
 from probes.information import reduce_dimensions
 from probes.vinformation import VInformation

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from analyses.stats import accuracy_table, holm, paired_bootstrap, paired_test
-from analyses.studies.base import Setup, Study, StudyData, accuracy_reading, by_number, counted, span
+from analyses.studies.base import Study, StudyData, accuracy_reading, by_number, counted, span
 from analyses.studies.options import option, seed_option
+from analyses.studies.setup import Setup
 from interp.errors import InputError
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ def mi_above(
     Args:
         answers: of each prompt, in the order of the prompts.
         thresholds: of each prompt, say Tukey's over the baseline's trajectory.
-        score: the run's own measure, :meth:`analyses.trace.tracing.Tracer.score`: thresholds are of that scale alone.
+        score: the run's own measure, :meth:`analyses.trace.tracer.Tracer.score`: thresholds are of that scale alone.
     """
 
     def gate(step: Step) -> Sequence[bool]:

@@ -26,11 +26,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from analyses.stats import holm
 from analyses.studies.aligned import AlignedStudy, Gathered, Target, check_answers, present, usable_bits
-from analyses.studies.base import Setup, StudyData
+from analyses.studies.base import StudyData
 from analyses.studies.options import option, seed_option
+from analyses.studies.setup import Setup
 from probes.information import gaussian_mi, ksg_mi, reduce_dimensions
-from probes.nulls import holm
 from probes.samplewise import sample_hsic
 from probes.vinformation import MIN_PROBLEMS_PER_FOLD
 
@@ -125,14 +126,11 @@ class Information(AlignedStudy):
         found = sample_hsic(
             gathered.residuals, labels, valid=here, permutations=self.permutations, seed=self.seed
         )  # fmt: skip
-        adjusted, known = found.p.clone(), ~found.p.isnan()
-        if bool(known.any()):
-            adjusted[known] = holm(found.p[known])
         return {
             "hsic": found.hsic.tolist(),
             "hsic_normalised": found.normalised.tolist(),
             "hsic_p": found.p.tolist(),
-            "hsic_p_holm": adjusted.tolist(),
+            "hsic_p_holm": holm(found.p.cpu().numpy()).tolist(),
         }
 
     def _continuous(self, gathered: Gathered, steps: torch.Tensor) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from analyses.problems import Problem
 from analyses.stats import wilson
-from analyses.studies.run import StudyResult
+from analyses.studies.base import StudyResult
 from analyses.toys.facts import SUBSTITUTES, THINKING, fact
 from analyses.toys.running import REPAIR_WORDS
 from analyses.toys.task import Question, planted_answer

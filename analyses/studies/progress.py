@@ -1,16 +1,29 @@
-"""What a person sees while a study runs: cells, tokens a second, time left, accuracy so far."""
+"""What a study tells of its progress, and a person sees: cells, tokens a second, time left, accuracy so far."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from analyses.grading import Grader, reading_of, response_of
 from analyses.store.run import Cell, Run
-from analyses.studies.run import Watch
 
-__all__ = ["RichWatch"]
+__all__ = ["RichWatch", "Watch"]
+
+
+class Watch:
+    """What a run tells of its progress; this one says nothing."""
+
+    def stage(self, what: str, cells: int, done: int, tokens: int) -> AbstractContextManager[Any]:
+        """``cells`` of which ``done`` are finished, and at most ``tokens`` to decode; until the end of the block."""
+        return nullcontext()
+
+    def tokens(self, count: int) -> None:
+        """So many more tokens were decoded."""
+
+    def cells(self, run: Run, cells: Sequence[Cell]) -> None:
+        """These cells were done."""
 
 
 class RichWatch(Watch):

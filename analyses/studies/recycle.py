@@ -18,18 +18,11 @@ import torch
 
 from analyses.stats import accuracy_table
 from analyses.store.run import Cell
-from analyses.studies.base import (
-    Condition,
-    Lab,
-    Setup,
-    Study,
-    StudyData,
-    accuracy_reading,
-    layers_of,
-    scored_layers,
-)
+from analyses.studies.base import Condition, Study, StudyData, accuracy_reading
 from analyses.studies.gates import mi_above
+from analyses.studies.lab import Lab
 from analyses.studies.options import option
+from analyses.studies.setup import Setup, layers_of, scored_layers
 from interp.interventions import Recompute, RecycleRepresentation, at_random, uncertain
 from interp.interventions.suppress import flat_ids
 from interp.protocol import Intervention

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import json
 from typing import TYPE_CHECKING
 
-from analyses.views.page import page
-from interp.display import details_table, table, visible
+from analyses.views.page import Part, page
+from analyses.views.parts import listed, section, source_facts
+from analyses.views.wording import escaped, name_of
+from interp.display import details_table, table
 
 if TYPE_CHECKING:
-    from analyses.studies.base import StudyData
-    from analyses.studies.run import StudyResult
+    from analyses.studies.base import StudyData, StudyResult
 
 __all__ = ["study_report"]
 
@@ -24,12 +24,11 @@ _STYLE = "<style>.pl-scroll table.pl-table{width:max-content}.pl-scroll table.pl
 def study_report(result: StudyResult, data: StudyData) -> str:
     """One self-contained document."""
     study, settings = result.study, data.run.settings
-    readings = "".join(f"<li>{html.escape(visible(reading))}</li>" for reading in result.readings)
-    parts: list[object] = [
-        f"<p>{html.escape(_source(study.source))}, on {html.escape(settings['model'])}, "
+    parts: list[Part | str] = [
+        f"<p>{escaped(_source(study.source))}, on {escaped(name_of(settings['model']))}, "
         f"{len(data.lab.cells())} responses a condition, {len(data.conditions)} conditions beside the baseline. "
         "Nothing here reproduces the paper's numbers: those are of other models.</p>",
-        f"<h2>What the numbers say</h2><ul>{readings}</ul>",
+        section("said", "What the numbers say", listed(map(escaped, result.readings))),
         *result.figures,
     ]
     for name, frame in result.tables.items():
@@ -37,25 +36,25 @@ def study_report(result: StudyResult, data: StudyData) -> str:
         note = f"<p>The first {ROWS} of {len(frame)} rows; all are in {name}.csv.</p>" if len(frame) > ROWS else ""
         rows = shown.astype(object).where(shown.notna(), "–").to_numpy().tolist()
         parts.append(
-            f"<details{' open' if len(frame) <= 40 else ''}><summary>Table {html.escape(name)} ({len(frame)} rows)"
+            f"<details{' open' if len(frame) <= 40 else ''}><summary>Table {escaped(name)} ({len(frame)} rows)"
             f"</summary>{note}{table(list(map(str, frame.columns)), rows, limit=ROWS)}</details>"
         )
     if result.failures:
         failed = [[cell.condition, cell.problem, cell.sample, reason] for cell, reason in result.failures.items()]
-        parts.append(f"<h2>Failed</h2>{table(['condition', 'problem', 'sample', 'reason'], failed, limit=ROWS)}")
-    made = {
-        "options": json.dumps(settings["options"]),
-        "thinking words": ", ".join(settings["words"]),
-        "baseline": json.dumps(settings["baseline"]),
-        "weights": data.run.provenance["model"]["weight_hash"],
-        "versions": json.dumps(data.run.provenance["versions"]),
-        "begun": data.run.created,
-    }
+        listing = table(["condition", "problem", "sample", "reason"], failed, limit=ROWS)
+        parts.append(section("failed", "Failed", listing))
+    made: list[tuple[str, object]] = [
+        ("created", data.run.created),
+        *source_facts(data.run.provenance),
+        ("options", json.dumps(settings["options"])),
+        ("thinking words", ", ".join(settings["words"])),
+        ("baseline", json.dumps(settings["baseline"])),
+    ]
     if "calibration" in settings:
         problems = settings["calibration"]["problems"]
-        made["calibrated on"] = f"{len(problems)} problems, {problems[0]} to {problems[-1]}"
-    parts.append(f"<h2>How it was made</h2>{details_table(made)}")
-    return page(study.title, parts, head=_STYLE)  # type: ignore[arg-type]
+        made.append(("calibrated on", f"{len(problems)} problems, {problems[0]} to {problems[-1]}"))
+    parts.append(section("made", "How it was made", details_table(made)))
+    return page(study.title, parts, head=_STYLE)
 
 
 def _source(source: str) -> str:

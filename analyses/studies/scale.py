@@ -19,12 +19,14 @@ from torch import Tensor
 
 from analyses.stats import accuracy_table
 from analyses.store.run import Cell
-from analyses.studies.base import Condition, Lab, Setup, Study, StudyData, accuracy_reading, checked_words
+from analyses.studies.base import Condition, Study, StudyData, accuracy_reading
+from analyses.studies.lab import Lab
 from analyses.studies.options import option
-from interp.decoding import check_context
+from analyses.studies.setup import Setup, checked_words
 from interp.errors import InputError
 from interp.interventions import BudgetForcing, ContinueThinking
 from interp.interventions.suppress import spellings
+from interp.passes import check_context
 from interp.prompts import encode_text
 from interp.protocol import Intervention
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from analyses.stats import accuracy_difference, accuracy_table, holm, paired_test
 from analyses.store.run import Cell
-from analyses.studies.base import Condition, Lab, Setup, Study, StudyData, by_number, counted, span
+from analyses.studies.base import Condition, Study, StudyData, by_number, counted, span
+from analyses.studies.lab import Lab
 from analyses.studies.options import option, seed_option
+from analyses.studies.setup import Setup
 from interp.interventions import SuppressTokens
 
 if TYPE_CHECKING:

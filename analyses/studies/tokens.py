@@ -7,7 +7,6 @@ The second is the logit lens: a block's output through the final norm and the un
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,11 @@ import torch
 
 from analyses.stats import associations, holm
 from analyses.store.run import Cell
-from analyses.studies.base import CellContent, Condition, Lab, Setup, Study, StudyData, by_number, span
+from analyses.studies.base import CellContent, Condition, Study, StudyData, by_number, span
+from analyses.studies.lab import Lab
 from analyses.studies.options import option
+from analyses.studies.setup import Setup
+from analyses.thinking import WORD
 from analyses.work.scheduler import Report
 from interp.errors import InputError
 from interp.prompts import vocabulary_of
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokens"]
 
-WORD = re.compile(r"[A-Za-z]+")
 _COLUMNS = [
     "layer", "word", "at_peaks", "overall", "n_peaks", "n_steps", "problems", "lift", "lift_low", "lift_high",
     "odds_ratio", "low", "high", "p",

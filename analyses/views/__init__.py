@@ -1,5 +1,6 @@
 """Things to look at: texts, heatmaps, lines, attention, logit lens, comparisons; each offline, and never blank.
 
+A view takes numbers, tokens, a rollout or anything that is `Scored`; it knows no run folder and no study.
 Importing this package imports nothing heavy; each name below is imported when it is first used.
 """
 
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analyses.views.alignment import compare
     from analyses.views.curves import lines
-    from analyses.views.figures import bars, heatmap, sweep, trajectories
+    from analyses.views.figures import bars, trajectories
+    from analyses.views.grids import heatmap, sweep
     from analyses.views.heads import attention
     from analyses.views.lens import logit_lens
     from analyses.views.tokens import text
@@ -37,11 +39,11 @@ _HOMES = {
     "attention": "heads",
     "bars": "figures",
     "compare": "alignment",
-    "heatmap": "figures",
+    "heatmap": "grids",
     "lines": "curves",
     "load": "view",
     "logit_lens": "lens",
-    "sweep": "figures",
+    "sweep": "grids",
     "text": "tokens",
     "trajectories": "figures",
 }

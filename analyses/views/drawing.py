@@ -9,6 +9,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
+import numpy as np
+
 from interp.display import visible
 
 __all__ = [
@@ -17,11 +19,13 @@ __all__ = [
     "LONGEST",
     "MARKERS",
     "NAME",
+    "counted",
     "empty_figure",
     "figure_of",
     "hover",
     "legend_below",
     "live",
+    "low_middle_high",
     "plain",
     "say_nothing_there",
     "short",
@@ -116,3 +120,15 @@ def short(token: str, longest: int = LONGEST) -> str:
     """A token in a figure: its invisible characters shown, spaces at its ends too."""
     shown = visible(token if len(token) <= longest else token[: longest - 1] + "…") or "⟨empty⟩"
     return shown.replace(" ", "␣") if shown.strip(" ") != shown else shown
+
+
+def low_middle_high(values: np.ndarray) -> list[float]:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return [float("nan")] * 3
+    return [float(finite.min()), float(np.median(finite)), float(finite.max())]
+
+
+def counted(count: int, thing: str) -> str:
+    """The count with the noun, for a text that is read aloud: no thin spaces."""
+    return f"{count} {thing}{'' if count == 1 or thing.endswith('s') else 's'}"

@@ -81,7 +81,7 @@ class SweepTable(_Shown):
 
     def show(self, **options: Any) -> View:
         """Effects over layer and step; options of `analyses.views.sweep`."""
-        from analyses.views.figures import sweep
+        from analyses.views.grids import sweep
 
         self._need(["layer", "step", "token", "effect"])
         return sweep(self, **options)

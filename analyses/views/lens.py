@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from analyses.views.parts import scrolling
 from analyses.views.view import View
 from interp.arguments import Whole, Wholes, as_whole
 from interp.display import number, ramp, readable_on, visible
@@ -129,7 +130,8 @@ def _table(
                 f'probability {number(value)}">{shown} <small>{value:.3f}</small></td>'
             )
         rows.append(f'<tr><th scope="row" class="pl-n">{layers[i]}</th>{"".join(cells)}</tr>')
-    return (
-        f'<div class="pl-scroll" tabindex="0" role="region" aria-label="tokens by layer"><table class="pl-table">'
-        f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return scrolling(
+        f'<table class="pl-table"><thead><tr><th scope="col">layer</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>",
+        "tokens by layer",
     )

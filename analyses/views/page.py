@@ -12,10 +12,11 @@ from typing import Protocol, runtime_checkable
 
 from analyses.views.assets import BUNDLES, bundle
 from analyses.views.runtime import RUNTIME, VIEW_STYLE
+from analyses.views.style import PAGE_STYLE
 from interp.display import STYLE, Fragment, visible
 from interp.errors import InputError
 
-__all__ = ["PAGE_STYLE", "Part", "page"]
+__all__ = ["Part", "page"]
 
 
 @runtime_checkable
@@ -30,24 +31,6 @@ class Part(Protocol):
     def fragment(self) -> str:
         """Its HTML."""
         ...
-
-
-PAGE_STYLE = (
-    "<style>"
-    ":root{color-scheme:light dark;--pl-paper:#ffffff;--pl-ink:#1b1f24;--pl-soft:#57606a;--pl-line:#d0d7de;"
-    "--pl-link:#0b57d0}"
-    "@media (prefers-color-scheme:dark){:root{--pl-paper:#15191e;--pl-ink:#e6e9ed;--pl-soft:#a4adb8;--pl-line:#3a424c;"
-    "--pl-link:#8ab4f8}}"
-    "html{-webkit-text-size-adjust:100%}"
-    "body{background:var(--pl-paper);color:var(--pl-ink);font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,"
-    "sans-serif;max-width:1120px;margin:0 auto;padding:20px 16px 48px;overflow-wrap:anywhere}"
-    "h1{font-size:1.6rem;line-height:1.25;margin:.2em 0 .6em}h2{font-size:1.25rem;margin:1.6em 0 .4em}"
-    "h3{font-size:1.05rem;margin:1.2em 0 .3em}"
-    "a{color:var(--pl-link)}:focus-visible{outline:3px solid var(--pl-link);outline-offset:2px}"
-    ".pl-alt{color:var(--pl-soft)}"
-    "@media print{body{max-width:none}.pl-view{break-inside:avoid}}"
-    "</style>"
-)
 
 
 def page(

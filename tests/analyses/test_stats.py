@@ -29,7 +29,6 @@ from analyses.stats import (
     holm,
     jaccard,
     length_matched_auc,
-    lift,
     mcnemar,
     odds_ratio,
     paired_bootstrap,
@@ -340,9 +339,9 @@ NO_WIDTH = [
     auc_with_interval([1, 1, 1, 1, 1], [0, 1, 0, 1, 1]),
     auc_with_interval([1, 2, 3, 4], [0, 0, 1, 1], clusters=list("abcc")),
     length_matched_auc([1, 1, 1, 1], [0, 1, 0, 1], [5, 5, 9, 9], bins=2).matched,
-    lift(3, 5, 6, 20),
-    lift([1] * 4, [2] * 4, [3] * 4, [9] * 4),
-    lift([1] * 9, [2] * 9, [3] * 9, [9] * 9),
+    associations(3, 5, 6, 20).lift.one(),
+    associations([1] * 4, [2] * 4, [3] * 4, [9] * 4).lift.one(),
+    associations([1] * 9, [2] * 9, [3] * 9, [9] * 9).lift.one(),
 ]
 
 
@@ -803,13 +802,13 @@ def test_counts_of_nothing_are_shown_as_they_are() -> None:
 
 
 def test_lift_edges() -> None:
-    assert lift(10, 10, 10, 100).estimate == 10
-    assert lift([3, 2], [5, 4], [6, 3], [20, 20]).estimate == pytest.approx((5 / 9) / (9 / 40))
+    assert associations(10, 10, 10, 100).lift.one().estimate == 10
+    assert associations([3, 2], [5, 4], [6, 3], [20, 20]).lift.one().estimate == pytest.approx((5 / 9) / (9 / 40))
     for counts in ((5, 3, 9, 20), (1, 12, 12, 20), (0, 0, 0, 0), (-1, 2, 3, 4), (float("nan"), 2, 3, 4)):
         with pytest.raises(InputError, match="both <= first, second <= n"):
-            lift(*counts)
+            associations(*counts)
     with pytest.raises(InputError, match=r"shapes \(3,\), \(2,\), \(3,\) and \(3,\)|shapes"):
-        lift([1, 1, 1], [2, 2], [3, 3, 3], [9, 9, 9])
+        associations([1, 1, 1], [2, 2], [3, 3, 3], [9, 9, 9])
     with pytest.raises(InputError, match="at least one draw"):
         associations([1], [2], [3], [9], draws=0)
 

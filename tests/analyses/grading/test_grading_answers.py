@@ -5,11 +5,9 @@ Each entry judged by hand: gold answer, response, and whether it is right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
-
-from analyses.grading import Grader
 
 THINKING = [
     ("4", "<thinking>The answer is 3.</thinking>The answer is 4.", True),
@@ -358,21 +356,6 @@ STAYS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(timeout=20.0) as grader:  # a busy machine must not make a table entry a time-out
-        yield grader
-
-
-def _misgraded(grader: Grader, table: list[tuple[str, str, bool]]) -> list[str]:
-    grades = grader.grade([(gold, response) for gold, response, _ in table])
-    return [
-        f"{gold!r} | {response!r}: {grade.status}, read as {grade.extracted!r} by {grade.reason}. {grade.detail}"
-        for (gold, response, right), grade in zip(table, grades, strict=True)
-        if grade.score != right
-    ]
-
-
 @pytest.mark.parametrize(
     "table",
     [THINKING, FORCED, BOXES, TAKEN_BACK, NEXT_QUESTION, CORRECTED, PUT_TOGETHER, STAYS],
@@ -387,5 +370,5 @@ def _misgraded(grader: Grader, table: list[tuple[str, str, bool]]) -> list[str]:
         "stays what it was",
     ],
 )
-def test_hand_judged_answers(table: list[tuple[str, str, bool]], grader: Grader) -> None:
-    assert _misgraded(grader, table) == []
+def test_hand_judged_answers(table: list[tuple[str, str, bool]], misgraded: Callable[..., list[str]]) -> None:
+    assert misgraded(table) == []

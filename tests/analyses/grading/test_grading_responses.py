@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,6 @@ from analyses.trace import trace
 from analyses.trace.tables import responses_table
 from interp.errors import InputError
 from interp.token_text import text_pieces
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(timeout=20.0) as grader:
-        yield grader
-
 
 # --- special tokens ---------------------------------------------------------------------------------------------------
 

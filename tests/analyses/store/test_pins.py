@@ -18,7 +18,8 @@ from processes import Command, Forks
 from analyses.problems import Problem, bundled_problems
 from analyses.store import Cell, Run
 from analyses.studies import make_study
-from analyses.studies.run import estimate_study, run_study
+from analyses.studies.estimate import estimate_study
+from analyses.studies.run import run_study
 from analyses.trace import trace
 from analyses.trace.provenance import RunWarning, compare_provenance
 from analyses.work.batches import do_batches

@@ -169,5 +169,5 @@ def test_bad_cells_are_refused(run):
 
 
 def test_a_payload_beyond_the_header_limit_is_refused(run, monkeypatch):
-    monkeypatch.setattr("analyses.store.run._HEADER_LIMIT", 1000)
+    monkeypatch.setattr("analyses.store.cells._HEADER_LIMIT", 1000)
     assert "Store long lists of numbers as tensors." in refusal(run.write, Cell("p1"), {}, {"a": "x" * 1000})

@@ -14,8 +14,9 @@ import torch
 from analyses.store import Cell, Run
 from analyses.studies import make_study
 from analyses.studies.aligned import check_answers, label_answers, usable_bits
+from analyses.studies.base import StudyResult
 from analyses.studies.places import places_of, steps_at
-from analyses.studies.run import StudyResult, run_study
+from analyses.studies.run import run_study
 from analyses.toys.running import running_values
 from analyses.toys.task import Question, held_out_questions, sample_trace
 from analyses.trace import trace

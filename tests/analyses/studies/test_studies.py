@@ -18,7 +18,9 @@ from processes import Forks
 from analyses.problems import bundled_problems
 from analyses.store import Run
 from analyses.studies import STUDIES, find_study, make_study
-from analyses.studies.run import StudyResult, estimate_study, run_study
+from analyses.studies.base import StudyResult
+from analyses.studies.estimate import estimate_study
+from analyses.studies.run import run_study
 from analyses.toys.task import held_out_questions, planted_answer
 from interp import InputError
 

@@ -14,9 +14,9 @@ import torch
 from analyses.problems import Problem, bundled_problems
 from analyses.store import Cell, Run
 from analyses.studies import make_study
-from analyses.studies.base import stable_order
+from analyses.studies.base import StudyResult, stable_order
 from analyses.studies.calibration import Calibration
-from analyses.studies.run import StudyResult, run_study
+from analyses.studies.run import run_study
 from interp import InputError
 
 LIMIT = 40

@@ -12,8 +12,9 @@ import torch
 
 from analyses.problems import Problem
 from analyses.studies import find_study, make_study
+from analyses.studies.estimate import estimate_study
 from analyses.studies.options import option, settle_options
-from analyses.studies.run import estimate_study, run_study
+from analyses.studies.run import run_study
 from interp import InputError, load_model
 from interp.types import Bridge
 

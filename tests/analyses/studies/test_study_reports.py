@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 from browser import Browser, browser  # noqa: F401
 from hostile import HOSTILE as ANY
 
+from analyses.report import report
 from analyses.studies.__main__ import main
 from analyses.studies.base import Study, StudyData
 from analyses.studies.run import run_study
+from analyses.trace import TraceRun
 from analyses.views.curves import lines
 from analyses.views.view import View
 from interp.display import visible
@@ -57,6 +60,16 @@ def test_hostile_text_is_escaped(page: Path) -> None:
     for word in HOSTILE[1:3]:
         assert word not in text
         assert html.escape(visible(word)) in text
+
+
+def test_a_page_says_how_it_was_made_as_the_page_of_a_trace_does(page: Path) -> None:
+    made = TraceRun.open(next((page.parent.parent / "baselines").iterdir()))
+    for text in (page.read_text(encoding="utf-8"), report([made])):
+        told = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', text))
+        assert told["SHA-256 of the weights"] == made.provenance["model"]["weight_hash"]
+        assert f"torch {made.provenance['versions']['torch']}" in told["versions"]
+        assert told["source of the model"] == "bundled"
+        assert told["created"]
 
 
 @pytest.mark.browser

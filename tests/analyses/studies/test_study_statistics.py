@@ -17,11 +17,11 @@ from analyses.report.digest import digest
 from analyses.stats import associations, mcnemar, proportion, wilson
 from analyses.store import Run
 from analyses.studies import make_study
-from analyses.studies.base import accuracy_reading, counted, span
+from analyses.studies.base import StudyResult, accuracy_reading, counted, span
 from analyses.studies.bounds import Bounds, _bounded, _guess
 from analyses.studies.overlap import Overlap
 from analyses.studies.places import places_of
-from analyses.studies.run import StudyResult, run_study
+from analyses.studies.run import run_study
 from probes.vinformation import v_information
 
 STUDIES: dict[str, dict[str, str]] = {

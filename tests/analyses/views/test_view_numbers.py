@@ -32,8 +32,8 @@ from analyses.views.tokens import safe_token
 from interp import bundled_model_path
 from interp.display import visible
 from interp.errors import InputError
-from interp.protocol import Event
 from interp.rollout import Rollout
+from interp.rows import Event
 from probes import tukey_peaks
 
 

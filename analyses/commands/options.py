@@ -1,0 +1,97 @@
+"""Options that several commands have, each with its help text, once."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.errors import InputError
+
+__all__ = [
+    "AnswerColumn",
+    "Device",
+    "DeviceMap",
+    "Dtype",
+    "MaxNewTokens",
+    "Model",
+    "N",
+    "Problems",
+    "Prompt",
+    "PromptMode",
+    "QuestionColumn",
+    "Samples",
+    "Seed",
+    "SolutionColumn",
+    "Temperature",
+    "TopP",
+    "Workers",
+    "device_map_of",
+    "layers_of",
+    "names_of",
+    "pair_of",
+]  # fmt: skip
+
+
+class PromptMode(StrEnum):
+    raw = "raw"
+    chat = "chat"
+
+
+Model = Annotated[str, typer.Option(help="Bundled or pulled name, hub id, Hugging Face folder, or .gguf file.")]
+Problems = Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet; toys have bundled problems.")]
+QuestionColumn = Annotated[str | None, typer.Option(help="Column of the question.")]
+SolutionColumn = Annotated[str | None, typer.Option(help="Column of the gold solution.")]
+AnswerColumn = Annotated[str | None, typer.Option(help="Column of the gold answer.")]
+N = Annotated[int | None, typer.Option(help="The first N problems.")]
+Prompt = Annotated[PromptMode, typer.Option(help="The question as it is, or in the chat template.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Response tokens at most.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Nucleus; 1 is everything.")]
+Samples = Annotated[int, typer.Option(help="Responses a problem (needs a temperature).")]
+Seed = Annotated[int, typer.Option(help="Of the sampling.")]
+Workers = Annotated[int, typer.Option(help="Processes, each with a model of its own.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 ...")]
+DeviceMap = Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')]
+
+
+def layers_of(text: str) -> str | list[int]:
+    if text.strip() == "all":
+        return "all"
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            "trace", expected='--layers "all" or numbers like 0,5,-1', received=repr(text), remedy="Separate by commas."
+        ) from None
+
+
+def device_map_of(text: str) -> str | dict[str, Any]:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            "trace",
+            expected='--device-map "auto" or a JSON object',
+            received=f"{text[:60]!r} ({error})",
+            remedy='For example \'{"": "cpu"}\'.',
+        ) from error
+
+
+def names_of(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def pair_of(option: str) -> tuple[str, str]:
+    key, equals, value = option.partition("=")
+    if not equals:
+        raise InputError(
+            "study", expected="--set option=value", received=option, remedy="Write it with an equals sign."
+        )
+    return key.strip(), value.strip()

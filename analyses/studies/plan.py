@@ -1,0 +1,112 @@
+"""A study that fits its model and problems: whatever is wrong is said before anything is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyses.problems import Problem, bundled_problems, load_problems
+from analyses.studies.base import Study
+from analyses.studies.calibration import CALIBRATE
+from analyses.studies.options import settle_options
+from analyses.studies.setup import Setup
+from analyses.trace.inputs import name_or_model, traced_problems
+from analyses.trace.probing import Probing
+from analyses.trace.settings import settings_of
+from analyses.trace.tracer import Tracer
+from interp.arguments import as_whole
+from interp.engines.registry import model_facts
+from interp.errors import InputError
+from interp.loading.models import load_model, model_source
+from interp.types import Bridge
+
+__all__ = ["Plan", "plan_study"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that fits its model and problems: nothing is decoded before there is one.
+
+    Attributes:
+        chosen: its problems; source: those that may calibrate it; asked: so many of them.
+        others: models whose baselines it needs beside.
+    """
+
+    study: Study
+    setup: Setup
+    chosen: list[Problem]
+    source: list[Problem]
+    asked: int
+    others: dict[str, Bridge]
+
+
+def plan_study(
+    study: Study,
+    model: str | Path | Bridge,
+    problems: str | Path | Sequence[Problem] | None,
+    n: int | None,
+    words: str,
+    calibrate: int | None,
+    settings: dict[str, Any],
+) -> Plan:
+    """Look at everything that is asked for, and load the models."""
+    if not isinstance(study, Study):
+        raise InputError(
+            "study", expected="a study, e.g. make_study('suppress', {})", received=repr(study)[:80], remedy="Make one."
+        )
+    settle_options(study)
+    model = name_or_model(model)
+    operation = f"study {study.name}"
+    options = settings_of(settings)
+    Probing(**study.probing())
+    chosen = traced_problems(model, problems, n)
+    calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)
+    source = _source(problems, max(n or 0, calibrate))
+    bridge = load_model(model) if isinstance(model, str) else model
+    first = [problem.id for problem in source[:calibrate]]
+    setup = Setup(bridge, chosen, options, words, first)
+    study = study.settled(setup)
+    study.check(setup)
+    others = {name: _load_beside(bridge, name, operation) for name in study.other_models()}
+    for other in others.values():
+        Tracer(other, chosen, options)
+    return Plan(study, setup, chosen, source, calibrate, others)
+
+
+def _source(problems: str | Path | Sequence[Problem] | None, least: int) -> list[Problem]:
+    """The problems there are, in their order, of which the first calibrate: the same whatever n is."""
+    if problems is None:
+        return bundled_problems(least)
+    if isinstance(problems, str | Path):
+        return load_problems(problems)
+    return [problems] if isinstance(problems, Problem) else list(problems)
+
+
+def _load_beside(model: Bridge, name: str, operation: str) -> Bridge:
+    """Another model on the device and in the precision of the model: numbers of two precisions do not compare.
+
+    Raises:
+        InputError: it is the same model, or of another number of layers.
+    """
+    parameter = next(model.original_model.parameters())
+    spread = getattr(model.original_model, "hf_device_map", None) is not None  # over several devices, by accelerate
+    place: dict[str, Any] = {"device_map": "auto"} if spread else {"device": str(parameter.device)}
+    other = load_model(name, dtype=parameter.dtype, **place)
+    mine, its = model_facts(model), model_facts(other)
+    if model_source(model).weight_hash == model_source(other).weight_hash:
+        raise InputError(
+            operation,
+            expected=f"another model than {mine.name}",
+            received=f"{name}, which has the same weights",
+            remedy="Name the model that it was made from.",
+        )
+    if mine.n_layers != its.n_layers:
+        raise InputError(
+            operation,
+            expected=f"a model of {mine.n_layers} layers, as {mine.name}: layers are compared one by one",
+            received=f"{name}, which has {its.n_layers}",
+            remedy="Name the model that it was made from.",
+        )
+    return other

@@ -1,0 +1,116 @@
+"""``python -m analyses.bench``: what it writes and prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from bench_names import CONDITIONS, ENGINES, LARGE
+
+from analyses.bench.__main__ import main
+
+
+def test_command_writes_what_it_prints(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--quick", "--out", str(tmp_path / "new" / "bench")])
+    assert stopped.value.code == 0
+    result = json.loads((tmp_path / "new" / "bench" / "bench.json").read_text(encoding="utf-8"))
+    markdown = (tmp_path / "new" / "bench" / "bench.md").read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+
+    assert result["machine"]["threads"] == torch.get_num_threads()
+    assert result["machine"]["versions"]["torch"] == torch.__version__
+    assert result["model"]["name"] == "toy-reasoner"
+    assert [row["d_model"] for row in result["nhsic"]] == [64]
+    assert set(result["nhsic"][0]["ratio"]) == {"median", "min", "max", "n"}
+    rows = result["decoding"]
+    assert [(row["engine"], row["recording"], row["batch"]) for row in rows] == [
+        (*name, batch) for batch in (1, 4, 16) for name in ENGINES
+    ]
+    for row in rows:
+        assert row["tokens"] == 8 * row["batch"]
+        assert row["decode_seconds"]["n"] == 1
+        assert min(row["decode_seconds"]["min"], row["first_token_seconds"]["min"]) > 0
+        # In float32 only a near-tie may part the engines.
+        assert row["same_share"] == 1 or row["largest_gap"] < 1e-3
+        line = f"| {row['engine']}{'' if row['recording'] == '-' else ', ' + row['recording']} | {row['batch']} |"
+        assert markdown.count(line) == 1
+    _check_interventions(result["interventions"], markdown)
+    assert "largest_gap" not in markdown
+    assert str(tmp_path) not in json.dumps(result) + markdown
+    assert "peaklens, ResidualStream" in printed
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+
+
+def _check_interventions(tables, markdown):
+    reruns, overheads, batches = tables["reruns"], tables["overheads"], tables["batches"]
+    layers = [0, 1, 2]
+    assert [(row["batch"], row["rows"], row["inject"]) for row in reruns] == [
+        *((1, 1, layer) for layer in layers),
+        *((8, 8, layer) for layer in layers),
+        (8, 2, 1),
+        (2, 2, 1),
+    ]
+    for row in reruns:
+        times = [row[name]["median"] for name in row if name.endswith("_ms") and name != "extra_ms"]
+        assert len(times) == 7
+        assert min(times) > 0
+        assert row["target_share"]["median"] > 0.15
+        assert row["blocks_ms"]["median"] + row["unembedding_ms"]["median"] < row["same_rows_ms"]["median"]
+        assert markdown.count(f"| {row['rows']} of {row['batch']} | {row['inject']} of 3 |") == 1
+    assert [(row["batch"], row["intervention"]) for row in overheads] == [
+        (batch, name) for batch in (1, 8) for name in CONDITIONS
+    ]
+    for row in overheads:
+        assert (row["overhead"] is None) == (row["intervention"] == "plain")
+        assert row["overhead"] is None or row["overhead"]["median"] > 0
+        assert 0 <= row["acted_tokens"] <= row["acted_steps"] <= 1
+        assert markdown.count(f"| {row['intervention']} | {row['batch']} |") == 1
+    assert [(row["intervention"], row["batch"]) for row in batches] == [(name, 16) for name in LARGE]
+    assert min(row["ratio"]["median"] for row in batches) > 0
+
+
+def test_only_what_is_asked_for(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--quick", "--only", "nhsic", "--out", str(tmp_path)])
+    assert stopped.value.code == 0
+    result = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    markdown = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert {"nhsic", "decoding", "interventions"} & set(result) == {"nhsic"}
+    assert [line for line in markdown.splitlines() if line.startswith("### ")] == [
+        "### nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula; "
+        "99 wrong answers in passes against one"
+    ]
+    assert "gap" not in markdown + capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--repeats", "0", "--quick"], "expected repeats of at least 1"),
+        (["--quick", "--only", "speed", "--only", "nhsic"], "expected nhsic, decoding, interventions, received speed"),
+        (["--quick", "--model", "toy-raisoner"], "Did you mean toy-reasoner"),
+        (["--quick", "--out", "{file}"], "Choose another --out"),
+    ],
+)
+def test_bad_input_ends_in_one_line(tmp_path, capsys, arguments, text):
+    file = tmp_path / "file"
+    file.write_text("in the way", encoding="utf-8")
+    named = [argument.format(file=file) for argument in ["--out", str(tmp_path / "out"), *arguments]]
+    with pytest.raises(SystemExit) as stopped:
+        main(named)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert text in error
+    assert "Traceback" not in error
+
+
+def test_importing_is_cheap():
+    code = (
+        "import sys, analyses.bench, analyses.bench.__main__ as _; print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
