@@ -2,7 +2,7 @@
 # make test       set-up, then the whole test suite
 # make check      formatting, lint, types, who may import whom
 # make notebooks  the notebooks, executed, as .ipynb and offline HTML
-# make studies    all studies on the toys; writes docs/RESULTS.md (20 minutes)
+# make studies    all studies on the toys; writes docs/RESULTS.md (half an hour)
 # make pictures   the pictures of the README (needs Chromium)
 # make bench      speed against the paper's route, TransformerLens and Hugging Face; cost of interventions (20 minutes)
 # make toys       train the bundled toy models again, from their seeds (half an hour)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from analyses.toys.facts import THINKING
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.interventions import thinking_token_ids
 from interp.loading.models import BUNDLED, model_source

@@ -1,5 +1,6 @@
 """Everything that touches a model through hook points: loading, decoding, interventions, recording.
 
+It knows neither `probes` nor `analyses`: what is measured is handed in as a callable, what is found handed out.
 Importing this package imports no model library; each name below is imported when it is first used.
 """
 
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp.decoding import decode
-    from interp.encoding import Encoding, encode
     from interp.errors import InputError
     from interp.loading.models import bundled_model_path, list_models, load_model
     from interp.loading.pull import pull_model
-    from interp.protocol import Intervention, Positions, Row, Step
+    from interp.protocol import Intervention, Step
+    from interp.reading import Encoding, encode, score
     from interp.record import ResidualSites, ResidualStream, StepResiduals
     from interp.rollout import Rollout
-    from interp.scoring import score
+    from interp.rows import Positions, Row
     from interp.sites import Site
 
 __all__ = [
@@ -42,24 +43,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Encoding": "encoding",
+    "Encoding": "reading",
     "InputError": "errors",
     "Intervention": "protocol",
-    "Positions": "protocol",
+    "Positions": "rows",
     "ResidualSites": "record",
     "ResidualStream": "record",
     "Rollout": "rollout",
-    "Row": "protocol",
+    "Row": "rows",
     "Site": "sites",
     "Step": "protocol",
     "StepResiduals": "record",
     "bundled_model_path": "loading.models",
     "decode": "decoding",
-    "encode": "encoding",
+    "encode": "reading",
     "list_models": "loading.models",
     "load_model": "loading.models",
     "pull_model": "loading.pull",
-    "score": "scoring",
+    "score": "reading",
 }
 
 

@@ -1,4 +1,4 @@
-"""What users hand in, made plain in one place: numbers, lists of numbers, token ids, prompts, vectors, interventions.
+"""What users hand in, made plain in one place: numbers, lists of numbers, token ids, prompts, vectors.
 
 Every function here gives built-in values (``int``, ``float``, ``list``, CPU or GPU tensors) or refuses with one
 ``InputError`` that names the argument:
@@ -25,14 +25,12 @@ from torch import Tensor
 from interp.errors import InputError
 
 __all__ = [
-    "Interventions",
     "Judged",
     "Number",
     "Prompts",
     "Texts",
     "Whole",
     "Wholes",
-    "as_interventions",
     "as_list",
     "as_number",
     "as_prompts",
@@ -43,21 +41,19 @@ __all__ = [
     "as_whole",
     "as_wholes",
     "is_whole",
+    "refused",
 ]
 
 if TYPE_CHECKING:
-    from interp.protocol import Intervention
-
     Whole: TypeAlias = SupportsIndex
     Number: TypeAlias = SupportsFloat
     Wholes: TypeAlias = SupportsIndex | Iterable[SupportsIndex]
     Texts: TypeAlias = Iterable[str]
     Prompts: TypeAlias = str | Iterable[Any] | Mapping[str, Any] | Tensor
-    Interventions: TypeAlias = Intervention | Iterable[Intervention] | None
     T = TypeVar("T")
     Judged = Annotated[T, "checked here, in words"]
 else:
-    Whole = Number = Wholes = Texts = Prompts = Interventions = Any
+    Whole = Number = Wholes = Texts = Prompts = Any
 
     class Judged:
         """``Judged[ResidualSites]``: so says the annotation, and what else comes is refused by us, in words."""
@@ -112,7 +108,7 @@ def as_whole(
     """
     plain = _one(value) if is_whole(value) else None
     if plain is None or (low is not None and plain < low) or (high is not None and plain > high):
-        raise refused(operation, _bounds(name, low, high), value, remedy or f"Change {name}.")
+        raise refused(operation, _bounds(name, low, high), _shown(value), remedy or f"Change {name}.")
     return plain
 
 
@@ -136,16 +132,25 @@ def as_number(
 
     >>> as_number(np.float32(0.5), "decode", "top_p", 0, 1), as_number(torch.tensor(2), "decode", "temperature")
     (0.5, 2.0)
+    >>> as_number("0", "decode", "top_p", 0, 1, above=True)
+    Traceback (most recent call last):
+    ...
+    peaklens.InputError: decode: expected top_p above 0 and at most 1, received '0'. Change top_p.
     """
     plain = _float(value)
     fits = plain is not None and low <= plain <= high and not (above and plain == low)
     if plain is None or not fits or (finite and math.isinf(plain)):
-        wanted = expected or (
-            "a finite number" if math.isinf(low) and math.isinf(high)
-            else f"{low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
-        )  # fmt: skip
-        raise refused(operation, f"{name} {wanted}", value, remedy or f"Change {name}.")
+        wanted = expected or _span(low, high, above)
+        raise refused(operation, f"{name} {wanted}", _shown(value), remedy or f"Change {name}.")
     return plain
+
+
+def _span(low: float | int, high: float | int, above: bool) -> str:
+    if math.isinf(low) and math.isinf(high):
+        return "a finite number"
+    if above:
+        return f"above {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
+    return f"{low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
 
 
 def _float(value: Any) -> float | None:
@@ -212,7 +217,7 @@ def as_text(value: object, operation: str, name: str, choices: Sequence[str] = (
     """A text, one of the choices if there are some."""
     if not isinstance(value, str) or (choices and value not in choices):
         listed = " or ".join(f'"{choice}"' for choice in choices) or "a text"
-        raise refused(operation, f"{name} {listed}", value, "Choose one." if choices else f"Change {name}.")
+        raise refused(operation, f"{name} {listed}", _shown(value), "Choose one." if choices else f"Change {name}.")
     return str(value)
 
 
@@ -305,21 +310,3 @@ def _tokenized(encoded: Mapping[str, Any], operation: str) -> list[Any]:
     return [
         [i for i, real in zip(row, real_row, strict=True) if real] for row, real_row in zip(rows, seen, strict=True)
     ]
-
-
-# Interventions
-
-
-def as_interventions(interventions: Any, operation: str = "decode") -> list[Intervention]:
-    """A list of interventions from one or several; classes and other things are refused."""
-    from interp.protocol import Intervention
-
-    if interventions is None:
-        return []
-    listed = [interventions] if isinstance(interventions, Intervention | type) else interventions
-    listed = as_list(listed, operation, "interventions", "interventions")
-    for one in listed:
-        if not isinstance(one, Intervention):
-            made = f"Make one: {one.__name__}(...)." if isinstance(one, type) else "See interp.interventions."
-            raise refused(operation, "interventions, instances of interp.Intervention", one, made)
-    return listed

@@ -2,77 +2,41 @@
 
 ``decode`` reads prompts in left-padded batches, keeps keys and values in a cache, and goes step by step: forward pass,
 interventions, choice, record; a finished row leaves the batch. One transfer from the device a step (the chosen
-tokens) is all the waiting there is. The loop knows the intervention protocol and no particular method.
+tokens) is all the waiting there is. The loop knows the intervention protocol and no particular method, an engine and
+no model library.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.arguments import (
-    Interventions,
-    Judged,
-    Number,
-    Prompts,
-    Whole,
-    Wholes,
-    as_interventions,
-    as_list,
-    as_number,
-    as_token_id,
-    as_whole,
-    as_wholes,
-    is_whole,
-)
-from interp.engines.base import BridgeEngine, Edit, Engine, ModelFacts
-from interp.engines.cache import RowCache
+from interp.arguments import Judged, Number, Prompts, Whole, Wholes, as_number, as_whole
+from interp.ends import Ends, Stops, as_stops
+from interp.engines.base import Engine
+from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules
+from interp.passes import Passes, as_batch_size, check_context, edited_sites, padded
 from interp.prompts import encode_prompts
-from interp.protocol import Intervention, Positions, Request, Row, Step, code_of
-from interp.record import (
-    RecordPlan,
-    ResidualSites,
-    ResidualStream,
-    StepResiduals,
-    Tape,
-    as_record,
-    check_memory,
-    plan_record,
-)
+from interp.protocol import Intervention, Interventions, Request, Step, as_interventions, code_of, prepared
+from interp.record import RecordPlan, ResidualSites, Sink, Tape, as_record, check_memory, plan_record, sink_for
 from interp.rollout import Rollout
+from interp.rows import Row
 from interp.sampling import choose, entropy, log_probabilities, row_seeds, row_uniforms, widened, widest_float
-from interp.sites import Site
 from interp.token_text import text_pieces
 from interp.types import Bridge
 
-__all__ = [
-    "DEFAULT_BATCH",
-    "Passes",
-    "ProgressBar",
-    "as_batch_size",
-    "check_context",
-    "decode",
-    "evaluating",
-    "fitted",
-    "prepared",
-]
-
-DEFAULT_BATCH = 16
-
-if TYPE_CHECKING:
-    Stops: TypeAlias = str | SupportsIndex | Iterable[str | SupportsIndex]
-else:
-    Stops = Any
+__all__ = ["ProgressBar", "decode"]
 
 
 @runtime_checkable
@@ -131,34 +95,43 @@ def decode(
             memory, contradictory options, a generation_config of another way of decoding (beams, guidance): all before
             the first token; NaN logits when they occur.
     """
-    engine = BridgeEngine(model)
-    tokenizer = model.tokenizer
+    engine = engine_for(model)
+    facts = engine.facts
     new_tokens = as_whole(max_new_tokens, "decode", "max_new_tokens", 1)
     temperature = as_number(temperature, "decode", "temperature", 0, expected="0 (greedy) or more")
-    top_p = as_number(top_p, "decode", "top_p", 0, 1, above=True, expected="above 0 and at most 1")
+    top_p = as_number(top_p, "decode", "top_p", 0, 1, above=True)
     size = as_batch_size(batch_size, "decode")
-    stops, record, watch = _stops(stop, engine.facts), as_record(record, "decode"), _watch(progress)
-    ids = encode_prompts(tokenizer, prompts, engine.facts)
-    ready = [prepared(intervention, engine) for intervention in as_interventions(interventions)]
+    stops, record, watch = as_stops(stop, facts), as_record(record, "decode"), _watch(progress)
+    ids = encode_prompts(facts.tokenizer, prompts, facts)
+    ready = [prepared(intervention, facts) for intervention in as_interventions(interventions)]
     cap = new_tokens + sum(intervention.extra_tokens for intervention in ready)
-    ready = fitted(ready, Request("decode", len(ids), new_tokens, cap, tuple(ready)))
-    check_context(ids, cap, engine.facts)
-    plan = plan_record(record, engine, _edited(ready))
-    _check_request(ids, cap, size, record, plan, engine)
-    rules = generation_rules(model, generation_config, sampling=temperature > 0, top_p=top_p)
+    request = Request("decode", len(ids), new_tokens, cap, tuple(ready))
+    ready = [intervention.fit(request) for intervention in ready]
+    check_context(ids, cap, facts)
+    plan = plan_record(record, engine, edited_sites(ready))
+    check_memory(
+        "decode",
+        engine,
+        rows=min(size, len(ids)),
+        columns=max(map(len, ids), default=0) + cap,
+        remedy="Record fewer layers, use ResidualStream, a smaller batch or fewer new tokens.",
+        record=record,
+        plan=plan,
+        positions=len(ids) * cap,
+    )
+    rules = generation_rules(facts, generation_config, sampling=temperature > 0, top_p=top_p)
     seeds = row_seeds(seed, len(ids))
     run = _Run(
         engine=engine,
-        tokenizer=tokenizer,
         interventions=tuple(ready),
         record=record,
         plan=plan,
+        new_tokens=new_tokens,
         cap=cap,
         temperature=temperature,
         top_p=top_p,
         rules=rules,
-        new_tokens=new_tokens,
-        ends=_Ends(tokenizer, rules, stops, cap),
+        ends=Ends(facts.tokenizer, rules, stops, cap),
         settings={
             **_settings(engine, ready, new_tokens, temperature, top_p, stops),
             "generation_config": rules.acting,
@@ -168,45 +141,39 @@ def decode(
     rows = [Row(index, prompt, new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))]
     # Rows of like length together: the least padding.
     order = sorted(rows, key=lambda row: len(row.prompt_ids))
-    with _progress(watch, len(rows) * new_tokens) as bar, evaluating(model):
+    with _progress(watch, len(rows) * new_tokens) as bar, engine.evaluating():
         for begin in range(0, len(order), size):
             run.batch(order[begin : begin + size], bar)
     return [run.done[row.index] for row in rows]
 
 
+@dataclass(eq=False)
 class _Run:
     """What stays the same over the batches of one call of ``decode``."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        tokenizer: Any,
-        interventions: tuple[Intervention, ...],
-        record: ResidualSites | None,
-        plan: RecordPlan,
-        cap: int,
-        temperature: float,
-        top_p: float,
-        rules: GenerationRules,
-        new_tokens: int,
-        ends: _Ends,
-        settings: dict[str, Any],
-    ) -> None:
-        self.engine, self.tokenizer, self.interventions = engine, tokenizer, interventions
-        self.record, self.plan, self.cap = record, plan, cap
-        self.temperature, self.top_p, self.ends, self.settings = temperature, top_p, ends, settings
-        self.rules, self.new_tokens = rules, new_tokens
-        self.injects = frozenset(layer for i in interventions for layer in i.injects)
-        extra = {site for i in interventions for site in i.reads} - set(plan.places)
-        self.places = (*plan.places, *sorted(extra))
-        self.done: dict[int, Rollout] = {}
+    engine: Engine
+    interventions: tuple[Intervention, ...]
+    record: ResidualSites | None
+    plan: RecordPlan
+    new_tokens: int
+    cap: int
+    temperature: float
+    top_p: float
+    rules: GenerationRules
+    ends: Ends
+    settings: dict[str, Any]
+    done: dict[int, Rollout] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.injects = frozenset(layer for i in self.interventions for layer in i.injects)
+        extra = {site for i in self.interventions for site in i.reads} - set(self.plan.places)
+        self.places = (*self.plan.places, *sorted(extra))
 
     def batch(self, rows: list[Row], bar: ProgressBar) -> None:
         """Decode these rows to their ends."""
         engine, device = self.engine, self.engine.device
-        longest = max(len(row.prompt_ids) for row in rows)
-        pad = [longest - len(row.prompt_ids) for row in rows]
-        cache = engine.new_cache(pad, capacity=longest + min(self.cap, 256))
+        pad, last_ids = padded([row.prompt_ids for row in rows], device)
+        cache = engine.new_cache(pad, capacity=last_ids.shape[1] + min(self.cap, 256))
         for intervention in self.interventions:
             for row in rows:
                 intervention.begin(row)
@@ -217,20 +184,18 @@ class _Run:
         # logprob and entropy of every step stay on the device until the row ends
         scores = torch.full((2, len(rows), self.cap), torch.nan, dtype=torch.float32, device=device)
         slots = torch.arange(len(rows), device=device)
-        store = _Store(self.record, self.plan, rows, self.cap, engine) if _keeps(self.record) else None
+        sink = sink_for(self.record, self.plan, [row.index for row in rows], self.cap, engine)
         tape = Tape(self.places, len(rows), engine)
         passes = Passes(tape, rows, cache)
-        prompt = [[0] * p + row.prompt_ids for p, row in zip(pad, rows, strict=True)]
-        last_ids = torch.tensor(prompt, device=device)
         processors = self.rules.processors([row.prompt_ids for row in rows], self.new_tokens, self.cap, device)
         slot_of = {row.index: slot for slot, row in enumerate(rows)}
         t = 0
-        with engine.tapped(tape.reads(), {site: passes.edit(site, who) for site, who in self._editors().items()}):
+        with engine.tapped(tape.reads(), passes.edits(self.interventions)):
             while rows:
                 passes.rows = rows
                 logits = engine.forward(last_ids, cache)[:, -1]
                 step = Step(
-                    rows, t, logits, engine, cache, partial(_value, tape, len(rows)), passes.over, self.injects,
+                    rows, t, logits, engine, cache, partial(tape.value, rows=len(rows)), passes.over, self.injects,
                     last_ids[:, -1:], self.ends.reason,
                 )  # fmt: skip
                 if processors is not None:
@@ -242,7 +207,7 @@ class _Run:
                 last_ids = self._decide(step, draws, scores, slots)
                 if processors is not None:
                     processors.append(slots, last_ids)
-                self._hand_over(step, tape, store)
+                sink.add([row.index for row in rows], t, tape.values[: len(self.plan.places), : len(rows)])
                 bar.update(len(rows))
                 t += 1
                 keep = []
@@ -252,7 +217,7 @@ class _Run:
                         keep.append(i)
                     else:
                         row.finish_reason = step.finishing[i]
-                        self._finish(row, scores[:, slots[i], :t], store)
+                        self._finish(row, scores[:, slots[i], :t], sink)
                 if len(keep) < len(rows):
                     rows = [rows[i] for i in keep]
                     index = torch.tensor(keep, dtype=torch.long, device=device)
@@ -299,152 +264,27 @@ class _Run:
         scores[1, slots, step.t] = entropy(log_probs).to(scores.dtype)
         return chosen[:, None]
 
-    def _hand_over(self, step: Step, tape: Tape, store: _Store | None) -> None:
-        recorded = tape.values[: len(self.plan.places), : len(step.rows)]
-        if store is not None:
-            store.add(step.rows, step.t, recorded)
-        elif isinstance(self.record, ResidualStream):
-            views = {site: self.plan.view(recorded, site) for site in self.plan.views}
-            self.record.on_step(StepResiduals(step.t, [row.index for row in step.rows], _cast(views, self.record)))
-
-    def _editors(self) -> dict[Site, list[Intervention]]:
-        sites = dict.fromkeys(site for i in self.interventions for site in i.edits)
-        return {site: [i for i in self.interventions if site in i.edits] for site in sites}
-
-    def _finish(self, row: Row, scores: Float[Tensor, "2 step"], store: _Store | None) -> None:
+    def _finish(self, row: Row, scores: Float[Tensor, "2 step"], sink: Sink) -> None:
         for intervention in self.interventions:
             intervention.finish(row)
         ids = row.token_ids
-        text = "" if self.tokenizer is None else decode_text(self.tokenizer, ids, skip_special_tokens=True)
+        tokenizer = self.engine.facts.tokenizer
+        text = "" if tokenizer is None else decode_text(tokenizer, ids, skip_special_tokens=True)
         logprobs, entropy = scores.cpu().clone()
+        residuals = sink.take(row.index, len(ids))
         self.done[row.index] = Rollout(
             prompt_ids=torch.tensor(row.prompt_ids),
             token_ids=torch.tensor(ids),
-            tokens=text_pieces(self.tokenizer, ids),
+            tokens=text_pieces(tokenizer, ids),
             text=text,
             finish_reason=str(row.finish_reason),
             logprobs=logprobs,
             entropy=entropy,
-            residuals={} if store is None else store.take(row, len(ids)),
-            layers=() if store is None else self.plan.layers,
+            residuals=residuals,
+            layers=self.plan.layers if residuals else (),
             events=row.events,
             settings={**self.settings, "seed": row.seed},
         )
-
-
-class Passes:
-    """Tells tape and interventions which rows the pass now running is over."""
-
-    def __init__(self, tape: Tape, rows: list[Row], cache: RowCache) -> None:
-        self.tape, self.rows, self.cache = tape, rows, cache
-        self._scratch = self._rerun = False
-
-    @contextmanager
-    def over(
-        self,
-        rows: list[Row],
-        index: Int[Tensor, " rerun"] | None,
-        scratch: bool = False,
-        rerun: bool = False,
-        cache: RowCache | None = None,
-    ) -> Iterator[None]:
-        before = self.rows, self.cache, self._scratch, self._rerun
-        self.rows, self.cache = rows, self.cache if cache is None else cache
-        self._scratch, self._rerun = scratch, rerun
-        try:
-            with self.tape.only(index):
-                yield
-        finally:
-            self.rows, self.cache, self._scratch, self._rerun = before
-
-    def _begin(self) -> list[int]:
-        """Where in its own text each row's first column stands."""
-        if self._rerun:
-            return [len(row.prompt_ids) + len(row.token_ids) - 1 for row in self.rows]
-        return [self.cache.length - pad for pad in self.cache.pad_columns]
-
-    def edit(self, site: Site, interventions: list[Intervention]) -> Edit:
-        def edit(residual: Float[Tensor, "row pos d_model"]) -> Tensor | None:
-            count = residual.shape[1]
-            pos = self.cache.positions(count).masked_fill(~self.cache.real(count), -1)
-            at = Positions(self.rows, pos.to(residual.device), self._scratch, self._rerun, self._begin())
-            current, changed = residual, False
-            for intervention in interventions:
-                new = intervention.edit_residual(site, current, at)
-                if new is not None:
-                    current, changed = new.to(residual), True
-            return current if changed else None
-
-        return edit
-
-
-class _Store:
-    """Preallocated residuals of the rows of a batch, ``[place, step, d_model]`` each."""
-
-    def __init__(
-        self, record: ResidualSites | None, plan: RecordPlan, rows: list[Row], cap: int, engine: Engine
-    ) -> None:
-        assert record is not None
-        self.plan = plan
-        device = torch.device(record.device or engine.device)
-        # Copies from a GPU to pinned memory need no waiting.
-        pinned = device.type == "cpu" and engine.device.type == "cuda"
-        shape = (len(plan.places), cap, engine.facts.d_model)
-        self.buffers = {
-            row.index: torch.empty(shape, dtype=record.dtype or engine.dtype, device=device, pin_memory=pinned)
-            for row in rows
-        }
-        self._wait: Callable[[], None] = torch.cuda.synchronize if pinned else lambda: None
-
-    def add(self, rows: list[Row], t: int, values: Float[Tensor, "place row d_model"]) -> None:
-        for i, row in enumerate(rows):
-            self.buffers[row.index][:, t].copy_(values[:, i], non_blocking=True)
-
-    def take(self, row: Row, steps: int) -> dict[str, Float[Tensor, "_ step d_model"]]:
-        self._wait()
-        buffer = self.buffers.pop(row.index)
-        kept = buffer if steps == buffer.shape[1] else buffer[:, :steps].clone()
-        return {site: self.plan.view(kept, site) for site in self.plan.views}
-
-
-class _Ends:
-    """Why a row would end with a token."""
-
-    def __init__(self, tokenizer: Any, rules: GenerationRules, stop: Sequence[str | int], cap: int) -> None:
-        self.tokenizer, self.rules, self.cap = tokenizer, rules, cap
-        self.ids = {s for s in stop if isinstance(s, int)}
-        self.strings = [s for s in stop if isinstance(s, str)]
-        self.strings += rules.stop_strings
-
-    def reason(self, row: Row, token: int) -> str | None:
-        if token in self.rules.eos:
-            return "eos"
-        if token in self.ids or (self.strings and self._string_ends(row, token)) or self.rules.stops(row, token):
-            return "stop"
-        return "length" if len(row.token_ids) + 1 >= min(row.limit, self.cap) else None
-
-    def _string_ends(self, row: Row, token: int) -> bool:
-        # A token is at least one byte, so this many tokens hold any stop string that ends now.
-        reach = max(len(s.encode()) for s in self.strings) + 1
-        tail = decode_text(self.tokenizer, [*row.token_ids[-reach:], token])
-        head = decode_text(self.tokenizer, row.token_ids[-reach:])
-        return any(tail.count(s) > head.count(s) for s in self.strings)
-
-
-@contextmanager
-def evaluating(model: Bridge) -> Iterator[None]:
-    """Dropout off meanwhile.
-
-    A bridge has thousands of modules; only those in training mode are touched.
-    """
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager
@@ -458,44 +298,6 @@ def _progress(progress: bool | ProgressBar, total: int) -> Iterator[ProgressBar]
         yield bar
 
 
-def _value(tape: Tape, rows: int, site: Site) -> Float[Tensor, "row d_model"]:
-    return tape.value(site, rows)
-
-
-def _keeps(record: ResidualSites | None) -> bool:
-    return record is not None and not isinstance(record, ResidualStream)
-
-
-def _cast(views: Mapping[str, Tensor], record: ResidualSites) -> dict[str, Tensor]:
-    return {site: view.to(device=record.device, dtype=record.dtype) for site, view in views.items()}
-
-
-def _edited(interventions: Sequence[Intervention]) -> list[Site]:
-    """Sites at which the stream may be replaced between a block's output and the next one's input."""
-    injected = [Site("resid_pre", layer) for i in interventions for layer in i.injects]
-    return [*injected, *(site for i in interventions for site in i.edits)]
-
-
-def as_batch_size(batch_size: Whole | None, operation: str) -> int:
-    """Rows at a time, the usual number unless given."""
-    return DEFAULT_BATCH if batch_size is None else as_whole(batch_size, operation, "batch_size", 1)
-
-
-def _stops(stop: Any, facts: ModelFacts) -> list[str | int]:
-    """Stop strings and token ids from one or several."""
-    given = [stop] if is_whole(stop) else as_list(stop, "decode", "stop", "strings or token ids")
-    found = [str(s) if isinstance(s, str) else as_token_id(s, "decode", "stop") for s in given]
-    if "" in found or (facts.tokenizer is None and any(isinstance(s, str) for s in found)):
-        raise InputError(
-            "decode",
-            expected="stop strings that are not empty, and a tokenizer to find them",
-            received=repr(given),
-            remedy="Or stop at token ids.",
-        )
-    facts.check_token_ids([s for s in found if isinstance(s, int)], "decode (stop)")
-    return found
-
-
 def _watch(progress: Any) -> bool | ProgressBar:
     if progress is not None and not isinstance(progress, bool) and not isinstance(progress, ProgressBar):
         raise InputError(
@@ -507,69 +309,9 @@ def _watch(progress: Any) -> bool | ProgressBar:
     return False if progress is None else progress
 
 
-def prepared(intervention: Intervention, engine: Engine) -> Intervention:
-    """The intervention as it will act on this model, its layers checked."""
-    name = type(intervention).__name__
-    intervention = intervention.prepare(engine.facts)
-    if not isinstance(intervention, Intervention):
-        raise InputError(
-            name,
-            expected="prepare to return the intervention to use",
-            received=repr(intervention)[:80],
-            remedy="Return self, or a changed copy.",
-        )
-    # One place alone is as good as a list of one.
-    for places in ("reads", "edits"):
-        if isinstance(getattr(intervention, places), Site):
-            setattr(intervention, places, (getattr(intervention, places),))
-    if not isinstance(intervention.injects, tuple):
-        intervention.injects = tuple(as_wholes(intervention.injects, name, "injects"))
-    for site in (*intervention.reads, *intervention.edits):
-        if not isinstance(site, Site):
-            raise InputError(
-                name, expected="sites in reads and edits", received=repr(site), remedy='Write Site("resid_post", 3).'
-            )
-        site.check(engine.facts.n_layers, name)
-    for layer in intervention.injects:
-        Site("resid_pre", layer).check(engine.facts.n_layers, name)
-    return intervention
-
-
-def fitted(interventions: Sequence[Intervention], request: Request) -> list[Intervention]:
-    """The interventions as they will act in one call."""
-    return [intervention.fit(request) for intervention in interventions]
-
-
-def check_context(ids: list[list[int]], new_tokens: int, facts: ModelFacts, operation: str = "decode") -> None:
-    """Refuse texts that, with ``new_tokens`` more, do not fit the positions the model was made for."""
-    longest = max((len(text) for text in ids), default=0)
-    if facts.n_ctx is not None and longest + new_tokens > facts.n_ctx:
-        raise InputError(
-            operation,
-            expected=f"at most {facts.n_ctx} positions (the context of {facts.name})",
-            received=f"a text of {longest} tokens and up to {new_tokens} new ones",
-            remedy="Lower max_new_tokens, shorten the text, or load the model with n_ctx=... .",
-        )
-
-
-def _check_request(
-    ids: list[list[int]], cap: int, size: int, record: ResidualSites | None, plan: RecordPlan, engine: Engine
-) -> None:
-    longest = max((len(prompt) for prompt in ids), default=0)
-    needs = {engine.device: engine.cache_bytes(min(size, len(ids)), longest + cap)}
-    if record is not None and _keeps(record):
-        device = torch.device(record.device or engine.device)
-        itemsize = (record.dtype or engine.dtype).itemsize
-        kept = len(ids) * len(plan.places) * cap * engine.facts.d_model * itemsize
-        needs[device] = needs.get(device, 0) + kept
-    check_memory("decode", needs, "Record fewer layers, use ResidualStream, a smaller batch or fewer new tokens.")
-
-
 @cache
-def _versions() -> dict[str, str]:
-    return {
-        name: importlib.metadata.version(name) for name in ("peaklens", "torch", "transformers", "transformer-lens")
-    }
+def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("peaklens", *libraries)}
 
 
 def _settings(
@@ -590,5 +332,5 @@ def _settings(
         "stop": list(stop),
         "interventions": [intervention.describe() for intervention in interventions],
         "intervention_code": [code_of(intervention) for intervention in interventions],
-        "versions": _versions(),
+        "versions": dict(_versions(engine.facts.libraries)),
     }

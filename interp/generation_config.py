@@ -26,10 +26,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.engines.base import ModelFacts, end_ids
 from interp.errors import InputError
 from interp.foreign import foreign_errors
-from interp.protocol import Row
-from interp.types import Bridge
+from interp.rows import Row
 
 __all__ = ["GenerationRules", "RowProcessors", "generation_rules"]
 
@@ -191,7 +191,7 @@ class RowProcessors:
 
 
 def generation_rules(
-    model: Bridge,
+    facts: ModelFacts,
     choice: bool | Mapping[str, Any] | Any = True,
     *,
     sampling: bool = False,
@@ -201,7 +201,8 @@ def generation_rules(
     """What holds for a model: its own ``generation_config``, none of it, or changes to it.
 
     >>> from interp import load_model
-    >>> generation_rules(load_model("toy-reasoner"), {"repetition_penalty": 1.2}).acting
+    >>> from interp.engines.registry import model_facts
+    >>> generation_rules(model_facts(load_model("toy-reasoner")), {"repetition_penalty": 1.2}).acting
     {'repetition_penalty': 1.2, 'eos_token_id': 2}
 
     Args:
@@ -213,31 +214,24 @@ def generation_rules(
         InputError: a setting that asks for another way of decoding, one that transformers refuses, stop strings without
             a tokenizer.
     """
-    hf = model.original_model
-    own = getattr(hf, "generation_config", None)
-    if own is None or not hasattr(hf, "generate"):
-        return GenerationRules(_eos(getattr(hf.config.get_text_config(), "eos_token_id", None)), {})
-    config = copy.deepcopy(own)
+    hf = facts.generator
+    if hf is None:
+        return GenerationRules(facts.eos, {})
+    config = copy.deepcopy(hf.generation_config)
     if choice is False or choice is None:
-        return GenerationRules(_eos(config.eos_token_id), _values(config, {"eos_token_id": ()}))
+        return GenerationRules(facts.eos, _values(config, {"eos_token_id": ()}))
     if choice is not True:
         _replace(config, choice, operation)
     _refuse(config, operation)
     acting = _values(config, _ACTING)
-    stop, strings = _stop_criterion(config, model.tokenizer, operation)
+    stop, strings = _stop_criterion(config, facts.tokenizer, operation)
     ignored = _tell_ignored(config, sampling, top_p)
     # Left to decode, or of no bearing on which token is chosen.
     for name in (*_NOT_DONE, "stop_strings", "cache_implementation", "max_length", "compile_config", "cache_config"):
         if hasattr(config, name):
             setattr(config, name, None)
     config.do_sample = False
-    return GenerationRules(_eos(config.eos_token_id), acting, ignored, strings, hf, config, stop)
-
-
-def _eos(ids: Any) -> frozenset[int]:
-    if ids is None:
-        return frozenset()
-    return frozenset([ids] if isinstance(ids, int) else (int(i) for i in ids))
+    return GenerationRules(end_ids(config.eos_token_id), acting, ignored, strings, hf, config, stop)
 
 
 def _replace(config: Any, choice: Any, operation: str) -> None:

@@ -23,127 +23,32 @@ can serve many runs.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.arguments import as_list, as_wholes, refused
 from interp.describing import class_digest, described
 from interp.engines.base import Engine, ModelFacts
 from interp.engines.cache import RowCache
 from interp.errors import InputError
+from interp.rows import ForcedToken, Positions, Row, name_of
 from interp.sites import Site
 
 __all__ = [
-    "Event",
-    "ForcedToken",
     "Intervention",
-    "Positions",
+    "Interventions",
     "Request",
-    "Row",
     "Scratch",
     "Step",
+    "as_interventions",
     "code_of",
-    "name_of",
+    "prepared",
 ]
-
-
-@dataclass(frozen=True)
-class Event:
-    """A mark: at response step ``step``, ``intervention`` did what ``note`` says."""
-
-    step: int
-    intervention: str
-    note: str
-
-
-class ForcedToken(int):
-    """A token id that was forced, and by whom, so that an intervention takes back its own tokens alone."""
-
-    owner: int | None = None
-
-    @classmethod
-    def by(cls, intervention: Intervention | None, token_id: int) -> ForcedToken:
-        token = cls(token_id)
-        token.owner = None if intervention is None else id(intervention)
-        return token
-
-
-@dataclass(eq=False)
-class Row:
-    """One response in the making.
-
-    ``index`` is its place in the list of prompts; ``limit`` the number of tokens at which it ends with reason "length";
-    ``seed`` is its own: draw from it, and a coin falls the same whatever batch the row is in.
-    """
-
-    index: int
-    prompt_ids: list[int]
-    limit: int
-    seed: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: str | None = None
-    events: list[Event] = field(default_factory=list)
-    forced: deque[ForcedToken] = field(default_factory=deque)
-    _notes: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def force(self, token_ids: Sequence[int], by: Intervention | None = None) -> None:
-        """Emit these next, one a step, after whatever is already forced."""
-        self.forced.extend(ForcedToken.by(by, token_id) for token_id in token_ids)
-
-    def take_back(self, by: Intervention) -> None:
-        """Do not emit what this intervention has forced and what has not been emitted yet."""
-        self.forced = deque(token for token in self.forced if token.owner != id(by))
-
-    def notes(self, intervention: Intervention) -> dict[str, Any]:
-        """This intervention's memory about this row."""
-        return self._notes.setdefault(id(intervention), {})
-
-    def mark(self, intervention: Intervention, note: str) -> None:
-        """Leave an :class:`Event` at the current step."""
-        self.events.append(Event(len(self.token_ids), name_of(intervention), note))
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Whose residuals ``edit_residual`` is looking at.
-
-    ``rows[i]`` is the row of ``residual[i]``; ``pos[i, j]`` is the position in that row's text (prompt and response) of
-    ``residual[i, j]``, -1 on padding. ``scratch`` passes are thrown away afterwards.
-    """
-
-    rows: list[Row]
-    pos: Int[Tensor, "row pos"]
-    scratch: bool = False
-    rerun: bool = False
-    begin: Sequence[int] | None = field(default=None, repr=False)
-    """The position of each row's first column, negative on padding; what ``places`` needs without asking the device."""
-
-    def places(self, steps: Sequence[int]) -> list[list[tuple[int, int]]]:
-        """For each row, the number in ``steps`` and the column of those that are here; nothing is waited for.
-
-        >>> at = Positions([Row(0, [5, 6, 7], 9)], torch.arange(3)[None], begin=[0])
-        >>> at.places([3, 0])  # step 0 is the last of the three prompt tokens
-        [[(1, 2)]]
-        """
-        count = self.pos.shape[1]
-        # The last column is never padding.
-        begin = (self.pos[:, -1] - (count - 1)).tolist() if self.begin is None else self.begin
-        found = []
-        for row, first in zip(self.rows, begin, strict=True):
-            columns_of = ((n, step + len(row.prompt_ids) - 1 - first) for n, step in enumerate(steps))
-            found.append([(n, column) for n, column in columns_of if 0 <= column < count])
-        return found
-
-    @property
-    def steps(self) -> Int[Tensor, "row pos"]:
-        """The response step each position predicts: 0 at the last prompt token, negative before it and on padding."""
-        first = torch.tensor([len(row.prompt_ids) - 1 for row in self.rows], device=self.pos.device)[:, None]
-        return torch.where(self.pos >= 0, self.pos - first, -1 - first)
 
 
 @dataclass(frozen=True)
@@ -243,16 +148,62 @@ class Intervention:
         return {name: value for name, value in vars(self).items() if name not in made and name != "label"}
 
 
+if TYPE_CHECKING:
+    Interventions: TypeAlias = Intervention | Iterable[Intervention] | None
+else:
+    Interventions = Any
+
+
+def as_interventions(interventions: Any, operation: str = "decode") -> list[Intervention]:
+    """A list of interventions from one or several; classes and other things are refused.
+
+    >>> len(as_interventions(Intervention())), as_interventions(None)
+    (1, [])
+    """
+    if interventions is None:
+        return []
+    listed = [interventions] if isinstance(interventions, Intervention | type) else interventions
+    listed = as_list(listed, operation, "interventions", "interventions")
+    for one in listed:
+        if not isinstance(one, Intervention):
+            made = f"Make one: {one.__name__}(...)." if isinstance(one, type) else "See interp.interventions."
+            raise refused(operation, "interventions, instances of interp.Intervention", one, made)
+    return listed
+
+
+def prepared(intervention: Intervention, facts: ModelFacts) -> Intervention:
+    """The intervention as it will act on this model, its layers checked."""
+    name = type(intervention).__name__
+    intervention = intervention.prepare(facts)
+    if not isinstance(intervention, Intervention):
+        raise InputError(
+            name,
+            expected="prepare to return the intervention to use",
+            received=repr(intervention)[:80],
+            remedy="Return self, or a changed copy.",
+        )
+    # One place alone is as good as a list of one.
+    for places in ("reads", "edits"):
+        if isinstance(getattr(intervention, places), Site):
+            setattr(intervention, places, (getattr(intervention, places),))
+    if not isinstance(intervention.injects, tuple):
+        intervention.injects = tuple(as_wholes(intervention.injects, name, "injects"))
+    for site in (*intervention.reads, *intervention.edits):
+        if not isinstance(site, Site):
+            raise InputError(
+                name, expected="sites in reads and edits", received=repr(site), remedy='Write Site("resid_post", 3).'
+            )
+        site.check(facts.n_layers, name)
+    for layer in intervention.injects:
+        Site("resid_pre", layer).check(facts.n_layers, name)
+    return intervention
+
+
 def code_of(intervention: Intervention) -> str:
     """What tells the class from another of its name: a digest of its code, or the package's name for a ready-made."""
     kind = type(intervention)
     is_ours = kind.__module__.startswith("interp.interventions.")
     return "peaklens" if is_ours else class_digest(kind, Intervention)
-
-
-def name_of(intervention: Intervention) -> str:
-    """What events and stored settings call it: its ``label`` if it has one, else its class."""
-    return str(getattr(intervention, "label", type(intervention).__name__))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
    ``resid_post[l]`` are one tensor unless something edits between them, and then it is read and stored once.
 2. A :class:`Tape` holds the value of each place at the position just run, ``[place, row, d_model]``; a position that
    is run again overwrites its rows, so what is kept is the last pass.
-3. At the end of each step a sink takes the tape: :class:`ResidualSites` into preallocated buffers, one a response;
-   :class:`ResidualStream` into a callback, storing nothing.
+3. At the end of each step a :class:`Sink` takes the tape: for :class:`ResidualSites` into preallocated buffers, one a
+   response; for :class:`ResidualStream` into a callback, storing nothing.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ __all__ = [
     "RecordPlan",
     "ResidualSites",
     "ResidualStream",
+    "Sink",
     "StepResiduals",
     "Tape",
     "as_record",
+    "buffer",
     "check_memory",
     "plan_record",
+    "sink_for",
 ]
 
 
@@ -144,9 +147,9 @@ class RecordPlan:
     views: dict[str, tuple[int, ...]]
     layers: tuple[int, ...]
 
-    def view(self, stored: Float[Tensor, "place *rest"], site: str) -> Float[Tensor, "layer *rest"]:
-        index = self.views[site]
-        return stored[index[0] : index[0] + len(index)]
+    def by_site(self, stored: Float[Tensor, "place *rest"]) -> dict[str, Float[Tensor, "_ *rest"]]:
+        """Site to ``[layer, ...]``: what is stored by place, shared and not copied."""
+        return {site: stored[index[0] : index[0] + len(index)] for site, index in self.views.items()}
 
 
 def plan_record(record: ResidualSites | None, engine: Engine, edited: Iterable[Site] = ()) -> RecordPlan:
@@ -219,8 +222,93 @@ class Tape:
         return self.values[self.places.index(site), :rows]
 
 
-def check_memory(operation: str, needs: dict[torch.device, int], remedy: str) -> None:
-    """Refuse, before anything is computed, what does not fit the free memory of a device."""
+class Sink:
+    """Where the residuals of a batch go: it is given a step at a time and asked for a row at a time.
+
+    This one lets them go. Rows are told by their places in the list of prompts.
+    """
+
+    def add(self, rows: list[int], t: int, values: Float[Tensor, "place row d_model"]) -> None:
+        """Take step ``t`` of these rows; ``values`` are valid until this returns."""
+
+    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step d_model"]]:
+        """What has been kept of a row that leaves after ``steps`` steps."""
+        return {}
+
+
+class _Keeping(Sink):
+    """Into preallocated buffers, one a row."""
+
+    def __init__(
+        self, record: ResidualSites, plan: RecordPlan, rows: Sequence[int], steps: int, engine: Engine
+    ) -> None:
+        self.plan = plan
+        # Copies from a GPU to pinned memory need no waiting.
+        pinned = _device(record, engine).type == "cpu" and engine.device.type == "cuda"
+        self.buffers = {row: buffer(record, plan, steps, engine, pinned) for row in rows}
+        self._wait: Callable[[], None] = torch.cuda.synchronize if pinned else lambda: None
+
+    def add(self, rows: list[int], t: int, values: Float[Tensor, "place row d_model"]) -> None:
+        for i, row in enumerate(rows):
+            self.buffers[row][:, t].copy_(values[:, i], non_blocking=True)
+
+    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step d_model"]]:
+        self._wait()
+        whole = self.buffers.pop(row)
+        return self.plan.by_site(whole if steps == whole.shape[1] else whole[:, :steps].clone())
+
+
+class _Streaming(Sink):
+    """To whoever asked, nothing kept."""
+
+    def __init__(self, record: ResidualStream, plan: RecordPlan) -> None:
+        self.record, self.plan = record, plan
+
+    def add(self, rows: list[int], t: int, values: Float[Tensor, "place row d_model"]) -> None:
+        device, dtype = self.record.device, self.record.dtype
+        views = {site: view.to(device=device, dtype=dtype) for site, view in self.plan.by_site(values).items()}
+        self.record.on_step(StepResiduals(t, rows, views))
+
+
+def sink_for(record: ResidualSites | None, plan: RecordPlan, rows: Sequence[int], steps: int, engine: Engine) -> Sink:
+    """The sink that these rows, of at most ``steps`` steps each, need for what was asked for."""
+    if isinstance(record, ResidualStream):
+        return _Streaming(record, plan)
+    return Sink() if record is None else _Keeping(record, plan, rows, steps, engine)
+
+
+def _device(record: ResidualSites, engine: Engine) -> torch.device:
+    return torch.device(record.device or engine.device)
+
+
+def buffer(
+    record: ResidualSites, plan: RecordPlan, count: int, engine: Engine, pinned: bool = False
+) -> Float[Tensor, "place pos d_model"]:
+    """Room for ``count`` positions of each place, where and as precise as they are to be kept."""
+    shape = (len(plan.places), count, engine.facts.d_model)
+    dtype, device = record.dtype or engine.dtype, _device(record, engine)
+    return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+
+
+def check_memory(
+    operation: str,
+    engine: Engine,
+    rows: int,
+    columns: int,
+    remedy: str,
+    record: ResidualSites | None = None,
+    plan: RecordPlan | None = None,
+    positions: int = 0,
+) -> None:
+    """Refuse, before anything is computed, what does not fit the free memory of a device.
+
+    That is the keys and values of ``rows`` texts of ``columns`` tokens, and what is kept of ``positions`` in all.
+    """
+    needs = {engine.device: engine.cache_bytes(rows, columns)}
+    if record is not None and plan is not None and not isinstance(record, ResidualStream):
+        device, itemsize = _device(record, engine), (record.dtype or engine.dtype).itemsize
+        kept = positions * len(plan.places) * engine.facts.d_model * itemsize
+        needs[device] = needs.get(device, 0) + kept
     for device, need in needs.items():
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]

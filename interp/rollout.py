@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.display import Fragment, details_table, number, token_spans
 from interp.errors import InputError
 from interp.foreign import foreign_errors, said
-from interp.protocol import Event
+from interp.rows import Event
 from interp.token_text import gap_between
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""Measures of a reasoning trajectory that need tensors only: no model, no tokenizer, no tables.
+"""Measures of a reasoning trajectory, from tensors alone: a probe takes residual streams and gives scores, bits or p.
+
+No model, no tokenizer, no table and no file may come in here, and nothing here imports `interp` or `analyses`: whoever
+has tensors can use it.
 
 One trajectory against one answer, coordinates as samples: `hsic` scores every step, `bandwidth` asks at other kernel
 widths, `similarity` has the alternatives on the same footing, `nulls` asks whether a wrong answer would score as high.
@@ -6,10 +9,14 @@ widths, `similarity` has the alternatives on the same footing, `nulls` asks whet
 in which each prediction settles.
 
 Across many problems, problems as samples: `samplewise` asks whether there is any dependence, `information` and
-`vinformation` estimate bits, `bounds` says which errors they allow. Nothing here imports `interp` or `analyses`.
+`vinformation` estimate bits, `bounds` says which errors they allow.
+
+What they are made of: `chunks` keeps all of them within a memory; `scale` and `kernel` say how coordinates are
+compared, `lowrank`, `answers` and `scoring` do it; `samples` and `folds` say which problems train and which are held
+out, `features`, `probe` and `selection` do it.
 """
 
-from probes.bandwidth import BandwidthSweep, bandwidth_sweep, median_distance
+from probes.bandwidth import BandwidthSweep, bandwidth_sweep
 from probes.bounds import ErrorBounds, error_bounds
 from probes.depth import Depth, settling_depth
 from probes.errors import InputError
@@ -18,6 +25,7 @@ from probes.information import Information, discrete_mi, entropy_bits, gaussian_
 from probes.nulls import NullTest, holm_over_layers, null_scores, null_test, nulls_needed, random_answers
 from probes.peaks import PeakStatistics, peak_statistics, top_k_peaks, tukey_peaks
 from probes.samplewise import SampleHsic, sample_hsic
+from probes.scale import median_distance
 from probes.similarity import SCORES, cka, cosine, kernel_cka, linear_cka, pearson_r2
 from probes.tokens import ThinkingToken, thinking_tokens
 from probes.vinformation import VInformation, v_information

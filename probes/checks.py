@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from numbers import Integral, Real
 
 import torch
@@ -16,28 +15,22 @@ __all__ = [
     "check_drop_top",
     "check_finite",
     "check_fit",
-    "check_options",
+    "check_interval",
+    "check_max_bytes",
     "check_pair",
+    "check_positive",
     "check_tensor",
     "check_whole",
     "is_number",
-    "median_multiple",
 ]
 
-# The smallest eps. The ridge eps * d stands against a kernel that float64 holds to about 1e-15 of its mean diagonal:
-# what is lost there enters the score as some 10 * 2e-16 / eps, a direction of the kernel at a time. Against 60 digits
-# the low-rank score is off by 1e-5 to 3e-4 at 1e-12 (by 3e-2 at 1e-14 and beyond); the dense formula, whose inverse
-# multiplies the loss by the kernel's condition, by 5e-4 at 1e-10 and by a whole direction at 1e-13.
-SMALLEST_EPS, SMALLEST_EPS_DENSE = 1e-12, 1e-10
-
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-_MEDIAN = re.compile(r"(?:([0-9]+\.?[0-9]*|\.[0-9]+)\s*\*\s*)?median")
 
 
-def check_pair(operation: str, steps: Tensor, answer: Tensor, sigma: float | int | str, drop_top: int) -> None:
-    check_options(operation, sigma)
-    check_tensor(operation, "answer", answer, axes=("d_model",), sigma=sigma)
-    check_tensor(operation, "steps", steps, axes=("step", "d_model"), sigma=sigma)
+def check_pair(operation: str, steps: Tensor, answer: Tensor, drop_top: int, *, unit: float = 1.0) -> None:
+    """Refuse steps `[*lead, step, d_model]` and an answer `[*lead, d_model]` that do not fit each other."""
+    check_tensor(operation, "answer", answer, axes=("d_model",), unit=unit)
+    check_tensor(operation, "steps", steps, axes=("step", "d_model"), unit=unit)
     check_fit(operation, steps, tuple(answer.shape[:-1]), answer.shape[-1])
     check_drop_top(operation, drop_top, answer.shape[-1])
 
@@ -56,30 +49,28 @@ def check_finite(operation: str, name: str, x: Tensor, remedy: str) -> None:
         )
 
 
-def check_options(
-    operation: str,
-    sigma: float | int | str,
-    eps: float | int = 1.0,
-    *,
-    tol: float | int = 0.5,
-    max_bytes: int = 1,
-    smallest_eps: float = 0.0,
-) -> None:
-    """Refuse options out of range, and an `eps` below which the score is rounding."""
-    number = median_multiple(operation, sigma) if isinstance(sigma, str) else sigma
-    for name, value in {"sigma": number, "eps": eps, "tol": tol, "max_bytes": max_bytes}.items():
-        if not (is_number(value) and math.isfinite(value) and value > 0):
-            raise InputError(
-                operation, expected=f"{name} > 0 and finite", received=repr(value), remedy=f"Give a positive {name}."
-            )
+def check_positive(operation: str, name: str, value: object) -> None:
+    """Refuse what is not a finite number above 0."""
+    if not (is_number(value) and math.isfinite(value) and value > 0):  # type: ignore[arg-type, operator]
+        raise InputError(
+            operation, expected=f"{name} > 0 and finite", received=repr(value), remedy=f"Give a positive {name}."
+        )
+
+
+def check_max_bytes(operation: str, max_bytes: int) -> None:
+    """Refuse a working memory that is not a whole number of bytes."""
+    check_positive(operation, "max_bytes", max_bytes)
     check_whole(operation, "max_bytes", max_bytes, 1, "Give bytes as an integer, 2**29 say.")
-    if eps < smallest_eps:
+
+
+def check_interval(operation: str, level: float, draws: int) -> None:
+    """Refuse a level and a number of bootstrap draws that give no interval."""
+    if not (0 < level < 1 and draws >= 100):
         raise InputError(
             operation,
-            expected=f"eps >= {smallest_eps:g}",
-            received=repr(eps),
-            remedy="Below it the ridge eps * d_model drowns in the rounding of the kernel in float64, which the "
-            "score then counts; the authors' scripts have 1e-5.",
+            expected="0 < level < 1 and at least 100 draws",
+            received=f"level {level!r}, draws {draws!r}",
+            remedy="Use level=0.95 and draws=1000.",
         )
 
 
@@ -105,20 +96,6 @@ def check_device(operation: str, steps: Tensor, answer: Tensor) -> None:
         raise InputError(
             operation, expected=f"steps on {answer.device}", received=str(steps.device), remedy="Move one of them."
         )
-
-
-def median_multiple(operation: str, sigma: str) -> float:
-    """The m of "m*median" ("median" alone is 1), or an `InputError` that says what is allowed."""
-    match = _MEDIAN.fullmatch(sigma.strip())
-    multiple = float(match[1] or 1) if match else math.nan
-    if not (math.isfinite(multiple) and multiple > 0):
-        raise InputError(
-            operation,
-            expected='sigma > 0 and finite, or "median", or a positive multiple of it such as "0.5*median"',
-            received=repr(sigma),
-            remedy="A number is in activation units; the median is each vector's own.",
-        )
-    return multiple
 
 
 def check_drop_top(operation: str, drop_top: int, d_model: int) -> None:
@@ -150,7 +127,8 @@ def check_fit(operation: str, steps: Tensor, answer_lead: tuple[int, ...], d_mod
         ) from None
 
 
-def check_tensor(operation: str, name: str, x: Tensor, *, axes: tuple[str, ...], sigma: float | int | str) -> None:
+def check_tensor(operation: str, name: str, x: Tensor, *, axes: tuple[str, ...], unit: float = 1.0) -> None:
+    """Refuse what is not a finite floating tensor of at least `axes`; `unit` is that of the kernel, where below 1."""
     layout = f"{name} of shape [*lead, {', '.join(axes)}]"
     if not isinstance(x, Tensor) or x.dtype not in _DTYPES:
         kind = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
@@ -168,9 +146,8 @@ def check_tensor(operation: str, name: str, x: Tensor, *, axes: tuple[str, ...],
             remedy="Check which axes were indexed away.",
         )
     largest = _largest(x)
-    unit = 1.0 if isinstance(sigma, str) else min(1.0, sigma)
     # Beyond this, squared distances overflow and the kernel would be silently wrong.
-    if largest <= 1e150 * unit:
+    if largest <= 1e150 * min(1.0, unit):
         return
     nans, infs = x.isnan(), x.isinf()
     bad = nans | infs

@@ -14,16 +14,16 @@ Source: deep-thinking tokens and their ratio, arXiv 2602.13517 (g = 0.5, rho = 0
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from probes.checks import check_options, check_tensor
+from probes.checks import check_max_bytes, check_tensor
+from probes.chunks import DEFAULT_MAX_BYTES, parts
 from probes.errors import InputError
-from probes.lowrank import DEFAULT_MAX_BYTES
 
 __all__ = ["Depth", "settling_depth"]
 
@@ -73,12 +73,12 @@ def settling_depth(
     """
     _check(residuals, d_vocab, g, rho, chunk, max_bytes)
     n_layers, n_steps = residuals.shape[:2]
-    chunk = max(1, min(chunk, d_vocab, max_bytes // (8 * n_layers * _TEMPORARIES)))
-    size = max(1, max_bytes // (8 * n_layers * _TEMPORARIES * chunk))
+    bytes_each = 8 * n_layers * _TEMPORARIES  # of one step and one id
+    chunks = list(parts(d_vocab, bytes_each, max_bytes, most=chunk))
     divergence, entropy = [], []
     with torch.no_grad():
-        for part in residuals.detach().split(size, dim=1):
-            jsd, bits = _divergence(part, unembed, d_vocab, chunk)
+        for part in parts(n_steps, bytes_each * chunks[0].stop, max_bytes):
+            jsd, bits = _divergence(residuals.detach()[:, part], unembed, chunks)
             divergence.append(jsd)
             entropy.append(bits)
     all_divergence = torch.cat(divergence, dim=1)
@@ -90,12 +90,12 @@ def settling_depth(
 
 
 def _divergence(
-    h: Tensor, unembed: Callable[[Tensor, slice], Tensor], d_vocab: int, chunk: int
+    h: Tensor, unembed: Callable[[Tensor, slice], Tensor], chunks: Sequence[slice]
 ) -> tuple[Tensor, Tensor]:
     log_z = torch.full(h.shape[:2], -math.inf, dtype=torch.float64, device=h.device)
     # A vocabulary that fits one chunk is read once; larger ones twice, or all logits would have to be held.
-    whole = list(_chunks(h, unembed, d_vocab, chunk)) if chunk >= d_vocab else None
-    for logits in whole or _chunks(h, unembed, d_vocab, chunk):
+    whole = list(_logits(h, unembed, chunks)) if len(chunks) == 1 else None
+    for logits in whole or _logits(h, unembed, chunks):
         log_z = torch.logaddexp(log_z, logits.logsumexp(dim=-1))
     if not bool(log_z.isfinite().all()):
         raise InputError(
@@ -105,7 +105,7 @@ def _divergence(
             remedy="Run the unembedding in float32 or bfloat16 and check the final norm.",
         )
     jsd, nats = torch.zeros_like(log_z), torch.zeros_like(log_z)
-    for logits in whole or _chunks(h, unembed, d_vocab, chunk):
+    for logits in whole or _logits(h, unembed, chunks):
         log_p = logits.sub_(log_z[..., None])
         p = log_p.exp()
         nats -= torch.where(p > 0, p * log_p, 0.0).sum(dim=-1)
@@ -122,14 +122,14 @@ def _log_half_sum(ratio: Tensor) -> Tensor:
     return ratio.clamp_min(0.0) + torch.log1p(torch.expm1(-ratio.abs()) / 2)
 
 
-def _chunks(h: Tensor, unembed: Callable[[Tensor, slice], Tensor], d_vocab: int, chunk: int) -> Iterator[Tensor]:
-    for begin in range(0, d_vocab, chunk):
-        ids = slice(begin, min(begin + chunk, d_vocab))
+def _logits(h: Tensor, unembed: Callable[[Tensor, slice], Tensor], chunks: Sequence[slice]) -> Iterator[Tensor]:
+    for ids in chunks:
         logits = unembed(h, ids)
-        if logits.shape != (*h.shape[:2], ids.stop - begin):
+        if logits.shape != (*h.shape[:2], ids.stop - ids.start):
             raise InputError(
                 "settling_depth",
-                expected=f"logits of shape {(*h.shape[:2], ids.stop - begin)} for the ids {begin} to {ids.stop - 1}",
+                expected=f"logits of shape {(*h.shape[:2], ids.stop - ids.start)} "
+                f"for the ids {ids.start} to {ids.stop - 1}",
                 received=f"shape {tuple(logits.shape)}",
                 remedy="unembed(h, ids) returns the logits of the ids in the slice alone; check d_vocab.",
             )
@@ -138,8 +138,8 @@ def _chunks(h: Tensor, unembed: Callable[[Tensor, slice], Tensor], d_vocab: int,
 
 
 def _check(residuals: Tensor, d_vocab: int, g: float, rho: float, chunk: int, max_bytes: int) -> None:
-    check_options("settling_depth", 1.0, max_bytes=max_bytes)
-    check_tensor("settling_depth", "residuals", residuals, axes=("layer", "step", "d_model"), sigma=1.0)
+    check_max_bytes("settling_depth", max_bytes)
+    check_tensor("settling_depth", "residuals", residuals, axes=("layer", "step", "d_model"))
     if residuals.ndim != 3:
         raise InputError(
             "settling_depth",

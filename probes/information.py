@@ -21,17 +21,16 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.checks import check_finite
-from probes.chunks import matrices_of, parts
+from probes.checks import check_finite, check_interval
+from probes.chunks import DEFAULT_MAX_BYTES, matrices_of, parts
 from probes.errors import InputError
-from probes.lowrank import DEFAULT_MAX_BYTES
 
 __all__ = ["Information", "discrete_mi", "entropy_bits", "gaussian_mi", "ksg_mi", "reduce_dimensions"]
 
 Bound = Literal["lower", "estimate", "exact"]
 
 _MOST_DIMENSIONS = 5  # beyond this the nearest-neighbour estimate falls far short of the truth
-_DRAWS_AT_ONCE = 1 << 22  # labels drawn at a time: memory does not grow with the number of draws
+_DRAWN_BYTES = 2**25  # of labels drawn at a time: memory does not grow with the number of draws
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def discrete_mi(
             received=f"length {len(code_y)}",
             remedy="Both are indexed by problem.",
         )
-    _check_interval("discrete_mi", level, draws)
+    check_interval("discrete_mi", level, draws)
     n, width_y = len(code_x), int(code_y.max()) + 1
     # Only pairs that occur get a cell, so many labels cost no more than the problems there are.
     pairs, cell = torch.unique(code_x * width_y + code_y, return_inverse=True)
@@ -147,8 +146,8 @@ def discrete_mi(
     bits = float(information(cell.bincount(minlength=len(pairs))[None]))
     generator = torch.Generator().manual_seed(seed)
     resampled: list[Tensor] = []
-    for begin in range(0, draws, step := max(1, _DRAWS_AT_ONCE // n)):
-        drawn = cell.cpu()[torch.randint(n, (min(step, draws - begin), n), generator=generator)]
+    for part in parts(draws, 8 * n, _DRAWN_BYTES):
+        drawn = cell.cpu()[torch.randint(n, (part.stop - part.start, n), generator=generator)]
         counts = torch.zeros(len(drawn), len(pairs), dtype=torch.int64)
         resampled.append(information(counts.scatter_add_(1, drawn, torch.ones_like(drawn)).to(cell.device)))
     tail = torch.tensor([(1 + level) / 2, (1 - level) / 2], dtype=torch.float64)
@@ -322,16 +321,6 @@ def _check_paired(operation: str, x: Tensor, y: Tensor) -> None:
             expected=f"y with the {x.shape[-2]} problems of x",
             received=f"{y.shape[-2]}",
             remedy="Problems are the last axis but one.",
-        )
-
-
-def _check_interval(operation: str, level: float, draws: int) -> None:
-    if not (0 < level < 1 and draws >= 100):
-        raise InputError(
-            operation,
-            expected="0 < level < 1 and at least 100 draws",
-            received=f"level {level!r}, draws {draws!r}",
-            remedy="Use level=0.95 and draws=1000.",
         )
 
 

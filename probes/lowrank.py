@@ -15,22 +15,20 @@ Layout: `[vector, rank, d]`, coordinates last and contiguous, so that every prod
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-__all__ = ["DEFAULT_MAX_BYTES", "factorise"]
+from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts
+from probes.kernel import Kernel
 
-DEFAULT_MAX_BYTES = 2**28
-DEFAULT_EPS = 1e-5
+__all__ = ["factor_blocks", "factorise"]
 
 # Mean residual, as a share of the mean diagonal, below which float64 holds only rounding.
 _ROUNDING = 4 * torch.finfo(torch.float64).eps
 _FIRST_CAPACITY = 32
-# A pass over one chunk stays in a core's cache up to about this many float64; measured at d = 576 and 4096.
-_CACHE_ELEMENTS = 2**15
 # Asking whether all vectors are done stalls a GPU, so there it is asked only every so many pivots.
 _PIVOTS_PER_CHECK_GPU = 8
 
@@ -57,12 +55,11 @@ def factorise(
 
     Source: Fine & Scheinberg 2001, Efficient SVM training using low-rank kernel representations.
     """
+    kernel = Kernel(sigma, eps, tol, operation="factorise")
     flat = x.reshape(-1, x.shape[-1])
     kept: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
-        for rows, factor in factor_blocks(
-            flat.__getitem__, flat, sigma=sigma, eps=eps, tol=tol, max_bytes=max_bytes, n_rows=len(flat)
-        ):
+        for rows, factor in factor_blocks(flat.__getitem__, flat, kernel, n_rows=len(flat), max_bytes=max_bytes):
             kept.append((rows, factor.clone()))
     rank = max((factor.shape[1] for _, factor in kept), default=0)
     out = torch.zeros(len(flat), rank, x.shape[-1], dtype=torch.float64, device=x.device)
@@ -72,19 +69,12 @@ def factorise(
 
 
 def factor_blocks(
-    take: Callable[[Tensor], Tensor],
-    like: Tensor,
-    *,
-    n_rows: int,
-    sigma: float | int,
-    eps: float | int,
-    tol: float | int,
-    max_bytes: int,
+    take: Take, like: Tensor, kernel: Kernel, *, n_rows: int, max_bytes: int
 ) -> Iterator[tuple[Int64[Tensor, " rows"], Float64[Tensor, "rows rank d_model"]]]:
     """Yield (row numbers, centred factors) until every row 0 .. n_rows - 1 has come once.
 
-    `take(rows)` fetches vectors, so a caller can gather them lazily; `like` gives width and device. Row numbers within
-    a block ascend. The next turn overwrites the factors.
+    `take(rows)` fetches vectors, so a caller can gather them lazily, in units of their own bandwidth where the kernel's
+    is a median; `like` gives width and device. Row numbers within a block ascend. The next turn overwrites the factors.
     """
     d = like.shape[-1]
     todo = torch.arange(n_rows, device=like.device)
@@ -92,16 +82,14 @@ def factor_blocks(
     while len(todo):
         # Working set of one row: its factor, centred and not, some vectors of length d, and the Gram matrix with its
         # Cholesky factor.
-        size = max(1, max_bytes // (8 * (d * (2 * capacity + 8) + 3 * capacity**2)))
-        if like.device.type == "cpu":
-            size = min(size, max(1, _CACHE_ELEMENTS * torch.get_num_threads() // d))
-        size = math.ceil(len(todo) / math.ceil(len(todo) / size))  # as many chunks, but even ones
-        buffer = torch.empty(size, capacity, d, dtype=torch.float64, device=like.device)
+        bytes_each = 8 * (d * (2 * capacity + 8) + 3 * capacity**2)
+        chunks = list(parts(len(todo), bytes_each, max_bytes, most=in_cache(d, like.device), even=True))
+        buffer = torch.empty(chunks[0].stop, capacity, d, dtype=torch.float64, device=like.device)
         centred = torch.empty(buffer.numel(), dtype=torch.float64, device=like.device)
         unfinished = []
-        for rows in todo.split(size):
+        for rows in (todo[chunk] for chunk in chunks):
             x = take(rows).to(torch.float64)
-            for local, factor, done in _pivoted_cholesky(x, buffer, sigma=sigma, eps=eps, tol=tol):
+            for local, factor, done in _pivoted_cholesky(x, buffer, kernel):
                 if done:
                     # One buffer for all: fresh memory of this size costs more than the subtraction.
                     out = centred[: factor.numel()].view(factor.shape)
@@ -113,9 +101,7 @@ def factor_blocks(
         capacity = min(d, 4 * capacity)
 
 
-def _pivoted_cholesky(
-    x: Tensor, buffer: Tensor, *, sigma: float | int, eps: float | int, tol: float | int
-) -> Iterator[tuple[Tensor, Tensor, bool]]:
+def _pivoted_cholesky(x: Tensor, buffer: Tensor, kernel: Kernel) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Factor `x [rows, d]` with `buffer` as room; yield (rows, factor before centring, whether they are done)."""
     n, d = x.shape
     capacity = buffer.shape[1]
@@ -123,11 +109,11 @@ def _pivoted_cholesky(
     # Any base point is exact. The median of a few coordinates lies in the bulk, whatever the massive activations do, so
     # the shifted kernel is as small as the bulk's own variation.
     base_point = x[:, :: max(1, d // 64)].median(dim=-1, keepdim=True).values
-    u = (x - base_point) / (sigma * math.sqrt(2))
+    u = (x - base_point) / (kernel.width * math.sqrt(2))
     shift = torch.expm1(-u.square())
     diagonal = -2 * shift
     mean = diagonal.mean(dim=-1)
-    stop = d * torch.maximum(tol * mean.clamp(max=eps), _ROUNDING * mean)
+    stop = d * torch.maximum(kernel.tol * mean.clamp(max=kernel.ridge), _ROUNDING * mean)
     factor, local = buffer[:n], torch.arange(n, device=x.device)
     for rank in range(capacity + 1):
         active = diagonal.sum(dim=-1) > stop

@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.checks import SMALLEST_EPS, check_drop_top, check_finite, check_fit, check_options, check_tensor
+from probes.checks import check_finite, check_max_bytes, check_tensor
+from probes.chunks import DEFAULT_MAX_BYTES
 from probes.errors import InputError
-from probes.hsic import paired_scores
-from probes.lowrank import DEFAULT_MAX_BYTES
+from probes.kernel import Kernel
+from probes.scoring import paired_scores
 
 __all__ = [
     "NullTest",
@@ -55,22 +56,19 @@ def null_scores(
     Each step is factorised once for all answers; with `drop_top` once for each, since an answer takes out its own
     coordinates. Equal to `nhsic` with one answer at a time. Unit, options, errors and source as for `nhsic`.
     """
-    check_options("null_scores", sigma, eps, max_bytes=max_bytes, smallest_eps=SMALLEST_EPS)
-    check_tensor("null_scores", "answers", answers, axes=("null", "d_model"), sigma=sigma)
-    check_tensor("null_scores", "steps", steps, axes=("step", "d_model"), sigma=sigma)
-    check_drop_top("null_scores", drop_top, answers.shape[-1])
-    lead = steps.shape[:-2]
-    if answers.shape[:-2] != lead:
+    check_max_bytes("null_scores", max_bytes)
+    kernel = Kernel(sigma, eps, drop_top=drop_top, operation="null_scores")
+    kernel.check_answer(answers, axes=("null", "d_model"), name="answers")
+    lead = tuple(answers.shape[:-2])
+    if isinstance(steps, Tensor) and steps.shape[:-2] != lead:
         raise InputError(
             "null_scores",
-            expected=f"answers with the leading axes {tuple(lead)} of the steps",
+            expected=f"answers with the leading axes {tuple(steps.shape[:-2])} of the steps",
             received=f"answers of shape {tuple(answers.shape)}",
             remedy="steps is [*lead, step, d_model], answers is [*lead, null, d_model].",
         )
-    check_fit("null_scores", steps, tuple(lead), answers.shape[-1])
-    return paired_scores(
-        "null_scores", steps[..., None, :, :], answers, sigma=sigma, eps=eps, drop_top=drop_top, max_bytes=max_bytes
-    )[0]
+    kernel.check_steps(steps, lead, answers.shape[-1])
+    return paired_scores(steps[..., None, :, :], answers, kernel, max_bytes=max_bytes)[0]
 
 
 def random_answers(answer: Tensor, count: int, generator: torch.Generator) -> Float64[Tensor, "*lead null d_model"]:
@@ -84,7 +82,7 @@ def random_answers(answer: Tensor, count: int, generator: torch.Generator) -> Fl
     them means nothing, one that does may still mean little. Drawn on the generator's device, in float64,
     so that norms are equal to rounding. Raises `InputError` for count < 1 and for NaN or inf.
     """
-    check_tensor("random_answers", "answer", answer, axes=("d_model",), sigma=1.0)
+    check_tensor("random_answers", "answer", answer, axes=("d_model",))
     if count < 1:
         raise InputError("random_answers", expected="count >= 1", received=repr(count), remedy="99 allow p = 0.01.")
     *lead, d_model = answer.shape

@@ -18,11 +18,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.checks import check_device, check_options, check_pair, check_tensor
-from probes.chunks import Meetings, matrices_of, parts, vectors_of
+from probes.checks import check_device, check_max_bytes, check_pair, check_tensor
+from probes.chunks import DEFAULT_MAX_BYTES, Meetings, matrices_of, parts, vectors_of
 from probes.errors import InputError
-from probes.hsic import kept_coordinates, nhsic, paired_scores
-from probes.lowrank import DEFAULT_MAX_BYTES
+from probes.gram import centred, unbiased_hsic
+from probes.hsic import nhsic
+from probes.kernel import Kernel, kept_coordinates
+from probes.scoring import paired_scores
 
 # Float64 vectors of length d alive for each row, and a size of all of them that stays in a core's cache.
 _COPIES, _CACHE_BYTES = 9, 2**24
@@ -99,11 +101,10 @@ def kernel_cka(
     unrelated vectors score above 0. `sigma`, `drop_top`, leading axes and errors as for `nhsic`.
     Source: Kornblith et al. 2019, arXiv 1905.00414; Cortes et al. 2012.
     """
-    check_options("kernel_cka", sigma, tol=tol, max_bytes=max_bytes)
-    check_pair("kernel_cka", steps, answer, sigma, drop_top)
-    return paired_scores(
-        "kernel_cka", steps, answer, sigma=sigma, eps=None, tol=tol, drop_top=drop_top, max_bytes=max_bytes
-    )[0]
+    check_max_bytes("kernel_cka", max_bytes)
+    kernel = Kernel(sigma, None, tol, drop_top, operation="kernel_cka")
+    kernel.check_pair(steps, answer)
+    return paired_scores(steps, answer, kernel, max_bytes=max_bytes)[0]
 
 
 def cka(
@@ -133,13 +134,13 @@ def cka(
     Raises `InputError` for NaN or inf, for shapes that do not fit and too few examples.
     Source: Kornblith et al. 2019, arXiv 1905.00414; Song et al. 2012, JMLR 13 (unbiased HSIC).
     """
-    check_options("cka", 1.0, max_bytes=max_bytes)
+    check_max_bytes("cka", max_bytes)
     if kernel not in ("linear", "gaussian"):
         raise InputError("cka", expected='kernel "linear" or "gaussian"', received=repr(kernel), remedy="Choose one.")
     needed = 4 if debiased else 2
     for name, z in {"x": x, "y": y}.items():
         # One feature is enough here, two coordinates elsewhere: examples are what is compared.
-        check_tensor("cka", name, z.mT if isinstance(z, Tensor) and z.ndim > 1 else z, axes=("d", "n"), sigma=1.0)
+        check_tensor("cka", name, z.mT if isinstance(z, Tensor) and z.ndim > 1 else z, axes=("d", "n"))
         if z.shape[-2] != x.shape[-2] or z.shape[-2] < needed:
             raise InputError(
                 "cka",
@@ -158,7 +159,7 @@ def cka(
         ) from None
     check_device("cka", x, y)
     meet = Meetings.of(tuple(x.shape[:-2]), tuple(y.shape[:-2]))
-    n, hsic = x.shape[-2], _unbiased_hsic if debiased else _biased_hsic
+    n, hsic = x.shape[-2], unbiased_hsic if debiased else _biased_hsic
     xs, ys = matrices_of(x), matrices_of(y)
     out = torch.empty(len(meet.answer), dtype=torch.float64, device=x.device)
     # Kernels of some x at a time, and beside them those of some of the y they meet.
@@ -200,22 +201,7 @@ def _example_kernel(x: Tensor, kernel: str) -> Tensor:
 
 
 def _biased_hsic(k: Tensor, l_: Tensor) -> Tensor:
-    def centre(m: Tensor) -> Tensor:
-        m = m - m.mean(dim=-1, keepdim=True)
-        return m - m.mean(dim=-2, keepdim=True)
-
-    return (centre(k) * centre(l_)).sum(dim=(-2, -1))
-
-
-def _unbiased_hsic(k: Tensor, l_: Tensor) -> Tensor:
-    """Song et al. 2012, equation 5: the diagonals, where an example meets itself, are left out."""
-    n = k.shape[-1]
-    off = 1 - torch.eye(n, dtype=k.dtype, device=k.device)
-    k, l_ = k * off, l_ * off
-    rows_k, rows_l = k.sum(dim=-1), l_.sum(dim=-1)
-    trace = (k * l_).sum(dim=(-2, -1))
-    sums = rows_k.sum(dim=-1) * rows_l.sum(dim=-1) / ((n - 1) * (n - 2))
-    return (trace + sums - 2 / (n - 2) * (rows_k * rows_l).sum(dim=-1)) / (n * (n - 3))
+    return (centred(k) * centred(l_)).sum(dim=(-2, -1))
 
 
 def _by_rows(
@@ -227,8 +213,8 @@ def _by_rows(
     score: Callable[[Tensor, Tensor], Tensor],
 ) -> Float64[Tensor, "*lead step"]:
     """`score(x, y)` of every step with its answer, `[row, kept]` each in float64, some rows at a time."""
-    check_options(operation, 1.0, max_bytes=max_bytes)
-    check_pair(operation, steps, answer, 1.0, drop_top)
+    check_max_bytes(operation, max_bytes)
+    check_pair(operation, steps, answer, drop_top)
     check_device(operation, steps, answer)
     meet = Meetings.of(tuple(steps.shape[:-2]), tuple(answer.shape[:-1]))
     (n_steps, d_model), device = steps.shape[-2:], steps.device

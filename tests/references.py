@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import families as F
+import pytest
 import torch
 from torch import Tensor
 
-from interp import Intervention, Rollout, Step
+from interp import InputError, Intervention, Rollout, Step, decode
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
 MODELS = (*F.FAMILIES, "toy")
@@ -120,6 +121,26 @@ def common_tokens(rollouts: Sequence[Rollout], count: int = 4) -> list[int]:
     """The tokens these responses use most: stand-ins for thinking tokens of random models."""
     counts = torch.bincount(torch.cat([r.token_ids for r in rollouts]))
     return counts.argsort(descending=True, stable=True)[:count].tolist()
+
+
+def told(rollout: Rollout) -> tuple[Any, ...]:
+    """A response as far as two that should be the same are compared."""
+    return rollout.prompt_ids.tolist(), rollout.token_ids.tolist(), rollout.logprobs.tolist(), rollout.finish_reason
+
+
+def assert_refused(model: Any, make: Callable[[], Intervention], message: str) -> None:
+    """Refused in these words, and before any of the model ran."""
+    passes: list[int] = []
+
+    def count(residual: torch.Tensor, hook: Any) -> None:
+        passes.append(1)
+
+    with model.hooks(fwd_hooks=[("blocks.0.hook_in", count)]):
+        with pytest.raises(InputError, match=message):
+            decode(model, F.prompts(2), max_new_tokens=4, interventions=[make()])
+        assert passes == []
+        decode(model, F.prompts(1), max_new_tokens=2)
+        assert passes == [1, 1], "the counter counts"
 
 
 class Watch(Intervention):

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from analyses.bench.reruns import rerun_layers
 from analyses.bench.timing import PLAIN, Clock, Contender
-from interp.protocol import Intervention, name_of
+from interp.protocol import Intervention
 from interp.rollout import Rollout
+from interp.rows import name_of
 from interp.types import Bridge
 
 __all__ = ["Condition", "conditions_of"]

@@ -51,7 +51,7 @@ def load_now() -> float:
 
 
 def model_facts_of(model: Bridge) -> dict[str, Any]:
-    from interp.engines.base import model_facts
+    from interp.engines.registry import model_facts
     from interp.loading.models import model_source
 
     facts, source = model_facts(model), model_source(model)

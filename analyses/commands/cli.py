@@ -116,11 +116,12 @@ def trace(
     from analyses.commands.trace import progress_bar, show
     from analyses.problems import load_problems
     from analyses.report.summary import summary
-    from analyses.trace.probing import Probing, bandwidth_of
+    from analyses.trace.probing import Probing
     from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, check_work
     from analyses.trace.tracing import trace as run_trace
+    from probes.scale import sigma_of
 
-    bandwidths = [bandwidth_of(part) for part in sigma.split(",")]
+    bandwidths = [sigma_of("trace", part) for part in sigma.split(",")]
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
         "layers": layers_of(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,

@@ -34,8 +34,8 @@ from interp.interventions import MeanAblate, PatchResidual
 from interp.interventions.suppress import flat_ids
 from interp.prompts import encode_text
 from interp.protocol import Intervention
+from interp.reading import score
 from interp.rollout import Rollout
-from interp.scoring import score
 from probes import tukey_peaks
 
 if TYPE_CHECKING:

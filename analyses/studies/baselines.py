@@ -20,7 +20,7 @@ from analyses.trace.settings import TABLE_SETTINGS, TraceSettings
 from analyses.trace.tracer import Tracer
 from analyses.trace.tracing import trace
 from interp.decoding import ProgressBar
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.types import Bridge
 

@@ -14,9 +14,10 @@ from analyses.studies.options import settle_options
 from analyses.studies.setup import Setup
 from analyses.trace.inputs import name_or_model, traced_problems
 from analyses.trace.probing import Probing
-from analyses.trace.settings import settings_of, whole
+from analyses.trace.settings import settings_of
 from analyses.trace.tracer import Tracer
-from interp.engines.base import model_facts
+from interp.arguments import as_whole
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.loading.models import load_model, model_source
 from interp.types import Bridge
@@ -61,7 +62,7 @@ def plan_study(
     options = settings_of(settings)
     Probing(**study.probing())
     chosen = traced_problems(model, problems, n)
-    calibrate = CALIBRATE if calibrate is None else whole(operation, "calibrate", calibrate, 1)
+    calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)
     source = _source(problems, max(n or 0, calibrate))
     bridge = load_model(model) if isinstance(model, str) else model
     first = [problem.id for problem in source[:calibrate]]

@@ -23,10 +23,10 @@ from analyses.studies.base import Condition, Study, StudyData, accuracy_reading
 from analyses.studies.lab import Lab
 from analyses.studies.options import option
 from analyses.studies.setup import Setup, checked_words
-from interp.decoding import check_context
 from interp.errors import InputError
 from interp.interventions import BudgetForcing, ContinueThinking
 from interp.interventions.suppress import spellings
+from interp.passes import check_context
 from interp.prompts import encode_text
 from interp.protocol import Intervention
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses.problems import Problem, bundled_problems, load_problems
-from interp.engines.base import check_model
+from interp.engines.registry import check_model
 from interp.errors import InputError
 from interp.loading.models import BUNDLED, model_source
 from interp.types import Bridge

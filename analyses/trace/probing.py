@@ -15,11 +15,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from analyses.store.columns import is_void
-from analyses.trace.settings import TraceSettings, whole
+from analyses.trace.settings import TraceSettings
+from interp.arguments import as_whole
 from interp.errors import InputError
+from probes.scale import sigma_of
 from probes.similarity import SCORES
 
-__all__ = ["ASKED", "Probing", "bandwidth_of", "check_measures", "measured", "probing_of"]
+__all__ = ["ASKED", "Probing", "check_measures", "measured", "probing_of"]
 
 _MATCHES = ("kind", "none")
 _STATISTICS = ("score", "standardised")
@@ -107,7 +109,7 @@ def probing_of(given: Mapping[str, Any]) -> Probing:
         asked["probes"] = tuple(map(str, [probes] if isinstance(probes, str) else probes))
     for name in ("null", "null_seed"):
         if name in asked:
-            asked[name] = whole("trace", name, asked[name])
+            asked[name] = as_whole(asked[name], "trace", name)
     return Probing(**asked)
 
 
@@ -144,16 +146,4 @@ def _parsed(name: str) -> tuple[str, dict[str, Any], int]:
             received=repr(name),
             remedy="NAME, then @SIGMA for nhsic and cka, then /dropK.",
         )
-    return found[1], {"sigma": bandwidth_of(found[2])} if found[2] else {}, int(found[3] or 0)
-
-
-def bandwidth_of(text: str) -> float | str:
-    """A bandwidth as the command line and names of measures write it.
-
-    >>> bandwidth_of("100"), bandwidth_of("2*median")
-    (100.0, '2*median')
-    """
-    try:
-        return float(text)
-    except ValueError:
-        return text.strip()
+    return found[1], {"sigma": sigma_of("trace", found[2])} if found[2] else {}, int(found[3] or 0)

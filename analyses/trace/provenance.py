@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from analyses.store.pinned import differences
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.loading.identity import model_identity
 from interp.loading.models import model_source
 from interp.types import Bridge

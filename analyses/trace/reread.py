@@ -28,7 +28,7 @@ from analyses.trace.probing import Probing, check_measures, measured
 from analyses.trace.wrong_answers import WrongAnswers, pinned_wrong_answers
 from analyses.work.batches import Batch, guarded
 from analyses.work.scheduler import Report
-from interp.encoding import encode
+from interp.reading import encode
 from interp.record import ResidualSites
 from probes.depth import settling_depth
 from probes.nulls import null_scores, null_test, random_answers

@@ -6,17 +6,15 @@ What hangs on the model's size (layers, coordinates left out, the context) is ch
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from analyses.grading import Reading
 from analyses.problems import Problem
+from interp.arguments import Judged, as_number, as_whole, refused
 from interp.errors import InputError
 from interp.prompts import Prompt
 from interp.sites import SITE_NAMES
@@ -33,18 +31,14 @@ __all__ = [
     "check_sampling",
     "check_site",
     "check_work",
-    "number",
     "one_of",
     "settings_of",
-    "whole",
     "whole_layers",
 ]
 
-if TYPE_CHECKING:
-    Number: TypeAlias = float
-    Whole: TypeAlias = int
-else:  # numbers of any kind come in, plain ones come out
-    Number = Whole = Any
+# Numbers of any kind come in, plain ones come out.
+Number: TypeAlias = Judged[float]
+Whole: TypeAlias = Judged[int]
 
 _HOTTEST = 1e4  # a temperature above draws all tokens alike; below 1 / 1e4 logits overflow before they are greedy
 
@@ -62,38 +56,6 @@ def one_of(operation: str, name: str, value: Any, allowed: Sequence[str]) -> str
     return str(value)
 
 
-def whole(operation: str, name: str, value: Any, least: int | None = None) -> int:
-    """A whole number of any kind (numpy's and one-element tensors too) as an int.
-
-    >>> whole("trace", "n", torch.tensor(3), 1)
-    3
-    """
-    value = _scalar(value)
-    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
-        wanted = "a whole number" if least is None else f"at least {least}"
-        raise InputError(
-            operation, expected=f"{name} {wanted}", received=_short(value), remedy=f"Change {name.replace(' ', '_')}."
-        )
-    return operator.index(value)
-
-
-def number(
-    operation: str, name: str, value: Any, least: float | int, most: float | int = math.inf, *, above: bool = False
-) -> float:
-    """A finite number of any kind as a float.
-
-    >>> number("trace", "tau", 2, 0)
-    2.0
-    """
-    value = _scalar(value)
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value > most or value < least or (above and value == least):
-        lower = f"above {least:g}" if above else f"{least:g} or more"
-        upper = "" if math.isinf(most) else f", at most {most:g}"
-        raise InputError(operation, expected=f"{name} {lower}{upper}", received=_short(value), remedy=f"Change {name}.")
-    return float(value)
-
-
 def whole_layers(operation: str, layers: Any) -> str | int | list[int]:
     """ "all", a layer or several, as plain numbers.
 
@@ -108,8 +70,8 @@ def whole_layers(operation: str, layers: Any) -> str | int | list[int]:
             )
         return layers
     if not isinstance(layers, Iterable):
-        return whole(operation, "layers", layers)
-    return [whole(operation, "layers", layer) for layer in layers]
+        return as_whole(layers, operation, "layers")
+    return [as_whole(layer, operation, "layers") for layer in layers]
 
 
 def check_sampling(
@@ -120,16 +82,12 @@ def check_sampling(
     >>> check_sampling("trace", 20, 0, 1, 7)
     (20, 0.0, 1.0, 7)
     """
-    tokens = whole(operation, "max_new_tokens", max_new_tokens, 1)
-    heat = number(operation, "temperature", temperature, 0, _HOTTEST)
+    tokens = as_whole(max_new_tokens, operation, "max_new_tokens", 1)
+    heat = as_number(temperature, operation, "temperature", 0, _HOTTEST)
     if 0 < heat < 1 / _HOTTEST:
-        raise InputError(
-            operation,
-            expected=f"temperature 0 (greedy), or {1 / _HOTTEST:g} or more",
-            received=_short(temperature),
-            remedy="Set 0 for greedy decoding.",
-        )
-    return tokens, heat, number(operation, "top_p", top_p, 0, 1, above=True), whole(operation, "seed", seed)
+        expected = f"temperature 0 (greedy), or {1 / _HOTTEST:g} or more"
+        raise refused(operation, expected, temperature, "Set 0 for greedy decoding.")
+    return tokens, heat, as_number(top_p, operation, "top_p", 0, 1, above=True), as_whole(seed, operation, "seed")
 
 
 def check_measure(
@@ -140,10 +98,10 @@ def check_measure(
     >>> check_measure("trace", "median", 1e-5, 0, 1.5)
     ('median', 1e-05, 0, 1.5)
     """
-    sigma = str(sigma) if isinstance(sigma, str) else number(operation, "sigma", sigma, 0, above=True)
-    eps = number(operation, "eps", eps, 0, above=True)
-    drop_top = whole(operation, "drop_top", drop_top, 0)
-    tau = number(operation, "tau", tau, 0)
+    sigma = str(sigma) if isinstance(sigma, str) else as_number(sigma, operation, "sigma", 0, above=True)
+    eps = as_number(eps, operation, "eps", 0, above=True)
+    drop_top = as_whole(drop_top, operation, "drop_top", 0)
+    tau = as_number(tau, operation, "tau", 0)
     some = torch.linspace(-1, 1, 16)
     nhsic(some[None], some, sigma=sigma, eps=eps)
     tukey_peaks(some, tau)
@@ -170,20 +128,10 @@ def check_work(operation: str, n: Any, batch_size: Any, workers: Any) -> tuple[i
     (None, 8, 1)
     """
     return (
-        None if n is None else whole(operation, "n", n, 1),
-        whole(operation, "batch_size", batch_size, 1),
-        whole(operation, "workers", workers, 1),
+        None if n is None else as_whole(n, operation, "n", 1),
+        as_whole(batch_size, operation, "batch_size", 1),
+        as_whole(workers, operation, "workers", 1),
     )
-
-
-def _scalar(value: Any) -> Any:
-    """A number out of an array or tensor that holds one."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 TABLE_SETTINGS = ("tau", "thinking_markers", "final_prompts")
@@ -242,7 +190,7 @@ class TraceSettings:
         plain = {
             "thinking_markers": markers, "final_prompts": final_prompts,
             "max_new_tokens": tokens, "temperature": heat, "top_p": top_p, "seed": seed, "sigma": sigma, "eps": eps,
-            "drop_top": drop_top, "tau": tau, "samples": whole(operation, "samples", self.samples, 1),
+            "drop_top": drop_top, "tau": tau, "samples": as_whole(self.samples, operation, "samples", 1),
             "layers": whole_layers(operation, self.layers), "site": check_site(operation, self.site),
         }  # fmt: skip
         for name, value in plain.items():

@@ -31,12 +31,14 @@ from analyses.trace.run import TraceRun
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
 from analyses.work.batches import Batch, guarded
 from analyses.work.scheduler import Report
-from interp.decoding import check_context, decode
-from interp.encoding import encode
-from interp.engines.base import ModelFacts, model_facts
+from interp.decoding import decode
+from interp.engines.base import ModelFacts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.generation_config import generation_rules
+from interp.passes import check_context
 from interp.prompts import encode_prompt
+from interp.reading import encode
 from interp.record import ResidualSites, ResidualStream, StepResiduals
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
@@ -57,7 +59,7 @@ class Tracer:
         layers = resolve_layers(options.layers, self.facts.n_layers, "trace")
         self.layers = (0,) if options.site == "ln_final" else layers
         self.site = ResidualSites(layers=self.layers, sites=(options.site,))
-        generation_rules(model, operation="trace")  # refuses what decode would refuse, before any work
+        generation_rules(self.facts, operation="trace")  # refuses what decode would refuse, before any work
         # Fails here, not after the first batch, if options and width do not go together.
         probe = torch.linspace(-1, 1, self.facts.d_model)[None]
         nhsic(probe, probe[0], sigma=options.sigma, eps=options.eps, drop_top=options.drop_top)

@@ -161,7 +161,7 @@ class Trajectory:
         Args:
             layer: one or several; all unless given ("lines": the last).
         """
-        from analyses.views import figures, tokens
+        from analyses.views import figures, grids, tokens
 
         if view not in ("heatmap", "lines", "text"):
             raise InputError(
@@ -175,7 +175,7 @@ class Trajectory:
             shown: View = figures.trajectories(self, layers=[-1] if wanted is None else wanted)
         else:
             chosen = self if wanted is None else self.only(wanted)
-            shown = figures.heatmap(chosen) if view == "heatmap" else tokens.text(chosen)
+            shown = grids.heatmap(chosen) if view == "heatmap" else tokens.text(chosen)
         return shown
 
     def only(self, layers: Wholes) -> Trajectory:

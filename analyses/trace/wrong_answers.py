@@ -35,8 +35,8 @@ from analyses.problems import Problem
 from analyses.store.atomic import disk_errors, locked, replacing
 from analyses.store.columns import CLOSENESS, is_void
 from analyses.store.pinned import read_pinned, write_pinned
-from interp.decoding import check_context
 from interp.errors import InputError
+from interp.passes import check_context
 from interp.prompts import encode_prompt
 from interp.token_text import token_texts
 

@@ -19,6 +19,7 @@ __all__ = [
     "LONGEST",
     "MARKERS",
     "NAME",
+    "counted",
     "empty_figure",
     "figure_of",
     "hover",
@@ -27,7 +28,6 @@ __all__ = [
     "low_middle_high",
     "plain",
     "say_nothing_there",
-    "several",
     "short",
 ]
 
@@ -129,5 +129,6 @@ def low_middle_high(values: np.ndarray) -> list[float]:
     return [float(finite.min()), float(np.median(finite)), float(finite.max())]
 
 
-def several(count: int, thing: str) -> str:
+def counted(count: int, thing: str) -> str:
+    """The count with the noun, for a text that is read aloud: no thin spaces."""
     return f"{count} {thing}{'' if count == 1 or thing.endswith('s') else 's'}"

@@ -17,13 +17,13 @@ from analyses.views.drawing import (
     LINES,
     MARKERS,
     NAME,
+    counted,
     figure_of,
     hover,
     legend_below,
     live,
     low_middle_high,
     say_nothing_there,
-    several,
     short,
 )
 from analyses.views.scored import Scored
@@ -72,11 +72,11 @@ def trajectories(
     names = _line_names(lines)
     measure = listed[0].measure
     counts = [
-        f"{name} ({several(one.mi.shape[1], 'step')}, {several(int(one.is_peak[row].sum()), 'peak')})"
+        f"{name} ({counted(one.mi.shape[1], 'step')}, {counted(int(one.is_peak[row].sum()), 'peak')})"
         for name, (one, row) in zip(names, lines, strict=True)
     ]
     more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
-    alt = f"{measure} over steps, {several(len(lines), 'line')}: {', '.join(counts[:8])}{more}."
+    alt = f"{measure} over steps, {counted(len(lines), 'line')}: {', '.join(counts[:8])}{more}."
     note = "Large marks are peaks."
     thresholds = [one.threshold(one.layers[row]) if threshold else float("nan") for one, row in lines]
     if np.isfinite(thresholds).any():
@@ -189,7 +189,7 @@ def bars(
     ]
     more = f" and {len(told) - 10} more" if len(told) > 10 else ""
     line = "" if reference is None else f"; dashed line at {number(reference)}"
-    alt = f"{value} of {several(len(names), label)}: {', '.join(told[:10])}{more}{line}."
+    alt = f"{value} of {counted(len(names), label)}: {', '.join(told[:10])}{more}{line}."
     static = table(wanted, [[row[name] for name in wanted] for row in frame.to_dict("records")])
     figure = _bars_figure(names, numbers, ends, reference, value)
     return View(title or f"{value} by {label}", static, alt, live(figure), lambda: frame.loc[:, wanted].copy())

@@ -9,12 +9,12 @@ import numpy as np
 
 from analyses.views.arrays import finite_range, matrix, one_each, truths
 from analyses.views.drawing import (
+    counted,
     figure_of,
     hover,
     live,
     low_middle_high,
     plain,
-    several,
     short,
 )
 from analyses.views.scored import Scored
@@ -144,14 +144,14 @@ def _grid(
     static = table(["layer", "lowest", "median", "highest", "marked", "highest at"], lines)
     ends = "no finite values" if span is None else f"from {number(span[0])} to {number(span[1])}"
     listed = ", ".join(map(str, rows)) if count <= 8 else f"{rows[0]} to {rows[-1]}"
-    parts = [f"{label} over {several(count, 'layer')} ({listed}) and {several(length, 'step')}, {ends}"]
+    parts = [f"{label} over {counted(count, 'layer')} ({listed}) and {counted(length, 'step')}, {ends}"]
     told = ["Blue is above 0, red below."] if diverging else []
     if marked.any():
-        parts.append(f"{several(int(marked.sum()), 'cell')} marked")
+        parts.append(f"{counted(int(marked.sum()), 'cell')} marked")
         told.append("Ringed dots are marked cells.")
     undefined = int((~np.isfinite(values)).sum())
     if undefined:
-        parts.append(f"{several(undefined, 'cell')} undefined")
+        parts.append(f"{counted(undefined, 'cell')} undefined")
         told.append("Grey hatching is undefined or infinite.")
     return View(title, static, "; ".join(parts) + ".", live(figure, " ".join(told)), frame)
 

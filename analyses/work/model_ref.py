@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from analyses.store.pinned import differences
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.loading.hugging_face import without_bars
 from interp.loading.identity import hook_names, model_identity

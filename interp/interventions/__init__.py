@@ -1,5 +1,7 @@
 """Ways to touch a thinking step; each is an :class:`interp.protocol.Intervention` and composes with the others.
 
+What a method needs of decoding it asks of the protocol; the loop and the engines know no method by name.
+
 - :mod:`suppress`  never emit some tokens
 - :mod:`recycle`   run a position again with a block's output as an earlier or the same block's input
 - :mod:`budget`    make a response think longer or shorter

@@ -13,7 +13,8 @@ from interp.arguments import Judged, as_whole, as_wholes
 from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.prompts import encode_text
-from interp.protocol import Intervention, Request, Row, Step
+from interp.protocol import Intervention, Request, Step
+from interp.rows import Row
 
 __all__ = ["BudgetForcing", "ContinueThinking"]
 

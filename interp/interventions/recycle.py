@@ -28,7 +28,8 @@ from interp.arguments import Judged, Number, Whole, as_number, as_whole
 from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.interventions.suppress import TokenIds, flat_ids
-from interp.protocol import Intervention, Row, Step
+from interp.protocol import Intervention, Step
+from interp.rows import Row
 from interp.sampling import entropy, log_probabilities
 from interp.sites import Site
 

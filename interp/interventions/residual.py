@@ -2,7 +2,7 @@
 
 Positions are response steps: step t is the position that predicts response token t, so step 0 is the last prompt
 token and the same step of two responses with different prompts means the same thing. All four sites can be written;
-``resid_mid`` is written where the block's two halves meet (see :mod:`interp.engines.base`), not only shown to the MLP.
+``resid_mid`` is written where the block's halves meet (see :mod:`interp.engines.bridge`), not only shown to the MLP.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor
 from interp.arguments import Judged, as_number, as_rows, as_vector, as_whole, as_wholes
 from interp.engines.base import ModelFacts
 from interp.errors import InputError
-from interp.protocol import Intervention, Positions, Request, Row
+from interp.protocol import Intervention, Request
 from interp.rollout import Rollout
+from interp.rows import Positions, Row
 from interp.sampling import widened
 from interp.sites import SITE_NAMES, Site
 

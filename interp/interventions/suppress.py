@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Texts, Wholes, as_list, as_text, as_wholes
-from interp.engines.base import ModelFacts, model_facts
+from interp.engines.base import ModelFacts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.prompts import vocabulary_of
 from interp.protocol import Intervention, Step
@@ -143,12 +144,13 @@ class SuppressTokens(Intervention):
 
     def hooks(self, model: Bridge) -> list[tuple[str, Callable[..., Any]]]:
         """The same as plain TransformerLens hooks, for ``model.generate`` under ``model.hooks(fwd_hooks=...)``."""
-        self.prepare(model_facts(model))  # refuses what cannot be suppressed
-        if getattr(model.original_model.config.get_text_config(), "final_logit_softcapping", None):
+        facts = model_facts(model)
+        self.prepare(facts)  # refuses what cannot be suppressed
+        if facts.caps_logits:
             raise InputError(
                 "SuppressTokens.hooks",
                 expected="a model whose logits are the unembedding's output",
-                received=f"{model.cfg.model_name}, which caps them afterwards",
+                received=f"{facts.name}, which caps them afterwards",
                 remedy="Use decode(..., interventions=[SuppressTokens(...)]).",
             )
 

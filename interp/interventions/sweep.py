@@ -20,10 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Judged, Whole, Wholes, as_token_id, as_whole, as_wholes
-from interp.decoding import check_context, evaluating
-from interp.engines.base import BridgeEngine, Edit
+from interp.engines.base import Edit
+from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.interventions.residual import Exchange, PatchResidual, check_source, exchanged
+from interp.passes import check_context
 from interp.record import check_memory
 from interp.rollout import Rollout
 from interp.sampling import log_probabilities, widened
@@ -120,7 +121,7 @@ def patch_sweep(
     """
     import pandas as pd
 
-    engine = BridgeEngine(model)
+    engine = engine_for(model)
     for name, rollout in (("target", target), ("source", source)):
         if not isinstance(rollout, Rollout):
             raise InputError(
@@ -154,12 +155,11 @@ def patch_sweep(
     first = len(target.prompt_ids) - 1
     text = torch.cat([target.prompt_ids, target.token_ids[:end]]).to(engine.device)[None]
     check_context([text[0].tolist()], 0, engine.facts, "patch_sweep")
-    needs = {engine.device: engine.cache_bytes(min(batch_size, len(cells)) + 1, text.shape[1])}
-    check_memory("patch_sweep", needs, "Lower batch_size.")
+    check_memory("patch_sweep", engine, min(batch_size, len(cells)) + 1, text.shape[1], "Lower batch_size.")
 
     base = engine.new_cache([0], capacity=text.shape[1])
     values = []
-    with evaluating(model):
+    with engine.evaluating():
         for begin in range(0, len(cells), batch_size):
             batch = cells[begin : begin + batch_size]
             start = first + batch[0][0]

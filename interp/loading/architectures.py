@@ -2,8 +2,8 @@
 
 Decoding keeps keys and values of its own (:mod:`interp.engines.cache`) and tells attention by a mask which of them to
 look at. That is exact for a decoder whose layers are full or sliding-window attention over rotary, learned or
-sinusoidal positions. Refused at load are models with an encoder, with recurrent, state-space or compressed layers, and those that
-read their positions out of the mask (alibi).
+sinusoidal positions. Refused at load are models with an encoder, with recurrent, state-space or compressed layers, and
+those that read their positions out of the mask (alibi).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from interp.engines.base import BridgeEngine
+from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.foreign import said
 from interp.types import Bridge
@@ -85,7 +85,7 @@ def check_decodes(bridge: Bridge, name: str) -> None:
         return
     reason = None
     try:
-        engine = BridgeEngine(bridge)
+        engine = engine_for(bridge)
         cache = engine.new_cache([1, 0], 3)
         engine.forward(torch.tensor([[0, 1], [1, 1]], device=engine.device), cache)
         logits = engine.forward(torch.tensor([[1], [1]], device=engine.device), cache)

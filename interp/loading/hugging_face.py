@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from interp.engines.base import model_facts
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.foreign import foreign_errors, said
 from interp.loading.architectures import boots_as, check_architecture, check_decodes

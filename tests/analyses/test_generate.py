@@ -15,7 +15,7 @@ from analyses.commands.generate import build_interventions, parse_options, show_
 from analyses.thinking import thinking_words
 from interp import InputError, decode, load_model
 from interp.interventions import SuppressTokens, thinking_token_ids
-from interp.protocol import name_of
+from interp.rows import name_of
 
 QUESTION = "6 A * 3 B - 8 C + 1 ? ->"
 

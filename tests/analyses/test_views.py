@@ -30,8 +30,8 @@ from analyses.views.tokens import safe_token
 from interp import ResidualSites, bundled_model_path, decode, load_model
 from interp.display import visible
 from interp.errors import InputError
-from interp.protocol import Event
 from interp.rollout import Rollout
+from interp.rows import Event
 from probes import tukey_peaks
 
 HOSTILE = [

@@ -12,8 +12,8 @@ from hostile import HOSTILE
 
 from interp.display import STYLE, details_table, number, ramp, readable_on, table, token_spans, visible
 from interp.errors import InputError
-from interp.protocol import Event
 from interp.rollout import Rollout
+from interp.rows import Event
 
 ALLOWED = {"style", "div", "span", "mark", "table", "caption", "thead", "tbody", "tr", "th", "td", "i", "b", "small"}
 

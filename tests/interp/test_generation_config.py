@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from interp import InputError, decode, score
+from interp.engines.registry import model_facts
 from interp.generation_config import generation_rules
 from interp.interventions import RecycleRepresentation, SuppressTokens
 from interp.protocol import Intervention, Step
@@ -309,7 +310,7 @@ def test_interventions_come_after_and_recycling_is_processed_too() -> None:
     watch = Watch()
     with configured({"suppress_tokens": [banned], "repetition_penalty": 1.3}, model.original_model):
         found = decode(model, prompt, max_new_tokens=NEW, interventions=[everywhere, watch, SuppressTokens([9])])[0]
-        penalised = generation_rules(model)
+        penalised = generation_rules(model_facts(model))
         processors = penalised.processors(prompt, NEW, NEW, torch.device("cpu"))
         assert processors is not None
     assert found.events

@@ -35,7 +35,7 @@ from probes import (
     tukey_peaks,
     v_information,
 )
-from probes.hsic import factor_answers
+from probes.answers import factor_answers
 
 
 class Meter(TorchDispatchMode):

@@ -10,24 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from vectors import correlated as vectors
 
 from probes import InputError, nhsic, nhsic_dense
-from probes.hsic import factor_answers, nhsic_with
-from probes.lowrank import factor_blocks, factorise
 
 GOLDEN = load_file(Path(__file__).parent / "data" / "nhsic_smollm2.safetensors")
 SCALES = [1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3]
-
-
-def vectors(n: int, d: int, *, seed: int, scale: float = 10.0, massive: int = 0) -> torch.Tensor:
-    """Correlated vectors of one scale, with coordinates of several hundreds on top."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(d, generator=generator, dtype=torch.float64) + torch.randn(
-        n, d, generator=generator, dtype=torch.float64
-    )
-    x *= scale
-    x[:, :massive] += torch.linspace(600, -900, massive, dtype=torch.float64)
-    return x
 
 
 def assert_accurate(score: torch.Tensor, exact: torch.Tensor) -> None:
@@ -229,30 +217,6 @@ def test_memory_budget_changes_nothing_but_the_chunks():
     for max_bytes in (1, 200_000, 2_000_000):
         torch.testing.assert_close(nhsic(steps, answers, max_bytes=max_bytes), expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(expected[2], nhsic_dense(steps, answers[2]), rtol=1e-7, atol=1e-9)
-
-
-def test_memory_budget_holds():
-    x = vectors(40, 300, seed=0, scale=300.0)
-    budget, seen = 1_500_000, 0
-    for rows, factor in factor_blocks(x.__getitem__, x, n_rows=40, sigma=50.0, eps=1e-5, tol=1e-10, max_bytes=budget):
-        assert factor.numel() * factor.element_size() <= budget
-        seen += len(rows)
-    assert seen == 40
-
-
-def test_factor_rebuilds_the_centred_kernel():
-    x = vectors(3, 60, seed=6, massive=2)
-    p = factorise(x)
-    kernel = torch.exp(-(x[:, :, None] - x[:, None, :]).square() / 5000.0)
-    centring = torch.eye(60, dtype=torch.float64) - 1 / 60
-    torch.testing.assert_close(p.mT @ p, centring @ kernel @ centring, rtol=0, atol=1e-12)
-    assert p.shape[1] < 25  # low rank is what makes it fast
-
-
-def test_one_trajectory_against_many_answers():
-    steps, answers = vectors(6, 30, seed=1), vectors(9, 30, seed=2).reshape(3, 3, 30)
-    score = nhsic_with(steps, factor_answers(answers, sigma=80.0))
-    torch.testing.assert_close(score, nhsic_dense(steps, answers, sigma=80.0), rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("estimate", [nhsic, nhsic_dense])

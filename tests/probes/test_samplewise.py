@@ -8,7 +8,7 @@ import scipy.spatial.distance
 import scipy.stats
 import torch
 
-from probes import InputError, sample_hsic, samplewise
+from probes import InputError, sample_hsic
 
 
 def draw(*shape: int, seed: int) -> torch.Tensor:
@@ -72,24 +72,6 @@ def test_two_balanced_labels_have_a_closed_form():
     )
     multiple = sample_hsic(draw(20, 2, seed=1), y, sigma="0.5*median")
     assert float(multiple.bandwidth) == pytest.approx(float(sample_hsic(draw(20, 2, seed=1), y).bandwidth) / 2)
-
-
-@pytest.mark.parametrize("n_labels", [2, 7, 20, 30])
-def test_permuted_sums_are_those_of_the_permuted_kernel(n_labels):
-    """Few labels go by a matrix product, many by a look-up of pairs: both are the literal sum, in parts or whole."""
-    n, permutations = 40, 23
-    labels = torch.cat([torch.arange(n_labels), torch.arange(n - n_labels) % n_labels])
-    kernels = draw(3, n, n, seed=8)
-    keys = draw(permutations, n, seed=9)
-    literal = torch.empty(3, permutations, dtype=torch.float64)
-    for draw_number, order in enumerate(keys.argsort(dim=1)):
-        permuted = torch.empty_like(labels)
-        permuted[order] = labels.sort().values
-        literal[:, draw_number] = (kernels * (permuted[:, None] == permuted)).sum(dim=(1, 2))
-    for ways in (samplewise._sums_by_label, samplewise._sums_by_pair):
-        for max_bytes in (1, 10**9):
-            found = torch.cat(list(ways(kernels.reshape(3, -1), labels, keys, max_bytes)), dim=1)
-            torch.testing.assert_close(found, literal, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["labels", "vectors", "groups", "groups that differ"])

@@ -1,17 +1,15 @@
-"""V-information on planted relations of known information, on nothing, and against a plain optimiser."""
+"""V-information on planted relations of known information, on nothing, and in its edge cases."""
 
 import math
 
 import numpy as np
 import pytest
-import scipy.optimize
 import torch
 
-from probes import vinformation
 from probes.bounds import error_bounds
 from probes.errors import InputError
 from probes.information import Information, entropy_bits
-from probes.vinformation import VInformation, _permuted, _Task, v_information
+from probes.vinformation import VInformation, _permuted, v_information
 
 
 def channel_bits(q, error):
@@ -174,49 +172,6 @@ def test_samples_of_one_problem_stay_on_one_side():
     assert float(together.high - together.low) > 1.5 * float(alone.high - alone.low)
 
 
-@pytest.mark.parametrize("d", [5, 150])
-@pytest.mark.parametrize("ridge", [0.6, 0.005])
-def test_the_linear_probe_is_ridge_logistic_regression(d, ridge, monkeypatch):
-    x, y = planted(160, max(d, 4), 3, (0.3,), seed=4, scale=1.0)
-    x = x[..., :d]
-    train, rows = torch.arange(120), torch.arange(120, 160)
-    valid = torch.ones(1, 160, dtype=torch.bool)
-    valid[0, :120:7] = False
-    labels = y[None, None]
-    task = _Task(x, labels, valid, 3, "linear", 0)
-    base = task._log_frequencies(labels, valid, train, torch.tensor([[0.5]]))
-    fit = (x, labels, valid, base, torch.tensor([[ridge]]), train, rows)
-    as_used = task._fit(*fit)[0, 0].double().exp().numpy().T
-    monkeypatch.setattr(vinformation, "_ITERATIONS", {"linear": 300})
-    monkeypatch.setattr(vinformation, "_TOLERANCE", 1e-9)
-    converged = task._fit(*fit)[0, 0].double().exp().numpy().T
-
-    kept = train[valid[0, train]]
-    inside, outside = (x[0, r].double().numpy() for r in (kept, rows))
-    mean, spread = inside.mean(axis=0), inside.std(axis=0)
-    inside, outside = (np.pad((v - mean) / spread, ((0, 0), (0, 1)), constant_values=1.0) for v in (inside, outside))
-    counts = np.bincount(y[kept].numpy(), minlength=3) + 0.5
-    offset = np.log(counts / counts.sum())
-    assert np.allclose(base[0, 0], offset, atol=1e-6)
-
-    def log_probabilities(w, z):
-        logits = z @ w.reshape(3, -1).T + offset
-        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-
-    def objective(w):
-        log_p = log_probabilities(w, inside)
-        error = np.exp(log_p)
-        error[range(len(kept)), y[kept]] -= 1
-        loss = -log_p[range(len(kept)), y[kept]].mean() + ridge / 2 * (w**2).sum()
-        return loss, (error.T @ inside / len(kept)).ravel() + ridge * w
-
-    best = scipy.optimize.minimize(objective, np.zeros(3 * (d + 1)), jac=True, method="L-BFGS-B", tol=1e-12)
-    expected = log_probabilities(best.x, outside)
-    assert np.abs(converged - np.exp(expected)).max() < 1e-3
-    # It stops where what is left to gain is far below the sampling noise.
-    assert np.abs(as_used - np.exp(expected)).mean() < 0.01
-
-
 def test_entropy_and_differences_are_those_of_the_held_out_problems():
     # A constant feature: the probe can only ignore it, and the entropy is that of the frequencies.
     _, y = nothing(300, 1, 3, seed=0)
@@ -303,9 +258,9 @@ def test_bad_input_is_refused_before_any_work():
         ({"groups": torch.arange(60) // 3}, "at least 40 groups, 8 for each of 5 folds, received 20"),
         ({"x": x[:, :39], "y": y[:39]}, "at least 40 problems, 8 for each of 5 folds, received 39"),
         ({"probe": "forest"}, "probe as one of linear, mlp, received 'forest'"),
-        ({"folds": 1}, "folds >= 2, received 1"),
+        ({"folds": 1}, "folds >= 2, a whole number, received 1"),
         ({"level": 95.0}, "0 < level < 1 and at least 100 draws"),
-        ({"max_bytes": 0}, "max_bytes >= 1"),
+        ({"max_bytes": 0}, "max_bytes > 0 and finite, received 0"),
     ]:
         with pytest.raises(InputError, match=text):
             v_information(**({"x": x, "y": y} | change))
@@ -374,9 +329,6 @@ def test_a_held_out_problem_costs_at_most_nine_bits():
     found = v_information(8 * x, torch.where(wrong, 1 - y, y), draws=100, control=False)
     assert float(found.accuracy) == pytest.approx(0.98, abs=0.01)
     assert float(found.bits) > 1 - 0.02 * (9 + 1) - 0.1
-    quiet = torch.zeros(1, 2, 3) + torch.tensor([0.0, -1e4, -1e4])[None, None]
-    base = torch.full((1, 2, 3), 1 / 3).log()
-    assert float((base - vinformation._mixture(quiet, base, vinformation._MIXED[0])).max()) / math.log(2) <= 9 + 1e-5
 
 
 def test_rare_coordinates_are_not_taken_for_outliers():
@@ -384,9 +336,6 @@ def test_rare_coordinates_are_not_taken_for_outliers():
     y = torch.arange(200) % 10
     one_hot = torch.nn.functional.one_hot(y, 10).float()
     assert float(v_information(one_hot, y, draws=100, control=False).bits) > 3.2
-    low, high = vinformation._usual_range(one_hot[None], torch.ones(1, 200, dtype=torch.bool))
-    assert (low <= 0).all()
-    assert (high >= 1).all()
 
 
 def test_labels_may_be_boolean():

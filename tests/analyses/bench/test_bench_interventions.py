@@ -12,9 +12,10 @@ from analyses.bench.interventions import bench_interventions
 from analyses.bench.reruns import Circle, _medians, circle, rerun_rows, target_share
 from analyses.bench.timing import Timings, bench_prompts, endless, spread
 from interp import decode
-from interp.engines.base import BridgeEngine
+from interp.engines.bridge import BridgeEngine
 from interp.errors import InputError
-from interp.protocol import Event, Intervention, name_of
+from interp.protocol import Intervention
+from interp.rows import Event, name_of
 
 
 def test_target_of_a_rerun_by_hand():

@@ -1,4 +1,4 @@
-"""Recorded residual streams against forward hooks on plain Hugging Face modules, run on the whole text at once."""
+"""What a user has hooked to a TransformerLens model acts on what is decoded, and shows in what is recorded."""
 
 from __future__ import annotations
 
@@ -7,60 +7,33 @@ from typing import Any
 import families as F
 import pytest
 import torch
-from references import SITES, assert_close, check, hf_residuals
+from references import SITES, assert_close, hf_residuals, modules
 
 from interp import ResidualSites, decode, encode
 
 
-@pytest.mark.parametrize("family", F.FAMILIES)
-@pytest.mark.parametrize("count", [1, 5])
-def test_decoded_residuals_equal_hugging_face(family: str, count: int) -> None:
-    hf, model = F.hf_model(family), F.bridge(family)
-    for rollout in decode(model, F.prompts(count), max_new_tokens=13, record=ResidualSites(sites=SITES)):
-        check(hf, rollout)
+def test_a_users_own_hooks_fire() -> None:
+    model = F.bridge("llama")
+    calls: list[tuple[int, ...]] = []
+    plain = decode(model, F.prompts(1), max_new_tokens=4)[0].token_ids.tolist()
+
+    def zero(residual: torch.Tensor, hook: object) -> torch.Tensor:
+        calls.append(tuple(residual.shape))
+        return residual * 0 + 1
+
+    with model.hooks(fwd_hooks=[("blocks.1.hook_out", zero)]):
+        changed = decode(model, F.prompts(1), max_new_tokens=4)[0].token_ids.tolist()
+    assert calls == [(1, 3, 44)] + [(1, 1, 44)] * 3
+    assert changed != plain
 
 
-@pytest.mark.parametrize("family", F.FAMILIES)
-def test_residuals_after_rows_have_left(family: str) -> None:
-    hf, model = F.hf_model(family), F.bridge(family)
-    free = decode(model, F.prompts(), max_new_tokens=16)
-    stops = F.staggering_stops([r.token_ids.tolist() for r in free])
-    rollouts = decode(model, F.prompts(), max_new_tokens=16, stop=stops, record=ResidualSites(sites=SITES))
-    assert len({len(r) for r in rollouts}) >= 3
-    for rollout in rollouts:
-        check(hf, rollout)
-
-
-@pytest.mark.parametrize("family", F.FAMILIES)
-def test_encoded_residuals_equal_hugging_face(family: str) -> None:
-    hf, model = F.hf_model(family), F.bridge(family)
-    texts = F.prompts()
-    whole = encode(model, texts, record=ResidualSites(sites=SITES), batch_size=3)
-    last = encode(model, texts, record=ResidualSites(sites=SITES), last_only=True)
-    for ids, full, end in zip(texts, whole, last, strict=True):
-        expected = hf_residuals(hf, ids)
-        for site in SITES:
-            assert_close(full.residuals[site], expected[site], site)
-            assert_close(end.residuals[site], expected[site][:, -1:], site)
-
-
-def test_one_stream_is_stored_once_unless_something_edits_between() -> None:
+def test_a_hook_between_two_blocks_parts_the_stream() -> None:
     model = F.bridge("llama")
     record = ResidualSites(sites=("resid_pre", "resid_post"))
-    shared = decode(model, F.prompts(1), max_new_tokens=3, record=record)[0].residuals
-    assert shared["resid_pre"][1].data_ptr() == shared["resid_post"][0].data_ptr()
     with model.hooks(fwd_hooks=[("blocks.2.hook_in", lambda residual, hook: residual + 1)]):
         apart = decode(model, F.prompts(1), max_new_tokens=3, record=record)[0].residuals
     torch.testing.assert_close(apart["resid_pre"][2], apart["resid_post"][1] + 1)
     torch.testing.assert_close(apart["resid_pre"][1], apart["resid_post"][0])
-
-
-def test_chosen_layers() -> None:
-    model = F.bridge("llama")
-    every = decode(model, F.prompts(1), max_new_tokens=4, record=ResidualSites())[0]
-    some = decode(model, F.prompts(1), max_new_tokens=4, record=ResidualSites(layers=[0, -1]))[0]
-    assert some.layers == (0, 2)
-    assert torch.equal(some.residuals["resid_post"], every.residuals["resid_post"][[0, 2]])
 
 
 # Plain PyTorch hooks of a user's own

@@ -133,18 +133,21 @@ def assert_equal_to_reference(rollout: Rollout, watched: list[Tensor], reference
     assert [e.step for e in rollout.events if e.intervention == "RecycleRepresentation"] == reference.recycled
 
 
+# What is cached is an engine's own: another's must not stand in for it.
+
+
 @cache
-def plain(name: str) -> list[Rollout]:
+def plain(engine: type, name: str) -> list[Rollout]:
     return decode(F.pair(name, torch.float64)[1], F.texts(name), max_new_tokens=NEW)
 
 
 @cache
-def thinking_ids(name: str) -> frozenset[int]:
+def thinking_ids(engine: type, name: str) -> frozenset[int]:
     model = F.pair(name, torch.float64)[1]
     if name == "toy":
         spelled = thinking_token_ids(model, ["Wait", "Hmm", "So", "Okay", "Therefore"])
         return frozenset(i for ids in spelled.values() for i in ids)
-    return frozenset(common_tokens(plain(name)))
+    return frozenset(common_tokens(plain(engine, name)))
 
 
 CASES = [
@@ -157,34 +160,34 @@ CASES = [
 
 
 @cache
-def references_of(name: str, extract: int, inject: int, repeats: int, trigger: str) -> list[Reference]:
+def references_of(engine: type, name: str, extract: int, inject: int, repeats: int, trigger: str) -> list[Reference]:
     """Cached: the last row is decoded in a batch and alone."""
     options = {"extract": extract, "inject": inject, "repeats": repeats, "trigger": trigger}
-    return cacheless(F.pair(name, torch.float64)[0], F.texts(name), thinking_ids(name), **options)
+    return cacheless(F.pair(name, torch.float64)[0], F.texts(name), thinking_ids(engine, name), **options)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("extract", "inject", "repeats", "trigger"), CASES)
 @pytest.mark.parametrize("rows", [range(5), [4]], ids=["ragged", "alone"])
 def test_recycling_equals_a_cacheless_reference(
-    name: str, extract: int, inject: int, repeats: int, trigger: str, rows: Sequence[int]
+    engine: type, name: str, extract: int, inject: int, repeats: int, trigger: str, rows: Sequence[int]
 ) -> None:
     model = F.pair(name, torch.float64)[1]
-    recycle = RecycleRepresentation(1, thinking_ids(name), repeats=repeats, trigger=trigger)
+    recycle = RecycleRepresentation(1, thinking_ids(engine, name), repeats=repeats, trigger=trigger)
     # The same with an extracted layer of its own, counted from the end where it is given so
     recycle = replace(recycle, extract=extract, inject=inject)
     watch = Watch()
     prompts = [F.texts(name)[row] for row in rows]
     rollouts = decode(model, prompts, max_new_tokens=NEW, interventions=[recycle, watch], record=ResidualSites())
     layers = [layer % model.cfg.n_layers for layer in (extract, inject)]
-    references = [references_of(name, *layers, repeats, trigger)[row] for row in rows]
+    references = [references_of(engine, name, *layers, repeats, trigger)[row] for row in rows]
     for i, reference in enumerate(references):
         assert_equal_to_reference(rollouts[i], watch._logits[i], reference)
     assert watch._excess == {0}, "one cache entry a position"
     # In the batch some step was run again for some of its rows and not for others; alone, some steps were.
     shares = [sum(t in references[i].recycled for i in alive) / len(alive) for t, alive in enumerate(watch._alive)]
     assert any(0 < share < 1 for share in shares) if len(rows) > 1 else set(shares) == {0, 1}
-    before = [plain(name)[row] for row in rows]
+    before = [plain(engine, name)[row] for row in rows]
     assert any(not torch.equal(a.logprobs, b.logprobs) for a, b in zip(rollouts, before, strict=True))
 
 
@@ -212,13 +215,13 @@ def test_coins_belong_to_the_row_not_to_its_batch() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_suppression_and_recycling_in_either_order(name: str) -> None:
+def test_suppression_and_recycling_in_either_order(engine: type, name: str) -> None:
     """[suppress, recycle] recycles by what suppression leaves; [recycle, suppress] by the raw logits.
 
     Some tokens are only suppressed, some both suppressed and recycled at, some only recycled at.
     """
     hf, model = F.pair(name, torch.float64)
-    common = common_tokens(plain(name), 12)
+    common = common_tokens(plain(engine, name), 12)
     if name == "toy":
         groups = (["Okay", "next"], ["So", "now", "Wait"], ["then", "here", "Hmm", "is", "gives"])
         words = [thinking_token_ids(model, group) for group in groups]

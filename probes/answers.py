@@ -1,0 +1,139 @@
+"""Answers factorised once, for all the steps that they are scored against.
+
+The factor of an answer is A_y^-1 P_y of the formula in `hsic`; as many answers at a time as a memory holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from probes.checks import check_max_bytes
+from probes.chunks import DEFAULT_MAX_BYTES, Take, parts, vectors_of
+from probes.kernel import Kernel, kept_coordinates
+from probes.lowrank import factor_blocks
+from probes.scale import rescaled
+
+__all__ = ["AnswerFactor", "factor_answers", "factored_answers", "gram_norm", "ridge_cholesky"]
+
+
+@dataclass(frozen=True)
+class AnswerFactor:
+    """Answers ready to be scored against: A_y^-1 P_y per answer, zero-padded to one rank. Made by `factor_answers`.
+
+    `kernel` is what steps are treated with likewise. `bandwidth` is each answer's own, in activation units. Without
+    `kernel.eps` (kernel CKA) `whitened` is P_y over the square root of the norm of P_y^T P_y.
+    """
+
+    whitened: Float64[Tensor, "answer rank kept"]
+    keep: Int64[Tensor, "answer kept"] | None
+    lead: tuple[int, ...]
+    d_model: int
+    kernel: Kernel
+    bandwidth: Float64[Tensor, " answer"]
+
+
+def factor_answers(
+    answer: Tensor,
+    *,
+    sigma: float | int | str = 50.0,
+    eps: float | int = 1e-5,
+    tol: float | int = 1e-10,
+    drop_top: int = 0,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> AnswerFactor:
+    """Factorise answers `[*lead, d_model]` once, for any number of trajectories.
+
+    >>> answers = torch.arange(400.0).cos().reshape(100, 4) * 30
+    >>> steps = torch.arange(12.0).sin().reshape(3, 4) * 30
+    >>> from probes.scoring import nhsic_with
+    >>> nhsic_with(steps, factor_answers(answers)).shape
+    torch.Size([100, 3])
+
+    The factors of all answers are held, whatever `max_bytes`, which bounds the work. Options, errors and source as for
+    `nhsic`.
+    """
+    check_max_bytes("factor_answers", max_bytes)
+    kernel = Kernel(sigma, eps, tol, drop_top, operation="factor_answers")
+    kernel.check_answer(answer)
+    return next(factored_answers(answer, kernel, max_bytes=max_bytes, room=math.inf))[1]
+
+
+def factored_answers(
+    answer: Tensor, kernel: Kernel, *, max_bytes: int, room: float
+) -> Iterator[tuple[Int64[Tensor, " answer"], AnswerFactor]]:
+    """Answers by number with their factors, as many at a time as fit `room` bytes, one at the least."""
+    d_model, lead, drop_top = answer.shape[-1], tuple(answer.shape[:-1]), kernel.drop_top
+    like = answer.new_empty(0, d_model - drop_top)
+    whole, count = vectors_of(answer), math.prod(answer.shape[:-1])
+
+    def kept(rows: Tensor) -> Tensor:
+        x = whole(rows)
+        return x.gather(1, kept_coordinates(x, drop_top)) if drop_top else x
+
+    take: Take = kept
+    if isinstance(kernel.sigma, str):
+        take, bandwidth = rescaled(
+            kernel.operation, "answer", kept, like, sigma=kernel.sigma, shape=lead, max_bytes=max_bytes
+        )
+    else:
+        bandwidth = torch.full((count,), kernel.width, dtype=torch.float64, device=answer.device)
+    todo = torch.arange(count, device=answer.device)
+    while len(todo):
+        rows, factor = _as_many_as_fit(take, like, todo, kernel, max_bytes=max_bytes, room=room)
+        if kernel.eps is None:
+            factor = factor / gram_norm(factor).sqrt()[:, None, None]  # a constant answer: 0 / 0
+        else:
+            factor = torch.linalg.solve_triangular(ridge_cholesky(factor, kernel.eps), factor, upper=False)
+        keep = kept_coordinates(whole(rows), drop_top) if drop_top else None
+        yield rows, AnswerFactor(factor, keep, lead, d_model, kernel, bandwidth[rows])
+        left = torch.ones(count, dtype=torch.bool, device=answer.device)
+        left[rows] = False
+        todo = todo[left[todo]]
+
+
+def _as_many_as_fit(
+    take: Take, like: Tensor, todo: Tensor, kernel: Kernel, *, max_bytes: int, room: float
+) -> tuple[Tensor, Tensor]:
+    """Some of the rows `todo`, ascending, with their factors `[row, rank, d]`."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    count, rank = 0, 1  # one row at least, so that what is undefined shows in the score
+    with torch.no_grad():
+        blocks = factor_blocks(lambda rows: take(todo[rows]), like, kernel, n_rows=len(todo), max_bytes=max_bytes)
+        for rows, factor in blocks:
+            for part in parts(len(rows), 1, len(rows) if math.isinf(room) else max(1, len(rows) // 4)):
+                here = len(rows[part])
+                # Thrice: as found, padded to one rank, and whitened.
+                bytes_then = 3 * 8 * (count + here) * max(rank, factor.shape[1]) * like.shape[-1]
+                if kept and bytes_then > room:
+                    break
+                kept.append((todo[rows[part]], factor[part].clone()))
+                count, rank = count + here, max(rank, factor.shape[1])
+            else:
+                continue
+            break
+    rows = torch.cat([rows for rows, _ in kept]).sort().values
+    place = torch.zeros(int(rows[-1]) + 1, dtype=torch.long, device=rows.device)
+    place[rows] = torch.arange(len(rows), device=rows.device)
+    out = torch.zeros(count, rank, like.shape[-1], dtype=torch.float64, device=like.device)
+    while kept:
+        some, factor = kept.pop()
+        out[place[some], : factor.shape[1]] = factor
+    return rows, out
+
+
+def gram_norm(p: Tensor) -> Float64[Tensor, " row"]:
+    """The Frobenius norm of P^T P."""
+    return (p @ p.mT).square_().sum(dim=(-2, -1)).sqrt_()
+
+
+def ridge_cholesky(p: Tensor, eps: float | int) -> Tensor:
+    """The lower factor A of A A^T = P P^T + eps d I."""
+    gram = p @ p.transpose(-1, -2)
+    gram.diagonal(dim1=-2, dim2=-1).add_(eps * p.shape[-1])
+    return torch.linalg.cholesky(gram)
