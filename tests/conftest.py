@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+import quick_checks
 import torch
+from processes import _toy_server, _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
 
 # Its asserts then say what they compared, as those of test files do.
 pytest.register_assert_rewrite("browser")
 torch.set_num_threads(1)
+quick_checks.install()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,15 +1,13 @@
-"""`peaklens generate` as a user runs it, and how its options become interventions."""
+"""`peaklens generate` as a user calls it, and how its options become interventions."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from processes import Command
 
-from analyses.commands.cli import main
 from analyses.commands.generate import RECYCLE as KINDS
 from analyses.commands.generate import build_interventions, parse_options, show_response
 from analyses.thinking import thinking_words
@@ -20,26 +18,18 @@ from interp.rows import name_of
 QUESTION = "6 A * 3 B - 8 C + 1 ? ->"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "analyses.commands.cli", "generate", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_command_prints_the_response_with_marks(peaklens: Command) -> None:
+    options = ["--suppress", "thinking", "--recycle", "layer=2,p=1", "--quiet"]
+    code, out, said = peaklens("generate", *options, QUESTION)
+    assert code == 0, said
+    assert "«begin»1" in out
+    assert "suppressed 'Okay'" in out
+    assert "Wait" not in out.split("tokens, ended by")[0]
 
 
-def test_the_command_prints_the_response_with_marks() -> None:
-    done = run("--suppress", "thinking", "--recycle", "layer=2,p=1", "--quiet", QUESTION)
-    assert done.returncode == 0, done.stderr
-    assert "«begin»1" in done.stdout
-    assert "suppressed 'Okay'" in done.stdout
-    assert "Wait" not in done.stdout.split("tokens, ended by")[0]
-
-
-def test_json_is_the_rollout_of_decode() -> None:
-    done = run("--suppress", "Wait,Hmm", "--json", QUESTION)
-    got: dict[str, Any] = json.loads(done.stdout)
+def test_json_is_the_rollout_of_decode(peaklens: Command) -> None:
+    _, out, _ = peaklens("generate", "--suppress", "Wait,Hmm", "--json", QUESTION)
+    got: dict[str, Any] = json.loads(out)
     model = load_model("toy-reasoner")
     ban = SuppressTokens(thinking_token_ids(model, ["Wait", "Hmm"]))
     rollout = decode(model, [QUESTION], max_new_tokens=256, interventions=[ban])[0]
@@ -81,19 +71,17 @@ def test_wrong_options_are_said(text: str, message: str) -> None:
         parse_options("--recycle", text, KINDS, ("layer",))
 
 
-def test_wrong_input_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_ends_in_one_line(peaklens: Command) -> None:
     for arguments, text in (
         (("--recycle", "layer=9", QUESTION), "layer"),
         (("--suppress", "nonsense", QUESTION), "words that are single tokens"),
         (("",), "at least one prompt token"),
     ):
-        monkeypatch.setattr(sys, "argv", ["peaklens", "generate", "--quiet", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 2
-        said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert said.startswith("peaklens: ")
-        assert text in said
+        code, _, said = peaklens("generate", "--quiet", *arguments)
+        assert code == 2
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("peaklens: ")
+        assert text in last
 
 
 def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

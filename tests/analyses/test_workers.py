@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from doubling import Make
 from transformers.utils.logging import enable_progress_bar
 
 from analyses.problems import bundled_problems
 from analyses.store import Cell, Run
-from analyses.studies import make_study
-from analyses.studies.run import run_study
 from analyses.trace import trace
 from analyses.work.model_ref import ModelRef
 from analyses.work.scheduler import Outcome, scheduler
 from interp import InputError, bundled_model_path, load_model
-
-
-def doubling(folder: str, task: int, report: Callable[[int], None]) -> int:
-    """Doubles; dies at 3 the first time, at 5 every time; cannot do 7."""
-    report(1)
-    marker = Path(folder) / f"died-{task}"
-    if task == 5 or (task == 3 and not marker.exists()):
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    if task == 7:
-        raise InputError("double", expected="not 7", received="7", remedy="Leave it out.")
-    return 2 * task
-
-
-class Make:
-    """What a scheduler calls in each process; it has to pickle."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
-
-    def __call__(self) -> Callable[[Any, Callable[[int], None]], Any]:
-        return lambda task, report: doubling(self.folder, task, report)
 
 
 def test_a_task_whose_process_dies_is_done_by_another(tmp_path: Path) -> None:
@@ -60,31 +34,25 @@ def test_bad_input_found_by_a_worker_is_raised_as_it_is(workers: int, tmp_path: 
         list(scheduler(workers).run([1, 7], Make(tmp_path), lambda tokens: None))
 
 
-def test_two_processes_give_the_run_of_one(tmp_path: Path) -> None:
-    runs = [
-        trace("toy-reasoner", n=10, out=tmp_path / str(workers), max_new_tokens=30, batch_size=3, workers=workers)
-        for workers in (1, 2)
-    ]
-    for table in ("mi.parquet", "peaks.parquet", "tokens.csv", "responses.parquet"):
-        pd.testing.assert_frame_equal(runs[0].table(table), runs[1].table(table), check_exact=True)
-
-
-def test_loading_shows_no_bars_in_processes_and_none_for_bundled_models(
+def test_two_processes_give_the_run_of_one_and_show_no_bars_of_loading(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     enable_progress_bar()  # a test before this one may have asked for silence
     load_model("toy-reasoner")
     assert "Loading weights" not in capfd.readouterr().err
-    # A model of one's own does show them, but only where it is asked for
+    # A model of one's own does show them, but only where it is asked for.
     folder = tmp_path / "mine"
     shutil.copytree(bundled_model_path("toy-reasoner"), folder)
     model = load_model(folder)
     assert "Loading weights" in capfd.readouterr().err
-    problems = bundled_problems(4)
-    run_study(make_study("trajectories", {}), model, problems, tmp_path / "baseline", max_new_tokens=60)
-    study = make_study("ablate", {"layers": "2", "places": "thinking", "methods": "mean"})
-    run_study(study, model, problems, tmp_path / "study", max_new_tokens=60, batch_size=2, workers=2)
+    problems = bundled_problems(10)
+    runs = [
+        trace(model, problems, tmp_path / str(workers), max_new_tokens=30, batch_size=3, workers=workers)
+        for workers in (1, 2)
+    ]
     assert "Loading weights" not in capfd.readouterr().err
+    for table in ("mi.parquet", "peaks.parquet", "tokens.csv", "responses.parquet"):
+        pd.testing.assert_frame_equal(runs[0].table(table), runs[1].table(table), check_exact=True)
 
 
 def test_a_model_in_memory_cannot_go_to_processes(tmp_path: Path) -> None:

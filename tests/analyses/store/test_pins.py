@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from processes import Command, Forks
 
-from analyses.commands.cli import main
 from analyses.problems import Problem, bundled_problems
 from analyses.store import Cell, Run
 from analyses.studies import make_study
@@ -100,6 +97,7 @@ def test_the_chat_template_counts_where_prompts_go_through_it(mine: Any, tmp_pat
         trace(mine, n=2, out=tmp_path / "chat", prompt="chat", **SMALL)
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_the_same_model_by_other_names(tmp_path: Path) -> None:
     shutil.copytree(bundled_model_path("toy-reasoner"), tmp_path / "copy")
     trace("toy-reasoner", n=1, out=tmp_path / "run", **SMALL)
@@ -113,6 +111,7 @@ def test_the_same_model_by_other_names(tmp_path: Path) -> None:
     assert len(list((tmp_path / "studies" / "baselines").iterdir())) == 1
 
 
+@pytest.mark.usefixtures("quick_processes")
 @pytest.mark.parametrize("change", [hooked, halved])
 def test_processes_that_cannot_have_the_model_are_refused(
     mine: Any, tmp_path: Path, change: Callable[[Any], None]
@@ -302,7 +301,7 @@ def test_problems_of_one_id_are_refused(model: Any, tmp_path: Path) -> None:
         trace(model, [problem, problem], tmp_path / "run", **SMALL)
 
 
-def test_failures_recorded_at_once_are_all_kept(tmp_path: Path) -> None:
+def test_failures_recorded_at_once_are_all_kept(tmp_path: Path, toy_forks: Forks) -> None:
     script = """
 import sys
 from analyses.store import Cell, Run
@@ -310,10 +309,11 @@ run = Run.start(sys.argv[1], kind="watch", settings={}, provenance={})
 for number in range(40):
     run.record_failures({Cell(f"{sys.argv[2]}-{number}"): "reason"})
 """
-    Run.start(tmp_path, kind="watch", settings={}, provenance={})
-    both = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), who]) for who in "ab"]
-    assert [process.wait() for process in both] == [0, 0]
-    assert len(Run.open(tmp_path).failures()) == 80
+    folder = tmp_path / "run"
+    Run.start(folder, kind="watch", settings={}, provenance={})
+    both = [toy_forks.spawn(script, folder, who) for who in "ab"]
+    assert [toy_forks.wait(process) for process in both] == [(0, "")] * 2
+    assert len(Run.open(folder).failures()) == 80
 
 
 def test_a_second_file_of_problems_has_a_baseline_of_its_own(model: Any, tmp_path: Path) -> None:
@@ -339,23 +339,6 @@ def test_a_failing_batch_is_done_cell_by_cell_and_recorded(tmp_path: Path) -> No
 
 
 # The command
-
-
-@pytest.fixture
-def peaklens(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[Any, str, str]]:
-    """The command, in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command changes it
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-
-    def call(*arguments: str) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["peaklens", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (ended.value.code, *capsys.readouterr())
-
-    return call
 
 
 def test_the_command_says_what_failed_and_what_was_derived_anew(tmp_path: Path, peaklens: Command) -> None:

@@ -32,17 +32,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def study(
-    name: str, folder: Path, n: int = N, temperature: float = 0.0, samples: int = 1, **options: str
+    name: str,
+    folder: Path,
+    n: int = N,
+    layers: tuple[int, ...] = (0, 1, 2),
+    temperature: float = 0.0,
+    samples: int = 1,
+    **options: str,
 ) -> StudyResult:
     return run_study(
-        make_study(name, options), n=n, out=folder / name, max_new_tokens=120, batch_size=64, temperature=temperature,
-        samples=samples,
+        make_study(name, options), n=n, out=folder / name, max_new_tokens=120, batch_size=64, layers=layers,
+        temperature=temperature, samples=samples,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def information(folder: Path) -> StudyResult:
-    return study("information", folder, align="end,event", event_words="Wait", window="3", last="6")
+    return study("information", folder, layers=(1, 2), align="end,event", event_words="Wait", window="3", last="6")
 
 
 def at(result: StudyResult, **where: object) -> pd.Series:
@@ -86,7 +92,7 @@ def test_dependence_is_tested_at_the_same_places_with_the_same_labels(informatio
     (baseline,) = (folder / "baselines").iterdir()
     run = Run.open(baseline)
     held = [information.run.read(Cell(cell.problem, 0, condition="places")).tensors for cell in run.cells()]
-    streams = torch.stack([tensors["residuals"][2] for tensors in held], dim=1)
+    streams = torch.stack([tensors["residuals"][-1] for tensors in held], dim=1)
     steps = torch.stack([tensors["steps"] for tensors in held], dim=1)
     answers = torch.tensor([int(run.read(cell).payload["answer"]) for cell in run.cells()])
     found = sample_hsic(streams, answers, valid=steps >= 0)
@@ -162,7 +168,7 @@ def test_residuals_are_those_of_the_response(information: StudyResult, folder: P
     assert held["steps"].tolist() == steps
     for place, step in enumerate(steps):
         if step >= 0:
-            expected = streams[:, len(data.tensors["prompt_ids"]) - 1 + step]
+            expected = streams[1:, len(data.tensors["prompt_ids"]) - 1 + step]
             torch.testing.assert_close(held["residuals"][:, place], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -193,7 +199,7 @@ def test_onsets_and_agreement_follow_from_the_table(information: StudyResult) ->
 
 
 def test_bounds_are_those_of_the_theorems(folder: Path) -> None:
-    result = study("bounds", folder, align="end", last="4")
+    result = study("bounds", folder, layers=(2,), align="end", last="3")
     table = result.table
     for row in table.to_dict("records"):
         known = Information(row["bits"], row["bits_low"], row["bits_high"], 0.95, row["n"], "lower", "")
@@ -213,7 +219,7 @@ def test_bounds_are_those_of_the_theorems(folder: Path) -> None:
 
 
 def test_overlap_counts_what_the_sets_have_in_common(folder: Path, tmp_path: Path) -> None:
-    result = study("overlap", tmp_path, n=24, measures="r2,nhsic@median", draws="300")
+    result = study("overlap", tmp_path, n=12, measures="r2,nhsic@median", draws="100")
     (baseline,) = (tmp_path / "baselines").iterdir()
     run = Run.open(baseline)
     steps, mi = run.steps, run.mi
@@ -249,7 +255,7 @@ def test_overlap_counts_what_the_sets_have_in_common(folder: Path, tmp_path: Pat
 
 
 def test_stability_compares_samples_of_a_problem_with_other_problems(tmp_path: Path) -> None:
-    result = study("overlap", tmp_path, n=12, temperature=1.0, samples=2, measures="r2", depth="false", draws="200")
+    result = study("overlap", tmp_path, n=8, temperature=1.0, samples=2, measures="r2", depth="false", draws="100")
     (baseline,) = (tmp_path / "baselines").iterdir()
     mi = Run.open(baseline).mi
     mi = mi[(mi["layer"] == 2) & mi["is_peak"]]

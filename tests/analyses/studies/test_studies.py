@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import Forks
 
 from analyses.problems import bundled_problems
 from analyses.store import Run
@@ -24,7 +25,7 @@ from analyses.toys.task import held_out_questions, planted_answer
 from interp import InputError
 
 LIMIT = 160
-N = 64
+N = 48  # one batch
 KILLS = int(os.environ.get("PEAKLENS_KILLS", "3"))
 
 
@@ -94,7 +95,7 @@ def test_recycling_reports_every_layer_and_gate(folder: Path) -> None:
 
 
 def test_ablation_at_peaks_is_measured_against_steps_near_them(folder: Path) -> None:
-    result = study("ablate", folder, n=32, layers="0,2")
+    result = study("ablate", folder, n=32, layers="0,2", methods="mean")
     table = result.table
     assert set(table["place"]) == {"peaks", "others", "thinking"}
     cells = result.tables["ablate_cells"]
@@ -176,25 +177,38 @@ COMMAND = ("study", "suppress", "--n", "12", "--set", "counts=2", "--set", "draw
            "--batch-size", "4", "--quiet")  # fmt: skip
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_random_moments_the_tables_are_the_same(tmp_path: Path, workers: int) -> None:
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "analyses.commands.cli", *COMMAND, "--workers", str(workers), "--out", str(out)],
-            start_new_session=True,
-        )
+# In a process that was forked itself, workers are forked from it: they have its imports, and die with it as ever.
+KILLED = """
+import multiprocessing
+import sys
+context = multiprocessing.get_context
+multiprocessing.get_context = lambda method=None: context("fork" if method == "spawn" else method)
+from analyses.commands.cli import main
+main()
+"""
 
-    begun = time.monotonic()
-    assert start(tmp_path / "whole" / "run").wait() == 0
-    took = time.monotonic() - begun
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_random_moments_the_tables_are_the_same(tmp_path: Path, workers: int, toy_forks: Forks) -> None:
+    def start(out: Path) -> int:
+        return toy_forks.spawn(KILLED, *COMMAND, "--workers", workers, "--out", out)
+
+    def done() -> int:
+        return len(list((tmp_path / "cut").rglob("*.safetensors")))
+
+    assert toy_forks.wait(start(tmp_path / "whole" / "run")) == (0, "")
     dice = random.Random(workers)
     out = tmp_path / "cut" / "run"
+    ends = []
     for _ in range(KILLS):
-        process = start(out)
-        time.sleep(took * dice.uniform(0.3, 0.95))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert start(out).wait() == 0
+        process, enough = start(out), done() + dice.choice([0, 3, 9])
+        # Wait for some new cells, then for a moment: a random point of the decoding or of the writing.
+        while not toy_forks.has_ended(process) and done() <= enough:
+            time.sleep(0.002)
+        time.sleep(dice.uniform(0, 0.1))
+        ends.append(toy_forks.kill(process)[0])
+    assert ends.count(-signal.SIGKILL) >= 2
+    assert toy_forks.wait(start(out)) == (0, "")
     for name in ("suppress.csv", "suppress_draws.csv"):
         whole, cut = ((tmp_path / run / "run" / name).read_bytes() for run in ("whole", "cut"))
         assert whole == cut

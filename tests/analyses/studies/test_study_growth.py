@@ -23,7 +23,7 @@ LIMIT = 40
 
 
 def go(out: Path, n: int, name: str, options: dict[str, str], **more: Any) -> StudyResult:
-    settings = {"max_new_tokens": LIMIT, "batch_size": 6, "calibrate": 6, **more}
+    settings = {"max_new_tokens": LIMIT, "batch_size": 8, "calibrate": 6, **more}
     return run_study(make_study(name, options), n=n, out=out, **settings)
 
 
@@ -130,6 +130,7 @@ def test_the_file_of_means_is_looked_at_and_made_again(tmp_path: Path) -> None:
         go(tmp_path / "a", 3, "ablate", options)
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_workers_read_what_was_found_once(tmp_path: Path) -> None:
     options = {**SMALL["ablate"], "layers": "0"}
     one = go(tmp_path / "one" / "a", 4, "ablate", options, batch_size=2)

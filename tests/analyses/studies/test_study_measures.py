@@ -22,7 +22,7 @@ from interp import decode, load_model
 from interp.interventions import matched_random_tokens, thinking_token_ids
 from probes import tukey_peaks
 
-LIMIT = 60
+LIMIT = 40
 
 
 def baseline(folder: Path) -> Run:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from processes import Command
 from references import hf_residuals
 from scipy.spatial.distance import jensenshannon
 
@@ -223,6 +222,7 @@ def test_measures_that_do_not_fit_the_model_are_said_before_anything_is_decoded(
     assert not list(tmp_path.iterdir()), "nothing is pinned by a refused call"
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_two_processes_find_the_same(run: Run, model: object, tmp_path: Path) -> None:
     trace(model, n=3, out=tmp_path, max_new_tokens=40, batch_size=4)
     asked = trace(model, n=3, out=tmp_path, max_new_tokens=40, batch_size=2, workers=2, **ASKED)
@@ -254,11 +254,11 @@ def test_a_null_too_small_for_so_many_layers_is_said(run: Run) -> None:
     assert "deep-thinking ratio" in page
 
 
-def test_the_command_asks_for_all_of_it(tmp_path: Path) -> None:
+def test_the_command_asks_for_all_of_it(tmp_path: Path, peaklens: Command) -> None:
     words = "--n 2 --max-new-tokens 24 --null 59 --sigma median,100 --probes nhsic,r2,dtr --json"
-    command = [sys.executable, "-m", "analyses.commands.cli", "trace", *words.split(), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    facts = json.loads(done.stdout)
+    code, out, said = peaklens("trace", *words.split(), "--out", str(tmp_path))
+    assert code == 0, said
+    facts = json.loads(out)
     assert facts["null"]["wrong_answers"] == 59
     run = Run.open(tmp_path)
     assert {"r2", "nhsic@100", "p_step", "is_significant"} <= set(run.mi.columns)

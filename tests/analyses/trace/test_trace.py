@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from processes import Command, Forks
 from references import hf_residuals
 
 from analyses.problems import Problem, bundled_problems
@@ -135,31 +136,29 @@ def test_a_peaks_site_other_than_resid_post(model: object, tmp_path: Path) -> No
 
 
 KILLED = """
-import sys, torch
-torch.set_num_threads(1)
+import sys
 from analyses.trace import trace
 trace("toy-reasoner", n=12, out=sys.argv[1], max_new_tokens=40, batch_size=3)
 """
 
 
-def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED]
+def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path, toy_forks: Forks) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, str(whole)], check=True, capture_output=True)
+    assert toy_forks.wait(toy_forks.spawn(KILLED, whole)) == (0, "")
     dice = random.Random(8)
     kept: dict[Path, int] = {}
     stops = 0
     for _ in range(5):
-        process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = toy_forks.spawn(KILLED, killed)
         had = len(list(killed.rglob("*.safetensors")))
+        enough = had + dice.choice([0, 0, 1, 2])
         # Wait for some new cell, then for a moment: a random point of the decoding or of the writing.
-        while process.poll() is None and len(list(killed.rglob("*.safetensors"))) <= had + dice.choice([0, 0, 1, 2]):
+        while not toy_forks.has_ended(process) and len(list(killed.rglob("*.safetensors"))) <= enough:
             time.sleep(0.002)
         time.sleep(dice.uniform(0, 0.1))
-        if process.poll() is not None:
+        if toy_forks.has_ended(process):
             break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        assert toy_forks.kill(process)[0] == -signal.SIGKILL
         stops += 1
         for file, stamp in kept.items():
             assert file.stat().st_mtime_ns == stamp, "a finished cell was written again"
@@ -167,7 +166,7 @@ def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path) -> None:
             file: file.stat().st_mtime_ns for file in killed.rglob("*.safetensors") if not file.name.startswith(".")
         }
     assert stops >= 2
-    subprocess.run([*command, str(killed)], check=True, capture_output=True)
+    assert toy_forks.wait(toy_forks.spawn(KILLED, killed)) == (0, "")
     assert_same_tables(whole, killed)
 
 
@@ -207,6 +206,7 @@ def test_problems_are_needed_unless_the_model_is_a_toy(tmp_path: Path) -> None:
 
 
 ODD = """
+import sys
 import torch
 from analyses.trace import trace
 from interp import InputError
@@ -214,8 +214,8 @@ from probes import nhsic, top_k_peaks, tukey_peaks
 
 x, mi = torch.randn(4, 8), torch.rand(9)
 for call in (
-    lambda: trace("toy-reasoner", ["6 A * 3 ? ->"], out="never"),
-    lambda: trace(None, out="never"),
+    lambda: trace("toy-reasoner", ["6 A * 3 ? ->"], out=sys.argv[1]),
+    lambda: trace(None, out=sys.argv[1]),
     lambda: nhsic(x, x[0], max_bytes=1e6),
     lambda: tukey_peaks(mi, tau="1.5"),
     lambda: top_k_peaks(mi, k=2.0),
@@ -227,38 +227,26 @@ for call in (
 """
 
 
-def test_what_is_of_another_kind_is_refused_where_no_types_are_checked(tmp_path: Path) -> None:
+def test_what_is_of_another_kind_is_refused_where_no_types_are_checked(tmp_path: Path, toy_forks: Forks) -> None:
     """In a process of its own: here beartype would be first."""
-    done = subprocess.run(
-        [sys.executable, "-c", ODD], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-    )  # fmt: skip
-    assert [line.split(", received")[0] for line in done.stdout.splitlines()] == [
+    code, said = toy_forks.wait(toy_forks.spawn(ODD, tmp_path / "never"))
+    assert code == 0
+    assert [line.split(", received")[0] for line in said.splitlines()] == [
         "trace: expected a problem file, or a list of Problem",
         "use a model: expected a model that load_model returns (a TransformerBridge)",
         "nhsic: expected max_bytes >= 1, a whole number",
         "tukey_peaks: expected tau >= 0 and finite",
         "top_k_peaks: expected k >= 1, a whole number",
     ]
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "never").exists()
 
 
 # The command
 
 
-def peaklens(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "analyses.commands.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100", **environment},
-        check=False,
-    )
-
-
-def test_the_command_prints_a_readable_summary(tmp_path: Path) -> None:
-    done = peaklens("trace", "--n", "3", "--max-new-tokens", "40", "--out", str(tmp_path / "r"))
-    assert done.returncode == 0, done.stderr
+def test_the_command_prints_a_readable_summary(tmp_path: Path, peaklens: Command) -> None:
+    code, out, said = peaklens("trace", "--n", "3", "--max-new-tokens", "40", "--out", str(tmp_path / "r"))
+    assert code == 0, said
     for part in (
         "toy-reasoner: 3 responses",
         "Peaks (Tukey)",
@@ -267,22 +255,22 @@ def test_the_command_prints_a_readable_summary(tmp_path: Path) -> None:
         "mi.parquet",
         "not bits",
     ):
-        assert part in done.stdout
-    assert "Traceback" not in done.stderr
-    as_json = peaklens("trace", "--n", "3", "--max-new-tokens", "40", "--out", str(tmp_path / "r"), "--json")
-    facts = json.loads(as_json.stdout)
+        assert part in out
+    assert "Traceback" not in said
+    _, out, _ = peaklens("trace", "--n", "3", "--max-new-tokens", "40", "--out", str(tmp_path / "r"), "--json")
+    facts = json.loads(out)
     table = pd.read_parquet(tmp_path / "r" / "peaks.parquet")
     assert facts["layers"][2]["n_peaks"] == pytest.approx(table[table["layer"] == 2]["n_peaks"].mean())
 
 
-def test_the_command_reads_problem_files_with_named_columns(tmp_path: Path) -> None:
+def test_the_command_reads_problem_files_with_named_columns(tmp_path: Path, peaklens: Command) -> None:
     frame = pd.DataFrame({"q": [p.question for p in bundled_problems(2)], "final": [1, 2]})
     frame.to_csv(tmp_path / "p.csv", index=False)
-    done = peaklens(
+    code, out, said = peaklens(
         "trace", "--problems", str(tmp_path / "p.csv"), "--question", "q", "--answer", "final", "--reference", "answer",
         "--layers=-1", "--max-new-tokens", "10", "--out", str(tmp_path / "r"), "--quiet",
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (code, out) == (0, ""), said
     assert Run.open(tmp_path / "r").mi["layer"].unique().tolist() == [2]
 
 
@@ -297,30 +285,35 @@ def test_the_command_reads_problem_files_with_named_columns(tmp_path: Path) -> N
         (["--dtype", "float99"], "float99"),
     ],
 )
-def test_the_command_ends_in_one_clear_line(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = peaklens("trace", "--n", "2", "--out", str(tmp_path / "r"), *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("peaklens: ")]) == 1
+def test_the_command_ends_in_one_clear_line(
+    tmp_path: Path, arguments: list[str], message: str, peaklens: Command
+) -> None:
+    code, _, said = peaklens("trace", "--n", "2", "--out", str(tmp_path / "r"), *arguments)
+    assert code == 2
+    assert message in said
+    assert "Traceback" not in said
+    assert len([line for line in said.splitlines() if line.startswith("peaklens: ")]) == 1
 
 
 def test_models_are_listed(tmp_path: Path) -> None:
-    done = peaklens("models", PEAKLENS_CACHE=str(tmp_path), COLUMNS="160")
+    """By the command as a user starts it."""
+    environment = {**os.environ, "PEAKLENS_CACHE": str(tmp_path), "COLUMNS": "160"}
+    command = [sys.executable, "-m", "analyses.commands.cli", "models"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     for part in ("toy-reasoner", "toy-base", "bundled", "smollm2-135m-instruct", "known", "peaklens models pull"):
         assert part in done.stdout
 
 
-@pytest.mark.parametrize(
-    "statement", ["import interp", "import probes", "import analyses", "from analyses.commands import cli"]
-)
-def test_imports_stay_light(statement: str) -> None:
+def test_imports_stay_light() -> None:
+    """One after the other in one process: what the first of them brings in is seen with it."""
     heavy = "pandas", "circuitsvis", "transformer_lens", "transformers"
-    code = f"{statement}; import sys; print([m for m in {heavy!r} if m in sys.modules])"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    statements = "import interp", "import probes", "import analyses", "from analyses.commands import cli"
+    code = "import sys\n" + "\n".join(
+        f"{statement}\nprint({statement!r}, [m for m in {heavy!r} if m in sys.modules])" for statement in statements
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{statement} []" for statement in statements]
 
 
 def test_help_loads_no_library() -> None:
