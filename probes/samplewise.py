@@ -101,7 +101,7 @@ def sample_hsic(
     what stands elsewhere is not read.
 
     `p` = (1 + #{permuted HSIC >= observed}) / (permutations + 1), for this place alone: over many places correct it
-    (`probes.nulls.holm`), and give enough permutations for that. All places share the seeded permutations. `groups`
+    (`probes.many_tests.holm`), and give enough permutations for that. All places share the seeded permutations. `groups`
     `[n]` marks samples of one problem by the same number: whole groups are permuted (see above); where y differs within
     a group, among groups of its size.
 

@@ -24,7 +24,7 @@ from analyses.stats import (
     power_note,
 )
 from interp.errors import InputError
-from probes import nulls
+from probes import many_tests
 
 
 def test_mcnemar_is_statsmodels_exact_test() -> None:
@@ -179,7 +179,7 @@ def test_holm_is_statsmodels_holm(seed: int) -> None:
 
 def test_there_is_one_holm() -> None:
     p = np.random.default_rng(4).random((6, 9)) ** 2
-    assert nulls.holm(torch.from_numpy(p)).numpy() == pytest.approx(np.stack([holm(row) for row in p]))
+    assert many_tests.holm(torch.from_numpy(p)).numpy() == pytest.approx(np.stack([holm(row) for row in p]))
 
 
 def test_holm_edges() -> None:
