@@ -22,7 +22,8 @@ from probes.depth import Depth, settling_depth
 from probes.errors import InputError
 from probes.hsic import nhsic, nhsic_dense
 from probes.information import Information, discrete_mi, entropy_bits, gaussian_mi, ksg_mi, reduce_dimensions
-from probes.nulls import NullTest, holm_over_layers, null_scores, null_test, nulls_needed, random_answers
+from probes.many_tests import holm_over_layers, nulls_needed
+from probes.nulls import NullTest, null_scores, null_test, random_answers
 from probes.peaks import PeakStatistics, peak_statistics, top_k_peaks, tukey_peaks
 from probes.samplewise import SampleHsic, sample_hsic
 from probes.scale import median_distance

@@ -72,7 +72,7 @@ def bench_tables(folder: Path, stage: str) -> dict[str, float]:
     import contextlib
     import io
 
-    from analyses.commands.trace import show
+    from analyses.commands.show_trace import show
     from analyses.report import refresh_report
     from analyses.store.run import Run
     from analyses.trace.tables import derive_tables

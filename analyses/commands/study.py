@@ -1,82 +1,107 @@
-"""What ``peaklens study`` prints."""
+"""The command ``peaklens study``: its options, and the call they make."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from analyses.problems import Problem
-from analyses.store.run import Cell
-from analyses.studies.base import Study, StudyResult
-from analyses.studies.estimate import estimate_study
-from analyses.studies.run import run_study
-from analyses.views.wording import value_text
-from interp.types import Bridge
+import typer
 
-__all__ = ["do_dry_run", "do_study"]
+from analyses.commands.common import load_chosen, tell_failures
+from analyses.commands.options import (
+    AnswerColumn,
+    Device,
+    DeviceMap,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    N,
+    Problems,
+    Prompt,
+    PromptMode,
+    QuestionColumn,
+    Samples,
+    Seed,
+    SolutionColumn,
+    Temperature,
+    TopP,
+    Workers,
+    layers_of,
+    pair_of,
+)  # fmt: skip
 
-ROWS = 30
+__all__ = ["study"]
 
 
-def do_dry_run(study: Study, model: Bridge, problems: Sequence[Problem] | None, as_json: bool, **common: Any) -> None:
-    """Print what the study would take."""
-    from rich.console import Console
+def study(
+    name: Annotated[str, typer.Argument(help="Of a study, or a .py file with one of your own; none lists them.")] = "",
+    model: Model = "toy-reasoner",
+    problems: Problems = None,
+    question: QuestionColumn = None,
+    solution: SolutionColumn = None,
+    answer: AnswerColumn = None,
+    n: N = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/NAME unless given.")] = None,
+    baselines: Annotated[
+        Path | None, typer.Option(help="Folder of shared baselines; beside --out unless given.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the study, e.g. draws=5 or layers=0,2.")
+    ] = None,
+    words: Annotated[str, typer.Option(help='Thinking words: "thinking", or words separated by commas.')] = "thinking",
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Problems, the first of the file, that means, rates and orders of words are taken from (32)."
+        ),
+    ] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 16,
+    prompt: Prompt = PromptMode.raw,
+    layers: Annotated[str, typer.Option(help='Layers of the baseline\'s nHSIC: "all" or numbers.')] = "all",
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    samples: Samples = 1,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that failed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, from a short warm-up.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Readings and main table as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Ask a question of many responses: a figure of the paper, or one beyond it, with its statistics."""
+    from analyses.commands.show_study import do_dry_run, do_study
+    from analyses.problems import load_problems
+    from analyses.studies import STUDIES, find_study, make_study
+    from analyses.trace.settings import TraceSettings, check_work
 
-    found = estimate_study(study, model, problems, **common)
-    if as_json:
-        print(json.dumps(asdict(found)))
+    if not name:
+        for known in STUDIES:
+            typer.echo(f"{known:14}{find_study(known).title} ({find_study(known).source})")
         return
-    minutes = found.seconds / 60
-    Console(highlight=False).print(
-        f"{study.name}: {found.conditions} conditions, {found.cells} cells, at most {found.tokens_at_most:,} tokens; "
-        f"about {found.tokens_expected:,} tokens at {found.tokens_per_second:,.0f} a second "
-        f"(measured on a few problems): about {minutes:.1f} minutes.",
-        markup=False,
-    )
-
-
-def do_study(
-    study: Study,
-    model: Bridge,
-    problems: Sequence[Problem] | None,
-    out: Path,
-    quiet: bool,
-    as_json: bool,
-    **options: Any,
-) -> dict[Cell, str]:
-    """Run the study and print its readings and main table; cells that failed, with reasons."""
-    from analyses.studies.progress import RichWatch
-
-    if quiet or as_json:
-        result = run_study(study, model, problems, out, **options)
+    chosen = make_study(name, dict(pair_of(option) for option in options or ()))
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "prompt": str(prompt), "layers": layers_of(layers),
+        "temperature": temperature, "top_p": top_p, "samples": samples, "seed": seed,
+    }  # fmt: skip
+    TraceSettings(**settings)
+    check_work("study", n, batch_size, workers)
+    columns = {"question": question, "solution": solution, "answer": answer}
+    # All of them: the first calibrate the study, whatever n is.
+    asked = None if problems is None else load_problems(problems, n=None, **columns)
+    silent = quiet or as_json
+    loaded = load_chosen(model, device, dtype, device_map, silent)
+    common: dict[str, Any] = {
+        "n": n, "words": words, "batch_size": batch_size, "workers": workers, "calibrate": calibrate, **settings,
+    }  # fmt: skip
+    if dry_run:
+        do_dry_run(chosen, loaded, asked, as_json, **common)
     else:
-        with RichWatch() as watch:
-            result = run_study(study, model, problems, out, watch=watch, **options)
-    if as_json:
-        table = json.loads(result.table.to_json(orient="records"))
-        print(json.dumps({"study": study.name, "run": str(out), "readings": result.readings, "table": table}))
-    elif not quiet:
-        _show(result, out)
-    return result.failures
-
-
-def _show(result: StudyResult, out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    table = Table(title=result.study.title, title_justify="left")
-    for column in result.table.columns:
-        table.add_column(str(column))
-    for row in result.table.head(ROWS).to_dict("records"):
-        table.add_row(*(Text(value_text(value)) for value in row.values()))
-    console.print(table)
-    if len(result.table) > ROWS:
-        console.print(f"... and {len(result.table) - ROWS} more rows in {out / next(iter(result.tables))}.csv")
-    for reading in result.readings:
-        console.print(Text(f"- {reading}"))
-    console.print(Text(f"\n{out / 'report.html'}"))
+        folder = out or Path("runs") / chosen.name
+        more = {"retry_failed": retry_failed, "baselines": baselines}
+        tell_failures(do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common), "cell")

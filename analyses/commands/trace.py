@@ -1,155 +1,135 @@
-"""What a person sees in a terminal after a trace: how the peaks are, which words sit on them, one response marked.
-
-``summary`` gives the same as plain data.
-"""
+"""The command ``peaklens trace``: its options, and the call they make."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
-from analyses.report.summary import COLUMNS, null_sentence, summary
-from analyses.store.run import Run
-from interp.decoding import ProgressBar
-from interp.loading.models import ModelEntry
-from interp.token_text import gap_between
+import typer
 
-__all__ = [
-    "clean_token",
-    "marked_tokens",
-    "progress_bar",
-    "show",
-    "show_models",
-]
+from analyses.commands.common import load_chosen, say, tell_failures
+from analyses.commands.options import (
+    AnswerColumn,
+    Device,
+    DeviceMap,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    N,
+    Problems,
+    Prompt,
+    PromptMode,
+    QuestionColumn,
+    Samples,
+    Seed,
+    SolutionColumn,
+    Temperature,
+    TopP,
+    Workers,
+    layers_of,
+    names_of,
+)  # fmt: skip
 
-
-def show(run: Run) -> None:
-    """Print the summary of a trace."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    facts = summary(run)
-    last = facts["layers"][-1]["layer"]
-    site, sigma = run.settings["site"], run.settings["sigma"]
-    console.print(
-        f"\n[b]{facts['model']}[/b]: {facts['responses']} responses, {facts['steps']} steps, scored at {site} "
-        f"against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma}; "
-        "a dependence score, not bits)\n"
-    )
-    table = Table(title="Peaks (Tukey), mean over responses", title_justify="left")
-    for heading in ("layer", *COLUMNS.values()):
-        table.add_column(heading, justify="right")
-    shown = facts["layers"] if len(facts["layers"]) <= 12 else facts["layers"][:: -(-len(facts["layers"]) // 12)]
-    for row in shown if shown[-1] is facts["layers"][-1] else [*shown, facts["layers"][-1]]:
-        table.add_row(str(row["layer"]), *(_cell(name, row[name]) for name in COLUMNS))
-    console.print(table)
-    console.print()
-    numbers = [row["layer"] for row in facts["layers"]]
-    for layer in sorted({numbers[len(numbers) // 3], numbers[2 * len(numbers) // 3], last}):
-        words = facts["words"].get(layer, [])
-        listed = ", ".join(f"{word} {count}" for word, count in words) or "none"
-        console.print(Text.assemble((f"Words at peaks of layer {layer}: ", "bold"), listed))
-    console.print(Text.assemble((f"\nOne response, peaks of layer {last} marked:\n", "bold"), _marked(run, last)))
-    console.print(
-        Text.assemble(("\nTables: ", "bold"), ", ".join(str(run.path / name) for name in run.tables)), soft_wrap=True
-    )
-    if run.settings.get("null"):
-        console.print(Text.assemble(("\nNull: ", "bold"), null_sentence(run, facts)), soft_wrap=True)
-    if failed := run.failures():
-        console.print(Text(f"{len(failed)} failed: see {run.path / 'failures.json'} and --retry-failed", style="bold"))
-    console.print(Text.assemble(("Report: ", "bold"), str(run.path / "report.html")), soft_wrap=True)
+__all__ = ["trace"]
 
 
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1%}" if name == "ratio" else f"{value:.3f}" if name == "mean_mi" else f"{value:.1f}"
+class Reference(StrEnum):
+    solution = "solution"
+    answer = "answer"
 
 
-def _marked(run: Run, layer: int) -> Any:
-    """A response as text, its peaks reversed and in brackets: the median one, by peaks, of those that have any."""
-    from rich.text import Text
+def trace(
+    model: Model = "toy-reasoner",
+    problems: Problems = None,
+    question: QuestionColumn = None,
+    solution: SolutionColumn = None,
+    answer: AnswerColumn = None,
+    n: N = None,
+    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on where it stopped.")] = Path(
+        "runs/trace"
+    ),
+    max_new_tokens: MaxNewTokens = 256,
+    batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 8,
+    prompt: Prompt = PromptMode.raw,
+    reference: Annotated[
+        Reference, typer.Option(help="The text whose last token stands for the answer.")
+    ] = Reference.solution,
+    layers: Annotated[str, typer.Option(help='"all" or numbers, e.g. "0,5,-1".')] = "all",
+    site: Annotated[str, typer.Option(help="resid_post, resid_pre, resid_mid or ln_final.")] = "resid_post",
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    samples: Samples = 1,
+    seed: Seed = 0,
+    sigma: Annotated[
+        str, typer.Option(help='Bandwidth of the kernel: a number, "median", "2*median"; the first of several is main.')
+    ] = "50",
+    eps: Annotated[float, typer.Option(help="Regularisation of nHSIC.")] = 1e-5,
+    drop_top: Annotated[int, typer.Option(help="Leave out the answer's K largest coordinates.")] = 0,
+    tau: Annotated[float, typer.Option(help="A peak is above Q3 + tau * IQR.")] = 1.5,
+    probes: Annotated[
+        str, typer.Option(help="Other measures too: nhsic,r2,cosine,cka,nhsic@SIGMA,dtr (deep-thinking ratio).")
+    ] = "nhsic",
+    null: Annotated[int, typer.Option(help="Wrong answers to score against; 99 is usual, 0 is none.")] = 0,
+    null_match: Annotated[
+        str, typer.Option(help='Wrong answers whose reference ends as the own one does ("kind") or any ("none").')
+    ] = "kind",
+    null_statistic: Annotated[
+        str, typer.Option(help='"score", or "standardised" by each step\'s own level.')
+    ] = "score",
+    thinking_markers: Annotated[
+        list[str] | None, typer.Option(help="What opens and closes thinking beside what is known: '<plan>...</plan>'.")
+    ] = None,
+    workers: Workers = 1,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
+) -> None:
+    """Let a model think about problems and score every (layer, step) against the gold answer."""
+    from analyses.commands.show_trace import progress_bar, show
+    from analyses.problems import load_problems
+    from analyses.report.summary import summary
+    from analyses.trace.probing import Probing
+    from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, check_work
+    from analyses.trace.tracing import trace as run_trace
+    from probes.scale import sigma_of
 
-    peaks = run.table("peaks.parquet", ["problem", "sample", "n_peaks"], where={"layer": layer})
-    peaks = peaks.sort_values("n_peaks", kind="stable")
-    peaks = peaks[peaks["n_peaks"] > 0] if peaks["n_peaks"].any() else peaks
-    chosen = peaks.iloc[len(peaks) // 2]
-    where = {"problem": str(chosen["problem"]), "sample": int(chosen["sample"]), "layer": layer}
-    rows = run.table("mi.parquet", ["token", "is_peak"], where=where)
-    peaks_at = {place: "" for place, is_peak in enumerate(rows["is_peak"]) if is_peak}
-    return Text(f"[{chosen['problem']}] ", style="dim").append(marked_tokens(rows["token"].tolist(), peaks_at))
-
-
-def marked_tokens(tokens: Sequence[str], marks: Mapping[int, str], gap: str | None = None) -> Any:
-    """Tokens as text for a terminal, the marked ones reversed, in brackets and followed by their mark.
-
-    >>> print(marked_tokens(["2", "gives", "4"], {1: "a"}))
-    2 «gives»a 4
-    """
-    from rich.text import Text
-
-    text = Text()
-    gap = gap_between(tokens) if gap is None else gap
-    for place, token in enumerate(tokens):
-        if place in marks:
-            text.append(f"«{clean_token(token)}»", style="bold reverse not dim").append(marks[place], style="bold")
-        else:
-            text.append(clean_token(token), style="not dim")
-        text.append(gap if place + 1 < len(tokens) else "")
-    return text
-
-
-def clean_token(token: str) -> str:
-    """Without characters that would steer the terminal.
-
-    >>> clean_token("a" + chr(27) + "[2J")
-    'a�[2J'
-    """
-    kept = "\n\t"
-    return "".join(c if c.isprintable() or c in kept or unicodedata.category(c) == "Zs" else "�" for c in token)
-
-
-def show_models(entries: Sequence[ModelEntry]) -> None:
-    """Print the list of models."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for heading in ("model", "state", "size", "licence", "description"):
-        table.add_column(heading, overflow="fold")
-    for entry in entries:
-        table.add_row(entry.name, entry.state, f"{entry.size / 1e6:.1f} MB", entry.licence, entry.description)
-    console = Console(highlight=False)
-    console.print(table)
-    known = [entry.name for entry in entries if entry.state == "known"]
-    if known:
-        console.print(f"Fetch with: peaklens models pull {known[0]}")
-    console.print("Any Hugging Face id, folder or .gguf file can be given as --model too.")
-
-
-@contextmanager
-def progress_bar(enabled: bool) -> Iterator[Callable[[int, int], ProgressBar] | None]:
-    """A bar of decoded tokens for ``trace``; the total is an upper bound, since responses may end early."""
-    if not enabled:
-        yield None
-        return
-    from tqdm.auto import tqdm
-
-    bars: list[tqdm] = []
-
-    def start(responses: int, tokens: int) -> ProgressBar:
-        for bar in bars:  # decoding is over: what is asked of finished responses has a bar of its own
-            bar.close()
-        what = f"{responses} responses{' read again' if bars else ''}"
-        bars.append(tqdm(total=tokens, unit="token", desc=what, disable=tokens == 0, smoothing=0.1))
-        return bars[-1]
-
-    try:
-        yield start
-    finally:
-        for bar in bars:
-            bar.close()
+    bandwidths = [sigma_of("trace", part) for part in sigma.split(",")]
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
+        "layers": layers_of(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,
+        "seed": seed, "sigma": bandwidths[0], "eps": eps, "drop_top": drop_top, "tau": tau,
+        "thinking_markers": [pair.split("...", 1) for pair in thinking_markers or ()],
+    }  # fmt: skip
+    probing: dict[str, Any] = {
+        "probes": (*names_of(probes), *(f"nhsic@{other}" for other in sigma.split(",")[1:])),
+        "null": null, "null_match": null_match, "null_statistic": null_statistic,
+    }  # fmt: skip
+    # What is wrong with options or problems is said before a model is loaded.
+    TraceSettings(**settings)
+    Probing(**probing)
+    check_work("trace", n, batch_size, workers)
+    columns = {"question": question, "solution": solution, "answer": answer}
+    chosen = None if problems is None else load_problems(problems, n=n, **columns)
+    pool = load_problems(problems, n=None, **columns) if problems is not None and null else None
+    silent = quiet or as_json
+    loaded = load_chosen(model, device, dtype, device_map, silent)
+    with progress_bar(enabled=not silent) as progress:
+        run = run_trace(
+            loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, workers=workers,
+            retry_failed=retry_failed, progress=progress, pool=pool, **settings, **probing,
+        )  # fmt: skip
+    for name, (before, now) in run.replaced.items():
+        if name in TABLE_SETTINGS and before is not None:  # an older run did not note it
+            say(f"{name} is {now} now and was {before}: the tables are derived anew with it")
+    if as_json:
+        typer.echo(json.dumps(summary(run)))
+    elif not quiet:
+        show(run)
+    tell_failures(run.failures(), "response")

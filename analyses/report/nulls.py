@@ -12,7 +12,7 @@ from analyses.store.columns import SIGNIFICANT, is_void
 from analyses.views.parts import cell, column, data_table, remark, token_code
 from analyses.views.wording import escaped, percent, plain, several
 from interp.display import visible
-from probes.nulls import smallest_p
+from probes.many_tests import smallest_p
 
 if TYPE_CHECKING:
     import pandas

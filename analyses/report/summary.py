@@ -6,7 +6,7 @@ from typing import Any
 
 from analyses.store.columns import CLOSENESS, SIGNIFICANT, WRONG_ANSWERS, is_void
 from analyses.store.run import Run
-from probes.nulls import nulls_needed, smallest_p
+from probes.many_tests import nulls_needed, smallest_p
 
 __all__ = ["COLUMNS", "VOID_NULL", "matched_sentence", "null_sentence", "summary"]
 

@@ -12,6 +12,9 @@ of each case) or counts by problem allows for that; an interval that the data ca
    collections. Anything else: `bootstrap_interval`.
 
 Pairs with a NaN (a grade that was not found out) are left out. What is undefined is NaN; no data is an `InputError`.
+
+What lives here takes numbers and says how sure they are; it knows no run, no table's file and no page. Scores of
+residuals, their nulls and Holm's method itself are in :mod:`probes`.
 """
 
 from analyses.stats.accuracy import accuracy_table

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from analyses.stats.estimate import floats, normal_quantile, paired
 from interp.errors import InputError
-from probes.nulls import holm as of_tensors
+from probes.many_tests import holm as of_tensors
 
 __all__ = ["McNemar", "detectable_difference", "holm", "mcnemar", "paired_test", "power_note", "sign_flips"]
 
@@ -223,7 +223,7 @@ def holm(p: ArrayLike) -> Float64[np.ndarray, " test"]:
     >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
     [0.03, 0.06, 0.06]
 
-    NaN stays NaN and does not count as a test. Of tensors, and of many families at a time: `probes.nulls.holm`.
+    NaN stays NaN and does not count as a test. Of tensors, and of many families at a time: `probes.many_tests.holm`.
     """
     values = floats(p, "holm")
     if ((values < 0) | (values > 1)).any():

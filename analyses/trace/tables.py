@@ -37,7 +37,7 @@ from analyses.store.tables import RowGroups
 from analyses.trace.probing import Probing
 from interp.prompts import vocabulary_of
 from probes import PeakStatistics, peak_statistics, thinking_tokens, tukey_peaks
-from probes.nulls import holm_over_layers
+from probes.many_tests import holm_over_layers
 
 if TYPE_CHECKING:
     import numpy as np

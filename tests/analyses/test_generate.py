@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from processes import Command
 
-from analyses.commands.generate import RECYCLE as KINDS
-from analyses.commands.generate import build_interventions, parse_options, show_response
+from analyses.commands.show_response import RECYCLE as KINDS
+from analyses.commands.show_response import build_interventions, parse_options, show_response
 from analyses.thinking import thinking_words
 from interp import InputError, decode, load_model
 from interp.interventions import SuppressTokens, thinking_token_ids

@@ -9,7 +9,8 @@ import torch
 from scipy.stats import binom, chisquare
 
 from probes import InputError, nhsic
-from probes.nulls import holm, holm_over_layers, null_scores, null_test, nulls_needed, random_answers, smallest_p
+from probes.many_tests import holm, holm_over_layers, nulls_needed, smallest_p
+from probes.nulls import null_scores, null_test, random_answers
 
 
 def draw(*shape: int, seed: int) -> torch.Tensor:

@@ -4,6 +4,9 @@ Every figure comes from `interp.decode`, greedy, on held-out problems. `analyses
 appended tokens with plain Hugging Face and shares no decode code with this module, so each checks the other. All of it
 validates the tool; it is no evidence about large models.
 
+What is measured on the toys alone lives here, a table each, with its own counts; nothing else uses it. What can be
+asked of any model is a study (:mod:`analyses.studies`), and what was planted stands in :mod:`analyses.toys.facts`.
+
 **A. Suppression** Thinking words, the planted negative (Okay, So, Therefore have substitutes), and as many other words
 from `matched_random_tokens`, several draws. A draw leaves one verb, filler and opener at least; labels and `answer` are
 never drawn, digits, operators and separators are no words. A number after a word is how often normal responses use it.

@@ -16,7 +16,7 @@ import torch
 from pandas.testing import assert_frame_equal
 
 from analyses.bench.tables import bench_tables, write_large_run
-from analyses.commands.trace import show
+from analyses.commands.show_trace import show
 from analyses.report.digest import digest
 from analyses.store import Cell, Run
 from analyses.store.tables import RowGroups, parquet_writer, read_frame, read_rows

@@ -281,7 +281,7 @@ def test_the_command_reads_problem_files_with_named_columns(tmp_path: Path, peak
         (["--problems", "missing.jsonl"], "load problems: expected a file that can be read"),
         (["--layers", "one"], '--layers "all" or numbers'),
         (["--device-map", "{oops"], "--device-map"),
-        (["--temperature", "-1"], "temperature 0"),
+        (["--temperature", "-1"], "expected temperature from 0"),
         (["--dtype", "float99"], "float99"),
     ],
 )

@@ -1,0 +1,50 @@
+"""What commands share beside options: loading the model that was chosen, complaints, and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from analyses.commands.options import device_map_of
+
+__all__ = ["complain", "first_line", "load_chosen", "say", "tell_failures"]
+
+
+def load_chosen(model: str, device: str | None, dtype: str | None, device_map: str | None, silent: bool) -> Any:
+    from analyses.work.model_ref import share_threads
+    from interp.loading.models import load_model
+
+    placement: dict[str, Any] = {} if device_map is None else {"device_map": device_map_of(device_map)}
+    if silent:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    loaded = load_model(model, device=device, dtype=dtype, **placement)
+    share_threads(loaded)
+    return loaded
+
+
+def tell_failures(failures: Mapping[Any, str], what: str) -> None:
+    """One line about what failed, and exit code 1: whoever goes on with the tables has to know that they lack some."""
+    if failures:
+        cell, reason = next(iter(failures.items()))
+        told = f"{len(failures)} {what}{'s' if len(failures) > 1 else ''} failed, the first (problem {cell.problem!r})"
+        remedy = "All are listed in failures.json, and --retry-failed tries them again."
+        raise typer.Exit(complain(f"{told}: {first_line(reason)} {remedy}", 1))
+
+
+def first_line(reason: object) -> str:
+    text = (str(reason).strip().splitlines() or [""])[0]
+    return text if len(text) <= 400 else f"{text[:397]}..."
+
+
+def complain(text: str, code: int) -> int:
+    say(text)
+    return code
+
+
+def say(text: str) -> None:
+    print(f"peaklens: {text}", file=sys.stderr)

@@ -1,0 +1,82 @@
+"""What ``peaklens study`` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from analyses.problems import Problem
+from analyses.store.run import Cell
+from analyses.studies.base import Study, StudyResult
+from analyses.studies.estimate import estimate_study
+from analyses.studies.run import run_study
+from analyses.views.wording import value_text
+from interp.types import Bridge
+
+__all__ = ["do_dry_run", "do_study"]
+
+ROWS = 30
+
+
+def do_dry_run(study: Study, model: Bridge, problems: Sequence[Problem] | None, as_json: bool, **common: Any) -> None:
+    """Print what the study would take."""
+    from rich.console import Console
+
+    found = estimate_study(study, model, problems, **common)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    minutes = found.seconds / 60
+    Console(highlight=False).print(
+        f"{study.name}: {found.conditions} conditions, {found.cells} cells, at most {found.tokens_at_most:,} tokens; "
+        f"about {found.tokens_expected:,} tokens at {found.tokens_per_second:,.0f} a second "
+        f"(measured on a few problems): about {minutes:.1f} minutes.",
+        markup=False,
+    )
+
+
+def do_study(
+    study: Study,
+    model: Bridge,
+    problems: Sequence[Problem] | None,
+    out: Path,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> dict[Cell, str]:
+    """Run the study and print its readings and main table; cells that failed, with reasons."""
+    from analyses.studies.progress import RichWatch
+
+    if quiet or as_json:
+        result = run_study(study, model, problems, out, **options)
+    else:
+        with RichWatch() as watch:
+            result = run_study(study, model, problems, out, watch=watch, **options)
+    if as_json:
+        table = json.loads(result.table.to_json(orient="records"))
+        print(json.dumps({"study": study.name, "run": str(out), "readings": result.readings, "table": table}))
+    elif not quiet:
+        _show(result, out)
+    return result.failures
+
+
+def _show(result: StudyResult, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    table = Table(title=result.study.title, title_justify="left")
+    for column in result.table.columns:
+        table.add_column(str(column))
+    for row in result.table.head(ROWS).to_dict("records"):
+        table.add_row(*(Text(value_text(value)) for value in row.values()))
+    console.print(table)
+    if len(result.table) > ROWS:
+        console.print(f"... and {len(result.table) - ROWS} more rows in {out / next(iter(result.tables))}.csv")
+    for reading in result.readings:
+        console.print(Text(f"- {reading}"))
+    console.print(Text(f"\n{out / 'report.html'}"))
