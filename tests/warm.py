@@ -3,11 +3,13 @@
 Without the type checks that tests run under, and with one thread, as a fork needs it.
 """
 
+import importlib
+
 import torch
 
-import analyses.studies.run
-import analyses.trace.tracing  # noqa: F401
 from interp import load_model
 
+for name in ("analyses.trace.tracing", "analyses.studies.run"):
+    importlib.import_module(name)
 torch.set_num_threads(1)
 load_model("toy-reasoner", device="cpu")

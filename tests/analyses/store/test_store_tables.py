@@ -49,14 +49,14 @@ def test_convenience_tables_and_their_absence(run):
         f"read table: expected mi.parquet in {run.path}, received a run with no tables. "
         "Derive the table from the run's cells first."
     )
-    with pytest.raises(AttributeError, match="^this run has no 'mi'; its tables are none$"):
+    with pytest.raises(AttributeError, match=r"^this run has no 'mi'; its tables are none$"):
         run.mi  # noqa: B018
     run.write_table("peaks.parquet", pandas.DataFrame({"step": [3]}))
     opened = Run.open(run.path)
     opened.write_table("tokens.csv", pandas.DataFrame({"token": ["Wait"]}))
     assert opened.peaks.step.tolist() == [3]
     assert opened.tokens.token.tolist() == ["Wait"]
-    with pytest.raises(AttributeError, match="^this run has no 'mi'; its tables are peaks.parquet, tokens.csv$"):
+    with pytest.raises(AttributeError, match=r"^this run has no 'mi'; its tables are peaks\.parquet, tokens\.csv$"):
         run.mi  # noqa: B018
     assert "received a run with peaks.parquet, tokens.csv." in refusal(run.table, "mi.parquet")
 
