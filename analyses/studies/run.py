@@ -46,6 +46,7 @@ def run_study(
     """Run a study into a folder, or go on with it.
 
     >>> from analyses.studies import make_study
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     study = make_study("suppress", {"counts": "2", "draws": "1"})
     ...     result = run_study(study, n=4, out=f"{folder}/suppress", max_new_tokens=40)

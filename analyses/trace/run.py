@@ -19,10 +19,12 @@ __all__ = ["TraceRun"]
 class TraceRun(Run):
     """A :class:`analyses.store.Run` made by a trace: ``trace(...)`` returns one, ``TraceRun.open(folder)`` another.
 
-    >>> TraceRun.open("no such folder")
-    Traceback (most recent call last):
-    ...
-    peaklens.InputError: open run: expected a run folder, with a run.json, received no such folder. Check the path.
+    >>> import tempfile, pandas
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = TraceRun.start(folder, kind="trace", settings={}, provenance={})
+    ...     run.write_table("peaks.parquet", pandas.DataFrame({"layer": [2], "n_peaks": [5]}))
+    ...     TraceRun.open(folder).peaks["n_peaks"].tolist()
+    [5]
     """
 
     def trajectory(self, problem: str, sample: int = 0) -> Trajectory:
