@@ -15,6 +15,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, runtime_checkable
@@ -95,6 +96,8 @@ class Processes:
                 busy[connection] = process, task, attempt
                 connection.send((task,))
             else:
+                with suppress(ConnectionError):  # it may have died since it answered
+                    connection.send(None)  # said, since another process may hold this end open too
                 connection.close()
                 process.join(timeout=10)
 
@@ -144,9 +147,12 @@ def _serve(connection: Connection, make: Callable[[], Work]) -> None:
     work: Work | None = None
     while True:
         try:
-            (task,) = connection.recv()
+            order = connection.recv()
         except (EOFError, ConnectionError):
             return
+        if order is None:
+            return
+        (task,) = order
         try:
             work = work or make()
             answer = ("value", work(task, lambda tokens: connection.send(("tokens", tokens))))

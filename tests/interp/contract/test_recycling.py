@@ -24,7 +24,7 @@ from interp.interventions import (
     uncertain,
 )
 
-NEW = 40
+NEW = 30
 
 
 @dataclass
