@@ -4,7 +4,7 @@ This package holds nothing of its own: each name is that of `interp` (models and
 or `analyses` (runs, studies, views), which stay importable; what lives there is documented there. Importing it imports
 no model library: a name brings its library when it is first used.
 
->>> import peaklens as pl
+>>> import torch, peaklens as pl
 >>> mi = pl.nhsic(torch.randn(3, 20, 64), torch.randn(3, 64))
 >>> pl.tukey_peaks(mi).shape
 torch.Size([3, 20])

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp import InputError, ResidualSites, answer_log_probability, decode, log_probability, logit_difference, score
 from interp.interventions import PatchResidual, patch_sweep
 
-ANSWER = [5, 40, 5, 17]
+ANSWER = [5, 40, 8, 17]
 
 
 def literally(hf: Any, ids: list[int], answer: list[int], edits: dict[tuple[str, int], dict[int, Tensor]]) -> float:
@@ -67,7 +67,7 @@ def test_one_token_is_the_metric_of_one_token_and_any_metric_may_be_scored() -> 
     both = [score(model, prompts, responses, metric=log_probability(token)) for token in (40, 5)]
     assert torch.allclose(score(model, prompts, responses, metric=logit_difference(40, 5)), both[0] - both[1])
     assert torch.allclose(score(model, prompts, responses, metric=answer_log_probability("w40")), one)
-    words = score(model, "w5 w7", "w9", metric=answer_log_probability("w5 w40 w5 w17"))
+    words = score(model, "w5 w7", "w9", metric=answer_log_probability("w5 w40 w8 w17"))
     assert torch.allclose(words, score(model, [5, 7], [9], metric=answer_log_probability(torch.tensor(ANSWER))))
     assert score(model, [], metric=log_probability(40)).shape == (0,)
 
