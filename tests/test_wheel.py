@@ -1,4 +1,4 @@
-"""Installed elsewhere it is whole, with one name for all of it: as a wheel, which traces the bundled toy, and editable."""
+"""Installed elsewhere it is whole, with one name for all of it: as a wheel, which traces the toy, and editable."""
 
 from __future__ import annotations
 
