@@ -25,7 +25,8 @@ from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules
-from interp.passes import Passes, as_batch_size, check_context, edited_sites, made_with, padded
+from interp.passes import Passes, as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
+from interp.progress import bar as progress_bar
 from interp.prompts import encode_prompts
 from interp.protocol import Intervention, Interventions, Request, Step, as_interventions, prepared
 from interp.record import RecordPlan, ResidualSites, Sink, Tape, as_record, check_memory, plan_record, sink_for
@@ -84,7 +85,8 @@ def decode(
         generation_config: the model's own acts, as in Hugging Face's ``generate``: penalties, bans, forced tokens and
             stop strings, before any intervention. ``False`` turns all of it off but the end-of-sequence ids; a mapping
             or a ``GenerationConfig`` changes entries of it. See :mod:`interp.generation_config`.
-        progress: a bar, or an object with ``update``.
+        progress: a bar (on a terminal or in a notebook, once it takes longer than two seconds), or an object with
+            ``update``.
 
     Returns:
         One :class:`Rollout` a prompt, in the order of the prompts.
@@ -285,7 +287,7 @@ class _Run:
             residuals=residuals,
             layers=self.plan.layers if residuals else (),
             events=row.events,
-            settings={**self.settings, "seed": row.seed},
+            settings={**self.settings, "seed": row.seed, **prompt_end(tokenizer, row.prompt_ids)},
         )
 
 
@@ -294,9 +296,7 @@ def _progress(progress: bool | ProgressBar, total: int) -> Iterator[ProgressBar]
     if not isinstance(progress, bool):
         yield progress
         return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc="decode", unit="token", disable=not progress) as bar:
+    with progress_bar(total, "decode", "token", enabled=progress) as bar:
         yield bar
 
 

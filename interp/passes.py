@@ -20,12 +20,15 @@ from interp.arguments import Whole, as_whole
 from interp.engines.base import Edit, Engine, ModelFacts
 from interp.engines.cache import RowCache
 from interp.errors import InputError
+from interp.foreign import decode_text
 from interp.protocol import Intervention, code_of
 from interp.record import Tape
 from interp.rows import Positions, Row
 from interp.sites import Site
 
-__all__ = ["DEFAULT_BATCH", "Passes", "as_batch_size", "check_context", "edited_sites", "made_with", "padded"]
+__all__ = [
+    "DEFAULT_BATCH", "Passes", "as_batch_size", "check_context", "edited_sites", "made_with", "padded", "prompt_end",
+]  # fmt: skip
 
 DEFAULT_BATCH = 16
 
@@ -132,3 +135,8 @@ def made_with(engine: Engine, interventions: Sequence[Intervention]) -> dict[str
 @cache
 def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("peaklens", *libraries)}
+
+
+def prompt_end(tokenizer: Any, prompt: Sequence[int]) -> dict[str, str]:
+    """The end of a prompt as text, for the settings of a rollout; nothing without a tokenizer."""
+    return {} if tokenizer is None else {"prompt_end": decode_text(tokenizer, list(prompt[-16:]))}

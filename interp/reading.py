@@ -23,7 +23,7 @@ from interp.foreign import decode_text
 from interp.generation_config import generation_rules
 from interp.given import Given, by_length, decided, paired
 from interp.metrics import AnswerMetric, Metric, prepared_metric
-from interp.passes import as_batch_size, check_context, edited_sites, made_with, padded
+from interp.passes import as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
 from interp.prompts import encode_prompts
 from interp.protocol import Interventions
 from interp.record import (
@@ -243,7 +243,7 @@ def read(
                 entropy=entropy(log_probs).float().cpu(),
                 residuals=plan.by_site(stored[n]) if record is not None else {},
                 layers=plan.layers,
-                settings=dict(settings),
+                settings={**settings, **prompt_end(facts.tokenizer, ids[n])},
             )
     rollouts = [found[n] for n in range(len(texts))]
     return rollouts[0] if alone else rollouts

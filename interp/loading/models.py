@@ -23,6 +23,7 @@ from interp.foreign import foreign_errors, said
 from interp.loading.gguf import check_gguf
 from interp.loading.pull import KNOWN_MODELS, cache_dir, cached_model_path
 from interp.loading.source import Kind, ModelSource, hf_weights, model_source, remember, weight_hash
+from interp.progress import tidy_bars
 from interp.types import Bridge
 
 __all__ = [
@@ -113,7 +114,7 @@ def load_model(
         kind, path, revision = "object", None, None
     else:
         kind, path, revision = _find(name, options.revision)
-        with hugging_face.without_bars(kind == "bundled"):  # they are there at once
+        with tidy_bars(), hugging_face.without_bars(kind == "bundled"):  # they are there at once
             hf_model = hugging_face.load_weights(options, path)
         tokenizer = hugging_face.load_tokenizer(name, path) if own else options.tokenizer
     weights = hf_weights(hf_model)
