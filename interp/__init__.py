@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from interp.errors import InputError
     from interp.loading.models import bundled_model_path, list_models, load_model
     from interp.loading.pull import pull_model
+    from interp.metrics import Metric, answer_log_probability, log_probability, logit_difference
     from interp.protocol import Intervention, Step
-    from interp.reading import Encoding, encode, score
+    from interp.reading import Encoding, Scores, encode, read, score
     from interp.record import ResidualSites, ResidualStream, StepResiduals
     from interp.rollout import Rollout
     from interp.rows import Positions, Row
@@ -25,20 +26,26 @@ __all__ = [
     "Encoding",
     "InputError",
     "Intervention",
+    "Metric",
     "Positions",
     "ResidualSites",
     "ResidualStream",
     "Rollout",
     "Row",
+    "Scores",
     "Site",
     "Step",
     "StepResiduals",
+    "answer_log_probability",
     "bundled_model_path",
     "decode",
     "encode",
     "list_models",
     "load_model",
+    "log_probability",
+    "logit_difference",
     "pull_model",
+    "read",
     "score",
 ]
 
@@ -46,20 +53,26 @@ _HOMES = {
     "Encoding": "reading",
     "InputError": "errors",
     "Intervention": "protocol",
+    "Metric": "metrics",
     "Positions": "rows",
     "ResidualSites": "record",
     "ResidualStream": "record",
     "Rollout": "rollout",
     "Row": "rows",
+    "Scores": "reading",
     "Site": "sites",
     "Step": "protocol",
     "StepResiduals": "record",
+    "answer_log_probability": "metrics",
     "bundled_model_path": "loading.models",
     "decode": "decoding",
     "encode": "reading",
     "list_models": "loading.models",
     "load_model": "loading.models",
+    "log_probability": "metrics",
+    "logit_difference": "metrics",
     "pull_model": "loading.pull",
+    "read": "reading",
     "score": "reading",
 }
 

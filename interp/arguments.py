@@ -40,6 +40,7 @@ __all__ = [
     "as_vector",
     "as_whole",
     "as_wholes",
+    "is_one_prompt",
     "is_whole",
     "refused",
 ]
@@ -273,6 +274,23 @@ def as_prompts(prompts: Any, operation: str = "decode") -> list[Any]:
     if listed and all(map(is_whole, listed)):
         return [[_one(part) for part in listed]]
     return [_prompt(part) for part in listed]
+
+
+def is_one_prompt(prompts: Any) -> bool:
+    """Whether this is one prompt alone (a text, a chat, a list of ids), not a list of them.
+
+    >>> [is_one_prompt(given) for given in ("6 A", [5, 6], torch.tensor([5]), [{"role": "user"}])]
+    [True, True, True, True]
+    >>> [is_one_prompt(given) for given in (["6 A"], [[5, 6]], torch.tensor([[5]]), [])]
+    [False, False, False, False]
+    """
+    if isinstance(prompts, Mapping):
+        return is_one_prompt(prompts["input_ids"]) if "input_ids" in prompts else True
+    if isinstance(prompts, Tensor | np.ndarray):
+        return prompts.ndim == 1 and not _are_texts(prompts)
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        return isinstance(prompts, str)
+    return len(prompts) > 0 and (all(map(is_whole, prompts)) or all(isinstance(part, Mapping) for part in prompts))
 
 
 def _prompt(part: Any) -> Any:

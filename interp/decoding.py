@@ -8,11 +8,10 @@ no model library.
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -26,9 +25,10 @@ from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules
-from interp.passes import Passes, as_batch_size, check_context, edited_sites, padded
+from interp.passes import Passes, as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
+from interp.progress import bar as progress_bar
 from interp.prompts import encode_prompts
-from interp.protocol import Intervention, Interventions, Request, Step, as_interventions, code_of, prepared
+from interp.protocol import Intervention, Interventions, Request, Step, as_interventions, prepared
 from interp.record import RecordPlan, ResidualSites, Sink, Tape, as_record, check_memory, plan_record, sink_for
 from interp.rollout import Rollout
 from interp.rows import Row
@@ -85,7 +85,8 @@ def decode(
         generation_config: the model's own acts, as in Hugging Face's ``generate``: penalties, bans, forced tokens and
             stop strings, before any intervention. ``False`` turns all of it off but the end-of-sequence ids; a mapping
             or a ``GenerationConfig`` changes entries of it. See :mod:`interp.generation_config`.
-        progress: a bar, or an object with ``update``.
+        progress: a bar (on a terminal or in a notebook, once it takes longer than two seconds), or an object with
+            ``update``.
 
     Returns:
         One :class:`Rollout` a prompt, in the order of the prompts.
@@ -133,9 +134,12 @@ def decode(
         rules=rules,
         ends=Ends(facts.tokenizer, rules, stops, cap),
         settings={
-            **_settings(engine, ready, new_tokens, temperature, top_p, stops),
-            "generation_config": rules.acting,
-            **({"generation_config_ignored": list(rules.ignored)} if rules.ignored else {}),
+            **made_with(engine, ready),
+            "max_new_tokens": new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "stop": list(stops),
+            **rules.told(),
         },
     )
     rows = [Row(index, prompt, new_tokens, seed) for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True))]
@@ -283,7 +287,7 @@ class _Run:
             residuals=residuals,
             layers=self.plan.layers if residuals else (),
             events=row.events,
-            settings={**self.settings, "seed": row.seed},
+            settings={**self.settings, "seed": row.seed, **prompt_end(tokenizer, row.prompt_ids)},
         )
 
 
@@ -292,9 +296,7 @@ def _progress(progress: bool | ProgressBar, total: int) -> Iterator[ProgressBar]
     if not isinstance(progress, bool):
         yield progress
         return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc="decode", unit="token", disable=not progress) as bar:
+    with progress_bar(total, "decode", "token", enabled=progress) as bar:
         yield bar
 
 
@@ -307,30 +309,3 @@ def _watch(progress: Any) -> bool | ProgressBar:
             remedy="Pass progress=True.",
         )
     return False if progress is None else progress
-
-
-@cache
-def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("peaklens", *libraries)}
-
-
-def _settings(
-    engine: Engine,
-    interventions: Sequence[Intervention],
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    stop: Sequence[str | int],
-) -> dict[str, Any]:
-    return {
-        "model": engine.facts.name,
-        "d_model": engine.facts.d_model,
-        "dtype": str(engine.dtype).removeprefix("torch."),
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "stop": list(stop),
-        "interventions": [intervention.describe() for intervention in interventions],
-        "intervention_code": [code_of(intervention) for intervention in interventions],
-        "versions": dict(_versions(engine.facts.libraries)),
-    }

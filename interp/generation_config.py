@@ -105,6 +105,11 @@ class GenerationRules:
     _config: Any = field(default=None, repr=False)
     _stop: Any = field(default=None, repr=False)
 
+    def told(self) -> dict[str, Any]:
+        """What acts, and what is left undone, for the settings of a rollout."""
+        ignored = {"generation_config_ignored": list(self.ignored)} if self.ignored else {}
+        return {"generation_config": self.acting, **ignored}
+
     def stops(self, row: Row, token: int) -> bool:
         """Whether the row's text ends, with this token, on a stop string of the config, as transformers sees it.
 

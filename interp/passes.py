@@ -6,23 +6,29 @@ Texts are padded on the left to one width, so that all of them write the same co
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Whole, as_whole
-from interp.engines.base import Edit, ModelFacts
+from interp.engines.base import Edit, Engine, ModelFacts
 from interp.engines.cache import RowCache
 from interp.errors import InputError
-from interp.protocol import Intervention
+from interp.foreign import decode_text
+from interp.protocol import Intervention, code_of
 from interp.record import Tape
 from interp.rows import Positions, Row
 from interp.sites import Site
 
-__all__ = ["DEFAULT_BATCH", "Passes", "as_batch_size", "check_context", "edited_sites", "padded"]
+__all__ = [
+    "DEFAULT_BATCH", "Passes", "as_batch_size", "check_context", "edited_sites", "made_with", "padded", "prompt_end",
+]  # fmt: skip
 
 DEFAULT_BATCH = 16
 
@@ -112,3 +118,25 @@ class Passes:
             return current if changed else None
 
         return edit
+
+
+def made_with(engine: Engine, interventions: Sequence[Intervention]) -> dict[str, Any]:
+    """What made a rollout: the model, and the interventions as they were then."""
+    return {
+        "model": engine.facts.name,
+        "d_model": engine.facts.d_model,
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "interventions": [intervention.describe() for intervention in interventions],
+        "intervention_code": [code_of(intervention) for intervention in interventions],
+        "versions": dict(_versions(engine.facts.libraries)),
+    }
+
+
+@cache
+def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("peaklens", *libraries)}
+
+
+def prompt_end(tokenizer: Any, prompt: Sequence[int]) -> dict[str, str]:
+    """The end of a prompt as text, for the settings of a rollout; nothing without a tokenizer."""
+    return {} if tokenizer is None else {"prompt_end": decode_text(tokenizer, list(prompt[-16:]))}

@@ -1,40 +1,46 @@
-"""Given text, read once through the model, nothing sampled: its residual streams, or how likely the model finds it."""
+"""Given text, read once through the model, nothing sampled: its residual streams, or how likely the model finds it.
+
+`encode` takes texts on their own; `read` a response as if `decode` had just made it, `score` how likely it is. What
+texts are read in is :mod:`interp.given`: prompts, each with what comes after it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.arguments import Judged, Prompts, Whole, as_prompts, as_whole, as_wholes
+from interp.arguments import Judged, Prompts, Whole, as_whole, is_one_prompt
+from interp.engines.base import Engine, Read
 from interp.engines.registry import engine_for
 from interp.errors import InputError
-from interp.generation_config import GenerationRules, RowProcessors, generation_rules
-from interp.passes import Passes, as_batch_size, check_context, padded
-from interp.prompts import check_ids, encode_prompts
-from interp.protocol import Intervention, Interventions, Request, as_interventions, prepared
+from interp.foreign import decode_text
+from interp.generation_config import generation_rules
+from interp.given import Given, by_length, decided, paired
+from interp.metrics import AnswerMetric, Metric, prepared_metric
+from interp.passes import as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
+from interp.prompts import encode_prompts
+from interp.protocol import Interventions
 from interp.record import (
     ResidualSites,
     ResidualStream,
-    Tape,
     as_record,
     buffer,
     check_memory,
     plan_record,
 )
-from interp.rows import Row
-from interp.sampling import log_probabilities, widened
+from interp.rollout import Rollout
+from interp.sampling import entropy, log_probabilities
+from interp.sites import Site
 from interp.token_text import text_pieces
 from interp.types import Bridge
 
-__all__ = ["Encoding", "Scores", "encode", "score"]
-
-LOGIT_BYTES = 1 << 29  # of a batch's logits, before fewer rows are taken at a time
+__all__ = ["Encoding", "Scores", "encode", "read", "score"]
 
 
 @dataclass
@@ -56,6 +62,11 @@ class Scores(NamedTuple):
 
     logprobs: Float[Tensor, " step"]
     is_greedy: Bool[Tensor, " step"]
+
+    @property
+    def total(self) -> float:
+        """Nats of the whole response: the sum over its tokens."""
+        return float(self.logprobs.double().sum())
 
 
 @torch.no_grad()
@@ -103,7 +114,7 @@ def encode(
     check_memory("encode", engine, rows, columns, remedy, record, plan, sum(counts))
 
     stored = [buffer(record, plan, count, engine) for count in counts]
-    order = _by_length(ids)
+    order = by_length(ids)
     with engine.evaluating():
         for begin in range(0, len(order), size):
             batch = order[begin : begin + size]
@@ -119,36 +130,186 @@ def encode(
     ]
 
 
+@overload
+def read(  # type: ignore[overload-overlap]  # a text is a sequence of texts to a type checker
+    model: Bridge,
+    prompts: str | Sequence[int] | Sequence[Mapping[str, Any]],
+    responses: Prompts,
+    *,
+    record: Judged[ResidualSites | None] = ...,
+    interventions: Interventions = ...,
+    batch_size: Whole | None = ...,
+    generation_config: bool | Mapping[str, Any] | Any = ...,
+) -> Rollout: ...
+@overload
+def read(
+    model: Bridge,
+    prompts: Prompts,
+    responses: Prompts,
+    *,
+    record: Judged[ResidualSites | None] = ...,
+    interventions: Interventions = ...,
+    batch_size: Whole | None = ...,
+    generation_config: bool | Mapping[str, Any] | Any = ...,
+) -> list[Rollout]: ...
 @torch.no_grad()
+def read(
+    model: Bridge,
+    prompts: Prompts,
+    responses: Prompts,
+    *,
+    record: Judged[ResidualSites | None] = None,
+    interventions: Interventions = (),
+    batch_size: Whole | None = None,
+    generation_config: bool | Mapping[str, Any] | Any = True,
+) -> Rollout | list[Rollout]:
+    """A response that is there already, as a rollout: what `decode` would have recorded, had it made these tokens.
+
+    >>> from interp import ResidualSites, decode, load_model
+    >>> model, question = load_model("toy-reasoner"), "6 A * 3 B - 8 ? ->"
+    >>> made = decode(model, question, max_new_tokens=60, record=ResidualSites())[0]
+    >>> again = read(model, question, made.token_ids, record=ResidualSites())
+    >>> torch.allclose(again.residuals["resid_post"], made.residuals["resid_post"], atol=1e-3)
+    True
+    >>> [len(r) for r in read(model, [question, question], ["Okay 6", "Okay"])], read(model, question, "Okay 6").tokens
+    ([2, 1], ['Okay', '6'])
+
+    Args:
+        prompts: as in :func:`interp.decode`. One alone (a text, a chat, a list of ids) gives one rollout, a list of
+            them a list.
+        responses: one a prompt, each token ids or text. A text is tokenised alone, without special tokens: that need
+            not be how a model would have cut it, and no end-of-sequence token is added. Where it matters pass ids.
+        record: which residual streams to keep; none unless given.
+        interventions: those that only edit residuals; their positions are the steps of the response.
+        batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
+        generation_config: as in :func:`score`: `logprobs` and `entropy` are of the distributions that `decode` would
+            have chosen from.
+
+    Returns:
+        Rollouts whose step t is the position that predicts response token t, with ``finish_reason`` "given". Your own
+        hooks on the model act, and see the whole text at once.
+
+    Raises:
+        InputError: an empty prompt or response, ids outside the vocabulary, other than one response a prompt, a layer
+            or site out of range, an intervention that acts on choices or runs positions again, more than the context or
+            the memory holds; all before the first pass. NaN logits when they occur.
+    """
+    record = as_record(record, "read")
+    if isinstance(record, ResidualStream):
+        raise InputError(
+            "read",
+            expected="ResidualSites",
+            received="ResidualStream",
+            remedy="read takes all steps in one pass, and gives them back.",
+        )
+    engine = engine_for(model)
+    facts, alone = engine.facts, is_one_prompt(prompts)
+    ids = encode_prompts(facts.tokenizer, prompts, facts, "read")
+    answers = paired(responses, ids, facts, "read")
+    texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
+    check_context(texts, 0, facts, "read")
+    given = Given("read", engine, ids, [text[:-1] for text in texts], interventions)
+    rules = generation_rules(facts, generation_config, operation="read")
+    plan = plan_record(record, engine, edited_sites(given.interventions))
+    counts, size = list(map(len, answers)), as_batch_size(batch_size, "read")
+    columns, remedy = max(map(len, texts), default=0), "Record fewer layers, or read fewer at a time."
+    check_memory("read", engine, min(size, len(texts)), columns, remedy, record, plan, sum(counts))
+
+    stored = [] if record is None else [buffer(record, plan, count, engine) for count in counts]
+
+    def reads(batch: list[int]) -> dict[Site, Read]:
+        return {place: partial(_write, [stored[n][number] for n in batch]) for number, place in enumerate(plan.places)}
+
+    settings = {**made_with(engine, given.interventions), **rules.told()}
+    found: dict[int, Rollout] = {}
+    for batch, logits in given.passes(size, counts, reads):
+        for n, kept in zip(batch, logits, strict=True):
+            log_probs = log_probabilities(decided(kept, ids[n], answers[n], counts[n], rules))
+            if log_probs.isnan().any():
+                raise InputError(
+                    "read",
+                    expected="finite logits",
+                    received=f"NaN in response {n}",
+                    remedy="NaN activations: check the weights, dtype and interventions.",
+                )
+            wanted = torch.tensor(answers[n], device=log_probs.device)
+            found[n] = Rollout(
+                prompt_ids=torch.tensor(ids[n]),
+                token_ids=torch.tensor(answers[n]),
+                tokens=text_pieces(facts.tokenizer, answers[n]),
+                text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
+                finish_reason="given",
+                logprobs=log_probs.gather(-1, wanted[:, None])[:, 0].float().cpu(),
+                entropy=entropy(log_probs).float().cpu(),
+                residuals=plan.by_site(stored[n]) if record is not None else {},
+                layers=plan.layers,
+                settings={**settings, **prompt_end(facts.tokenizer, ids[n])},
+            )
+    rollouts = [found[n] for n in range(len(texts))]
+    return rollouts[0] if alone else rollouts
+
+
+@overload
 def score(
     model: Bridge,
     prompts: Prompts,
     responses: Prompts,
     *,
+    metric: None = ...,
+    interventions: Interventions = ...,
+    last: Whole | None = ...,
+    batch_size: Whole | None = ...,
+    generation_config: bool | Mapping[str, Any] | Any = ...,
+) -> list[Scores]: ...
+@overload
+def score(
+    model: Bridge,
+    prompts: Prompts,
+    responses: Prompts | None = ...,
+    *,
+    metric: Judged[Metric | AnswerMetric],
+    interventions: Interventions = ...,
+    batch_size: Whole | None = ...,
+) -> Tensor: ...
+@torch.no_grad()
+def score(
+    model: Bridge,
+    prompts: Prompts,
+    responses: Prompts | None = None,
+    *,
+    metric: Judged[Metric | AnswerMetric | None] = None,
     interventions: Interventions = (),
     last: Whole | None = None,
     batch_size: Whole | None = None,
     generation_config: bool | Mapping[str, Any] | Any = True,
-) -> list[Scores]:
+) -> list[Scores] | Float[Tensor, " row"]:
     """Log-probability of each token of a given response to each prompt, and whether greedy decoding would emit it.
 
-    >>> from interp import decode, load_model
+    >>> from interp import answer_log_probability, decode, load_model
     >>> model, question = load_model("toy-reasoner"), "6 A * 3 B - 8 ? ->"
     >>> rollout = decode(model, [question], max_new_tokens=60)[0]
     >>> logprobs, is_greedy = score(model, [question], [rollout.token_ids])[0]
     >>> torch.allclose(logprobs, rollout.logprobs, atol=1e-4), bool(is_greedy.all())
     (True, True)
+    >>> score(model, question, rollout.token_ids[:9], metric=answer_log_probability("Therefore 4")).shape
+    torch.Size([1])
 
     Args:
         prompts: as in :func:`interp.decode`.
-        responses: token ids, one list or tensor a prompt (of one prompt it may stand alone); step t is the position
-            that predicts ``responses[i][t]``, as in decoding.
+        responses: token ids or text, one a prompt (of one prompt it may stand alone); step t is the position that
+            predicts ``responses[i][t]``, as in decoding. A text is tokenised alone, without special tokens.
+        metric: what to measure of the prediction that follows each response, instead of its tokens:
+            :func:`interp.answer_log_probability` of a whole answer, or whatever `patch_sweep` takes. Responses may then
+            be left out or empty. The model's own logits are measured, without any generation_config.
         interventions: those that only edit residuals (patching, steering, ablation); their positions are the steps of
-            the given response.
+            the given response, and with a metric the one after it.
         last: score only so many tokens at the end, an answer say.
         batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
         generation_config: as in :func:`interp.decode`, whose distributions are scored; without
             ``forced_eos_token_id``, which depends on a limit that a given response does not have.
+
+    Returns:
+        Scores of each response in nats (``scores.total`` is of it as a whole); with a metric one number a response.
 
     Raises:
         InputError: an empty prompt or response, ids outside the vocabulary, an intervention that acts on choices or
@@ -156,53 +317,35 @@ def score(
     """
     engine = engine_for(model)
     facts = engine.facts
-    ids, given = encode_prompts(facts.tokenizer, prompts, facts, "score"), _as_responses(responses)
-    if len(ids) != len(given):
-        raise InputError(
-            "score",
-            expected=f"{len(ids)} responses, one a prompt",
-            received=str(len(given)),
-            remedy="Pair them.",
-        )
-    answers = [check_ids(response, facts, "score a response") for response in given]
-    if last is not None:
-        last = as_whole(last, "score", "last", 1, min(map(len, answers), default=1), "It is the shortest response.")
-    ready = [prepared(intervention, facts) for intervention in as_interventions(interventions, "score")]
-    for intervention in ready:
-        if intervention.injects or any(_overrides(intervention, name) for name in ("before_choice", "after_choice")):
+    ids, size = encode_prompts(facts.tokenizer, prompts, facts, "score"), as_batch_size(batch_size, "score")
+    if metric is not None:
+        if last is not None:
             raise InputError(
                 "score",
-                expected="interventions that only edit residuals",
-                received=type(intervention).__name__,
-                remedy="Here the tokens are given: nothing is chosen. Use decode for this one.",
+                expected="either metric or last",
+                received="both",
+                remedy="A metric is of what follows the response; pass the response up to there.",
             )
-    steps = max(map(len, answers), default=0)
-    request = Request("score", len(ids), steps, steps, tuple(ready))
-    ready = [intervention.fit(request) for intervention in ready]
+        return _measured(engine, ids, responses, metric, interventions, size)
+    answers = paired(responses, ids, facts, "score")
+    if last is not None:
+        last = as_whole(last, "score", "last", 1, min(map(len, answers), default=1), "It is the shortest response.")
+    texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
+    check_context(texts, 0, facts, "score")
+    given = Given("score", engine, ids, [text[:-1] for text in texts], interventions)
     rules = generation_rules(facts, generation_config, operation="score")
     # A watermark's processor may count the steps it has seen, and has to see all.
     first = None if "watermarking_config" in rules.acting else last
-    texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
-    check_context(texts, 0, facts, "score")
-    size = as_batch_size(batch_size, "score")
     columns = max(map(len, texts), default=0)
     check_memory("score", engine, min(size, len(texts)), columns, "Score fewer at a time.")
 
     found: dict[int, Scores] = {}
-    order = _by_length(texts)
-    with engine.evaluating():
-        while order:
-            keep = max(first or len(answers[n]) for n in order[:size])
-            room = max(1, LOGIT_BYTES // (keep * facts.d_vocab * engine.dtype.itemsize))
-            batch, order = order[: min(size, room)], order[min(size, room) :]
-            pad, fed = padded([texts[n][:-1] for n in batch], engine.device)
-            rows = [Row(n, ids[n], len(answers[n])) for n in batch]
-            cache = engine.new_cache(pad, fed.shape[1])
-            passes = Passes(Tape((), len(rows), engine), rows, cache)
-            with engine.tapped({}, passes.edits(ready)):
-                logits = engine.forward(fed, cache, keep)
-            for n, kept in zip(batch, logits, strict=True):
-                found[n] = _scores(kept, ids[n], answers[n], last or len(answers[n]), rules)
+    for batch, logits in given.passes(size, [first or len(answer) for answer in answers]):
+        for n, kept in zip(batch, logits, strict=True):
+            wide = decided(kept, ids[n], answers[n], last or len(answers[n]), rules)
+            wanted = torch.tensor(answers[n][-len(wide) :], device=wide.device)
+            logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
+            found[n] = Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu())
     if any(not scores.logprobs.isfinite().all() for scores in found.values()):
         raise InputError(
             "score",
@@ -213,56 +356,23 @@ def score(
     return [found[n] for n in range(len(texts))]
 
 
-def _by_length(texts: Sequence[list[int]]) -> list[int]:
-    """The places of the texts, those of like length together: the least padding."""
-    return sorted(range(len(texts)), key=lambda n: len(texts[n]))
-
-
-def _scores(
-    logits: Float[Tensor, "kept d_vocab"], prompt: list[int], response: list[int], count: int, rules: GenerationRules
-) -> Scores:
-    """Of the last ``count`` tokens of a response, from the logits that precede its last tokens."""
-    wide = widened(logits)
-    processors = rules.processors([prompt], None, len(response), logits.device)
-    if processors is not None:
-        wide = _processed(processors, wide[-len(response) :], response)
-    wide, wanted = wide[-count:], torch.tensor(response[-count:], device=logits.device)
-    logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
-    return Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu())
+def _measured(
+    engine: Engine, ids: list[list[int]], responses: Any, metric: Any, interventions: Interventions, size: int
+) -> Float[Tensor, " row"]:
+    """A metric of what follows each response."""
+    facts = engine.facts
+    asked = prepared_metric(metric, facts, "score")
+    answers = [[] for _ in ids] if responses is None else paired(responses, ids, facts, "score", may_be_empty=True)
+    fed = [prompt + answer + list(asked.following) for prompt, answer in zip(ids, answers, strict=True)]
+    check_context(fed, 0, facts, "score")
+    given = Given("score", engine, ids, fed, interventions)
+    check_memory("score", engine, min(size, len(fed)), max(map(len, fed), default=0), "Score fewer at a time.")
+    values: dict[int, Tensor] = {}
+    for batch, logits in given.passes(size, [asked.keep] * len(fed)):
+        values |= dict(zip(batch, asked.measure(logits).cpu(), strict=True))
+    return torch.stack([values[n] for n in range(len(fed))]) if values else torch.empty(0)
 
 
 def _write(targets: list[Float[Tensor, "_ d_model"]], residual: Float[Tensor, "row pos d_model"]) -> None:
     for target, row in zip(targets, residual, strict=True):
         target.copy_(row[-target.shape[0] :])
-
-
-def _as_responses(responses: Any) -> list[list[int]]:
-    """Token ids of each response; text is refused, since it can be cut into tokens in several ways."""
-    found = []
-    for response in as_prompts(responses, "score"):
-        if isinstance(response, str) or (isinstance(response, list) and isinstance(next(iter(response), 0), Mapping)):
-            raise InputError(
-                "score",
-                expected="responses as token ids",
-                received=repr(response)[:80],
-                remedy="Pass rollout.token_ids, or tokenizer(text, add_special_tokens=False)['input_ids'].",
-            )
-        found.append(as_wholes(response, "score", "a response"))
-    return found
-
-
-def _processed(
-    processors: RowProcessors, logits: Float[Tensor, "kept d_vocab"], response: Sequence[int]
-) -> Float[Tensor, "kept d_vocab"]:
-    """The logits of the last steps of a response as its processors make them, step by step."""
-    slot = torch.tensor([0], device=logits.device)
-    begin, processed = len(response) - len(logits), []
-    for t, token in enumerate(response):
-        if t >= begin:
-            processed.append(processors(logits[t - begin : t - begin + 1], [0]))
-        processors.append(slot, slot.new_tensor([[token]]))
-    return torch.cat(processed)
-
-
-def _overrides(intervention: Intervention, method: str) -> bool:
-    return getattr(type(intervention), method) is not getattr(Intervention, method)

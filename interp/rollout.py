@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.display import Fragment, details_table, number, token_spans
+from interp.display import Fragment, details_table, number, token_spans, visible
 from interp.errors import InputError
 from interp.foreign import foreign_errors, said
 from interp.rows import Event
@@ -29,11 +29,21 @@ __all__ = ["Rollout"]
 
 FORMAT = "peaklens rollout 1"
 _SHOWN = 400  # tokens that a notebook shows unasked
+_PROMPT_END = 16  # tokens of a prompt that are told of
+_WIDE = 96  # characters of a text in a line
 
 
-@dataclass
+@dataclass(repr=False)
 class Rollout:
-    """What ``decode`` returns for one prompt.
+    """What ``decode`` returns for one prompt, and ``read`` for a response that is there already.
+
+    >>> import torch
+    >>> ids = torch.tensor([5, 6])
+    >>> Rollout(ids, ids, ["a", "b"], "ab", "eos", torch.zeros(2), torch.zeros(2), {"resid_post": torch.zeros(3, 2, 8)})
+    Rollout: 2 steps after a prompt of 2 tokens, ended by eos
+      prompt    5 6
+      text      ab
+      recorded  resid_post [3, 2, 8]
 
     Attributes:
         prompt_ids: ``[pos]``, as fed to the model.
@@ -41,7 +51,8 @@ class Rollout:
         tokens: what each response token adds to the text (its space too, where the vocabulary has it in the token);
             a character of several tokens stands at the last of them, and those before are empty.
         text: the response as text, special tokens left out.
-        finish_reason: "eos", "stop" (a stop string or id), "length", or what an intervention ended it with.
+        finish_reason: "eos", "stop" (a stop string or id), "length", or what an intervention ended it with; "given" of
+            a response that was read.
         logprobs: ``[step]``, nats: log-probability of each emitted token under the distribution it was chosen from, at
             temperature 1: after the model's generation_config and interventions, before any nucleus cut.
         entropy: ``[step]``, nats, of the same distribution.
@@ -135,6 +146,24 @@ class Rollout:
             if 0 <= event.step < len(notes):
                 notes[event.step].append(f"{event.intervention}: {event.note}")
         return ["; ".join(at) for at in notes]
+
+    def __repr__(self) -> str:
+        """At most four lines: how long and why it ended, the prompt's end, the text, what is recorded."""
+        model, events = self.settings.get("model"), len(self.events)
+        acted = f", {events} event{'s' * (events != 1)}" if events else ""
+        steps, prompt = len(self), len(self.prompt_ids)
+        ids = " ".join(map(str, self.prompt_ids[-_PROMPT_END:].tolist()))
+        end = str(self.settings.get("prompt_end") or ids)
+        shapes = [f"{site} {list(values.shape)}" for site, values in self.residuals.items()]
+        return "\n".join(
+            [
+                f"Rollout{f' of {visible(str(model))}' if model else ''}: {steps} step{'s' * (steps != 1)} after a "
+                f"prompt of {prompt} token{'s' * (prompt != 1)}, ended by {visible(self.finish_reason)}{acted}",
+                f"  prompt    {_line(end, prompt > _PROMPT_END, from_end=True)}",
+                f"  text      {_line(self.text)}",
+                f"  recorded  {', '.join(shapes) or 'no residual streams'}",
+            ]
+        )
 
     def _repr_html_(self) -> str:
         noted = self._notes()
@@ -231,6 +260,14 @@ class Rollout:
 
 _TENSORS = ("prompt_ids", "token_ids", "logprobs", "entropy")
 _STREAM = ("resid_pre", "resid_post")
+
+
+def _line(text: str, is_cut: bool = False, from_end: bool = False) -> str:
+    """A text on one line of a terminal, what cannot be seen as signs: its beginning, or its end."""
+    long = len(text) > _WIDE
+    shown = visible(text[-_WIDE:] if from_end else text[:_WIDE])
+    dots = "..." if is_cut or long else ""
+    return f"{dots}{shown}" if from_end else f"{shown}{dots}"
 
 
 def _alone(values: Tensor) -> Tensor:

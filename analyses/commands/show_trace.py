@@ -14,6 +14,7 @@ from analyses.report.summary import COLUMNS, null_sentence, summary
 from analyses.store.run import Run
 from interp.decoding import ProgressBar
 from interp.loading.models import ModelEntry
+from interp.progress import bar as bar_of
 from interp.token_text import gap_between
 
 __all__ = [
@@ -137,15 +138,13 @@ def progress_bar(enabled: bool) -> Iterator[Callable[[int, int], ProgressBar] | 
     if not enabled:
         yield None
         return
-    from tqdm.auto import tqdm
-
-    bars: list[tqdm] = []
+    bars: list[Any] = []
 
     def start(responses: int, tokens: int) -> ProgressBar:
         for bar in bars:  # decoding is over: what is asked of finished responses has a bar of its own
             bar.close()
         what = f"{responses} responses{' read again' if bars else ''}"
-        bars.append(tqdm(total=tokens, unit="token", desc=what, disable=tokens == 0, smoothing=0.1))
+        bars.append(bar_of(tokens, what, "token", enabled=tokens > 0, smoothing=0.1))
         return bars[-1]
 
     try:

@@ -13,7 +13,7 @@ from analyses.problems import Problem
 from analyses.studies.base import Study
 from analyses.studies.lab import Lab
 from analyses.studies.plan import plan_study
-from analyses.trace.settings import Whole, check_work
+from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.trace.tracing import trace
 from interp.types import Bridge
 
@@ -45,7 +45,21 @@ def estimate_study(
     workers: Whole = 1,
     calibrate: Whole | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    **settings: Any,
+    max_new_tokens: Whole = 256,
+    prompt: str = "raw",
+    reference: str = "solution",
+    layers: str | Whole | Sequence[Whole] = "all",
+    site: str = "resid_post",
+    temperature: Number = 0.0,
+    top_p: Number = 1.0,
+    seed: Whole = 0,
+    samples: Whole = 1,
+    sigma: Number | str = 50.0,
+    eps: Number = 1e-5,
+    drop_top: Whole = 0,
+    tau: Number = 1.5,
+    thinking_markers: Sequence[Any] = (),
+    final_prompts: Sequence[Any] = (),
 ) -> Estimate:
     """Decode a few problems in a temporary folder and say what the whole would take; nothing else is run.
 
@@ -53,8 +67,13 @@ def estimate_study(
     other down.
     """
     n, batch_size, workers = check_work("study", n, batch_size, workers)
-    plan = plan_study(study, model, problems, n, words, calibrate, settings)
-    study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
+    options = TraceSettings(
+        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
+        temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
+        tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
+    )  # fmt: skip
+    plan = plan_study(study, model, problems, n, words, calibrate, options)
+    study, bridge, chosen = plan.study, plan.setup.model, plan.chosen
     with tempfile.TemporaryDirectory(prefix="peaklens-") as folder:
         begun = clock()
         few = chosen[: min(WARM_UP, batch_size)]

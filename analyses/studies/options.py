@@ -82,7 +82,17 @@ class Rule:
         return f"{said}, {'' if self.empty else 'at least one, '}none twice" if several else said
 
 
-def option(default: Any, **rule: Any) -> Any:
+def option(
+    default: Any,
+    *,
+    among: tuple[Any, ...] = (),
+    least: float | int | None = None,
+    most: float | int | None = None,
+    above: float | int | None = None,
+    below: float | int | None = None,
+    empty: bool = False,
+    layers: bool = False,
+) -> Any:
     """A field of a study with a :class:`Rule`.
 
     >>> @dataclass(frozen=True)
@@ -94,7 +104,8 @@ def option(default: Any, **rule: Any) -> Any:
     ...
     peaklens.InputError: study some: expected draws as a whole number of at least 1, received draws=0. Change it.
     """
-    return field(default=default, metadata={"rule": Rule(**rule)})
+    rule = Rule(among, least, most, above, below, empty, layers)
+    return field(default=default, metadata={"rule": rule})
 
 
 def seed_option() -> Any:

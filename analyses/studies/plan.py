@@ -14,7 +14,7 @@ from analyses.studies.options import settle_options
 from analyses.studies.setup import Setup
 from analyses.trace.inputs import name_or_model, traced_problems
 from analyses.trace.probing import Probing
-from analyses.trace.settings import settings_of
+from analyses.trace.settings import TraceSettings
 from analyses.trace.tracer import Tracer
 from interp.arguments import as_whole
 from interp.engines.registry import model_facts
@@ -49,7 +49,7 @@ def plan_study(
     n: int | None,
     words: str,
     calibrate: int | None,
-    settings: dict[str, Any],
+    options: TraceSettings,
 ) -> Plan:
     """Look at everything that is asked for, and load the models."""
     if not isinstance(study, Study):
@@ -59,7 +59,6 @@ def plan_study(
     settle_options(study)
     model = name_or_model(model)
     operation = f"study {study.name}"
-    options = settings_of(settings)
     Probing(**study.probing())
     chosen = traced_problems(model, problems, n)
     calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)

@@ -30,8 +30,10 @@ class RichWatch(Watch):
     """A rich progress bar a stage; use it as a context manager, since grading keeps a process."""
 
     def __init__(self) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -40,6 +42,9 @@ class RichWatch(Watch):
             TextColumn("{task.fields[tokens]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[accuracy]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,  # in a log it would be one line too many
         )
         self._grader = Grader()
         self._task: Any = None

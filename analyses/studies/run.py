@@ -18,7 +18,7 @@ from analyses.studies.plan import plan_study
 from analyses.studies.progress import Watch
 from analyses.studies.report import study_report
 from analyses.studies.spec import Spec, StartWorker
-from analyses.trace.settings import Whole, check_work
+from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.work.batches import do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
 from interp.errors import InputError
@@ -41,7 +41,21 @@ def run_study(
     baselines: str | Path | None = None,
     calibrate: Whole | None = None,
     watch: Watch | None = None,
-    **settings: Any,
+    max_new_tokens: Whole = 256,
+    prompt: str = "raw",
+    reference: str = "solution",
+    layers: str | Whole | Sequence[Whole] = "all",
+    site: str = "resid_post",
+    temperature: Number = 0.0,
+    top_p: Number = 1.0,
+    seed: Whole = 0,
+    samples: Whole = 1,
+    sigma: Number | str = 50.0,
+    eps: Number = 1e-5,
+    drop_top: Whole = 0,
+    tau: Number = 1.5,
+    thinking_markers: Sequence[Any] = (),
+    final_prompts: Sequence[Any] = (),
 ) -> StudyResult:
     """Run a study into a folder, or go on with it.
 
@@ -62,7 +76,9 @@ def run_study(
         calibrate: problems whose responses give what hangs on the run as a whole (means, rates, orders of words): the
             first of the problem source, whatever ``n`` is (:mod:`analyses.studies.calibration`). 32 unless given, or
             those that the folder was begun with.
-        settings: fields of :class:`analyses.trace.settings.TraceSettings`.
+        max_new_tokens, prompt, reference, layers, site, temperature, top_p, seed, samples, sigma, eps, drop_top, tau,
+            thinking_markers, final_prompts: of the traces it stands on, see
+            :class:`analyses.trace.settings.TraceSettings`.
 
     Raises:
         InputError: whatever is wrong with the study's options, model, problems, settings or disk, before anything is
@@ -70,8 +86,13 @@ def run_study(
     """
     out, watch = Path(out), watch or Watch()
     n, batch_size, workers = check_work("study", n, batch_size, workers)
-    plan = plan_study(study, model, problems, n, words, calibrate, settings)
-    study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
+    options = TraceSettings(
+        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
+        temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
+        tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
+    )  # fmt: skip
+    plan = plan_study(study, model, problems, n, words, calibrate, options)
+    study, bridge, chosen = plan.study, plan.setup.model, plan.chosen
     shared = Path(baselines) if baselines is not None else out.parent / "baselines"
     calibrates = study.calibrates(plan.setup)
     begun = calibrates and (out / "run.json").is_file() and bool(Run.open(out).cells())

@@ -15,13 +15,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from analyses.store.columns import is_void
-from analyses.trace.settings import TraceSettings
-from interp.arguments import as_whole
+from analyses.trace.settings import TraceSettings, Whole
+from interp.arguments import Texts, as_whole
 from interp.errors import InputError
 from probes.scale import sigma_of
 from probes.similarity import SCORES
 
-__all__ = ["ASKED", "Probing", "check_measures", "measured", "probing_of"]
+__all__ = ["Probing", "check_measures", "measured", "probing_of"]
 
 _MATCHES = ("kind", "none")
 _STATISTICS = ("score", "standardised")
@@ -97,20 +97,15 @@ class Probing:
         return cls(probes=tuple(sorted(settings.get("probes", ()))), **asked)
 
 
-ASKED = tuple(field.name for field in fields(Probing))
-"""The settings of a trace that are questions beside nHSIC."""
-
-
-def probing_of(given: Mapping[str, Any]) -> Probing:
-    """What is asked beside nHSIC, of settings by name; one probe alone is as good as a list of one."""
-    asked = {name: given[name] for name in ASKED if name in given}
-    if "probes" in asked:
-        probes = asked["probes"]
-        asked["probes"] = tuple(map(str, [probes] if isinstance(probes, str) else probes))
-    for name in ("null", "null_seed"):
-        if name in asked:
-            asked[name] = as_whole(asked[name], "trace", name)
-    return Probing(**asked)
+def probing_of(probes: Texts, null: Whole, null_match: str, null_statistic: str, null_seed: Whole) -> Probing:
+    """What is asked beside nHSIC, as users give it: one probe alone is a list of one, numbers may be of any kind."""
+    return Probing(
+        tuple(map(str, [probes] if isinstance(probes, str) else probes)),
+        as_whole(null, "trace", "null"),
+        null_match,
+        null_statistic,
+        as_whole(null_seed, "trace", "null_seed"),
+    )
 
 
 def check_measures(probing: Probing, options: TraceSettings, d_model: int) -> None:

@@ -6,8 +6,8 @@ What hangs on the model's size (layers, coordinates left out, the context) is ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -32,7 +32,6 @@ __all__ = [
     "check_site",
     "check_work",
     "one_of",
-    "settings_of",
     "whole_layers",
 ]
 
@@ -208,20 +207,3 @@ class TraceSettings:
 
     def reference_of(self, problem: Problem) -> str:
         return problem.solution if self.reference == "solution" else problem.answer
-
-
-def settings_of(given: Mapping[str, Any]) -> TraceSettings:
-    """The settings of a trace by name.
-
-    Raises:
-        InputError: one that there is not, or a value that it does not take.
-    """
-    known = [field.name for field in fields(TraceSettings)]
-    if unknown := [name for name in given if name not in known]:
-        raise InputError(
-            "trace",
-            expected=f"settings among {', '.join(known)}",
-            received=unknown[0],
-            remedy="Check the spelling.",
-        )
-    return TraceSettings(**given)

@@ -23,21 +23,17 @@ from typing import Any
 from analyses.problems import Problem
 from analyses.store.run import Run
 from analyses.trace.inputs import name_or_model, pool_of, traced_problems
-from analyses.trace.probing import ASKED, check_measures, probing_of
+from analyses.trace.probing import check_measures, probing_of
 from analyses.trace.reread import Rereader
 from analyses.trace.run import TraceRun
-from analyses.trace.settings import (
-    TraceSettings,
-    Whole,
-    check_work,
-    settings_of,
-)
+from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.trace.tables import derive_tables
 from analyses.trace.tracer import Tracer
 from analyses.trace.wrong_answers import wrong_answers
 from analyses.work.batches import Batch, do_batches, plan_batches
 from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Work
+from interp.arguments import Texts
 from interp.decoding import ProgressBar
 from interp.errors import InputError
 from interp.loading.models import load_model
@@ -59,7 +55,26 @@ def trace(
     progress: Callable[[int, int], ProgressBar] | None = None,
     on_done: Callable[[Run, Batch], None] = lambda run, batch: None,
     pool: str | Path | Sequence[Problem] | None = None,
-    **settings: Any,
+    max_new_tokens: Whole = 256,
+    prompt: str = "raw",
+    reference: str = "solution",
+    layers: str | Whole | Sequence[Whole] = "all",
+    site: str = "resid_post",
+    temperature: Number = 0.0,
+    top_p: Number = 1.0,
+    seed: Whole = 0,
+    samples: Whole = 1,
+    sigma: Number | str = 50.0,
+    eps: Number = 1e-5,
+    drop_top: Whole = 0,
+    tau: Number = 1.5,
+    thinking_markers: Sequence[Any] = (),
+    final_prompts: Sequence[Any] = (),
+    probes: Texts = ("nhsic",),
+    null: Whole = 0,
+    null_match: str = "kind",
+    null_statistic: str = "score",
+    null_seed: Whole = 0,
 ) -> TraceRun:
     """Trace a model on problems into a run folder; see the module for what happens.
 
@@ -82,7 +97,11 @@ def trace(
         pool: where wrong answers are taken from if a null is asked for: a file or problems; unless given, all problems
             of the file that ``problems`` names, or of the toys. The run keeps it: a run that grows, asked for the null
             again or not, draws from the pool it began with.
-        settings: fields of :class:`TraceSettings` and of :class:`analyses.trace.reread.Probing`.
+        max_new_tokens, prompt, reference, layers, site, temperature, top_p, seed, samples, sigma, eps, drop_top, tau,
+            thinking_markers, final_prompts: what the run is pinned to, see
+            :class:`analyses.trace.settings.TraceSettings`.
+        probes, null, null_match, null_statistic, null_seed: what is asked beside nHSIC, see
+            :class:`analyses.trace.probing.Probing`.
 
     Raises:
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded; at the end,
@@ -92,8 +111,12 @@ def trace(
 
     model = name_or_model(model)
     n, batch_size, workers = check_work("trace", n, batch_size, workers)
-    probing = probing_of(settings)
-    options = settings_of({name: value for name, value in settings.items() if name not in ASKED})
+    probing = probing_of(probes, null, null_match, null_statistic, null_seed)
+    options = TraceSettings(
+        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
+        temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
+        tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
+    )  # fmt: skip
     chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model
     tracer = Tracer(bridge, chosen, options)

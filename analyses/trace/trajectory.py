@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from analyses.store.run import Cell, CellData, Run
+from analyses.views.arrays import matrix
 from interp.arguments import Wholes, as_wholes
 from interp.display import details_table, token_spans
 from interp.errors import InputError
@@ -81,36 +82,46 @@ class Trajectory:
     @classmethod
     def of(
         cls,
-        rollout: Rollout,
-        mi: Tensor,
+        rollout: Rollout | Sequence[str],
+        mi: Any,
         layers: Sequence[int] | None = None,
         tau: float | int = 1.5,
         *,
         problem: str = "response",
         sample: int = 0,
+        site: str | None = None,
     ) -> Trajectory:
         """The trajectory of a response decoded just now; peaks by Tukey's rule over the steps that have a score.
 
+        >>> Trajectory.of(list("abcdef"), [0.1, 0.2, 0.1, 0.2, 0.1, 0.9]).peaks()["token"].tolist()
+        ['f']
+
         Args:
-            mi: ``[layer, step]`` or ``[step]``, as `probes.nhsic` gives it.
-            layers: the layer of each row; the rollout's recorded ones unless given.
+            rollout: the response; or its tokens, one text a step, where there is no rollout (token ids are then -1).
+            mi: ``[layer, step]`` or ``[step]``, as `probes.nhsic` gives it; a tensor, an array or lists.
+            layers: the layer of each row; the rollout's recorded ones unless given, otherwise 0, 1, ...
             problem, sample: what to call it.
+            site: where it was scored; what the rollout recorded unless given, otherwise resid_post.
 
         Raises:
             InputError: as many scores as there are not steps, an empty response, or layers that do not fit.
         """
-        scores = torch.atleast_2d(mi.detach().cpu().double())
-        if scores.ndim != 2 or scores.shape[1] != len(rollout) or not len(rollout):
+        scores = torch.from_numpy(matrix(mi, "Trajectory.of").copy())
+        if scores.shape[1] != len(rollout) or not len(rollout):
             raise InputError(
                 "Trajectory.of",
                 expected=f"mi as [layer, step] with the {len(rollout)} steps of the response, at least one",
-                received=f"shape {tuple(mi.shape)}",
+                received=f"shape {tuple(scores.shape)}",
                 remedy="Score the residuals of this very rollout.",
             )
+        if not isinstance(rollout, Rollout):
+            rows, unknown = range(len(scores)) if layers is None else layers, torch.full((len(rollout),), -1)
+            is_peak, where = peaks_where_defined(scores, tau), site or "resid_post"
+            return cls(list(rollout), unknown, scores, is_peak, tuple(rows), where, problem, sample, tau=tau)
         if layers is None:
             fits = len(rollout.layers) == len(scores)
             layers = rollout.layers if fits else range(len(scores))
-        site = next(iter(rollout.residuals), "resid_post")
+        site = site or next(iter(rollout.residuals), "resid_post")
         ids = rollout.token_ids.cpu().long()
         return cls(
             rollout.tokens, ids, scores, peaks_where_defined(scores, tau), tuple(layers), site, problem, sample, tau=tau

@@ -13,7 +13,7 @@ from interp.errors import InputError
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["columns_of", "finite_range", "matrix", "one_each", "truths"]
+__all__ = ["columns_of", "finite_range", "is_text", "matrix", "one_each", "truths"]
 
 
 def matrix(values: Any, operation: str) -> np.ndarray:
@@ -69,6 +69,15 @@ def one_each(things: Sequence[Any], count: int, what: str, operation: str) -> li
             operation, expected=f"{count} {what}", received=str(len(things)), remedy="Pass those of the same response."
         )
     return list(things)
+
+
+def is_text(things: Any) -> bool:
+    """Whether these are tokens, one text each, and not numbers or truth values.
+
+    >>> is_text(["So", " 7"]), is_text([True, False]), is_text(np.array([3, 7]))
+    (True, False, False)
+    """
+    return not isinstance(things, Tensor | range | set | frozenset) and all(isinstance(one, str) for one in things)
 
 
 def truths(marks: Any, shape: tuple[int, int], operation: str) -> np.ndarray:

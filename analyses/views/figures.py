@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.views.arrays import columns_of
+from analyses.views.bare import bare
 from analyses.views.drawing import (
     DASHES,
     LINES,
@@ -40,9 +41,12 @@ __all__ = ["bars", "trajectories"]
 
 
 def trajectories(
-    several: Scored | Sequence[Scored],
+    several: Scored | Sequence[Scored] | Any,
     layers: Wholes = (-1,),
     *,
+    tokens: Sequence[str] | None = None,
+    peaks: Any = None,
+    label: str = "value",
     title: str = "",
     threshold: bool = True,
 ) -> View:
@@ -55,14 +59,19 @@ def trajectories(
     >>> trajectories(one).alt
     'nHSIC over steps, 1 line: ducks, layer 2 (4 steps, 1 peak).'
 
+    >>> trajectories(mi).alt
+    'value over steps, 1 line: scores, layer 0 (4 steps, 1 peak).'
+
     Args:
-        several: one trajectory or some.
-        layers: one or several layers of each; negative numbers count from its last.
+        several: one trajectory or some; or plain numbers, ``[step]`` or ``[layer, step]``.
+        layers: one or several layers of each; negative numbers count from its last. Of plain numbers, the rows.
+        tokens, peaks, label: with plain numbers: the token of each step; steps or booleans (``[step]`` or
+            ``[layer, step]``), found by Tukey's rule unless given; what the numbers are. Trajectories bring their own.
 
     Raises:
-        InputError: no trajectory, a layer that was not scored.
+        InputError: no trajectory, a layer that was not scored, lengths that differ.
     """
-    listed = [several] if isinstance(several, Scored) else list(several)
+    listed = _listed(several, tokens, peaks, label)
     chosen = as_wholes(layers, "trajectories", "layers")
     if not listed or not chosen:
         raise InputError(
@@ -95,6 +104,22 @@ def trajectories(
         return pd.concat([one.only([one.layers[row]]).to_frame() for one, row in lines], ignore_index=True)
 
     return View(title or f"{measure} over steps", static, alt, live(figure, note), frame)
+
+
+def _listed(several: Any, tokens: Sequence[str] | None, peaks: Any, label: str) -> list[Scored]:
+    """The trajectories, or plain numbers as one."""
+    if isinstance(several, Scored):
+        several = [several]
+    if not isinstance(several, list | tuple) or not all(isinstance(one, Scored) for one in several):
+        return [bare(several, tokens, peaks, label, "trajectories")]
+    if tokens is not None or peaks is not None:
+        raise InputError(
+            "trajectories",
+            expected="tokens and peaks with plain numbers alone",
+            received="them with a trajectory, which has its own",
+            remedy="Leave them out, or pass trajectory.mi.",
+        )
+    return list(several)
 
 
 def _line_names(lines: list[tuple[Scored, int]]) -> list[str]:

@@ -7,7 +7,7 @@ other way: slices and copies keep the type, `to_frame` gives the plain one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas
 
@@ -79,9 +79,9 @@ class SweepTable(_Shown):
     def _constructor(self) -> Callable[..., SweepTable]:
         return SweepTable
 
-    def show(self, **options: Any) -> View:
-        """Effects over layer and step; options of `analyses.views.sweep`."""
+    def show(self, *, title: str = "", label: str = "effect") -> View:
+        """Effects over layer and step; `title` and `label` as in `analyses.views.sweep`."""
         from analyses.views.grids import sweep
 
         self._need(["layer", "step", "token", "effect"])
-        return sweep(self, **options)
+        return sweep(self, title=title, label=label)

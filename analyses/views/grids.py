@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.views.arrays import finite_range, matrix, one_each, truths
+from analyses.views.arrays import finite_range, is_text, matrix, one_each, truths
 from analyses.views.drawing import (
     counted,
     figure_of,
@@ -33,7 +33,7 @@ _UNDEFINED = "#bdbdbd"
 
 def heatmap(
     values: Scored | Any,
-    tokens: Sequence[str] | None = None,
+    tokens: Sequence[str] | Any = None,
     layers: Sequence[int] | None = None,
     marks: Any = None,
     *,
@@ -50,6 +50,7 @@ def heatmap(
 
     Args:
         values: a trajectory, which brings tokens, layers and peaks, or numbers ``[layer, step]``.
+        tokens: the token of each step; what is no texts here is taken for marks: ``heatmap(mi, peaks)``.
         layers: the layer of each row; 0, 1, ... unless given.
         marks: steps, or booleans ``[step]`` or ``[layer, step]``.
         label: what the values are.
@@ -58,6 +59,8 @@ def heatmap(
     Raises:
         InputError: no steps, or lengths that differ.
     """
+    if tokens is not None and not is_text(tokens):
+        tokens, marks = None, _only(tokens, marks)
     if isinstance(values, Scored):
         layers = list(values.layers) if layers is None else layers
         marks = values.is_peak if marks is None else marks
@@ -67,6 +70,14 @@ def heatmap(
     numbers = matrix(values, "heatmap")
     name = title or f"{label} over layer and step"
     return _grid("heatmap", numbers, tokens, layers, marks, name, label, False, limits=(low, high))
+
+
+def _only(marks: Any, others: Any) -> Any:
+    if others is not None:
+        raise InputError(
+            "heatmap", expected="tokens as texts, beside marks", received=type(marks).__name__, remedy="Pass tokens=..."
+        )
+    return marks
 
 
 def sweep(effects: pandas.DataFrame, *, title: str = "", label: str = "effect") -> View:

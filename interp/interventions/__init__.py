@@ -23,7 +23,8 @@ from interp.interventions.recycle import (
 )
 from interp.interventions.residual import MeanAblate, PatchResidual, SteerResidual
 from interp.interventions.suppress import SuppressTokens, thinking_token_ids
-from interp.interventions.sweep import Metric, log_probability, logit_difference, patch_sweep
+from interp.interventions.sweep import patch_sweep
+from interp.metrics import Metric, answer_log_probability, log_probability, logit_difference
 
 __all__ = [
     "BudgetForcing",
@@ -36,6 +37,7 @@ __all__ = [
     "RecycleRepresentation",
     "SteerResidual",
     "SuppressTokens",
+    "answer_log_probability",
     "any_token",
     "at_random",
     "input_token",

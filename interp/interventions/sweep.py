@@ -3,7 +3,7 @@
 1. The target's text is read once; its keys and values up to a step are shared by all patches at or after that step.
 2. Patches run as rows of a batch, each row with its own (layer, step), sorted by step so that a batch reads only what
    comes after its first step.
-3. A metric of the logits at one later step is kept for each.
+3. A metric of the logits at one later step is kept for each; a whole answer is read after that step to be measured.
 
 TransformerLens's ``patching.get_act_patch_resid_pre`` and relatives say the same with one whole forward pass for each
 (layer, position); its interchange interventions (``transformer_lens.tools.analysis.SubspaceInterchange``,
@@ -12,63 +12,29 @@ TransformerLens's ``patching.get_act_patch_resid_pre`` and relatives say the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.arguments import Judged, Whole, Wholes, as_token_id, as_whole, as_wholes
+from interp.arguments import Judged, Whole, Wholes, as_whole, as_wholes
 from interp.engines.base import Edit
 from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.interventions.residual import Exchange, PatchResidual, check_source, exchanged
+from interp.metrics import AnswerMetric, Metric, prepared_metric
 from interp.passes import check_context
 from interp.record import check_memory
 from interp.rollout import Rollout
-from interp.sampling import log_probabilities, widened
 from interp.sites import Site, resolve_layers
 from interp.types import Bridge
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Metric", "log_probability", "logit_difference", "patch_sweep"]
-
-Metric = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, " row"]]
-"""A number for each row, from its logits."""
-
-
-def log_probability(token_id: Whole) -> Metric:
-    """Nats of one next token.
-
-    >>> log_probability(1)(torch.tensor([[0.0, 0.0]])).exp().tolist()
-    [0.5]
-    """
-    wanted = as_token_id(token_id, "log_probability")
-    return lambda logits: log_probabilities(logits)[:, _of(logits, wanted)]
-
-
-def logit_difference(right: Whole, wrong: Whole) -> Metric:
-    """Logit of one next token minus that of another.
-
-    >>> logit_difference(1, 0)(torch.tensor([[0.5, 2.0]])).tolist()
-    [1.5]
-    """
-    plus, minus = as_token_id(right, "logit_difference", "right"), as_token_id(wrong, "logit_difference", "wrong")
-    return lambda logits: widened(logits)[:, _of(logits, plus)] - widened(logits)[:, _of(logits, minus)]
-
-
-def _of(logits: Float[Tensor, "row d_vocab"], token_id: int) -> int:
-    if token_id >= logits.shape[-1]:
-        raise InputError(
-            "measure a token",
-            expected=f"a token id from 0 to {logits.shape[-1] - 1}",
-            received=str(token_id),
-            remedy="Encode the text with this model's own tokenizer.",
-        )
-    return token_id
+__all__ = ["patch_sweep"]
 
 
 @torch.no_grad()
@@ -76,7 +42,7 @@ def patch_sweep(
     model: Bridge,
     target: Judged[Rollout],
     source: Judged[Rollout],
-    metric: Judged[Metric],
+    metric: Judged[Metric | AnswerMetric],
     *,
     at: Whole = -1,
     layers: str | Wholes = "all",
@@ -87,7 +53,7 @@ def patch_sweep(
 ) -> pandas.DataFrame:
     """Put ``source``'s residual stream into ``target``'s, at one layer and step at a time, and see what changes.
 
-    >>> from interp import ResidualSites, decode, load_model
+    >>> from interp import ResidualSites, decode, load_model, log_probability
     >>> model = load_model("toy-reasoner")
     >>> prompts = ["6 A * 3 B - 8 ? ->", "6 A * 4 B - 8 ? ->"]
     >>> target, source = decode(model, prompts, max_new_tokens=8, record=ResidualSites())
@@ -99,8 +65,9 @@ def patch_sweep(
     Args:
         target: the response whose prediction is watched.
         source: a response that recorded ``site`` at ``layers``.
-        metric: of the logits ``[row, d_vocab]`` at step ``at``: :func:`log_probability`, :func:`logit_difference`, or
-            your own.
+        metric: of the logits ``[row, d_vocab]`` at step ``at``: :func:`interp.log_probability`,
+            :func:`interp.logit_difference` or your own; or :func:`interp.answer_log_probability`, of a whole answer in
+            place of the target's tokens from step ``at`` on.
         at: the step whose prediction is read; negative from the end of the response.
         layers: "all" that the source recorded, or some.
         steps: one or several response steps to patch, or a mapping from the target's steps to the source's; negative
@@ -130,13 +97,14 @@ def patch_sweep(
                 received=repr(rollout)[:80],
                 remedy="Pass one of those that decode returns.",
             )
-    if not callable(metric) or not (exchange is None or callable(exchange)):
+    if not (exchange is None or callable(exchange)):
         raise InputError(
             "patch_sweep",
-            expected="metric and exchange as functions",
-            received=repr(metric if not callable(metric) else exchange)[:80],
-            remedy="log_probability(token_id) makes a metric.",
+            expected="exchange as a function",
+            received=repr(exchange)[:80],
+            remedy="It is given the target's stream and the source's, and gives the new one.",
         )
+    asked = prepared_metric(metric, engine.facts, "patch_sweep")
     at, batch_size = as_whole(at, "patch_sweep", "at"), as_whole(batch_size, "patch_sweep", "batch_size")
     end = at + len(target) if at < 0 else at
     if not 0 <= end < len(target) or batch_size < 1:
@@ -153,7 +121,8 @@ def patch_sweep(
     patches = [PatchResidual(source, layer, pairs, site).prepared(engine.facts) for layer in chosen]
     cells = sorted((step, place, layer) for layer in range(len(chosen)) for place, step in enumerate(pairs))
     first = len(target.prompt_ids) - 1
-    text = torch.cat([target.prompt_ids, target.token_ids[:end]]).to(engine.device)[None]
+    parts = [target.prompt_ids.cpu(), target.token_ids[:end].cpu(), torch.tensor(asked.following, dtype=torch.long)]
+    text = torch.cat(parts).to(engine.device)[None]
     check_context([text[0].tolist()], 0, engine.facts, "patch_sweep")
     check_memory("patch_sweep", engine, min(batch_size, len(cells)) + 1, text.shape[1], "Lower batch_size.")
 
@@ -175,8 +144,8 @@ def patch_sweep(
                     torch.tensor(rows, device=engine.device), torch.tensor(columns, device=engine.device), new, exchange
                 )
             with engine.tapped({}, edits):
-                values.append(_measure(metric, engine.forward(text[:, start:].expand(len(batch), -1), fork)[:, -1]))
-        baseline = _measure(metric, engine.forward(text[:, base.length :], base)[:, -1])
+                values.append(asked.measure(engine.forward(text[:, start:].expand(len(batch), -1), fork, asked.keep)))
+        baseline = asked.measure(engine.forward(text[:, base.length :], base, asked.keep))
     measured = torch.cat([baseline, *values]).cpu()
     if not measured.isfinite().all():
         raise InputError(
@@ -242,15 +211,3 @@ def _at(
         return out
 
     return edit
-
-
-def _measure(metric: Metric, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    values = metric(widened(logits))
-    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
-        raise InputError(
-            "patch_sweep",
-            expected=f"a metric that gives one number a row, shape ({len(logits)},)",
-            received=f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__,
-            remedy="It is given logits [row, d_vocab].",
-        )
-    return values

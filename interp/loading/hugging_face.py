@@ -18,6 +18,7 @@ from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.foreign import foreign_errors, said
 from interp.loading.architectures import boots_as, check_architecture, check_decodes
+from interp.progress import import_tqdm
 from interp.types import Bridge
 
 __all__ = [
@@ -144,6 +145,7 @@ def import_transformer_lens() -> None:
     """
     if "transformer_lens.model_bridge" in sys.modules:
         return
+    import_tqdm()
     from transformers.utils import logging
 
     before = logging.get_verbosity()  # sets up transformers' own level, if that has not happened yet

@@ -23,6 +23,7 @@ from interp.foreign import foreign_errors, said
 from interp.loading.gguf import check_gguf
 from interp.loading.pull import KNOWN_MODELS, cache_dir, cached_model_path
 from interp.loading.source import Kind, ModelSource, hf_weights, model_source, remember, weight_hash
+from interp.progress import tidy_bars
 from interp.types import Bridge
 
 __all__ = [
@@ -42,21 +43,23 @@ _ABOUT_BUNDLED = {
     "toy-reasoner": "tiny arithmetic reasoner with planted slips, repairs and thinking tokens",
     "toy-base": "the toy reasoner's twin without thinking tokens and repairs",
 }
-_BOOT = (
-    "device_map",
-    "hf_config_overrides",
-    "hf_model",
-    "max_memory",
-    "n_ctx",
-    "offload_folder",
-    "revision",
-    "tokenizer",
-)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def load_model(
-    name: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None, **boot: Any
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[Any, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    revision: str | None = None,
+    n_ctx: int | None = None,
+    hf_config_overrides: dict[str, Any] | None = None,
+    hf_model: Any = None,
+    tokenizer: Any = ...,
+    trust_remote_code: bool = False,
 ) -> Bridge:
     """Load a model and its tokenizer for decoding, probing and intervening.
 
@@ -70,11 +73,14 @@ def load_model(
         device: "cpu", "cuda:1", ...; by default CUDA if there is one, else TransformerLens's choice.
         dtype: precision of the weights, as a ``torch.dtype`` or "bfloat16"; by default the checkpoint's own on CUDA and
             float32 elsewhere.
-        boot: any of ``device_map``, ``max_memory``, ``offload_folder`` (placement by accelerate, not ``device``),
-            ``revision`` (of a hub model), ``n_ctx`` (the longest text; the model itself stays as it is),
-            ``hf_config_overrides``, ``tokenizer``, and ``hf_model``: a loaded Hugging Face model, taken over as it is
-            (``name`` is then its label; if ``name`` can be loaded and no ``tokenizer`` is given, the tokenizer comes
-            from there).
+        device_map, max_memory, offload_folder: placement by accelerate, not ``device``.
+        revision: of a hub model.
+        n_ctx: the longest text; the model itself stays as it is.
+        hf_config_overrides: entries of the model's configuration to change.
+        hf_model: a loaded Hugging Face model, taken over as it is (``name`` is then its label; if ``name`` can be
+            loaded and no ``tokenizer`` is given, the tokenizer comes from there).
+        tokenizer: the model's own unless given; None for none.
+        trust_remote_code: refused: code that comes with a model is never executed.
 
     Errors: ``InputError`` for a name that cannot be found, a hub model out of reach, weights that are only pickled,
     code that would have to be executed, weights that are missing or that the configuration has no place for, an
@@ -84,32 +90,33 @@ def load_model(
     from interp.loading import hugging_face
 
     name = str(name)
-    unknown = sorted(set(boot) - set(_BOOT))
-    if unknown:
+    if trust_remote_code:
         raise InputError(
             f"load {name}",
-            expected=f"options among device, dtype, {', '.join(_BOOT)}",
-            received=unknown[0],
-            remedy="Code that comes with a model is never executed; load the model yourself and pass hf_model."
-            if unknown[0] == "trust_remote_code"
-            else _suggestion(unknown[0], ("device", "dtype", *_BOOT)),
+            expected="a model without code of its own",
+            received="trust_remote_code",
+            remedy="Code that comes with a model is never executed; load the model yourself and pass hf_model.",
         )
+    own = tokenizer is ...
     hugging_face.import_transformer_lens()
-    options = hugging_face.Options(name, device, dtype, **boot)
+    options = hugging_face.Options(
+        name, device, dtype, device_map, max_memory, offload_folder, revision, n_ctx, hf_config_overrides, hf_model,
+        None if own else tokenizer,
+    )  # fmt: skip
     kind: Kind
     path: Path | None
     if options.hf_model is not None:
         hf_model, place = hugging_face.place_object(options), None
-        if "tokenizer" not in boot:
+        if own:
             # A name that leads somewhere lends its tokenizer; any other name is a mere label.
             place = _local(name) or (_find(name, None) if _HUB_ID.fullmatch(name) else None)
         tokenizer = options.tokenizer if place is None else hugging_face.load_tokenizer(name, place[1])
         kind, path, revision = "object", None, None
     else:
         kind, path, revision = _find(name, options.revision)
-        with hugging_face.without_bars(kind == "bundled"):  # they are there at once
+        with tidy_bars(), hugging_face.without_bars(kind == "bundled"):  # they are there at once
             hf_model = hugging_face.load_weights(options, path)
-        tokenizer = options.tokenizer if "tokenizer" in boot else hugging_face.load_tokenizer(name, path)
+        tokenizer = hugging_face.load_tokenizer(name, path) if own else options.tokenizer
     weights = hf_weights(hf_model)
     bridge = hugging_face.make_bridge(hf_model, tokenizer, name)
     hugging_face.limit_context(bridge, options.n_ctx, name)

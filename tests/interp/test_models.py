@@ -176,7 +176,6 @@ BAD_OPTIONS = [
     ({"revision": "main"}, "revision only with a model of the Hugging Face hub, received revision='main' for a folder"),
     ({"hf_config_overrides": {"n_lyers": 2}}, "hf_config_overrides that LlamaConfig has, received 'n_lyers'"),
     ({"trust_remote_code": True}, "received trust_remote_code. Code that comes with a model is never executed"),
-    ({"devicemap": "auto"}, "received devicemap. Did you mean device_map"),
 ]
 
 

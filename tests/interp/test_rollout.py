@@ -42,3 +42,21 @@ def test_a_rollout_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"save a rollout: expected a place to write at .*, received \w+Error"):
         rollout.save(tmp_path / "file" / "r.safetensors")
+
+
+def test_a_rollout_is_four_lines_whatever_is_in_it() -> None:
+    prompt = torch.arange(3, 43)
+    told = decode(
+        F.bridge("llama"), [prompt], max_new_tokens=40, record=ResidualSites(sites=("resid_pre", "resid_mid"))
+    )
+    lines = repr(told[0]).splitlines()
+    assert lines[0] == "Rollout of tiny-llama: 40 steps after a prompt of 40 tokens, ended by length"
+    assert lines[1].startswith("  prompt    ...w27 w28")
+    assert lines[1].endswith(" w41 w42")
+    assert lines[2].startswith(f"  text      {told[0].text[:60]}")
+    assert lines[3:] == ["  recorded  resid_pre [3, 40, 44], resid_mid [3, 40, 44]"]
+    ids = torch.tensor([5])
+    hostile = Rollout(ids, ids, ["\n"], "a\nb\x1b[2J" * 99, "eos\n", torch.zeros(1), torch.zeros(1))
+    assert len(repr(hostile).splitlines()) == 4
+    assert max(map(len, repr(hostile).splitlines())) < 900
+    assert "\x1b" not in repr(hostile)

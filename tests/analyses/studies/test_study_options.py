@@ -85,7 +85,7 @@ MISFIT = [
     ("tokens", {"top": "48"}, {}, "top of at most 47"),
     ("suppress", {}, {"words": "Wait,wait"}, "each once in whatever spelling"),
     ("suppress", {}, {"words": ","}, "words separated by commas"),
-    ("suppress", {}, {"sigma_": 1.0}, "settings among max_new_tokens"),
+    ("suppress", {}, {"sigma": -1.0}, "sigma above 0"),
     ("suppress", {}, {"n": 0}, "n at least 1"),
     ("suppress", {}, {"batch_size": 0}, "at least 1"),
     ("suppress", {}, {"workers": 0}, "at least 1"),

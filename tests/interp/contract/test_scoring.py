@@ -72,7 +72,9 @@ def test_what_cannot_be_scored_is_refused() -> None:
             score(model, prompt, response, interventions=interventions)
     with pytest.raises(InputError, match="expected 1 responses"):
         score(model, prompt, response * 2)
-    with pytest.raises(InputError, match="score a response: expected at least one prompt token"):
+    with pytest.raises(
+        InputError, match="score a response: expected at least one response token, received an empty response"
+    ):
         score(model, prompt, [[]])
     with pytest.raises(InputError, match="last from 1 to 6"):
         score(model, prompt, response, last=7)

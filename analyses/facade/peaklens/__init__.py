@@ -1,0 +1,255 @@
+"""Everything of peaklens under one name: ``import peaklens as pl``, then ``pl.`` and a tab.
+
+This package holds nothing of its own: each name is that of `interp` (models and hooks), `probes` (measures on tensors)
+or `analyses` (runs, studies, views), which stay importable; what lives there is documented there. Importing it imports
+no model library: a name brings its library when it is first used.
+
+>>> import torch, peaklens as pl
+>>> mi = pl.nhsic(torch.randn(3, 20, 64), torch.randn(3, 64))
+>>> pl.tukey_peaks(mi).shape
+torch.Size([3, 20])
+
+Models
+    load_model, list_models, pull_model, bundled_model_path
+
+Text through a model
+    decode (generate, with interventions and recording), read (a response that is there already), encode (texts on
+    their own), score (how likely a response, an answer, or what a metric says)
+    ResidualSites, ResidualStream, StepResiduals (what to record); Rollout, Encoding, Scores (what comes back)
+
+Interventions
+    interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
+    Intervention, Step, Row, Positions, Site (to write one's own)
+    patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
+
+Measures of one response
+    nhsic, nhsic_dense, bandwidth_sweep, BandwidthSweep, median_distance, pearson_r2, cosine, cka, kernel_cka,
+    linear_cka, SCORES
+    tukey_peaks, top_k_peaks, peak_statistics, PeakStatistics, thinking_tokens, ThinkingToken
+    null_test, NullTest, null_scores, random_answers, nulls_needed, holm_over_layers, settling_depth, Depth
+
+Measures across problems
+    v_information, VInformation, gaussian_mi, ksg_mi, discrete_mi, entropy_bits, reduce_dimensions, Information
+    sample_hsic, SampleHsic, error_bounds, ErrorBounds
+
+Runs and studies
+    trace, TraceRun, Trajectory; Problem, bundled_problems, load_problems
+    run_study, make_study, Study, Condition
+
+Rooms
+    probes, interventions, views (figures), stats (intervals and tests), grading (is an answer right), studies
+
+Whatever is refused is an InputError, which says what was tried, expected and received, and what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import probes
+    from analyses import grading, stats, studies, views
+    from analyses.attribution import patch_sweep
+    from analyses.problems import Problem, bundled_problems, load_problems
+    from analyses.studies import make_study
+    from analyses.studies.base import Condition, Study
+    from analyses.studies.run import run_study
+    from analyses.trace import TraceRun, Trajectory, trace
+    from interp import (
+        Encoding,
+        InputError,
+        Intervention,
+        Metric,
+        Positions,
+        ResidualSites,
+        ResidualStream,
+        Rollout,
+        Row,
+        Scores,
+        Site,
+        Step,
+        StepResiduals,
+        answer_log_probability,
+        bundled_model_path,
+        decode,
+        encode,
+        interventions,
+        list_models,
+        load_model,
+        log_probability,
+        logit_difference,
+        pull_model,
+        read,
+        score,
+    )
+    from probes import (
+        SCORES,
+        BandwidthSweep,
+        Depth,
+        ErrorBounds,
+        Information,
+        NullTest,
+        PeakStatistics,
+        SampleHsic,
+        ThinkingToken,
+        VInformation,
+        bandwidth_sweep,
+        cka,
+        cosine,
+        discrete_mi,
+        entropy_bits,
+        error_bounds,
+        gaussian_mi,
+        holm_over_layers,
+        kernel_cka,
+        ksg_mi,
+        linear_cka,
+        median_distance,
+        nhsic,
+        nhsic_dense,
+        null_scores,
+        null_test,
+        nulls_needed,
+        peak_statistics,
+        pearson_r2,
+        random_answers,
+        reduce_dimensions,
+        sample_hsic,
+        settling_depth,
+        thinking_tokens,
+        top_k_peaks,
+        tukey_peaks,
+        v_information,
+    )
+
+    __version__: str
+
+__all__ = [
+    "SCORES",
+    "BandwidthSweep",
+    "Condition",
+    "Depth",
+    "Encoding",
+    "ErrorBounds",
+    "Information",
+    "InputError",
+    "Intervention",
+    "Metric",
+    "NullTest",
+    "PeakStatistics",
+    "Positions",
+    "Problem",
+    "ResidualSites",
+    "ResidualStream",
+    "Rollout",
+    "Row",
+    "SampleHsic",
+    "Scores",
+    "Site",
+    "Step",
+    "StepResiduals",
+    "Study",
+    "ThinkingToken",
+    "TraceRun",
+    "Trajectory",
+    "VInformation",
+    "answer_log_probability",
+    "bandwidth_sweep",
+    "bundled_model_path",
+    "bundled_problems",
+    "cka",
+    "cosine",
+    "decode",
+    "discrete_mi",
+    "encode",
+    "entropy_bits",
+    "error_bounds",
+    "gaussian_mi",
+    "grading",
+    "holm_over_layers",
+    "interventions",
+    "kernel_cka",
+    "ksg_mi",
+    "linear_cka",
+    "list_models",
+    "load_model",
+    "load_problems",
+    "log_probability",
+    "logit_difference",
+    "make_study",
+    "median_distance",
+    "nhsic",
+    "nhsic_dense",
+    "null_scores",
+    "null_test",
+    "nulls_needed",
+    "patch_sweep",
+    "peak_statistics",
+    "pearson_r2",
+    "probes",
+    "pull_model",
+    "random_answers",
+    "read",
+    "reduce_dimensions",
+    "run_study",
+    "sample_hsic",
+    "score",
+    "settling_depth",
+    "stats",
+    "studies",
+    "thinking_tokens",
+    "top_k_peaks",
+    "trace",
+    "tukey_peaks",
+    "v_information",
+    "views",
+]
+
+_ROOMS = {
+    "grading": "analyses.grading",
+    "interventions": "interp.interventions",
+    "probes": "probes",
+    "stats": "analyses.stats",
+    "studies": "analyses.studies",
+    "views": "analyses.views",
+}
+_ANALYSES = {
+    "Condition": "analyses.studies.base",
+    "Problem": "analyses.problems",
+    "Study": "analyses.studies.base",
+    "TraceRun": "analyses.trace",
+    "Trajectory": "analyses.trace",
+    "bundled_problems": "analyses.problems",
+    "load_problems": "analyses.problems",
+    "make_study": "analyses.studies",
+    "patch_sweep": "analyses.attribution",
+    "run_study": "analyses.studies.run",
+    "trace": "analyses.trace",
+}
+_INTERP = {
+    "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream", "Rollout",
+    "Row", "Scores", "Site", "Step", "StepResiduals", "answer_log_probability", "bundled_model_path", "decode",
+    "encode", "list_models", "load_model", "log_probability", "logit_difference", "pull_model", "read", "score",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    value: Any
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("peaklens")
+    elif name not in __all__:
+        raise AttributeError(f"module 'peaklens' has no attribute {name!r}")
+    elif name in _ROOMS:
+        value = importlib.import_module(_ROOMS[name])
+    else:
+        home = _ANALYSES.get(name) or ("interp" if name in _INTERP else "probes")
+        value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__doc__", "__version__"])
