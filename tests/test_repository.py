@@ -96,11 +96,7 @@ def test_every_shell_line_is_one_that_is_understood(line: str, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     "line",
-    [
-        line
-        for line in dict.fromkeys(LINES)
-        if re.match(r"peaklens (models$|study$|generate|doctor|study \w+ --help)", line)
-    ],
+    [line for line in dict.fromkeys(LINES) if re.match(r"peaklens (study$|generate|doctor|study [a-z]+ --help)", line)],
 )
 def test_quick_shell_lines_run(line: str, peaklens: Command) -> None:
     code, out, said = peaklens(*shlex.split(line)[1:])
