@@ -3,6 +3,7 @@
 # make check      formatting, lint, types, who may import whom
 # make notebooks  the notebooks, executed, as .ipynb and offline HTML
 # make studies    all studies on the toys; writes docs/RESULTS.md (half an hour)
+# make docs       what is made from the sources: docs/ERRORS.md, docs/API.md, tables of the README
 # make pictures   the pictures of the README (needs Chromium)
 # make bench      speed against the paper's route, TransformerLens and Hugging Face; cost of interventions (20 minutes)
 # make toys       train the bundled toy models again, from their seeds (half an hour)
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check notebooks studies pictures bench toys wheel clean
+.PHONY: demo test check notebooks studies docs pictures bench toys wheel clean
 
 demo: .venv/run.stamp
 	$(BIN)/peaklens trace --model toy-reasoner --n 64 --max-new-tokens 160 --batch-size 16 --out runs/demo
@@ -31,6 +32,9 @@ notebooks: .venv/dev.stamp
 
 studies: .venv/dev.stamp
 	$(BIN)/python -m analyses.studies --out runs/studies --results docs/RESULTS.md
+
+docs: .venv/dev.stamp
+	$(BIN)/python tests/documents.py
 
 pictures: .venv/dev.stamp
 	$(BIN)/python -m analyses.notebooks.pictures --out docs/pictures

@@ -3,36 +3,126 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Command
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OWN = (ROOT / "docs" / "OWN_STUDY.md").read_text(encoding="utf-8")
 
 
-def run_block(number: int) -> dict[str, Any]:
+def blocks(text: str, language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [block for named, block in fenced if named == language]
+
+
+BLOCKS = blocks(README, "python")
+
+
+def run_block(source: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(BLOCKS[number], f"README.md block {number}", "exec"), names)
+    exec(compile(source, "README.md", "exec"), names)
     return names
 
 
-@pytest.mark.parametrize(("number", "said"), [(0, "'.'"), (1, "Wait")])
-def test_readme_code_runs(number: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run_block(number)
-    assert said in capsys.readouterr().out
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_readme_code_runs_and_says_what_stands_below_it(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    run_block(BLOCKS[number])
+    shown = README.split(BLOCKS[number])[1].split("```\n")[2]
+    assert capsys.readouterr().out == shown
 
 
-def test_the_study_of_the_readme_runs(tmp_path: Path) -> None:
+def test_the_study_of_the_documents_runs(tmp_path: Path) -> None:
     from analyses.studies.run import run_study
 
-    assert len(BLOCKS) == 3
-    result = run_study(run_block(2)["EachWord"](), n=4, out=tmp_path / "each", max_new_tokens=30)
+    (source,) = blocks(OWN, "python")
+    result = run_study(run_block(source)["EachWord"](), n=4, out=tmp_path / "each", max_new_tokens=30)
     assert {"baseline", "Okay", "Wait", "Hmm"} <= set(result.table["condition"])
     assert (tmp_path / "each" / "report.html").is_file()
+
+
+def shell_lines(text: str) -> list[str]:
+    """Commands of the blocks without a language and of inline code, one a line, without their comments."""
+    found = [line for block in blocks(text, "") for line in block.replace("\\\n", " ").splitlines()]
+    found += re.findall(r"`((?:peaklens|make|python -m) [^`]+)`", text)
+    lines = [re.sub(r"\s+# .*", "", line).strip() for line in found]
+    return [line for line in lines if re.match(r"(peaklens|make|python|\. )", line)]
+
+
+LINES = [line for text in (README, OWN) for line in shell_lines(text)]
+
+
+def test_the_shell_lines_are_found() -> None:
+    assert len(LINES) > 15
+    for line in ("make demo", ". .venv/bin/activate", "peaklens models pull smollm2-135m-instruct"):
+        assert line in LINES
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(LINES))
+def test_every_shell_line_is_one_that_is_understood(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names, options and values are taken as they are typed; what takes long is not run."""
+    from typer.main import get_command
+
+    from analyses.commands.cli import app
+    from analyses.studies import find_study
+
+    program, *words = shlex.split(line)
+    if program == "make":
+        assert f"\n{words[0]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    elif program == "python":
+        assert importlib.util.find_spec(words[words.index("-m") + 1]) is not None
+    elif program == "peaklens":
+        monkeypatch.chdir(tmp_path)
+        (source,) = blocks(OWN, "python")
+        (tmp_path / "each_word.py").write_text(source, encoding="utf-8")
+        command, context, name = get_command(app), None, program
+        while hasattr(command, "resolve_command") and words and not words[0].startswith("-"):
+            context = command.make_context(name, list(words), parent=context)
+            name, command, words = command.resolve_command(context, words)
+        if not {"--help", "--version", "--install-completion"} & set(words):
+            context = command.make_context(name, list(words), parent=context)
+            if name == "study" and context.params["name"]:
+                find_study(context.params["name"])
+    else:
+        assert line == ". .venv/bin/activate"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for line in dict.fromkeys(LINES) if re.match(r"peaklens (study$|generate|doctor|study [a-z]+ --help)", line)],
+)
+def test_quick_shell_lines_run(line: str, peaklens: Command) -> None:
+    code, out, said = peaklens(*shlex.split(line)[1:])
+    assert code == 0, said
+    assert out
+
+
+def test_every_option_that_the_documents_name_is_an_option() -> None:
+    from typer.main import get_command
+
+    from analyses.commands.cli import app
+
+    known = {"--help", "--install-completion"}
+    waiting = [get_command(app)]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        known |= {option for parameter in command.params for option in parameter.opts}
+    assert sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README + OWN)) - known) == []
+
+
+def test_the_readme_is_short_and_every_file_it_links_is_there() -> None:
+    assert len(README.splitlines()) < 280
+    for text, folder in ((README, ROOT), (OWN, ROOT / "docs")):
+        links = re.findall(r"\]\(([^)#:]+)\)", text)
+        assert [link for link in links if not (folder / link).exists()] == []
 
 
 def test_the_notebook_use_is_under_ten_lines() -> None:

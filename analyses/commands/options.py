@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from analyses.commands.completion import local_models
 from interp.errors import InputError
 
 __all__ = [
@@ -41,12 +42,17 @@ class PromptMode(StrEnum):
     chat = "chat"
 
 
-Model = Annotated[str, typer.Option(help="Bundled or pulled name, hub id, Hugging Face folder, or .gguf file.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Bundled or pulled name, hub id, Hugging Face folder, or .gguf file.", autocompletion=local_models
+    ),
+]
 Problems = Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet; toys have bundled problems.")]
 QuestionColumn = Annotated[str | None, typer.Option(help="Column of the question.")]
 SolutionColumn = Annotated[str | None, typer.Option(help="Column of the gold solution.")]
 AnswerColumn = Annotated[str | None, typer.Option(help="Column of the gold answer.")]
-N = Annotated[int | None, typer.Option(help="The first N problems.")]
+N = Annotated[int | None, typer.Option("--n", "-n", help="The first N problems.")]
 Prompt = Annotated[PromptMode, typer.Option(help="The question as it is, or in the chat template.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Response tokens at most.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]

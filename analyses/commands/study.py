@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from analyses.commands.common import load_chosen, tell_failures
+from analyses.commands.completion import study_names
 from analyses.commands.options import (
     AnswerColumn,
     Device,
@@ -34,14 +35,19 @@ __all__ = ["study"]
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="Of a study, or a .py file with one of your own; none lists them.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Of a study, or a .py file with one of your own; none lists them.", autocompletion=study_names
+        ),
+    ] = "",
     model: Model = "toy-reasoner",
     problems: Problems = None,
     question: QuestionColumn = None,
     solution: SolutionColumn = None,
     answer: AnswerColumn = None,
     n: N = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; runs/NAME unless given.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/NAME unless given.")] = None,
     baselines: Annotated[
         Path | None, typer.Option(help="Folder of shared baselines; beside --out unless given.")
     ] = None,

@@ -47,9 +47,9 @@ def trace(
     solution: SolutionColumn = None,
     answer: AnswerColumn = None,
     n: N = None,
-    out: Annotated[Path, typer.Option(help="Run folder; the same command goes on where it stopped.")] = Path(
-        "runs/trace"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Run folder; the same command goes on where it stopped.")
+    ] = Path("runs/trace"),
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 8,
     prompt: Prompt = PromptMode.raw,

@@ -3,33 +3,33 @@
 What the toys are for is in their cards: they have planted mechanisms, so that the tool can be checked. They are no
 evidence about large models. With ``--model`` and ``--problems`` the same page is made of a model of your own; the
 studies that need planted mechanisms or many problems are then left to ``--only``.
+
+Finished runs are not decoded again. With ``--as-kept`` nothing that a run folder keeps is derived anew either: the page
+is written from these tables and readings, whatever version of the code made them, and their pictures stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analyses.store.atomic import replacing
+from analyses.store.run import Run
 from analyses.studies import STUDIES, make_study
 from analyses.studies.base import StudyResult
+from analyses.studies.kept import as_kept
+from analyses.studies.page import Part, Shown, results_page, write_tables
 from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
 from analyses.studies.run import run_study
 from analyses.trace.inputs import traced_problems
 from analyses.views.pictures import picture
-from analyses.views.wording import value_text
 
-if TYPE_CHECKING:
-    import pandas
+__all__ = ["ENTRIES", "Entry", "main"]
 
-__all__ = ["ENTRIES", "Entry", "main", "results_page"]
-
-ROWS = 45  # of a table that the page shows
 TOY = "toy-reasoner"
 FULL = 320  # problems of the toys' page; with fewer, no study takes more
 
@@ -44,6 +44,7 @@ class Entry:
         part: tells runs of one study apart.
         least: problems it needs: probes have to learn ten digits from other problems.
         sampling: settings of the responses.
+        shown: what of it stands on the page.
     """
 
     study: str
@@ -51,26 +52,96 @@ class Entry:
     part: str = ""
     least: int = 0
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    shown: Shown = field(default_factory=Shown)
 
     @property
     def name(self) -> str:
         return f"{self.study}-{self.part}" if self.part else self.study
 
 
+_CHANGE = ("accuracy", "difference", "difference_low", "difference_high", "n", "p_holm")
+_BITS = ("alignment", "at", "target", "bits", "low", "high", "entropy", "n", "nhsic", "peak_share")
+_VALUE = "target == 'running' and alignment == 'event' and layer == layer.max()"
+_TOLD = (
+    "the value being computed, by steps from", "the gold answer, by steps from its last",
+    "(event): rank correlation of bits about the value being computed", "depends on the value being computed",
+    "Shuffled labels",
+)  # fmt: skip
+
 ENTRIES = (
     Entry("trajectories"),
     Entry("compare"),
-    Entry("tokens"),
+    Entry("tokens", shown=Shown(columns=("word", "at_peaks", "overall", "lift", "lift_low", "lift_high", "p_holm"))),
     # The toys have five thinking words and short responses.
     Entry("suppress", {"counts": "1,2,3,5", "draws": "5"}),
-    Entry("recycle"),
-    Entry("scale", {"budgets": "80,160,240"}),
-    Entry("ablate"),
-    Entry("correctness"),
-    Entry("information", {"event_words": "Wait", "window": "8"}, least=1200),
-    Entry("information", {"align": "event", "event_words": "Hmm", "window": "16"}, part="hmm", least=1200),
-    Entry("bounds", least=1200),
-    Entry("overlap", {"draws": "1000"}, sampling={"temperature": 1.0, "samples": 3}),
+    Entry(
+        "recycle",
+        shown=Shown("gate.notna()", ("layer", "gate", "trigger", "probability", "repeats", "recycled_share", *_CHANGE)),
+    ),
+    Entry(
+        "scale",
+        {"budgets": "80,160,240"},
+        shown=Shown("budget == budget.max()", ("arm", "budget", "tokens", *_CHANGE), (" 240:", " 240,")),
+    ),
+    Entry(
+        "ablate",
+        shown=Shown(
+            "method == 'mean'",
+            (
+                "place",
+                "layer",
+                "steps",
+                "logprob_change",
+                "logprob_low",
+                "logprob_high",
+                "says_gold_change",
+                "n",
+                "p_holm",
+            ),
+        ),
+    ),
+    Entry("correctness", shown=Shown(readings=("max_mi", "n_peaks", "n_steps", "Where a reference", "Intervals of"))),
+    Entry(
+        "information",
+        {"event_words": "Wait", "window": "8"},
+        least=1200,
+        shown=Shown(f"{_VALUE} and -4 <= at <= 5", _BITS, _TOLD),
+    ),
+    Entry(
+        "information",
+        {"align": "event", "event_words": "Hmm", "window": "16"},
+        part="hmm",
+        least=1200,
+        shown=Shown(f"{_VALUE} and 0 <= at <= 9", _BITS, _TOLD),
+    ),
+    Entry(
+        "bounds",
+        least=1200,
+        shown=Shown(
+            "kind == 'one place' and alignment == 'end' and layer == layer.max()",
+            ("at", "bits", "bits_low", "bits_high", "entropy", "lower", "upper", "probe_error", "stated_error", "n"),
+        ),
+    ),
+    Entry(
+        "overlap",
+        {"draws": "1000"},
+        sampling={"temperature": 1.0, "samples": 3},
+        shown=Shown(
+            columns=(
+                "first",
+                "second",
+                "both",
+                "n_first",
+                "n_second",
+                "n_steps",
+                "lift",
+                "lift_low",
+                "lift_high",
+                "jaccard",
+            ),
+            readings=("MI peaks and", "r2 against", "nhsic@200 against", "nhsic/drop4 against"),
+        ),
+    ),
 )
 
 
@@ -88,9 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--only", action="append", choices=STUDIES, help="some studies")
     parser.add_argument("--set", action="append", default=[], help="an option of a study, as study.option=value")
+    parser.add_argument("--as-kept", action="store_true", help="from what the run folders keep, nothing derived anew")
     given = parser.parse_args(arguments)
-    results: list[tuple[Entry, list[str], StudyResult]] = []
-    planted: list[str] = []
+    parts: list[Part] = []
     with RichWatch() as watch:
         for entry in ENTRIES:
             if entry.study not in (given.only or STUDIES) or (entry.part and given.model != TOY):
@@ -99,26 +170,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
             n = max(given.n, entry.least) if given.n >= FULL and given.model == TOY else given.n
             sampling = entry.sampling if given.model == TOY else {}
             command = _command(entry, given, n, sampling, options)
-            result = run_study(
-                make_study(entry.study, options), given.model, given.problems, given.out / entry.name, n=n,
-                batch_size=given.batch_size, workers=given.workers, max_new_tokens=given.max_new_tokens,
-                prompt=given.prompt, watch=watch, **sampling,
-            )  # fmt: skip
-            results.append((entry, command, result))
-            planted.append(planted_line(result, traced_problems(given.model, given.problems, n)))
-    for (_, _, result), line in zip(results, planted, strict=True):
-        print(f"\n{result.study.title}\n{line}")
-        for reading in result.readings:
+            study, folder = make_study(entry.study, options), given.out / entry.name
+            if given.as_kept and (found := as_kept(run := Run.open(folder))) is not None:
+                result = StudyResult(study, run, found[0], [], *found[1:])
+            else:
+                result = run_study(
+                    study, given.model, given.problems, folder, n=n, batch_size=given.batch_size,
+                    workers=given.workers, max_new_tokens=given.max_new_tokens, prompt=given.prompt, watch=watch,
+                    **sampling,
+                )  # fmt: skip
+            line = planted_line(result, traced_problems(given.model, given.problems, n))
+            parts.append(Part(entry.name, command, result, line, entry.part, entry.shown))
+    for part in parts:
+        print(f"\n{part.title}\n{part.planted}")
+        for reading in part.result.readings:
             print(f"- {reading}")
     if given.results:
-        pictures = given.results.parent / given.results.stem.lower()
-        _draw(results, pictures)
-        with replacing(given.results) as temporary:
-            temporary.write_text(results_page(given.model, results, planted, pictures.name), encoding="utf-8")
-    failures = [(entry.name, why) for entry, _, result in results for why in result.failures.values()]
+        _write(given.results, given.model, parts)
+    failures = [(part.name, why) for part in parts for why in part.result.failures.values()]
     if failures:
         name, why = failures[0]
         raise SystemExit(f"{len(failures)} failed, the first in {name}: {why.splitlines()[0][:400]}")
+
+
+def _write(page: Path, model: str, parts: Sequence[Part]) -> None:
+    """The page, and beside it, in a folder of its name, pictures and tables."""
+    folder = page.parent / page.stem.lower()
+    write_tables(parts, folder)
+    for part in parts:
+        if part.result.figures:
+            picture(part.result.figures[0], folder / f"{part.name}.png")
+    before = page.read_text(encoding="utf-8") if page.is_file() else ""
+    with replacing(page) as temporary:
+        temporary.write_text(results_page(_begun(model), parts, folder.name, before), encoding="utf-8")
+
+
+def _begun(model: str) -> tuple[str, ...]:
+    if model == TOY:
+        return (
+            "# Results on the toys",
+            "Written by `make studies`. The toys have planted mechanisms "
+            "(`interp/bundled/toy-reasoner/README.md`), so that it is known what each study should find. They are no "
+            "evidence about large models, and nothing here reproduces a number of the paper.",
+        )
+    return (
+        f"# Results on {model}",
+        "Written by `python -m analyses.studies --model ... --problems ... --results ...`. One small model: "
+        "nothing here reproduces a number of the paper, whose models are other and larger ones.",
+    )
 
 
 def _options(entry: Entry, given: argparse.Namespace) -> dict[str, str]:
@@ -149,58 +248,6 @@ def _command(
     for key, value in options.items():
         words += ["--set", f"{key}={value}"]
     return words + (["--out", f"runs/{entry.name}"] if entry.part else [])
-
-
-def results_page(
-    model: str, results: Sequence[tuple[Entry, Sequence[str], StudyResult]], planted: Sequence[str], pictures: str
-) -> str:
-    """The page as Markdown: for each study what was planted for it, its command, what it says, figure and table."""
-    if model == TOY:
-        begun = (
-            "# Results on the toys",
-            "Written by `make studies`. The toys have planted mechanisms "
-            "(`interp/bundled/toy-reasoner/README.md`), so that it is known what each study should find. They are no "
-            "evidence about large models, and nothing here reproduces a number of the paper.",
-        )
-    else:
-        begun = (
-            f"# Results on {model}",
-            "Written by `python -m analyses.studies --model ... --problems ... --results ...`. One small model: "
-            "nothing here reproduces a number of the paper, whose models are other and larger ones.",
-        )
-    parts = list(begun)
-    for (entry, command, result), line in zip(results, planted, strict=True):
-        parts += [
-            f"## {result.study.title}{f' ({entry.part})' if entry.part else ''}",
-            line,
-            f"{result.study.source[0].upper()}{result.study.source[1:]}. Command:",
-            f"```\n{shlex.join(command)}\n```",
-            "\n".join(f"- {reading}" for reading in result.readings),
-        ]
-        if result.figures:
-            parts.append(f"![{_one_line(result.figures[0].alt)}]({pictures}/{entry.name}.png)")
-        parts.append(_markdown(result.table))
-    return "\n\n".join(parts) + "\n"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("[", "(").replace("]", ")")
-
-
-def _markdown(table: pandas.DataFrame) -> str:
-    rows = [list(map(str, table.columns)), ["---"] * len(table.columns)]
-    rows += [
-        [value_text(value).replace("|", "\\|") for value in row.values()] for row in table.head(ROWS).to_dict("records")
-    ]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return text + (f"\n\n{len(table) - ROWS} more rows are in the run's CSV file." if len(table) > ROWS else "")
-
-
-def _draw(results: Sequence[tuple[Entry, Sequence[str], StudyResult]], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry, _, result in results:
-        if result.figures:
-            picture(result.figures[0], folder / f"{entry.name}.png")
 
 
 if __name__ == "__main__":

@@ -70,9 +70,9 @@ class AlignedStudy(Study):
 
     Options:
         align: relative (share of the response), end (steps before its last), event (around the k-th token of a kind).
-        points: places of relative; last: of end.
+        points: places of the alignment relative; last: places of the alignment end.
         event_words: whose k-th token is an event; all thinking words unless given.
-        events: which k; window: steps before and after.
+        events: which k of the alignment event; window: steps before and after it.
         max_answers: with more different answers than this, their last digit is the label.
     """
 

@@ -3,7 +3,8 @@
 1. `sources` digests what tables, readings and the page come from: cells and tables of the study and of its baselines,
    its options, its problems, its code.
 2. `keep` writes each table beside its CSV once more, as Parquet, which keeps missing texts and types.
-3. `kept` reads tables, readings and failures again where nothing is newer (:mod:`analyses.store.fresh`).
+3. `kept` reads tables, readings and failures again where nothing is newer (:mod:`analyses.store.fresh`), `as_kept`
+   whatever is.
 
 A result with a table that does not come back as it was is not kept: it is derived each time.
 """
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from analyses.studies.base import Study, StudyData
 
-__all__ = ["keep", "kept", "sources"]
+__all__ = ["as_kept", "keep", "kept", "sources"]
 
 _NAME = "study"
 
@@ -91,9 +92,14 @@ def keep(
 
 def kept(run: Run, digest: str) -> tuple[dict[str, pandas.DataFrame], list[str], dict[Cell, str]] | None:
     """Tables, readings and failures of the last time, if they are still what the sources give."""
-    if not is_fresh(run.path, _NAME, digest):
-        return None
+    return as_kept(run) if is_fresh(run.path, _NAME, digest) else None
+
+
+def as_kept(run: Run) -> tuple[dict[str, pandas.DataFrame], list[str], dict[Cell, str]] | None:
+    """Tables, readings and failures of the last time, whatever they came from; None where the run keeps none."""
     content = noted(run.path, _NAME)
+    if not content:
+        return None
     tables = {name: read_frame(_file(run, name)) for name in content["tables"]}
     return tables, content["readings"], {Cell(**cell): reason for cell, reason in content["failures"]}
 

@@ -4,24 +4,35 @@
 2. :func:`settle_options` brings the fields of a study into the kind of their defaults (a number where a list is asked
    for, NumPy's numbers, text as on the command line) and refuses, by name, what cannot be. Fields without a rule, as in
    a study of your own, are looked at by their kind alone.
-3. :func:`parse_option` reads a value that is given as text.
+3. :func:`parse_option` reads a value that is given as text; :func:`options_of` says of each option what a person needs,
+   from its default, its rule and the docstring of its study.
 
 Kinds are those of the defaults: bool, int, float, str, or a tuple of one of them.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from interp.errors import InputError
 
-__all__ = ["LARGEST_SEED", "Rule", "option", "parse_option", "seed_option", "settle_options"]
+__all__ = [
+    "LARGEST_SEED",
+    "OptionHelp",
+    "Rule",
+    "option",
+    "options_of",
+    "parse_option",
+    "seed_option",
+    "settle_options",
+]
 
 LARGEST_SEED = 2**63 - 1
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -39,6 +50,7 @@ class Rule:
         least, most: bounds that are themselves allowed; above, below: bounds that are not.
         empty: whether a list, or a text, may be empty.
         layers: a text that is "all" or layer numbers; numbers and lists are taken for it.
+        unset: the default is no value, but stands for what the study finds for itself.
     """
 
     among: tuple[Any, ...] = ()
@@ -48,6 +60,7 @@ class Rule:
     below: float | int | None = None
     empty: bool = False
     layers: bool = False
+    unset: bool = False
 
     def allows(self, value: Any) -> bool:
         """Whether one value is allowed."""
@@ -147,6 +160,77 @@ def parse_option(study: str, item: Field[Any], text: str) -> Any:
         return tuple(_FLAGS[part.lower()] if kind is bool else kind(part) for part in parts if part)
     except (KeyError, ValueError):
         raise _refused(study, item, text) from None
+
+
+@dataclass(frozen=True)
+class OptionHelp:
+    """What a person has to know of one option.
+
+    Attributes:
+        name: of the option.
+        kind: what a value may be, in words.
+        default: as it would be typed; empty where the study finds a value for itself.
+        help: what it is for, from the docstring of the study.
+    """
+
+    name: str
+    kind: str
+    default: str
+    help: str
+
+    def __str__(self) -> str:
+        bracket = "; ".join(part for part in (self.kind, f"default: {self.default}" * bool(self.default)) if part)
+        return f"{self.help} [{bracket}]".strip()
+
+
+def options_of(study: type) -> list[OptionHelp]:
+    """The options of a study, in its own order.
+
+    >>> from analyses.studies import find_study
+    >>> for option in options_of(find_study("trajectories")):
+    ...     print(option)
+    Responses drawn in full. [a whole number of at least 1; default: 3]
+    Of the bootstrap. [a whole number of at least 0; default: 0]
+    """
+    said: dict[str, str] = {}
+    for kind in reversed([base for base in study.__mro__ if is_dataclass(base)]):
+        said |= _described(kind)
+    found = []
+    for item in fields(study):
+        if not item.init:
+            continue
+        kind_of, several = _kind(item)
+        words = _rule(item).said(kind_of or str, several) if kind_of is not None or _rule(item).layers else ""
+        found.append(OptionHelp(item.name, words, _default(item), said.get(item.name, "")))
+    return found
+
+
+def _described(kind: type) -> dict[str, str]:
+    """What the section *Options* of a class's docstring says of each; several may share an entry, or a line."""
+    section = re.search(
+        r"^Options\b[^\n]*:\n((?:[ \t]+\S[^\n]*(?:\n|\Z))+)", inspect.cleandoc(vars(kind)["__doc__"] or ""), re.M
+    )
+    if section is None:
+        return {}
+    names = "|".join(re.escape(item.name) for item in fields(kind))
+    begins = re.compile(rf"(?:^|; )((?:{names})(?:, (?:{names}))*): ")
+    found = {}
+    for entry in re.split(r"\n(?=    \S)", section[1].rstrip()):
+        text = " ".join(entry.split())
+        places = list(begins.finditer(text))
+        for place, following in zip(places, [*places[1:], None], strict=True):
+            words = text[place.end() : following.start() if following else None].strip().rstrip(".")
+            for name in place[1].split(", "):
+                found[name] = f"{words[:1].upper()}{words[1:]}."
+    return found
+
+
+def _default(item: Field[Any]) -> str:
+    value = item.default if item.default_factory is MISSING else item.default_factory()
+    if _rule(item).unset or value is MISSING:
+        return ""
+    many = value if isinstance(value, tuple) else (value,)
+    return ",".join(str(one).lower() if isinstance(one, bool) else str(one) for one in many)
 
 
 def _kind(item: Field[Any]) -> tuple[type | None, bool]:

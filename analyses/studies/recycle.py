@@ -51,7 +51,7 @@ class Recycle(Study):
     source: ClassVar[str] = "Fig. 6"
 
     layers: str = option("all", layers=True)
-    variants_at: int = -1000
+    variants_at: int = option(-1000, unset=True)
     probabilities: tuple[float, ...] = option((0.5,), above=0, most=1, empty=True)
     repeats: tuple[int, ...] = option((2, 3), least=1, empty=True)
     triggers: tuple[str, ...] = option(("input",), among=("predicted", "input"), empty=True)
