@@ -74,8 +74,10 @@ class AnswerMetric:
 
     def token_ids(self, facts: ModelFacts, operation: str) -> list[int]:
         """The answer's tokens for a model: of a text those of the text alone, without special tokens."""
-        text = isinstance(self.answer, str)
-        ids = encode_text(facts.tokenizer, self.answer, operation, special=False) if text else list(self.answer)
+        given = self.answer
+        ids: list[int] = (
+            encode_text(facts.tokenizer, given, operation, special=False) if isinstance(given, str) else list(given)
+        )
         if not ids:
             raise InputError(
                 operation,

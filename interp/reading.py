@@ -131,7 +131,7 @@ def encode(
 
 
 @overload
-def read(  # type: ignore[overload-overlap]  # a text is a sequence of texts to a type checker
+def read(
     model: Bridge,
     prompts: str | Sequence[int] | Sequence[Mapping[str, Any]],
     responses: Prompts,

@@ -23,6 +23,7 @@ CHANGING = "…"
 
 # What a person imports from, and what for.
 MODULES = {
+    "peaklens": "all of it under one name",
     "interp": "load, decode, read, score; what an intervention is",
     "interp.interventions": "ways to touch a thinking step",
     "probes": "measures, from tensors alone",

@@ -105,6 +105,7 @@ def option(
     below: float | int | None = None,
     empty: bool = False,
     layers: bool = False,
+    unset: bool = False,
 ) -> Any:
     """A field of a study with a :class:`Rule`.
 
@@ -117,7 +118,7 @@ def option(
     ...
     peaklens.InputError: study some: expected draws as a whole number of at least 1, received draws=0. Change it.
     """
-    rule = Rule(among, least, most, above, below, empty, layers)
+    rule = Rule(among, least, most, above, below, empty, layers, unset)
     return field(default=default, metadata={"rule": rule})
 
 
