@@ -30,7 +30,9 @@ class _Shown(pandas.DataFrame):
 
     def _repr_html_(self) -> str:
         # pandas' own escapes HTML, but shows control and direction characters as they are.
-        return table([str(name) for name in self.columns], self.itertuples(index=False), limit=_SHOWN)
+        # The score once, not by its older name too.
+        once = self.drop(columns="mi") if {"mi", "nhsic"} <= set(self.columns) else self
+        return table([str(name) for name in once.columns], once.itertuples(index=False), limit=_SHOWN)
 
     def _need(self, columns: list[str]) -> None:
         missing = [name for name in columns if name not in self.columns]

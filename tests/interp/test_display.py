@@ -217,7 +217,11 @@ def test_show_colours_by_what_is_asked_for() -> None:
     assert f'{dark} title="step 2: -3 (after `b`, before `c`)"' in piece  # dark is improbable
     assert '<mark class="pl-m"><span class="pl-t"' in piece
     entropy = short.show("entropy").html
-    assert Reader(entropy).titles == ["step 0: 0", "step 1: 0.25 (Insist: went on)", "step 2: 0.5"]
+    assert Reader(entropy).titles == [
+        "step 0: 0 (after `⟨prompt⟩`, before `a`)",
+        "step 1: 0.25 (after `a`, before `b`; Insist: went on)",
+        "step 2: 0.5 (after `b`, before `c`)",
+    ]
     own = short.show([7.0, math.nan, 9.0], marks=[2]).html
     assert Reader(own).titles == ["step 0: 7", "step 1: NaN (Insist: went on)", "step 2: 9"]
     assert "marked" in Reader(own).text

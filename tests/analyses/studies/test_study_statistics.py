@@ -205,7 +205,7 @@ def test_measures_count_the_responses_where_they_are_defined() -> None:
             if (k, sample) == (5, 1):
                 other = np.zeros(30)
             parts.append(
-                pd.DataFrame({"problem": f"p{k}", "sample": sample, "step": range(30), "mi": mi, "is_peak": peaks,
+                pd.DataFrame({"problem": f"p{k}", "sample": sample, "step": range(30), "nhsic": mi, "is_peak": peaks,
                               "r2": other})
             )  # fmt: skip
     row = next(Overlap(measures=("r2",), draws=200)._measures(0, pd.concat(parts), 1.5))

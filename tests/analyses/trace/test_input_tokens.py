@@ -5,6 +5,7 @@ What is expected is worked out here from the ids in the cells and a plain tokeni
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from pathlib import Path
 
@@ -125,9 +126,9 @@ def test_every_view_of_a_run_has_both_tokens(run: TraceRun) -> None:
         assert said["token"].tolist()[0] in [place[3] for place in expected]
         for t in (0, 7):
             told = f"after `{expected[t][1]}`, before `{expected[t][3]}`"
-            assert f"({told})" in one.show("text").static
+            assert f"({html.escape(told)})" in one.show("text").static
             assert (one.show("text").live or {})["places"][t] == told
-            assert f"({told})" in one._repr_html_()
+            assert f"({html.escape(told)})" in one._repr_html_()
 
 
 def test_every_view_of_a_response_has_both_tokens(model: object, tmp_path: Path) -> None:
