@@ -33,7 +33,7 @@ from interp.record import RecordPlan, ResidualSites, Sink, Tape, as_record, chec
 from interp.rollout import Rollout
 from interp.rows import Row
 from interp.sampling import choose, entropy, log_probabilities, row_seeds, row_uniforms, widened, widest_float
-from interp.token_text import text_pieces
+from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
 
 __all__ = ["ProgressBar", "decode"]
@@ -288,6 +288,7 @@ class _Run:
             layers=self.plan.layers if residuals else (),
             events=row.events,
             settings={**self.settings, "seed": row.seed, **prompt_end(tokenizer, row.prompt_ids)},
+            prompt_token=last_piece(tokenizer, row.prompt_ids),
         )
 
 

@@ -22,11 +22,15 @@ from numbers import Real
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.token_text import gap_between
+from interp.token_text import gap_between, with_parts_shown
 
-__all__ = ["STYLE", "Fragment", "details_table", "number", "ramp", "readable_on", "table", "token_spans", "visible"]
+__all__ = [
+    "LONGEST", "STYLE", "Fragment", "between", "details_table", "number", "places", "ramp", "readable_on", "short",
+    "table", "token_spans", "visible",
+]  # fmt: skip
 
 _LONGEST = 200  # characters of a token that are shown
+LONGEST = 60  # characters of a token in a figure, a list or a tooltip
 
 # Light to dark; ends and middle of the ramp.
 _RAMP = ((245, 249, 253), (146, 193, 232), (24, 84, 148))
@@ -99,6 +103,32 @@ _SIGNS = {"\n": "⏎", "\t": "⇥"}
 # Printable by category, yet without ink: fillers, the blank Braille cell, joiners, variation selectors.
 _UNSEEN = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, 0xFFFC}
 _UNSEEN |= {*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)}
+
+
+def short(token: str, longest: int = LONGEST) -> str:
+    """A token in a figure: its invisible characters shown, spaces at its ends too.
+
+    >>> short(" Wait"), short(""), short("a" * 99, 5)
+    ('␣Wait', '⟨empty⟩', 'aaaa…')
+    """
+    shown = visible(token if len(token) <= longest else token[: longest - 1] + "…") or "⟨empty⟩"
+    return shown.replace(" ", "␣") if shown.strip(" ") != shown else shown
+
+
+def between(before: str, after: str) -> str:
+    """Where a step is in the text: the token that its position has read, and the one that it predicts.
+
+    >>> between("0", " meters")
+    'after `0`, before `␣meters`'
+
+    This is plain text: it has still to be escaped for HTML.
+    """
+    return f"after `{short(before)}`, before `{short(after)}`"
+
+
+def places(inputs: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    """`between` for each step of a response, from what it has read and what it predicts."""
+    return list(map(between, with_parts_shown(inputs), with_parts_shown(tokens)))
 
 
 def number(value: float | int) -> str:

@@ -37,7 +37,7 @@ from interp.record import (
 from interp.rollout import Rollout
 from interp.sampling import entropy, log_probabilities
 from interp.sites import Site
-from interp.token_text import text_pieces
+from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
 
 __all__ = ["Encoding", "Scores", "encode", "read", "score"]
@@ -244,6 +244,7 @@ def read(
                 residuals=plan.by_site(stored[n]) if record is not None else {},
                 layers=plan.layers,
                 settings={**settings, **prompt_end(facts.tokenizer, ids[n])},
+                prompt_token=last_piece(facts.tokenizer, ids[n]),
             )
     rollouts = [found[n] for n in range(len(texts))]
     return rollouts[0] if alone else rollouts

@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.display import Fragment, details_table, number, token_spans, visible
+from interp.display import Fragment, details_table, number, places, token_spans, visible
 from interp.errors import InputError
 from interp.foreign import foreign_errors, said
 from interp.rows import Event
-from interp.token_text import gap_between
+from interp.token_text import gap_between, inputs_of
 
 if TYPE_CHECKING:
     import pandas
@@ -60,6 +61,7 @@ class Rollout:
         layers: the layers of ``residuals`` (``ln_final`` has one of its own).
         events: where interventions acted.
         settings: model, seed, temperature, versions, interventions...
+        prompt_token: what the prompt's last token writes, which step 0 has read; None in files of earlier versions.
     """
 
     prompt_ids: Int[Tensor, " pos"]
@@ -73,9 +75,26 @@ class Rollout:
     layers: tuple[int, ...] = ()
     events: list[Event] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    prompt_token: str | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def input_ids(self) -> Int[Tensor, " step"]:
+        """``[step]``: the token that each step has read, of which its residual stream is; token t is what it predicts.
+
+        >>> ids = torch.tensor([5, 6])
+        >>> rollout = Rollout(torch.tensor([1, 4]), ids, ["a", "b"], "ab", "eos", torch.zeros(2), torch.zeros(2))
+        >>> rollout.input_ids.tolist(), rollout.input_tokens
+        ([4, 5], ['⟨prompt⟩', 'a'])
+        """
+        return torch.cat([self.prompt_ids[-1:], self.token_ids])[: len(self)]
+
+    @property
+    def input_tokens(self) -> list[str]:
+        """What those tokens write (`interp.token_text.inputs_of`)."""
+        return inputs_of(self.tokens, self.prompt_token)
 
     def show(
         self, by: str | Tensor | Sequence[float | int] = "logprobs", marks: Tensor | Iterable[int] | None = None
@@ -115,7 +134,7 @@ class Rollout:
             self.tokens,
             plain,
             marks=[step for step, note in enumerate(noted) if note] if marks is None else marks,
-            titles=noted,
+            titles=self._titles(noted),
             label=label,
             low=low,
             high=high,
@@ -125,12 +144,18 @@ class Rollout:
         return Fragment(body, f"{len(self)} tokens by {label}, {ends}")
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a step: step, token_id, token, logprob and entropy (nats), event (notes of interventions, or "")."""
+        """One row a step: the token it has read and the one it predicts, log-probability and entropy (nats), events.
+
+        Columns: step, input_token_id, input_token, token_id, token, logprob, entropy, event (notes of interventions,
+        or "").
+        """
         import pandas as pd
 
         return pd.DataFrame(
             {
                 "step": range(len(self)),
+                "input_token_id": self.input_ids.tolist(),
+                "input_token": self.input_tokens,
                 "token_id": self.token_ids.tolist(),
                 "token": self.tokens,
                 "logprob": self.logprobs.double().tolist(),
@@ -138,6 +163,11 @@ class Rollout:
                 "event": self._notes(),
             }
         )
+
+    def _titles(self, notes: Sequence[str]) -> list[str]:
+        """Each step by the tokens around it, and what was noted there."""
+        around = places(self.input_tokens, self.tokens)
+        return [f"{place}; {note}" if note else place for place, note in zip(around, notes, strict=True)]
 
     def _notes(self) -> list[str]:
         """What interventions did at each step, or nothing."""
@@ -176,7 +206,7 @@ class Rollout:
         text = token_spans(
             self.tokens,
             marks=[step for step, note in enumerate(noted) if note],
-            titles=noted,
+            titles=self._titles(noted),
             label="response",
             marked="intervention",
             limit=_SHOWN,
@@ -203,7 +233,7 @@ class Rollout:
         for site, values in self.residuals.items():
             if shared is None or site not in _STREAM:
                 tensors[f"residuals.{site}"] = _alone(values)
-        plain = {name: getattr(self, name) for name in ("tokens", "text", "finish_reason", "layers", "settings")}
+        plain = {name: getattr(self, name) for name in _PLAIN}
         body = {**plain, "events": [asdict(event) for event in self.events], "sites": list(self.residuals)}
         target = Path(path)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -259,6 +289,7 @@ class Rollout:
 
 
 _TENSORS = ("prompt_ids", "token_ids", "logprobs", "entropy")
+_PLAIN = ("tokens", "text", "finish_reason", "layers", "settings", "prompt_token")
 _STREAM = ("resid_pre", "resid_post")
 
 

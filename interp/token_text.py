@@ -20,7 +20,10 @@ from weakref import WeakKeyDictionary
 
 from interp.foreign import decode_text
 
-__all__ = ["gap_between", "text_pieces", "token_texts", "with_parts_shown"]
+__all__ = ["UNKNOWN_INPUT", "gap_between", "inputs_of", "last_piece", "text_pieces", "token_texts", "with_parts_shown"]
+
+UNKNOWN_INPUT = "⟨prompt⟩"
+"""Stands for the last prompt token where its text is not known."""
 
 _MARK = "\N{REPLACEMENT CHARACTER}"
 _LONGEST_CHARACTER = 4  # bytes of UTF-8; a token is at least one
@@ -99,6 +102,32 @@ def _one_by_one(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         before = _decode(tokenizer, ids[begin:done], skip=True)
         shown = len(before)
     return pieces
+
+
+def last_piece(tokenizer: Any, ids: Sequence[int]) -> str:
+    """What the last token of a text writes: the last of `text_pieces`, found from the last few tokens alone.
+
+    >>> from interp import load_model
+    >>> tokenizer = load_model("toy-reasoner").tokenizer
+    >>> last_piece(tokenizer, tokenizer("6 A ->")["input_ids"])
+    '->'
+    """
+    return text_pieces(tokenizer, list(ids[-2 * _LONGEST_CHARACTER :]))[-1]
+
+
+def inputs_of(tokens: Sequence[str], prompt_token: str | None) -> list[str]:
+    """The token that each step of a response has read: the prompt's last one, then the response's, one step late.
+
+    >>> inputs_of(["So", " 7", "."], "->")
+    ['->', 'So', ' 7']
+
+    Step t is the position that predicts response token t, so its residual stream has just read the token before.
+
+    Args:
+        prompt_token: None where it is not known, which `UNKNOWN_INPUT` then stands for.
+    """
+    first = UNKNOWN_INPUT if prompt_token is None else prompt_token
+    return [first, *tokens[:-1]][: len(tokens)]
 
 
 def with_parts_shown(tokens: Sequence[str], sign: str = "·") -> list[str]:

@@ -12,10 +12,12 @@ from typing import Any
 
 from analyses.report.summary import COLUMNS, null_sentence, summary
 from analyses.store.run import Run
+from analyses.store.tables import column_names
 from interp.decoding import ProgressBar
+from interp.display import between, short
 from interp.loading.models import ModelEntry
 from interp.progress import bar as bar_of
-from interp.token_text import gap_between
+from interp.token_text import UNKNOWN_INPUT, gap_between
 
 __all__ = [
     "clean_token",
@@ -24,6 +26,8 @@ __all__ = [
     "show",
     "show_models",
 ]
+
+_LISTED = 8  # peaks of the one response that are listed
 
 
 def show(run: Run) -> None:
@@ -51,10 +55,15 @@ def show(run: Run) -> None:
     console.print()
     numbers = [row["layer"] for row in facts["layers"]]
     for layer in sorted({numbers[len(numbers) // 3], numbers[2 * len(numbers) // 3], last}):
-        words = facts["words"].get(layer, [])
-        listed = ", ".join(f"{word} {count}" for word, count in words) or "none"
-        console.print(Text.assemble((f"Words at peaks of layer {layer}: ", "bold"), listed))
-    console.print(Text.assemble((f"\nOne response, peaks of layer {last} marked:\n", "bold"), _marked(run, last)))
+        for key, done in (("input_words", "read"), ("words", "predicted")):
+            listed = ", ".join(f"{short(word)} {count}" for word, count in facts[key].get(layer, [])) or "none"
+            if facts[key] or key == "words":
+                console.print(Text.assemble((f"Tokens {done} at peaks of layer {layer}: ", "bold"), listed))
+    console.print(
+        Text.assemble(
+            (f"\nOne response, the tokens that peaks of layer {last} predict marked:\n", "bold"), _marked(run, last)
+        )
+    )
     console.print(
         Text.assemble(("\nTables: ", "bold"), ", ".join(str(run.path / name) for name in run.tables)), soft_wrap=True
     )
@@ -81,8 +90,20 @@ def _marked(run: Run, layer: int) -> Any:
     chosen = peaks.iloc[len(peaks) // 2]
     where = {"problem": str(chosen["problem"]), "sample": int(chosen["sample"]), "layer": layer}
     rows = run.table("mi.parquet", ["token", "is_peak"], where=where)
+    tokens = rows["token"].tolist()
     peaks_at = {place: "" for place, is_peak in enumerate(rows["is_peak"]) if is_peak}
-    return Text(f"[{chosen['problem']}] ", style="dim").append(marked_tokens(rows["token"].tolist(), peaks_at))
+    # Of tables of earlier versions too: only what step 0 has read is not among the tokens
+    inputs = [_first_input(run, where), *tokens[:-1]]
+    listed = "; ".join(f"step {step} {between(inputs[step], tokens[step])}" for step in list(peaks_at)[:_LISTED])
+    more = f" and {len(peaks_at) - _LISTED} more" if len(peaks_at) > _LISTED else ""
+    text = Text(f"[{chosen['problem']}] ", style="dim").append(marked_tokens(tokens, peaks_at))
+    return text.append("\nIts peaks: ", style="not dim bold").append(f"{listed or 'none'}{more}", style="not dim")
+
+
+def _first_input(run: Run, where: Mapping[str, object]) -> str:
+    if "input_token" not in column_names(run.path / "mi.parquet"):
+        return UNKNOWN_INPUT
+    return str(run.table("mi.parquet", ["input_token"], where={**where, "step": 0})["input_token"].iloc[0])
 
 
 def marked_tokens(tokens: Sequence[str], marks: Mapping[int, str], gap: str | None = None) -> Any:

@@ -119,7 +119,7 @@ scores = [nhsic(r.residuals["resid_post"][0], a) for r, a in zip(responses, answ
 own = [Trajectory.of(r, mi) for r, mi in zip(responses, scores, strict=True)]
 peaks = pd.concat([trajectory.peaks() for trajectory in own])
 print(f"{len(peaks)} peaks in {sum(map(len, responses))} steps of {n} responses")
-peaks.show(top=8)
+peaks.show(top=8, position="predicted")
 
 # %% [markdown]
 # A frequent word is frequent at peaks too. So divide: *lift* is a word's share of the peaks over its share of all
@@ -133,9 +133,16 @@ print("on most peaks:", *(f"{token!r} ({count})" for token, count in at_peaks.mo
 views.bars(pd.DataFrame(lifts, columns=["token", "lift"]), label="token", value="lift", reference=1)
 
 # %% [markdown]
-# On this toy the word on most peaks is no thinking word: it is the full stop. A step that is about to write `.` has
-# just read a result digit, and the gold solution, too, ends on a digit. So there is a plain alternative to "this step
-# knows the answer": *the score sees the kind of position.*
+# On this toy the word on most peaks is no thinking word: it is the full stop. But a step's score is that of the
+# residual stream at the token which it has *read*; the token above is the one which it predicts. The same peaks by
+# what they have read:
+
+# %%
+peaks.show(top=8)
+
+# %% [markdown]
+# A step that is about to write `.` has just read a result digit, and the gold solution, too, ends on a digit. So there
+# is a plain alternative to "this step knows the answer": *the score sees the kind of position.*
 #
 # ## Is it this answer, or any answer?
 #

@@ -117,8 +117,8 @@ means if len(means) < 8 else pd.concat([means.head(3), means.tail(3)])
 # `ratio` is the share of steps that are peaks, `aom` how far peaks are from the median, in interquartile ranges. Where
 # no response of a layer has a peak, it is not defined: `NaN`.
 #
-# `tokens` has the words written at peaks, by layer, with every id that spells them. Only words of letters are counted
-# there; the figure shows whatever is written at peaks of any layer.
+# `tokens` has the tokens at peaks, by layer: those that peaks have just read (`position` is input), whose residual
+# stream is scored, and those that they predict. The figure shows what peaks of any layer have read.
 
 # %%
 traced = list(trajectories(run))

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyses.report.counted import TOLD, counted_words
 from analyses.report.lift import OtherTokens, Word, WordCount
 from analyses.stats import Estimate, proportion
+from analyses.store.columns import INPUT, PREDICTED, SCORE, stored_names
 from analyses.store.run import Run
 from interp.errors import InputError
+from interp.token_text import inputs_of
 
 if TYPE_CHECKING:
     import pandas
@@ -36,12 +39,15 @@ _RESPONSES = "responses.parquet"
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """One response: its tokens, and for each of its layers scores and peaks by step."""
+    """One response: the tokens that its steps predict and have read, and for each layer scores and peaks by step."""
 
     problem: str
     sample: int
     layers: tuple[int, ...]
     tokens: list[str]
+    token_ids: np.ndarray  # [step]
+    input_tokens: list[str]
+    input_ids: np.ndarray  # [step]
     mi: np.ndarray  # [layer, step]
     is_peak: np.ndarray  # [layer, step]
 
@@ -56,7 +62,8 @@ class Digest:
         statistics: one row a (response, layer): the columns of peaks.parquet and ``sum_mi``, the sum of the scores.
         by_layer: means over responses by layer, with ``n``, and ``n_interval`` and ``n_aom`` for what is undefined in
             some responses.
-        words, others: by layer.
+        words, others: by position (the tokens that peaks have read, "input", where the run's tables have them, and
+            those that they predict, "predicted"), then by layer.
         curves: of the first responses, as many as there was room for.
         told: whether the run has a responses.parquet.
         failures: responses that could not be made.
@@ -68,8 +75,8 @@ class Digest:
     responses: pandas.DataFrame
     statistics: pandas.DataFrame
     by_layer: pandas.DataFrame
-    words: dict[int, list[Word]]
-    others: dict[int, OtherTokens]
+    words: dict[str, dict[int, list[Word]]]
+    others: dict[str, dict[int, OtherTokens]]
     curves: list[Curves] = field(repr=False)
     told: bool
     failures: int
@@ -111,7 +118,7 @@ def digest(run: Run, room: int) -> Digest:
     """
     import pandas as pd
 
-    peaks, tokens = run.table("peaks.parquet"), run.table("tokens.csv")
+    peaks, tokens = run.table("peaks.parquet"), counted_words(run)
     if peaks.empty:
         raise InputError(
             "report",
@@ -125,14 +132,21 @@ def digest(run: Run, room: int) -> Digest:
     if peaks.duplicated([*keys, "layer"]).any():
         raise _unfit(run, "a layer of a response twice in peaks.parquet")
     responses = peaks.drop_duplicates(keys)[[*keys, "n_steps"]].reset_index(drop=True)
-    count = WordCount(tokens, layers, responses["problem"].unique().tolist())
+    names = responses["problem"].unique().tolist()
+    # Tables of earlier versions count predicted tokens alone
+    there = [position for position in TOLD if position == PREDICTED or (tokens["position"] == position).any()]
+    counts = {name: WordCount(tokens[tokens["position"] == name], layers, names) for name in there}
     kept: list[Curves] = []
     sums = []
     expected = set(zip(peaks["problem"], peaks["sample"].map(int), peaks["layer"].map(int), strict=True))
     for curves in _curves(run):
         if not expected.issuperset((curves.problem, curves.sample, layer) for layer in curves.layers):
             raise _unfit(run, f"problem {curves.problem!r} in mi.parquet with layers that peaks.parquet lacks")
-        count.add(curves.problem, curves.tokens, curves.layers, curves.is_peak)
+        for position, count in counts.items():
+            texts, ids = (
+                (curves.input_tokens, curves.input_ids) if position == INPUT else (curves.tokens, curves.token_ids)
+            )
+            count.add(curves.problem, texts, ids, curves.layers, curves.is_peak)
         finite = np.isfinite(curves.mi)
         total = np.where(finite.any(axis=1), np.where(finite, curves.mi, 0.0).sum(axis=1), np.nan)
         sums += [
@@ -161,8 +175,9 @@ def digest(run: Run, room: int) -> Digest:
     by_layer["n_interval"], by_layer["n_aom"] = groups["interval_mean"].count(), groups["aom"].count()
     return Digest(
         run, run.path.resolve().name, layers, responses, statistics, by_layer,
-        {layer: count.words(layer) for layer in layers}, {layer: count.others(layer) for layer in layers}, kept, told,
-        len(run.failures()),
+        {name: {layer: count.words(layer) for layer in layers} for name, count in counts.items()},
+        {name: {layer: count.others(layer) for layer in layers} for name, count in counts.items()},
+        kept, told, len(run.failures()),
     )  # fmt: skip
 
 
@@ -175,8 +190,14 @@ def _curves(run: Run) -> Iterator[Curves]:
         run.table(file.name)  # says what is missing
     pending: tuple[tuple[str, int], list[_Rows]] | None = None
     with pyarrow.parquet.ParquetFile(file) as table:
+        there = table.schema_arrow.names
+        wanted = [*_ROW_COLUMNS, *(name for name in _INPUT_COLUMNS if name in there)]
+        stored = stored_names(file.name, wanted, there)
+        asked = {name: wanted_as for wanted_as, name in stored.items()}
         for group in range(table.num_row_groups):
-            for key, rows in _responses(table.read_row_group(group, columns=["problem", "sample", *_ROW_COLUMNS])):
+            rows_of = table.read_row_group(group, columns=["problem", "sample", *stored.values()])
+            rows_of = rows_of.rename_columns([asked.get(name, name) for name in rows_of.column_names])
+            for key, rows in _responses(rows_of):
                 if pending is not None and pending[0] != key:
                     yield _one(run, *pending)
                     pending = None
@@ -185,7 +206,8 @@ def _curves(run: Run) -> Iterator[Curves]:
         yield _one(run, *pending)
 
 
-_ROW_COLUMNS = ("layer", "step", "mi", "is_peak", "token")
+_ROW_COLUMNS = ("layer", "step", SCORE, "is_peak", "token_id", "token")
+_INPUT_COLUMNS = ("input_token_id", "input_token")
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,21 +216,26 @@ class _Rows:
 
     layer: np.ndarray
     step: np.ndarray
-    mi: np.ndarray
+    nhsic: np.ndarray
     is_peak: np.ndarray
+    token_id: np.ndarray
     token: pyarrow.DictionaryArray
+    input_token_id: np.ndarray | None = None
+    input_token: pyarrow.DictionaryArray | None = None
 
 
 def _responses(table: pyarrow.Table) -> Iterator[tuple[tuple[str, int], _Rows]]:
     """The rows of each response in some rows of mi.parquet."""
-    problem, token = _texts(table["problem"]), _texts(table["token"])
+    problem = _texts(table["problem"])
+    columns = [name for name in table.column_names if name not in ("problem", "sample")]
+    texts = {name: _texts(table[name]) for name in columns if name in ("token", "input_token")}
     which, sample = problem.indices.to_numpy(), table["sample"].to_numpy()
     starts = np.flatnonzero((np.diff(which) != 0) | (np.diff(sample) != 0)) + 1
-    numbers = {name: table[name].to_numpy() for name in _ROW_COLUMNS[:-1]}
+    numbers = {name: table[name].to_numpy() for name in columns if name not in texts}
     for begin, end in pairwise([0, *starts.tolist(), len(table)] if len(table) else []):
         key = (str(problem.dictionary[int(which[begin])].as_py()), int(sample[begin]))
         part = {name: values[begin:end] for name, values in numbers.items()}
-        yield key, _Rows(**part, token=token.slice(begin, end - begin))
+        yield key, _Rows(**part, **{name: text.slice(begin, end - begin) for name, text in texts.items()})
 
 
 def _texts(column: pyarrow.ChunkedArray) -> pyarrow.DictionaryArray:
@@ -221,7 +248,7 @@ def _texts(column: pyarrow.ChunkedArray) -> pyarrow.DictionaryArray:
 
 def _one(run: Run, key: tuple[str, int], parts: list[_Rows]) -> Curves:
     layer, step, mi, is_peak = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("layer", "step", "mi", "is_peak")
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("layer", "step", SCORE, "is_peak")
     )
     order = np.lexsort((step, layer))
     layers = tuple(np.unique(layer).tolist())
@@ -229,20 +256,27 @@ def _one(run: Run, key: tuple[str, int], parts: list[_Rows]) -> Curves:
     expected = np.tile(np.arange(steps), len(layers))
     if len(step) != len(expected) or not (step[order] == expected).all():
         raise _unfit(run, f"layers of different steps for problem {key[0]!r}, sample {key[1]}, in mi.parquet")
-    shape = (len(layers), steps)
+    shape, first = (len(layers), steps), order[:steps]
+    tokens = _texts_at([part.token for part in parts], first)
+    ids = np.concatenate([part.token_id for part in parts])[first]
+    read = [part.input_token for part in parts if part.input_token is not None]
+    read_ids = [part.input_token_id for part in parts if part.input_token_id is not None]
+    # A table of an earlier version: only what the first step has read is not in it
+    inputs = _texts_at(read, first) if read else inputs_of(tokens, None)
+    input_ids = np.concatenate(read_ids)[first] if read_ids else np.concatenate([[-1], ids[:-1]])
     return Curves(
-        *key, layers, _tokens_at(parts, order[:steps]), mi[order].astype(np.float64).reshape(shape),
+        *key, layers, tokens, ids, inputs, input_ids, mi[order].astype(np.float64).reshape(shape),
         is_peak[order].astype(bool).reshape(shape),
     )  # fmt: skip
 
 
-def _tokens_at(parts: list[_Rows], places: np.ndarray) -> list[str]:
-    ends = np.cumsum([len(part.token) for part in parts])
+def _texts_at(parts: list[pyarrow.DictionaryArray], places: np.ndarray) -> list[str]:
+    ends = np.cumsum([len(part) for part in parts])
     found: list[str] = []
     for place in places.tolist():
         part = int(np.searchsorted(ends, place, side="right"))
-        token = parts[part].token
-        found.append(str(token[place - int(ends[part]) + len(token)].as_py()))
+        text = parts[part]
+        found.append(str(text[place - int(ends[part]) + len(text)].as_py()))
     return found
 
 

@@ -104,6 +104,7 @@ def response_data(one: Digest, curves: Curves, row: dict[Any, Any]) -> dict[str,
         "status": str(row.get("status", "")) if str(row.get("status", "")) in VERDICTS else "",
         "layers": [one.layers.index(layer) for layer in curves.layers],
         "tokens": [short(token) for token in with_parts_shown(curves.tokens)],
+        "before": short(curves.input_tokens[0]),  # every other step has read the token before
         "safe": [safe_token(token) for token in with_parts_shown(curves.tokens)],
         "mi": base64.b64encode(np.ascontiguousarray(finite, dtype="<f4").tobytes()).decode(),
         "peaks": [np.flatnonzero(marked).tolist() for marked in curves.is_peak],

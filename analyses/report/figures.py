@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from analyses.views.drawing import empty_figure
+from analyses.views.drawing import empty_figure, token_tips
 
 __all__ = ["comparison_item", "curves_item"]
 
 _BLUE, _UNDEFINED = "#0072b2", "#bdbdbd"
+_CELLS = ("x", "y", "dw", "dh", "step", "layer", "input", "token", "value", "peak")
 _LEFT = 58  # pixels left of both figures, so that their steps stand below each other
 
 
@@ -43,7 +44,7 @@ def _line(steps: Any, run: int) -> Any:
     figure = _figure(height=230, x_range=steps, y_range=height, y_axis_label="nHSIC", tags=[run])
     figure.xaxis.major_label_text_font_size = "0px"
     figure.xaxis.major_tick_line_color = None
-    data = ColumnDataSource({"step": [], "value": [], "token": [], "peak": []}, name="line")
+    data = ColumnDataSource({"step": [], "value": [], "input": [], "token": [], "peak": []}, name="line")
     limit = ColumnDataSource({"step": [], "value": []}, name="limit")
     peaks = ColumnDataSource({"step": [], "value": []}, name="peaks")
     figure.line("step", "value", source=limit, color="#b03a00", line_dash="dashed", width=1.2)
@@ -56,7 +57,7 @@ def _line(steps: Any, run: int) -> Any:
     )  # fmt: skip
     # What the pointer is above: the whole column of a step, also where there is no score.
     columns = figure.vbar(x="step", width=1, bottom=0, top=1, source=data, fill_alpha=0, line_alpha=0)
-    tips = [("step", "@step"), ("token", "@token"), ("nHSIC", "@value{%.4g}"), ("peak", "@peak")]
+    tips = [("step", "@step"), *token_tips(True), ("nHSIC", "@value{%.4g}"), ("peak", "@peak")]
     figure.add_tools(HoverTool(renderers=[columns], tooltips=tips, formatters={"@value": "printf"}, mode="vline"))
     _cursor(figure)
     return figure
@@ -74,7 +75,7 @@ def _heatmap(steps: Any, layers: Sequence[int], run: int) -> Any:
     figure.grid.grid_line_color = None
     mapper = LinearColorMapper(palette="Viridis256", low=0, high=1, nan_color=_UNDEFINED, name="colours")
     # One cell, from which the script learns what kind of array an image is.
-    blank: dict[str, Any] = {name: [0] for name in ("x", "y", "dw", "dh", "step", "layer", "token", "value", "peak")}
+    blank: dict[str, Any] = {name: [0] for name in _CELLS}
     cells = ColumnDataSource(blank | {"image": [np.zeros((1, 1))]}, name="cells")
     drawn = figure.image("image", x="x", y="y", dw="dw", dh="dh", source=cells, color_mapper=mapper)
     figure.rect(
@@ -89,7 +90,7 @@ def _heatmap(steps: Any, layers: Sequence[int], run: int) -> Any:
         fill_color="#ffffff", line_color="#000000", line_width=1.2,
     )  # fmt: skip
     tips = [
-        ("layer", "@layer"), ("step", "@step"), ("token", "@token"), ("nHSIC", "@value{%.4g}"), ("peak", "@peak"),
+        ("layer", "@layer"), ("step", "@step"), *token_tips(True), ("nHSIC", "@value{%.4g}"), ("peak", "@peak"),
     ]  # fmt: skip
     figure.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"@value": "printf"}))
     every = max(1, -(-count // 14))

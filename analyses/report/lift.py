@@ -49,17 +49,26 @@ class OtherTokens:
 
 
 class WordCount:
-    """Counts the words of a run's tokens.csv, at peaks and anywhere, while responses go by."""
+    """Counts the words of a run's tokens.csv, at peaks and anywhere, while responses go by.
+
+    `tokens` are its rows of one position: tokens that peaks have read, or those that they predict. A word of letters is
+    told by a token's text, whatever else by its id, since the text of half a character depends on its neighbours.
+    """
 
     def __init__(self, tokens: pandas.DataFrame, layers: Sequence[int], problems: Sequence[str]) -> None:
         self.top: dict[int, dict[str, int]] = {}
         self.at_words: dict[int, int] = {}
+        self.by_id: dict[int, str] = {}
         for layer in layers:
             rows = tokens[tokens["layer"] == layer]
             best = rows.head(TOP_WORDS)
             self.top[layer] = dict(zip(map(str, best["word"]), map(int, best["count"]), strict=True))
             # Read back from a file without rows, the column is one of text, whose sum is "".
-            self.at_words[layer] = int(rows["count"].sum()) if len(rows) else 0
+            words = rows[rows["is_word"].astype(bool)] if len(rows) else rows
+            self.at_words[layer] = int(words["count"].sum()) if len(words) else 0
+            for word, is_word, ids in zip(best["word"], best["is_word"], best["token_ids"], strict=True):
+                if not is_word:
+                    self.by_id.update(dict.fromkeys(map(int, str(ids).split()), str(word)))
         self.problems = {problem: row for row, problem in enumerate(problems)}
         words = sorted({word for words in self.top.values() for word in words})
         self.known = {word: k for k, word in enumerate(words)}
@@ -72,9 +81,15 @@ class WordCount:
         self.in_responses: dict[int, Counter[str]] = {layer: Counter() for layer in layers}
         self.plain: dict[int, Counter[str]] = {layer: Counter() for layer in layers}
 
-    def add(self, problem: str, tokens: Sequence[str], layers: Sequence[int], is_peak: np.ndarray) -> None:
-        """Count a response; `is_peak` is ``[layer, step]``."""
-        row, words = self.problems[problem], [token.strip() for token in tokens]
+    def add(
+        self, problem: str, tokens: Sequence[str], ids: np.ndarray, layers: Sequence[int], is_peak: np.ndarray
+    ) -> None:
+        """Count a response: `tokens` and `ids` by step, `is_peak` ``[layer, step]``."""
+        row, stripped = self.problems[problem], [token.strip() for token in tokens]
+        words = [
+            text if WORD.fullmatch(text) else self.by_id.get(token_id)
+            for token_id, text in zip(ids.tolist(), stripped, strict=True)
+        ]
         self.steps[row] += len(words)
         for word, count in Counter(words).items():
             if word in self.known:
@@ -86,7 +101,7 @@ class WordCount:
             found = Counter(words[step] for step in places)
             self.at_peaks[layer][row] += [found[word] for word in self.top[layer]]
             self.in_responses[layer].update(word for word in found if word in self.top[layer])
-            self.plain[layer].update(tokens[step] for step in places if not WORD.fullmatch(words[step]))
+            self.plain[layer].update(tokens[step] for step in places if not WORD.fullmatch(stripped[step]))
 
     def words(self, layer: int) -> list[Word]:
         """The words most often at peaks of a layer, the most frequent first."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 from analyses.report.digest import Digest
 from analyses.report.summary import VOID_NULL, matched_sentence
 from analyses.stats import bootstrap_interval, proportion
 from analyses.stats.association import FEWEST_PROBLEMS
-from analyses.store.columns import SIGNIFICANT, is_void
+from analyses.store.columns import SCORE, SIGNIFICANT, is_void, stored_names
 from analyses.views.parts import cell, column, data_table, remark, token_code
 from analyses.views.wording import escaped, percent, plain, several
 from interp.display import visible
@@ -74,17 +75,23 @@ def _list(one: Digest) -> str:
         return "<p>No peak survives.</p>"
     rows = [
         f'<tr><th scope="row">{escaped(visible(str(row["problem"]))[:60])}</th><td class="pl-n">{row["layer"]}</td>'
-        f'<td class="pl-n">{row["step"]}</td><td>{token_code(str(row["token"]))}</td>'
-        f"{cell(row['mi'], plain(row['mi'], 4))}{cell(row['null_mean'], plain(row['null_mean'], 4))}"
+        f'<td class="pl-n">{row["step"]}</td>{_tokens(row)}'
+        f"{cell(row[SCORE], plain(row[SCORE], 4))}{cell(row['null_mean'], plain(row['null_mean'], 4))}"
         f"{cell(row['p_holm'], plain(row['p_holm'], 2))}</tr>"
         for row in found.to_dict("records")
     ]
     columns = [
-        column(name, name not in ("problem", "token"))
-        for name in ("problem", "layer", "step", "token", "nHSIC", "mean of wrong answers", "p (Holm)")
+        column(name, name not in ("problem", "after", "before"))
+        for name in ("problem", "layer", "step", "after", "before", "nHSIC", "mean of wrong answers", "p (Holm)")
     ]
     caption = f"Surviving peaks{f', the first {_LISTED} of {count:,}' if count > _LISTED else ''}"
     return data_table(caption, columns, rows, label="Surviving peaks")
+
+
+def _tokens(row: dict[Hashable, Any]) -> str:
+    """What a step has read, an en dash where the table is one of an earlier version, and what it predicts."""
+    read = token_code(str(row["input_token"])) if "input_token" in row else "–"
+    return f"<td>{read}</td><td>{token_code(str(row['token']))}</td>"
 
 
 def _surviving(one: Digest) -> tuple[pandas.DataFrame, int]:
@@ -92,18 +99,22 @@ def _surviving(one: Digest) -> tuple[pandas.DataFrame, int]:
     import pandas as pd
     import pyarrow.parquet
 
-    columns = ["problem", "layer", "step", "token", "mi", "null_mean", "p_holm"]
-    first, count = pd.DataFrame(columns=columns), 0
     with pyarrow.parquet.ParquetFile(one.run.path / "mi.parquet") as table:
+        there = table.schema_arrow.names
+        score = stored_names("mi.parquet", [SCORE], there)[SCORE]
+        known = ["input_token"] if "input_token" in there else []
+        columns = ["problem", "layer", "step", *known, "token", score, "null_mean", "p_holm"]
+        first, count = pd.DataFrame(columns=columns).rename(columns={score: SCORE}), 0
         for group in range(table.num_row_groups):
             rows = table.read_row_group(group, columns=[*columns, "is_peak", "is_significant"])
             rows = rows.filter(rows["is_peak"]).select([*columns, "is_significant"])
             rows = rows.filter(rows["is_significant"]).select(columns)
             if len(rows):
                 count += len(rows)
-                found = rows.to_pandas().astype({"problem": str, "token": str})
+                found = rows.to_pandas().astype(dict.fromkeys(["problem", "token", *known], str))
+                found = found.rename(columns={score: SCORE})
                 both = pd.concat([first, found], ignore_index=True) if len(first) else found
-                order = {"by": ["layer", "p_holm", "mi"], "ascending": [False, True, False]}
+                order = {"by": ["layer", "p_holm", SCORE], "ascending": [False, True, False]}
                 first = both.sort_values(**order, kind="stable").head(_LISTED)
     return first, count
 

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analyses.report.counted import TOLD
 from analyses.report.digest import Digest
 from analyses.report.shown import shown_as, verdict
+from analyses.store.columns import PREDICTED
 from analyses.views.parts import cell, column, data_table, remark, small, token_code
 from analyses.views.wording import escaped, name_of, percent, plain, several
 
@@ -90,18 +92,19 @@ def _listed(layers: Sequence[int]) -> str:
 
 
 def _words_sentence(one: Digest) -> str:
-    words, others = one.words[one.last], one.others[one.last]
-    if not others.peaks:
+    peaks = one.others[PREDICTED][one.last].peaks
+    if not peaks:
         return f"There are no peaks at layer {one.last}."
-    listed = ", ".join(f"{escaped(word.word)} ({word.count})" for word in words[:5]) or "none"
-    text = (
-        f"Words most often at peaks of layer {one.last}: <b>{listed}</b>; {others.at_words} of its "
-        f"{several(others.peaks, 'peak')} {'is a word' if others.at_words == 1 else 'are words'}"
+    told = []
+    for position, words in one.words.items():
+        listed = ", ".join(f"{token_code(word.word)} ({word.count})" for word in words[one.last][:5]) or "none"
+        told.append(f"{TOLD[position]} most often: <b>{listed}</b>")
+    count = one.others[PREDICTED][one.last].at_words
+    return (
+        f"Tokens at the {several(peaks, 'peak')} of layer {one.last}, {'; '.join(told)}. {count} of the predicted ones "
+        f"{'is a word' if count == 1 else 'are words'} of letters. A score is that of the residual stream at the token "
+        "that was read."
     )
-    if others.tokens:
-        token, count = others.tokens[0]
-        text += f", the most frequent other token is {token_code(token)} ({count})"
-    return text + "."
 
 
 def _accuracy_sentence(one: Digest) -> str:
@@ -185,7 +188,7 @@ def comparison(digests: Sequence[Digest], anchors: Sequence[str]) -> str:
     """The runs beside each other."""
     columns = [
         "run", "model", "responses", "steps", "accuracy", "layer", "peak ratio", "mean interval", "mean nHSIC", "AOM",
-        "words at peaks",
+        "tokens at peaks",
     ]  # fmt: skip
     heads = [column(name, 1 < k < 10) for k, name in enumerate(columns)]
     body = []
@@ -193,7 +196,10 @@ def comparison(digests: Sequence[Digest], anchors: Sequence[str]) -> str:
         at = one.means(one.last)
         value, note = _accuracy_tile(one)
         share = one.accuracy[0] / one.accuracy[1] if one.graded else math.nan
-        listed = ", ".join(f"{escaped(w.word)} {w.count}" for w in one.words[one.last][:3]) or "–"
+        listed = "; ".join(
+            f"{TOLD[position]} " + (", ".join(f"{token_code(w.word)} {w.count}" for w in words[one.last][:3]) or "–")
+            for position, words in one.words.items()
+        )
         body.append(
             f'<tr><th scope="row"><a href="#{anchor}">{escaped(one.name)}</a></th>'
             f"<td>{escaped(name_of(one.run.settings.get('model', '–')))}</td>"

@@ -108,6 +108,10 @@ REPORT_SCRIPT = inline_script(
         var data = read(stored[k]), raw = window.atob(data.mi), view = new DataView(new ArrayBuffer(raw.length));
         for (var i = 0; i < raw.length; i++) view.setUint8(i, raw.charCodeAt(i));
         data.rows = layers.map(function () { return null; });
+        data.inputs = [data.before].concat(data.tokens.slice(0, -1));
+        data.places = data.tokens.map(function (token, t) {
+          return "after `" + data.inputs[t] + "`, before `" + token + "`";
+        });
         data.layers.forEach(function (place, own) {
           var steps = data.tokens.length, values = new Float64Array(steps);
           for (var t = 0; t < steps; t++) values[t] = view.getFloat32(4 * (own * steps + t), true);
@@ -142,7 +146,8 @@ REPORT_SCRIPT = inline_script(
     function heatmap() {
       var steps = response.tokens.length, count = layers.length, cells = count * steps;
       var image = new Float64Array(cells), layer = new Array(cells), step = new Array(cells);
-      var token = new Array(cells), peak = new Array(cells), raw = new Array(cells), ranked = scale.value === "rank";
+      var input = new Array(cells), token = new Array(cells), peak = new Array(cells), raw = new Array(cells);
+      var ranked = scale.value === "rank";
       var dots = {x: [], y: []}, holes = {x: [], y: []}, low = Infinity, high = -Infinity;
       response.rows.forEach(function (scores, y) {
         var shades = scores && (ranked ? ranks(scores.values) : scores.values);
@@ -152,6 +157,7 @@ REPORT_SCRIPT = inline_script(
           raw[at] = value;
           layer[at] = layers[y];
           step[at] = t;
+          input[at] = response.inputs[t];
           token[at] = response.tokens[t];
           peak[at] = scores && scores.isPeak[t] ? "yes" : "no";
           if (isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
@@ -165,7 +171,7 @@ REPORT_SCRIPT = inline_script(
       models("colours").setv({low: low, high: high});
       models("cells").data = {
         image: [new ImageArray(image, [count, steps])], x: [-0.5], y: [-0.5], dw: [steps], dh: [count],
-        layer: [layer], step: [step], token: [token], value: [raw], peak: [peak]
+        layer: [layer], step: [step], input: [input], token: [token], value: [raw], peak: [peak]
       };
       models("undefined").data = holes;
       models("dots").data = dots;
@@ -177,7 +183,7 @@ REPORT_SCRIPT = inline_script(
       var values = scores ? scores.values : new Float64Array(steps).fill(NaN), at = [];
       for (var t = 0; t < steps; t++) at.push(t);
       models("line").data = {
-        step: at, value: Array.from(values), token: response.tokens,
+        step: at, value: Array.from(values), input: response.inputs, token: response.tokens,
         peak: at.map(function (t) { return scores && scores.isPeak[t] ? "yes" : "no"; })
       };
       var peaks = scores ? scores.peaks : [];
@@ -230,7 +236,7 @@ REPORT_SCRIPT = inline_script(
       data.type = "application/json";
       data.textContent = JSON.stringify({
         needs: "circuitsvis", component: "ColoredTokens", choose: "Coloured by", start: 0,
-        props: Object.assign({tokens: response.safe}, template.colours),
+        places: response.places, props: Object.assign({tokens: response.safe}, template.colours),
         series: [{label: "layer " + layers[row], marks: scores.peaks, undefined: holes, props: {
           values: values, minValue: Math.min(finite.length ? finite[0] : 0, -1e-12),
           maxValue: Math.max(finite.length ? finite[finite.length - 1] : 0, 1e-12)
@@ -245,7 +251,7 @@ REPORT_SCRIPT = inline_script(
       place.textContent = "";
       place.appendChild(make("span", "Peaks of layer " + layers[row] + (found.length ? ":" : ": none")));
       found.slice(0, 80).forEach(function (step) {
-        var button = make("button", step + " " + response.tokens[step]);
+        var button = make("button", step + " " + response.places[step]);
         button.type = "button";
         button.title = "nHSIC " + number(scores.values[step]);
         button.addEventListener("click", function () { stepTo(step); });
@@ -259,7 +265,7 @@ REPORT_SCRIPT = inline_script(
       slider.max = last;
       slider.value = step;
       var value = scores ? scores.values[step] : NaN, isPeak = scores && scores.isPeak[step];
-      var told = "Step " + step + " of 0 to " + last + ": \u201c" + response.tokens[step] + "\u201d, nHSIC " +
+      var told = "Step " + step + " of 0 to " + last + ", " + response.places[step] + ": nHSIC " +
         number(value) + " at layer " + layers[row] + (isPeak ? ", a peak" : "");
       one(box, ".rp-at").textContent = told;
       slider.setAttribute("aria-valuetext", told);

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from analyses.store.columns import CLOSENESS, SIGNIFICANT, WRONG_ANSWERS, is_void
+from analyses.report.counted import counted_words
+from analyses.store.columns import CLOSENESS, INPUT, PREDICTED, SIGNIFICANT, WRONG_ANSWERS, is_void
 from analyses.store.run import Run
 from probes.many_tests import nulls_needed, smallest_p
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["COLUMNS", "VOID_NULL", "matched_sentence", "null_sentence", "summary"]
 
@@ -31,9 +35,10 @@ _ENDINGS = {
 def summary(run: Run, top: int = 15) -> dict[str, Any]:
     """Means over responses by layer, and the words most often at peaks, as JSON-able data.
 
-    ``interval`` means are over the responses that have at least two peaks, ``aom`` over those with one.
+    ``interval`` means are over the responses that have at least two peaks, ``aom`` over those with one. ``input_words``
+    are the tokens that peaks have read, ``words`` those that they predict, without the spaces around them.
     """
-    peaks, tokens = run.table("peaks.parquet"), run.table("tokens.csv")
+    peaks, tokens = run.table("peaks.parquet"), counted_words(run)
     by_layer = peaks.groupby("layer", as_index=False)[list(COLUMNS)].mean()
     facts: dict[str, Any] = {
         "run": str(run.path),
@@ -45,11 +50,8 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
             {"layer": int(row["layer"]), **{name: _number(row[name]) for name in COLUMNS}}
             for row in by_layer.to_dict("records")
         ],
-        "words": {
-            layer: [[w, int(c)] for w, c in zip(part["word"][:top], part["count"][:top], strict=True)]
-            for layer in sorted(map(int, tokens["layer"].unique()))
-            for part in [tokens[tokens["layer"] == layer]]
-        },
+        "input_words": _words(tokens[tokens["position"] == INPUT], top),
+        "words": _words(tokens[tokens["position"] == PREDICTED], top),
     }
     if (null := run.settings.get("null")) and not is_void(run.settings):
         drawn = run.table(WRONG_ANSWERS)
@@ -64,6 +66,14 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
             "survive": dict(zip(map(int, survive.index), map(int, survive["n_significant"]), strict=True)),
         }
     return facts
+
+
+def _words(tokens: pandas.DataFrame, top: int) -> dict[int, list[list[Any]]]:
+    return {
+        layer: [[w, int(c)] for w, c in zip(part["word"][:top], part["count"][:top], strict=True)]
+        for layer in sorted(map(int, tokens["layer"].unique()))
+        for part in [tokens[tokens["layer"] == layer]]
+    }
 
 
 def null_sentence(run: Run, facts: dict[str, Any]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from analyses.report.counted import TOLD
 from analyses.report.digest import Digest
 from analyses.report.lift import TOP_WORDS, Word
 from analyses.stats.association import DRAWS, FEWEST_PROBLEMS
+from analyses.views.drawing import short
 from analyses.views.parts import cell, column, data_table, options, small, token_code
 from analyses.views.wording import escaped, percent, plain, several
 
@@ -17,7 +19,7 @@ _FEW = 5  # a word at fewer peaks is greyed
 
 
 def thinking(one: Digest, run: int) -> str:
-    """Words at peaks with their lift, by layer."""
+    """Words at peaks with their lift, by layer: by the token that peaks have read, then by the one they predict."""
     picker = ""
     if len(one.layers) > 1:
         layers = options([(layer, f"layer {layer}") for layer in one.layers], one.last)
@@ -30,9 +32,15 @@ def thinking(one: Digest, run: int) -> str:
 
 
 def _words_of(one: Digest, layer: int) -> str:
-    found, others = one.words[layer], one.others[layer]
     hidden = "" if layer == one.last else " hidden"
-    body = f"<p>No words at the {several(others.peaks, 'peak')} of layer {layer}.</p>"
+    tables = "".join(_table_of(one, position, layer) for position in one.words)
+    return f'<div class="rp-by-layer" data-layer="{layer}"{hidden}>{tables}</div>'
+
+
+def _table_of(one: Digest, position: str, layer: int) -> str:
+    found, others = one.words[position][layer], one.others[position][layer]
+    done = TOLD[position]
+    body = f"<p>No tokens {done} at the {several(others.peaks, 'peak')} of layer {layer}.</p>"
     if found:
         most = max(word.count for word in found)
         reach = _reach(found)
@@ -43,21 +51,21 @@ def _words_of(one: Digest, layer: int) -> str:
             column(f'lift <span class="pl-soft">(log scale, {ends}; line at 1)</span>'),
         ]  # fmt: skip
         body = data_table(
-            f"Words at the {several(others.peaks, 'peak')} of layer {layer}"
+            f"Tokens {done} at the {several(others.peaks, 'peak')} of layer {layer}"
             f"{f', the {TOP_WORDS} most frequent' if len(found) == TOP_WORDS else ''}",
             columns, [_word_row(word, most, reach) for word in found],
-            label=f"Words at peaks of layer {layer}", kind="rp-words",
+            label=f"Tokens {done} at peaks of layer {layer}", kind=f"rp-words rp-{position}",
         )  # fmt: skip
     listed = ", ".join(f"{token_code(token)} {count}" for token, count in others.tokens)
     left = (
         small(
-            f"{others.at_words} of {several(others.peaks, 'peak')} are words. Most frequent tokens at the others: "
-            f"{listed}."
+            f"{others.at_words} of {several(others.peaks, 'peak')} are words of letters. Most frequent tokens at the "
+            f"others: {listed}."
         )
         if others.tokens
         else ""
     )
-    return f'<div class="rp-by-layer" data-layer="{layer}"{hidden}>{body}{left}</div>'
+    return body + left
 
 
 def _word_row(word: Word, most: int, reach: int) -> str:
@@ -68,7 +76,7 @@ def _word_row(word: Word, most: int, reach: int) -> str:
     )
     told = plain(word.lift, 3) + ("" if math.isnan(word.low) else f" [{plain(word.low, 3)}, {plain(word.high, 3)}]")
     return (
-        f'<tr{few}><th scope="row">{escaped(word.word)}</th><td data-v="{word.count}">{bar}</td>'
+        f'<tr{few}><th scope="row">{escaped(short(word.word))}</th><td data-v="{word.count}">{bar}</td>'
         f"{cell(word.responses, str(word.responses))}{cell(word.share, percent(word.share))}"
         f"{cell(word.overall, percent(word.overall))}"
         f'<td class="rp-lift" data-v="{"" if math.isnan(word.lift) else repr(word.lift)}" data-low="{word.low!r}" '
@@ -110,6 +118,8 @@ def _note(one: Digest) -> str:
         "of one response are not independent; many words are compared, so some intervals miss 1 by chance"
     )
     return small(
-        "Lift is a word's share among the tokens at peaks over its share among all tokens: 1 is as often at peaks as "
+        "A peak is a step that predicts one token and has just read the one before it, whose residual stream is "
+        "scored. All tokens count, without the spaces around them. Lift is a word's share among the tokens at peaks "
+        "over its share among all tokens: 1 is as often at peaks as "
         f"anywhere. {interval}. Words at fewer than {_FEW} peaks are grey and italic: too few to say anything."
     )

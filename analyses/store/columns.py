@@ -5,10 +5,22 @@ What the columns mean stands where they are made, in :mod:`analyses.trace.tables
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["CLOSENESS", "NULL_COLUMNS", "RESPONSE_COLUMNS", "SIGNIFICANT", "WRONG_ANSWERS", "is_void"]
+__all__ = [
+    "CLOSENESS", "INPUT", "NULL_COLUMNS", "PREDICTED", "RENAMED", "RESPONSE_COLUMNS", "SCORE", "SIGNIFICANT",
+    "WRONG_ANSWERS", "is_void", "stored_names",
+]  # fmt: skip
+
+SCORE = "nhsic"
+"""The column of mi.parquet that holds the score."""
+
+RENAMED: Mapping[str, Mapping[str, str]] = {"mi.parquet": {"mi": SCORE}}
+"""By table, the columns that earlier versions called otherwise: what they called them, and the name now."""
+
+INPUT, PREDICTED = "input", "predicted"
+"""What tokens.csv counts at peaks, in its column position: tokens that a peak has read, or those it predicts."""
 
 WRONG_ANSWERS = "wrong_answers.parquet"
 """The table of what each response was scored against under a null."""
@@ -25,6 +37,17 @@ RESPONSE_COLUMNS = (
     "condition", "problem", "sample", "question", "gold", "text", "n_steps", "finish_reason", "extracted", "reason",
     "status", "correct", "detail",
 )  # fmt: skip
+
+
+def stored_names(table: str, wanted: Iterable[str], there: Iterable[str]) -> dict[str, str]:
+    """By the names that a reader wants the columns that a table has; a name that is not there stands for itself.
+
+    >>> stored_names("mi.parquet", ["step", "mi"], ["step", "nhsic"])
+    {'step': 'step', 'mi': 'nhsic'}
+    """
+    known, renamed = set(there), RENAMED.get(table, {})
+    others = {**renamed, **{new: old for old, new in renamed.items()}}
+    return {name: others[name] if name not in known and others.get(name) in known else name for name in wanted}
 
 
 def is_void(settings: Mapping[str, Any]) -> bool:

@@ -50,7 +50,8 @@ from analyses.store.cells import (
     write_cell,
 )
 from analyses.store.pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
-from analyses.store.tables import is_table, parquet_writer, read_frame, read_rows, row_groups, write_frame
+from analyses.store.renamed import groups_by_either_name, read_by_either_name
+from analyses.store.tables import is_table, parquet_writer, write_frame
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -265,7 +266,11 @@ class Run:
     def table(
         self, name: str, columns: Sequence[str] | None = None, where: Mapping[str, object] | None = None
     ) -> pandas.DataFrame:
-        """The derived table of that file name, or some columns of it and the rows with given values (`read_rows`)."""
+        """The derived table of that file name, or some columns of it and the rows with given values.
+
+        Columns that tables of earlier versions call otherwise are there by both names, and may be asked for by either:
+        `nhsic` of mi.parquet is `mi` too.
+        """
         file = self._table_file(name)
         if not file.is_file():
             raise InputError(
@@ -274,13 +279,13 @@ class Run:
                 received=f"a run with {', '.join(self.tables) or 'no tables'}",
                 remedy="Derive the table from the run's cells first.",
             )
-        return read_frame(file) if columns is None and where is None else read_rows(file, columns, where)
+        return read_by_either_name(file, columns, where)
 
     def parts(self, name: str, columns: Sequence[str]) -> Iterator[pandas.DataFrame]:
-        """Some columns of a derived Parquet table, a row group at a time (`row_groups`)."""
+        """Some columns of a derived Parquet table, a row group at a time."""
         if not self._table_file(name).is_file():
             self.table(name)  # says what is missing
-        return row_groups(self._table_file(name), columns)
+        return groups_by_either_name(self._table_file(name), columns)
 
     def write_table(self, name: str, frame: pandas.DataFrame) -> None:
         """Store a derived table, Parquet or CSV by the suffix of `name`, in place of an earlier one (`write_frame`)."""

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-__all__ = ["RowGroups", "is_table", "parquet_writer", "read_frame", "read_rows", "row_groups", "write_frame"]
+__all__ = [
+    "RowGroups", "column_names", "is_table", "parquet_writer", "read_frame", "read_rows", "row_groups", "write_frame",
+]  # fmt: skip
 
 ROW_GROUP = 2**16  # rows that a table is written and read by
 MOST_HELD = 256  # small tables that wait for it: each has memory of its own
@@ -203,6 +205,17 @@ def row_groups(file: Path, columns: Sequence[str]) -> Iterator[pandas.DataFrame]
         with pyarrow.parquet.ParquetFile(file) as table:
             for number in range(table.num_row_groups):
                 yield table.read_row_group(number, columns=list(columns)).to_pandas()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _unreadable(file, error) from error
+
+
+def column_names(file: Path) -> list[str]:
+    """The columns of a Parquet table; only the end of the file is read."""
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            return [field.name for field in table.schema_arrow]
     except (OSError, pyarrow.ArrowException) as error:
         raise _unreadable(file, error) from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from analyses.stats import length_matched_auc
+from analyses.store.columns import SCORE
 from analyses.studies.base import Study, StudyData, by_number, counted, span
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class Correctness(Study):
         import pandas as pd
 
         keys = ["problem", "sample"]
-        mi = data.of_these(data.lab.baseline.mi)
-        sums = mi.groupby([*keys, "layer"], as_index=False, observed=True)["mi"].agg(cumulative_mi="sum", max_mi="max")
+        mi = data.of_these(data.lab.baseline.table("mi.parquet", [*keys, "layer", SCORE]))
+        sums = mi.groupby([*keys, "layer"], as_index=False, observed=True)[SCORE].agg(cumulative_mi="sum", max_mi="max")
         peaks = data.of_these(data.lab.baseline.peaks)[[*keys, "layer", "n_steps", "n_peaks", "mean_mi"]]
         graded = data.baseline_responses()[[*keys, "correct"]].dropna()
         scores = peaks.merge(sums, on=[*keys, "layer"]).merge(graded, on=keys)

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from analyses.stats import holm
+from analyses.store.columns import SCORE
 from analyses.studies.aligned import AlignedStudy, Gathered, Target, check_answers, present, usable_bits
 from analyses.studies.base import StudyData
 from analyses.studies.options import option, seed_option
@@ -267,19 +268,19 @@ def _scores(study: AlignedStudy, data: StudyData, steps: torch.Tensor) -> pandas
         ]
     )
     sums = []
-    for part in data.lab.baseline.parts("mi.parquet", ["problem", "sample", "layer", "step", "mi", "is_peak"]):
+    for part in data.lab.baseline.parts("mi.parquet", ["problem", "sample", "layer", "step", SCORE, "is_peak"]):
         mi = data.of_these(part).astype({"problem": str})
-        found = where.merge(mi, on=["problem", "sample", "step"]).groupby(["layer", "place"])[["mi", "is_peak"]]
+        found = where.merge(mi, on=["problem", "sample", "step"]).groupby(["layer", "place"])[[SCORE, "is_peak"]]
         sums.append(found.sum().join(found.count().add_suffix("_count")))
     totals = pd.concat(sums).groupby(level=["layer", "place"]).sum()
-    means = pd.DataFrame({name: totals[name] / totals[f"{name}_count"] for name in ("mi", "is_peak")}).reset_index()
+    means = pd.DataFrame({name: totals[name] / totals[f"{name}_count"] for name in (SCORE, "is_peak")}).reset_index()
     names = pd.DataFrame(
         [
             {"place": k, "alignment": place.alignment, "event": place.event, "at": place.at}
             for k, place in enumerate(study.places)
         ]
     )
-    return means.merge(names, on="place").rename(columns={"mi": "nhsic", "is_peak": "peak_share"}).drop(columns="place")
+    return means.merge(names, on="place").rename(columns={"is_peak": "peak_share"}).drop(columns="place")
 
 
 def _onsets(table: pandas.DataFrame) -> pandas.DataFrame:

@@ -24,6 +24,7 @@ from interp.errors import InputError
 from interp.interventions import matched_random_tokens
 from interp.protocol import Intervention
 from interp.rollout import Rollout
+from interp.token_text import last_piece
 from interp.types import Bridge
 
 __all__ = ["Calibrates", "Lab"]
@@ -134,6 +135,7 @@ class Lab(Setup):
         return Rollout(
             tensors["prompt_ids"], tensors["token_ids"], payload["tokens"], payload["text"], payload["finish_reason"],
             tensors["logprobs"], tensors["entropy"], settings={"model": self.facts.name, "d_model": self.facts.d_model},
+            prompt_token=last_piece(self.model.tokenizer, tensors["prompt_ids"].tolist()),
         )  # fmt: skip
 
     def rollouts(self) -> list[Rollout]:

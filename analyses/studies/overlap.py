@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from analyses.stats import associations, bootstrap_interval, jaccard
+from analyses.store.columns import SCORE
 from analyses.studies.base import Study, StudyData, by_number, counted, span
 from analyses.studies.options import option, seed_option
 from analyses.toys.running import repairs
@@ -142,9 +143,9 @@ class Overlap(Study):
             ranks, shared, problems = [], [], []
             for key, response in part.groupby(_KEYS, sort=False):
                 usable = response.dropna(subset=[measure])
-                if len(usable) < 4 or usable[measure].nunique() < 2 or usable["mi"].nunique() < 2:
+                if len(usable) < 4 or usable[measure].nunique() < 2 or usable[SCORE].nunique() < 2:
                     continue
-                ranks.append(float(usable["mi"].corr(usable[measure], method="spearman")))
+                ranks.append(float(usable[SCORE].corr(usable[measure], method="spearman")))
                 stands_out = tukey_peaks(torch.tensor(usable[measure].to_numpy()), tau).numpy()
                 peaks = set(usable.loc[stands_out, "step"])
                 shared.append(jaccard(set(usable.loc[usable["is_peak"], "step"]), peaks))

@@ -97,7 +97,8 @@ class Tokens(Study):
         import pandas as pd
         from scipy.stats import fisher_exact
 
-        mi = data.of_these(data.lab.baseline.mi)
+        columns = ["problem", "sample", "layer", "token", "is_peak"]
+        mi = data.of_these(data.lab.baseline.table("mi.parquet", columns))
         words = pd.DataFrame({"token": mi["token"].astype(str).unique()})
         words["word"] = [word.group() if (word := WORD.fullmatch(token.strip())) else "" for token in words["token"]]
         found = mi.assign(token=mi["token"].astype(str)).merge(words[words["word"] != ""], on="token")

@@ -44,7 +44,7 @@ class TraceRun(Run):
 
     @property
     def mi(self) -> pandas.DataFrame:
-        """The table mi.parquet: one row a (response, layer, step)."""
+        """The table mi.parquet: one row a (response, layer, step); its score is `nhsic`, by its older name `mi` too."""
         return self.table("mi.parquet")
 
     @property
@@ -64,5 +64,5 @@ class TraceRun(Run):
 
     @property
     def tokens(self) -> pandas.DataFrame:
-        """The table tokens.csv: one row a (layer, word)."""
+        """The table tokens.csv: one row a (layer, position, word); positions are "input" and "predicted"."""
         return self.table("tokens.csv")

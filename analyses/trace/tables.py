@@ -1,18 +1,23 @@
 """The tables of a trace, derived from its cells: what people read, plot and join.
 
-- ``mi.parquet``     one row a (problem, sample, layer, site, step): problem, sample, layer, site, step, token_id,
-  token, mi, is_peak (Tukey's rule on that layer's trajectory); where asked for, a column for each other measure, and of
-  the null: null_mean, null_sd, p_step (this step alone), p_family (the maximum over this trajectory's steps), p_holm
-  (over its layers too), is_significant (p_holm at most 0.05) and p_random (against random vectors)
+- ``mi.parquet``     one row a (problem, sample, layer, site, step): problem, sample, layer, site, step,
+  input_token_id, input_token, token_id, token, nhsic, is_peak (Tukey's rule on that layer's trajectory); where asked
+  for, a column for each other measure, and of the null: null_mean, null_sd, p_step (this step alone), p_family (the
+  maximum over this trajectory's steps), p_holm (over its layers too), is_significant (p_holm at most 0.05) and
+  p_random (against random vectors)
 - ``peaks.parquet``  one row a (problem, sample, layer, site): the columns of the paper's Table 1, mean MI and AOM; with
   a null n_significant, the peaks that survive it, and null_floor, what random vectors reach once in twenty
-- ``steps.parquet``  one row a (problem, sample, step): token_id, token, logprob and entropy (nats) of the choice; with
+- ``steps.parquet``  one row a (problem, sample, step): the same tokens, logprob and entropy (nats) of the choice; with
   dtr the block in which the prediction settled and whether that is deep
 - ``responses.parquet``  one row a response: question, gold answer, text, n_steps, finish_reason, and its grade
-- ``tokens.csv``     one row a (layer, site, word): words among the tokens at that layer's peaks over all responses
+- ``tokens.csv``     one row a (layer, site, position, word): tokens at that layer's peaks over all responses, by those
+  that peaks have read (position "input") and by those that they predict (:mod:`analyses.trace.words`)
 - ``wrong_answers.parquet``  with a null, one row a response: how many wrong answers, how many of their references end
   on the same token, on the same kind of token after the same token before it, on the same kind, or on another (see
   :mod:`analyses.trace.wrong_answers`), and how many different gold answers they have
+
+Step t is the position that predicts response token t: ``token`` is that one, ``input_token`` the token that the
+position has just read, which is the response token before it, or the last prompt token for t = 0.
 
 Each cell is read once, and tables of steps are written row group by row group: a run larger than memory can be derived.
 Where no cell, setting or code is newer than the tables, nothing is derived (:mod:`analyses.store.fresh`).
@@ -22,21 +27,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from analyses.grading import Grader, Reading, reading_of, response_of
-from analyses.store.columns import CLOSENESS, NULL_COLUMNS, RESPONSE_COLUMNS, SIGNIFICANT, WRONG_ANSWERS
+from analyses.store.columns import CLOSENESS, NULL_COLUMNS, RESPONSE_COLUMNS, SCORE, SIGNIFICANT, WRONG_ANSWERS
 from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Cell, CellData, Run
 from analyses.store.tables import RowGroups
 from analyses.trace.probing import Probing
+from analyses.trace.words import PeakWords
 from interp.prompts import vocabulary_of
-from probes import PeakStatistics, peak_statistics, thinking_tokens, tukey_peaks
+from interp.token_text import inputs_of, last_piece
+from probes import PeakStatistics, peak_statistics, tukey_peaks
 from probes.many_tests import holm_over_layers
 
 if TYPE_CHECKING:
@@ -56,7 +63,7 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
     reading = reading_of(run.settings)
     rows: list[tuple[dict[str, Any], str, bool]] = []
     drawn: list[dict[str, Any]] = []
-    at_peaks: dict[int, Tensor] = {}
+    words = PeakWords()
     schemas = [_mi_schema(probing), _steps_schema(probing), _peaks_schema(probing)]
     names = ["mi.parquet", "steps.parquet", "peaks.parquet"]
     with ExitStack() as stack:
@@ -65,18 +72,17 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
         to_mi, to_steps, to_peaks = (stack.enter_context(RowGroups(writer)) for writer in writers)
         for cell in run.cells():
             data = run.read(cell)
+            inputs = _Inputs.of(data, tokenizer)
             peaks = tukey_peaks(data.tensors["mi"], tau)
             more = _more(data, probing)
-            to_mi.add(_as(schemas[0], _rows(cell.problem, cell.sample, site, data, peaks, more)))
-            to_steps.add(_as(schemas[1], _steps(cell, data, probing)))
+            to_mi.add(_as(schemas[0], _rows(cell, site, data, inputs, peaks, more)))
+            to_steps.add(_as(schemas[1], _steps(cell, data, inputs, probing)))
             to_peaks.add(_as(schemas[2], _peaks(cell, site, data, peaks, more, probing)))
             rows.append(_response(cell, data.payload, reading))
             drawn += _drawn(cell, data.payload) if probing.null else []
-            for layer, marked in zip(data.payload["layers"], peaks, strict=True):
-                counts = torch.bincount(data.tensors["token_ids"][marked].long(), minlength=d_vocab)
-                at_peaks[layer] = at_peaks[layer] + counts if layer in at_peaks else counts
+            words.add(data.payload["layers"], peaks, inputs.ids, data.tensors["token_ids"])
     run.write_table("responses.parquet", _graded(rows, reading))
-    run.write_table("tokens.csv", _tokens(at_peaks, site, vocabulary_of(tokenizer, d_vocab)))
+    run.write_table("tokens.csv", words.table(site, vocabulary_of(tokenizer, d_vocab)))
     if probing.null:
         run.write_table(WRONG_ANSWERS, _drawn_table(drawn))
     else:
@@ -93,7 +99,8 @@ def _mi_schema(probing: Probing) -> pa.Schema:
     return pa.schema(
         [
             ("problem", text), ("sample", pa.int32()), ("layer", pa.int32()), ("site", text), ("step", pa.int32()),
-            ("token_id", pa.int32()), ("token", text), ("mi", pa.float64()), ("is_peak", pa.bool_()),
+            ("input_token_id", pa.int32()), ("input_token", text), ("token_id", pa.int32()), ("token", text),
+            (SCORE, pa.float64()), ("is_peak", pa.bool_()),
             *((name, pa.float64()) for name in probing.measures),
             *((name, pa.float64()) for name in NULL_COLUMNS if probing.null),
             *([("is_significant", pa.bool_())] if probing.null else []),
@@ -107,7 +114,8 @@ def _steps_schema(probing: Probing) -> pa.Schema:
     text = pa.dictionary(pa.int32(), pa.string())
     return pa.schema(
         [
-            ("problem", text), ("sample", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32()), ("token", text),
+            ("problem", text), ("sample", pa.int32()), ("step", pa.int32()), ("input_token_id", pa.int32()),
+            ("input_token", text), ("token_id", pa.int32()), ("token", text),
             ("logprob", pa.float64()), ("entropy", pa.float64()),
             *([("settled", pa.int32()), ("is_deep", pa.bool_())] if probing.depth else []),
         ]
@@ -171,11 +179,25 @@ def _graded(rows: Sequence[tuple[dict[str, Any], str, bool]], reading: Reading) 
     return frame.astype({"correct": "boolean", "sample": "int32", "n_steps": "int32"})
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What each step of a response has read."""
+
+    ids: Int[Tensor, " step"]
+    tokens: list[str]
+
+    @classmethod
+    def of(cls, data: CellData, tokenizer: Any) -> _Inputs:
+        prompt, tokens = data.tensors["prompt_ids"], data.payload["tokens"]
+        ids = torch.cat([prompt[-1:], data.tensors["token_ids"]])[: len(tokens)]
+        return cls(ids, inputs_of(tokens, last_piece(tokenizer, prompt.tolist())))
+
+
 def _rows(
-    problem: str,
-    sample: int,
+    cell: Cell,
     site: str,
     data: CellData,
+    inputs: _Inputs,
     peaks: Bool[Tensor, "layer step"],
     more: Mapping[str, np.ndarray],
 ) -> pa.Table:
@@ -184,21 +206,30 @@ def _rows(
 
     layers, steps = peaks.shape
     count = layers * steps
-    tokens = pa.array(data.payload["tokens"], pa.string()).dictionary_encode()
     return pa.table(
         {
-            "problem": _constant(problem, count),
-            "sample": pa.repeat(pa.scalar(sample, pa.int32()), count),
+            "problem": _constant(cell.problem, count),
+            "sample": pa.repeat(pa.scalar(cell.sample, pa.int32()), count),
             "layer": np.repeat(data.payload["layers"], steps),
             "site": _constant(site, count),
             "step": np.tile(np.arange(steps), layers),
+            "input_token_id": np.tile(inputs.ids.numpy(), layers),
+            "input_token": _tiled(inputs.tokens, layers),
             "token_id": np.tile(data.tensors["token_ids"].numpy(), layers),
-            "token": pa.DictionaryArray.from_arrays(np.tile(tokens.indices.to_numpy(), layers), tokens.dictionary),
-            "mi": data.tensors["mi"].reshape(-1).numpy(),
+            "token": _tiled(data.payload["tokens"], layers),
+            SCORE: data.tensors["mi"].reshape(-1).numpy(),
             "is_peak": peaks.reshape(-1).numpy(),
             **more,
         }
     )
+
+
+def _tiled(texts: Sequence[str], times: int) -> pa.DictionaryArray:
+    import numpy as np
+    import pyarrow as pa
+
+    encoded = pa.array(texts, pa.string()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(np.tile(encoded.indices.to_numpy(), times), encoded.dictionary)
 
 
 def _constant(text: str, count: int) -> pa.DictionaryArray:
@@ -260,7 +291,7 @@ def _more(data: CellData, probing: Probing) -> dict[str, np.ndarray]:
     return {name: values.reshape(-1).numpy() for name, values in found.items()}
 
 
-def _steps(cell: Cell, data: CellData, probing: Probing) -> pa.Table:
+def _steps(cell: Cell, data: CellData, inputs: _Inputs, probing: Probing) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
@@ -269,6 +300,8 @@ def _steps(cell: Cell, data: CellData, probing: Probing) -> pa.Table:
         "problem": pa.repeat(pa.scalar(cell.problem), count),
         "sample": np.repeat(cell.sample, count),
         "step": np.arange(count),
+        "input_token_id": inputs.ids.numpy(),
+        "input_token": pa.array(inputs.tokens, pa.string()),
         "token_id": data.tensors["token_ids"].numpy(),
         "token": pa.array(data.payload["tokens"], pa.string()),
         # Copies, so that rows that wait to be written do not hold the whole cell
@@ -280,22 +313,3 @@ def _steps(cell: Cell, data: CellData, probing: Probing) -> pa.Table:
             values = data.tensors.get(f"depth:{name}")
             columns[name] = pa.nulls(count, kind) if values is None else values.numpy()
     return pa.table(columns)
-
-
-def _tokens(at_peaks: Mapping[int, Int64[Tensor, " vocab"]], site: str, vocabulary: list[str]) -> pandas.DataFrame:
-    import pandas as pd
-
-    rows = [
-        {
-            "layer": layer,
-            "site": site,
-            "word": token.word,
-            "count": token.count,
-            "share": token.share,
-            "token_ids": " ".join(map(str, token.token_ids)),
-        }
-        for layer in sorted(at_peaks)
-        for ids in [torch.arange(len(at_peaks[layer])).repeat_interleave(at_peaks[layer])]
-        for token in thinking_tokens(ids, vocabulary)
-    ]
-    return pd.DataFrame(rows, columns=["layer", "site", "word", "count", "share", "token_ids"])

@@ -81,8 +81,8 @@ def trace(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = trace("toy-reasoner", n=2, out=folder, max_new_tokens=20)
-    ...     list(run.mi.columns)
-    ['problem', 'sample', 'layer', 'site', 'step', 'token_id', 'token', 'mi', 'is_peak']
+    ...     list(run.mi.columns)[4:]
+    ['step', 'input_token_id', 'input_token', 'token_id', 'token', 'nhsic', 'mi', 'is_peak']
 
     Args:
         model: a loaded model or a name for :func:`interp.load_model`.

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,15 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from analyses.store.columns import SCORE
 from analyses.store.run import Cell, CellData, Run
+from analyses.store.tables import column_names
 from analyses.views.arrays import matrix
 from interp.arguments import Wholes, as_wholes
-from interp.display import details_table, token_spans
+from interp.display import details_table, places, token_spans
 from interp.errors import InputError
 from interp.rollout import Rollout
+from interp.token_text import inputs_of
 from probes import tukey_peaks
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trajectory", "peaks_where_defined", "trajectories"]
 
+_STEPS = "steps.parquet"
 _SHOWN = 400  # tokens that a notebook shows unasked
 
 
@@ -54,6 +58,7 @@ class Trajectory:
         site, problem, sample: where and of what.
         measure: what the scores are.
         tau: of Tukey's rule, if that made `is_peak`; shown as a threshold.
+        prompt_id, prompt_token: the last prompt token, which step 0 has read; -1 and None where it is not known.
 
     Raises `InputError` where lengths do not fit together.
     """
@@ -68,6 +73,24 @@ class Trajectory:
     sample: int
     measure: str = "nHSIC"
     tau: float | int | None = None
+    prompt_id: int = -1
+    prompt_token: str | None = None
+
+    @property
+    def input_ids(self) -> Int64[Tensor, " step"]:
+        """The token that each step has read: the response token before it, or the last prompt token for step 0."""
+        return torch.cat([torch.tensor([self.prompt_id]), self.token_ids])[: len(self.tokens)]
+
+    @property
+    def input_tokens(self) -> list[str]:
+        """Their texts; the score of a step is that of the residual stream at its input token.
+
+        >>> mi = torch.tensor([[0.1, 0.9]], dtype=torch.float64)
+        >>> t = Trajectory(["7", "."], torch.arange(2), mi, mi > 0.5, (3,), "resid_post", "ducks", 0, prompt_token="->")
+        >>> t.input_tokens, t.peaks()[["input_token", "token"]].values.tolist()
+        (['->', '7'], [['7', '.']])
+        """
+        return inputs_of(self.tokens, self.prompt_token)
 
     def __post_init__(self) -> None:
         lengths = {"tokens": len(self.tokens), "token_ids": len(self.token_ids), "mi": self.mi.shape[1]}
@@ -123,9 +146,11 @@ class Trajectory:
             layers = rollout.layers if fits else range(len(scores))
         site = site or next(iter(rollout.residuals), "resid_post")
         ids = rollout.token_ids.cpu().long()
+        is_peak, prompt_id = peaks_where_defined(scores, tau), int(rollout.prompt_ids[-1])
         return cls(
-            rollout.tokens, ids, scores, peaks_where_defined(scores, tau), tuple(layers), site, problem, sample, tau=tau
-        )
+            rollout.tokens, ids, scores, is_peak, tuple(layers), site, problem, sample, tau=tau, prompt_id=prompt_id,
+            prompt_token=rollout.prompt_token,
+        )  # fmt: skip
 
     @classmethod
     def from_run(cls, run: Run, problem: str, sample: int = 0) -> Trajectory:
@@ -144,7 +169,7 @@ class Trajectory:
                 received=f"problem {problem!r}, sample {sample}",
                 remedy="See run.cells().",
             )
-        return _from_cell(run, cell, run.read(cell))
+        return _from_cell(run, cell, run.read(cell), _first_inputs(run, cell))
 
     def row(self, layer: int = -1) -> int:
         """The row of a layer; negative numbers count rows from the end."""
@@ -197,7 +222,7 @@ class Trajectory:
         return replace(self, mi=self.mi[rows], is_peak=self.is_peak[rows], layers=[self.layers[row] for row in rows])
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a (layer, step): the columns of the run's mi.parquet."""
+        """One row a (layer, step): the columns of the run's mi.parquet, with the score as `nhsic` and as `mi`."""
         import numpy as np
         import pandas as pd
 
@@ -209,27 +234,34 @@ class Trajectory:
                 "layer": np.repeat(np.asarray(self.layers, dtype=np.int32), steps),
                 "site": self.site,
                 "step": np.tile(np.arange(steps, dtype=np.int32), layers),
+                "input_token_id": np.tile(self.input_ids.numpy().astype(np.int32), layers),
+                "input_token": self.input_tokens * layers,
                 "token_id": np.tile(self.token_ids.numpy().astype(np.int32), layers),
                 "token": list(self.tokens) * layers,
+                SCORE: self.mi.reshape(-1).numpy(),
                 "mi": self.mi.reshape(-1).numpy(),
                 "is_peak": self.is_peak.reshape(-1).numpy(),
             }
         )
 
     def peaks(self, layer: int = -1) -> PeakTable:
-        """One row a peak of a layer: step, token, score and distance from the median in interquartile ranges."""
+        """One row a peak of a layer: step, tokens, score (`nhsic`, also `mi`) and distance from the median in IQRs."""
         from analyses.views.frames import PeakTable
 
         row = self.row(layer)
         scores, steps = self.mi[row], self.is_peak[row].nonzero()[:, 0].tolist()
         low, median, high = _quartiles(scores)
         spread = high - low if high > low else math.nan
+        inputs = self.input_tokens
         return PeakTable(
             {
                 "layer": [self.layers[row]] * len(steps),
                 "step": steps,
+                "input_token_id": self.input_ids[steps].tolist(),
+                "input_token": [inputs[step] for step in steps],
                 "token_id": self.token_ids[steps].tolist(),
                 "token": [self.tokens[step] for step in steps],
+                SCORE: scores[steps].tolist(),
                 "mi": scores[steps].tolist(),
                 "distance": ((scores[steps] - median).abs() / spread).tolist(),
             }
@@ -251,6 +283,7 @@ class Trajectory:
             self.tokens,
             scores,
             marks=self.is_peak[-1],
+            titles=places(self.input_tokens, self.tokens),
             label=f"{self.measure}, layer {layer}",
             marked="peak",
             limit=_SHOWN,
@@ -267,8 +300,9 @@ class Trajectory:
 
 def trajectories(run: Run) -> Iterator[Trajectory]:
     """Those of all responses of a trace, one at a time, in the order of the run."""
+    inputs = _first_inputs(run)
     for cell in run.cells("baseline"):
-        yield _from_cell(run, cell, run.read(cell))
+        yield _from_cell(run, cell, run.read(cell), inputs)
 
 
 def peaks_where_defined(mi: Float64[Tensor, "layer step"], tau: float | int = 1.5) -> Bool[Tensor, "layer step"]:
@@ -293,7 +327,22 @@ def _quartiles(scores: Float64[Tensor, " step"]) -> tuple[float, float, float]:
     return low, median, high
 
 
-def _from_cell(run: Run, cell: Cell, data: CellData) -> Trajectory:
+def _first_inputs(run: Run, cell: Cell | None = None) -> dict[tuple[str, int], str]:
+    """The last prompt token by response, as steps.parquet has it: a run folder has no tokenizer.
+
+    Nothing where the tables are not there yet, or are those of an earlier version.
+    """
+    if _STEPS not in run.tables or "input_token" not in column_names(run.path / _STEPS):
+        return {}
+    where = {"step": 0} | ({} if cell is None else {"problem": cell.problem, "sample": cell.sample})
+    rows = run.table(_STEPS, ["problem", "sample", "input_token"], where)
+    return {
+        (str(problem), int(sample)): str(token)
+        for problem, sample, token in zip(rows["problem"], rows["sample"], rows["input_token"], strict=True)
+    }
+
+
+def _from_cell(run: Run, cell: Cell, data: CellData, inputs: Mapping[tuple[str, int], str]) -> Trajectory:
     if "mi" not in data.tensors or "tau" not in run.settings:
         raise InputError(
             "Trajectory.from_run",
@@ -305,4 +354,5 @@ def _from_cell(run: Run, cell: Cell, data: CellData) -> Trajectory:
     return Trajectory(
         data.payload["tokens"], data.tensors["token_ids"].long(), mi, peaks_where_defined(mi, tau),
         tuple(data.payload["layers"]), run.settings["site"], cell.problem, cell.sample, tau=tau,
+        prompt_id=int(data.tensors["prompt_ids"][-1]), prompt_token=inputs.get((cell.problem, cell.sample)),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from analyses.views.view import View
-from interp.display import number, ramp, readable_on, visible
+from interp.display import between, number, ramp, readable_on, visible
 from interp.errors import InputError
 from interp.rollout import Rollout
 from interp.token_text import gap_between
@@ -115,7 +115,7 @@ def compare(
         ranges = ((block.a_begin, block.a_end), (block.b_begin, block.b_end))
         for side, r, row, (begin, end) in zip("ab", (a, b), values, ranges, strict=True):
             note = f'<div class="pl-turn">▼ they part here, step {common}</div>' if turn else ""
-            spans = gap_between(r.tokens, r.text).join(_spans(r.tokens, begin, end, block.kind, row, low, high))
+            spans = gap_between(r.tokens, r.text).join(_spans(r, begin, end, block.kind, row, low, high))
             edge = "" if block.kind == "equal" else " pl-parted"
             cells.append(f'<div class="pl-{side}{edge}">{note}<div class="pl-tokens">{spans}</div></div>')
     legend = [
@@ -133,8 +133,9 @@ def compare(
 
 
 def _spans(
-    tokens: Sequence[str], begin: int, end: int, kind: str, values: list[float] | None, low: float, high: float
+    response: Rollout, begin: int, end: int, kind: str, values: list[float] | None, low: float, high: float
 ) -> Iterator[str]:
+    tokens, inputs = response.tokens, response.input_tokens
     look = {"equal": "", "replace": "pl-changed"}.get(kind, "pl-alone")
     told = {"equal": "", "replace": ", differs"}.get(kind, ", only here")
     for step in range(begin, end):
@@ -146,9 +147,10 @@ def _spans(
             background = ramp(share) if math.isfinite(value) else "#e3e3e3"
             style = f' style="background-color:{background};color:{readable_on(background)}"'
         undefined = " pl-nan" if values is not None and not math.isfinite(values[step]) else ""
+        around = html.escape(between(inputs[step], token))
         cut = visible(token[:_LONGEST]) + ("…" if len(token) > _LONGEST else "")
         shown = html.escape(cut).replace("⏎", "⏎\n")
-        span = f'<span class="pl-t{undefined}"{style} title="step {step}{more}{told}">{shown}</span>'
+        span = f'<span class="pl-t{undefined}"{style} title="step {step} ({around}){more}{told}">{shown}</span>'
         yield f'<span class="{look}">{span}</span>' if look else span
 
 
@@ -168,6 +170,7 @@ def _frame(a: Rollout, b: Rollout, blocks: list[Block]) -> pandas.DataFrame:
     import pandas as pd
 
     rows = []
+    inputs_a, inputs_b = a.input_tokens, b.input_tokens
     for block in blocks:
         for i in range(max(block.a_end - block.a_begin, block.b_end - block.b_begin)):
             x, y = block.a_begin + i, block.b_begin + i
@@ -176,10 +179,13 @@ def _frame(a: Rollout, b: Rollout, blocks: list[Block]) -> pandas.DataFrame:
                 {
                     "kind": block.kind,
                     "step_a": x if in_a else None,
+                    "input_token_a": inputs_a[x] if in_a else None,
                     "token_a": a.tokens[x] if in_a else None,
                     "step_b": y if in_b else None,
+                    "input_token_b": inputs_b[y] if in_b else None,
                     "token_b": b.tokens[y] if in_b else None,
                 }
             )
-    frame = pd.DataFrame(rows, columns=["kind", "step_a", "token_a", "step_b", "token_b"])
+    names = [f"{name}_{side}" for side in "ab" for name in ("step", "input_token", "token")]
+    frame = pd.DataFrame(rows, columns=["kind", *names])
     return frame.astype({"step_a": "Int64", "step_b": "Int64"})

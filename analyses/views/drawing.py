@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.display import visible
+from interp.display import LONGEST, short, visible
 
 __all__ = [
     "DASHES",
@@ -29,13 +29,13 @@ __all__ = [
     "plain",
     "say_nothing_there",
     "short",
+    "token_tips",
 ]
 
 # Okabe and Ito's colours that stand out on white, in an order of contrast.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a5c00", "#444444")
 DASHES = ("solid", "dashed", "dotdash", "dotted")
 MARKERS = ("circle", "triangle", "square", "diamond", "inverted_triangle", "star")
-LONGEST = 60  # characters of a token in a figure
 NAME = 24  # of a problem in a legend, an axis or a bar's name: all that a phone has room for
 
 
@@ -96,6 +96,11 @@ def hover(renderers: list[Any], tips: list[tuple[str, str]]) -> Any:
     return HoverTool(renderers=renderers, tooltips=f'<table style="{look}">{rows}</table>', formatters=formatters)
 
 
+def token_tips(both: bool) -> list[tuple[str, str]]:
+    """Rows of a tooltip for the tokens of a step: the one it has read and the one it predicts, where both are known."""
+    return [("after", "@input"), ("before", "@token")] if both else [("token", "@token")]
+
+
 def _literal(name: str) -> str:
     """A name in a template of bokeh's, in which @ and $ call for fields and braces for formats."""
     shown = html.escape(visible(name[:LONGEST]))
@@ -114,12 +119,6 @@ def plain(text: str) -> Any:
     from bokeh.models import PlainText
 
     return PlainText(text=visible(text if len(text) <= 2 * NAME else text[: 2 * NAME - 1] + "…"))
-
-
-def short(token: str, longest: int = LONGEST) -> str:
-    """A token in a figure: its invisible characters shown, spaces at its ends too."""
-    shown = visible(token if len(token) <= longest else token[: longest - 1] + "…") or "⟨empty⟩"
-    return shown.replace(" ", "␣") if shown.strip(" ") != shown else shown
 
 
 def low_middle_high(values: np.ndarray) -> list[float]:

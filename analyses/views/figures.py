@@ -26,6 +26,7 @@ from analyses.views.drawing import (
     low_middle_high,
     say_nothing_there,
     short,
+    token_tips,
 )
 from analyses.views.scored import Scored
 from analyses.views.view import View
@@ -92,10 +93,12 @@ def trajectories(
         note += " Thin dotted lines are the thresholds that peaks exceed."
     rows = [
         [name, *low_middle_high(one.mi[row].numpy()), limit, int(one.is_peak[row].sum()),
-         " ".join(short(one.tokens[step]) for step in one.is_peak[row].nonzero()[:12, 0].tolist())]
+         *(" ".join(short(tokens[step]) for step in one.is_peak[row].nonzero()[:12, 0].tolist())
+           for tokens in (one.input_tokens, one.tokens))]
         for name, (one, row), limit in zip(names, lines, thresholds, strict=True)
     ]  # fmt: skip
-    static = table(["line", "lowest", "median", "highest", "threshold", "peaks", "peak tokens"], rows)
+    columns = ["line", "lowest", "median", "highest", "threshold", "peaks", "peaks are after", "peaks are before"]
+    static = table(columns, rows)
     figure = _lines_figure(lines, names, thresholds, measure)
 
     def frame() -> pandas.DataFrame:
@@ -153,6 +156,7 @@ def _lines_figure(lines: list[tuple[Scored, int]], names: list[str], thresholds:
         steps, shown = np.arange(len(values)), visible(name)
         data = {
             "step": steps, "value": finite, "token": [short(token) for token in with_parts_shown(one.tokens)],
+            "input": [short(token) for token in one.input_tokens],
             "line": [shown] * len(steps), "peak": np.where(peaks, "yes", "no").tolist(),
         }  # fmt: skip
         line = figure.line(
@@ -172,7 +176,7 @@ def _lines_figure(lines: list[tuple[Scored, int]], names: list[str], thresholds:
             parts.append(figure.line([0, len(steps) - 1], [limit, limit], color=colour, line_dash="dotted", width=1))
         items.append(LegendItem(label={"value": shown}, renderers=parts))
         dots.append(points)
-    tips = [("", "@line"), ("step", "@step"), ("token", "@token"), (measure, "@value{%.6g}"), ("peak", "@peak")]
+    tips = [("", "@line"), ("step", "@step"), *token_tips(True), (measure, "@value{%.6g}"), ("peak", "@peak")]
     figure.add_tools(hover(dots, tips))
     figure.xaxis.ticker = BasicTicker(min_interval=1)
     legend_below(figure, items)

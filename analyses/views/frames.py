@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PeakTable", "SweepTable"]
 
 _SHOWN = 60  # rows that a notebook shows
+_COUNTED = {"input": "input_token", "predicted": "token"}
 
 
 class _Shown(pandas.DataFrame):
@@ -29,7 +30,9 @@ class _Shown(pandas.DataFrame):
 
     def _repr_html_(self) -> str:
         # pandas' own escapes HTML, but shows control and direction characters as they are.
-        return table([str(name) for name in self.columns], self.itertuples(index=False), limit=_SHOWN)
+        # The score once, not by its older name too.
+        once = self.drop(columns="mi") if {"mi", "nhsic"} <= set(self.columns) else self
+        return table([str(name) for name in once.columns], once.itertuples(index=False), limit=_SHOWN)
 
     def _need(self, columns: list[str]) -> None:
         missing = [name for name in columns if name not in self.columns]
@@ -43,7 +46,9 @@ class _Shown(pandas.DataFrame):
 
 
 class PeakTable(_Shown):
-    """One row a peak: ``layer``, ``step``, ``token_id``, ``token``, ``mi``, ``distance`` (from the median, in IQR).
+    """One row a peak: ``layer``, ``step``, its tokens, ``nhsic`` (also ``mi``), ``distance`` (from the median, in IQR).
+
+    A peak stands at its ``input_token``, which it has just read, and predicts ``token``; both have their ids.
 
     >>> row = {"layer": [2], "step": [7], "token_id": [5], "token": ["Wait"], "mi": [0.4], "distance": [3.0]}
     >>> peaks = PeakTable(row)
@@ -55,18 +60,30 @@ class PeakTable(_Shown):
     def _constructor(self) -> Callable[..., PeakTable]:
         return PeakTable
 
-    def show(self, top: int = 20) -> View:
-        """How often each token is at a peak, the most frequent first."""
+    def show(self, top: int = 20, position: str | None = None) -> View:
+        """How often each token is at a peak, the most frequent first.
+
+        Args:
+            top: tokens shown.
+            position: "input" counts the tokens that peaks have read, "predicted" those that they predict; the first
+                where the table has it unless given.
+        """
         from analyses.views.figures import bars
 
-        self._need(["token"])
-        counts = pandas.DataFrame(self["token"].value_counts(sort=False).rename_axis("token").reset_index(name="peaks"))
+        if position not in (None, *_COUNTED):
+            raise InputError(
+                "PeakTable.show", expected='"input" or "predicted"', received=repr(position), remedy="Choose one."
+            )
+        name = _COUNTED[position or ("input" if "input_token" in self.columns else "predicted")]
+        self._need([name])
+        counts = pandas.DataFrame(self[name].value_counts(sort=False).rename_axis(name).reset_index(name="peaks"))
         counts = counts.sort_values("peaks", ascending=False, kind="stable", ignore_index=True)
-        return bars(counts.head(top), label="token", value="peaks", title=f"Tokens at {len(self)} peaks")
+        what = "Tokens that {} peaks have read" if name == "input_token" else "Tokens that {} peaks predict"
+        return bars(counts.head(top), label=name, value="peaks", title=what.format(len(self)))
 
 
 class SweepTable(_Shown):
-    """One row a patched place: ``layer``, ``site``, ``step``, ``token``, ``value``, ``baseline``, ``effect``.
+    """One row a patched place: ``layer``, ``site``, ``step``, its tokens, ``value``, ``baseline``, ``effect``.
 
     ``effect`` is the change of what was measured, in its unit; NaN where nothing was patched.
 

@@ -16,10 +16,11 @@ from analyses.views.drawing import (
     low_middle_high,
     plain,
     short,
+    token_tips,
 )
 from analyses.views.scored import Scored
 from analyses.views.view import View
-from interp.display import number, table
+from interp.display import between, number, table
 from interp.errors import InputError
 from interp.token_text import with_parts_shown
 
@@ -41,6 +42,7 @@ def heatmap(
     label: str = "value",
     low: float | int | None = None,
     high: float | int | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> View:
     """Scores over layer and step: colour for the value, a ringed dot for a mark, token and value on hover.
 
@@ -55,6 +57,7 @@ def heatmap(
         marks: steps, or booleans ``[step]`` or ``[layer, step]``.
         label: what the values are.
         low, high: values of the first and of the last colour; by default the smallest and the largest finite one.
+        inputs: the token that each step has read, where ``tokens`` are those that steps predict; a trajectory's own.
 
     Raises:
         InputError: no steps, or lengths that differ.
@@ -64,12 +67,14 @@ def heatmap(
     if isinstance(values, Scored):
         layers = list(values.layers) if layers is None else layers
         marks = values.is_peak if marks is None else marks
-        tokens, label = values.tokens if tokens is None else tokens, values.measure
+        if tokens is None:
+            tokens, inputs = values.tokens, values.input_tokens if inputs is None else inputs
+        label = values.measure
         title = title or f"{values.measure} at {values.site} of {values.problem}"
         values = values.mi
     numbers = matrix(values, "heatmap")
     name = title or f"{label} over layer and step"
-    return _grid("heatmap", numbers, tokens, layers, marks, name, label, False, limits=(low, high))
+    return _grid("heatmap", numbers, tokens, layers, marks, name, label, False, limits=(low, high), inputs=inputs)
 
 
 def _only(marks: Any, others: Any) -> Any:
@@ -89,7 +94,8 @@ def sweep(effects: pandas.DataFrame, *, title: str = "", label: str = "effect") 
     'effect over 2 layers (0, 1) and 2 steps, from -0.5 to 0.25; 2 cells undefined.'
 
     Args:
-        effects: columns ``layer``, ``step``, ``token``, ``effect``, one row a (layer, step), as a `SweepTable` has.
+        effects: columns ``layer``, ``step``, ``token``, ``effect``, one row a (layer, step), as a `SweepTable` has; and
+            ``input_token``, where that is known.
 
     Raises:
         InputError: columns that are not there, no rows, or a (layer, step) that is there twice.
@@ -107,18 +113,23 @@ def sweep(effects: pandas.DataFrame, *, title: str = "", label: str = "effect") 
     layers = sorted({int(layer) for layer in effects["layer"]})
     steps = sorted({int(step) for step in effects["step"]})
     words = {int(step): str(token) for step, token in zip(effects["step"], effects["token"], strict=True)}
+    read = None
+    if "input_token" in effects.columns:
+        before = dict(zip(effects["step"].astype(int), effects["input_token"].astype(str), strict=True))
+        read = [before[step] for step in steps]
     grid = np.full((len(layers), len(steps)), np.nan)
     for layer, step, effect in zip(effects["layer"], effects["step"], effects["effect"], strict=True):
         grid[layers.index(int(layer)), steps.index(int(step))] = effect
     sites = sorted(set(map(str, effects["site"]))) if "site" in effects.columns else []
     name = title or (f"Effect of patching {', '.join(sites)}" if sites else "Effects over layer and step")
-    return _grid("sweep", grid, [words[step] for step in steps], layers, None, name, label, True, steps)
+    tokens = [words[step] for step in steps]
+    return _grid("sweep", grid, tokens, layers, None, name, label, True, steps, inputs=read)
 
 
 def _grid(
     operation: str, values: np.ndarray, tokens: Sequence[str] | None, layers: Sequence[int] | None, marks: Any,
     title: str, label: str, diverging: bool, steps: Sequence[int] | None = None,
-    limits: tuple[float | int | None, float | int | None] = (None, None),
+    limits: tuple[float | int | None, float | int | None] = (None, None), inputs: Sequence[str] | None = None,
 ) -> View:  # fmt: skip
     count, length = values.shape
     if not values.size:
@@ -127,13 +138,14 @@ def _grid(
             remedy="There is nothing to show of an empty response.",
         )  # fmt: skip
     words = ["-"] * length if tokens is None else one_each(tokens, length, "tokens, one a step", operation)
+    before = None if inputs is None else one_each(inputs, length, "inputs, one a step", operation)
     rows = list(range(count)) if layers is None else one_each(layers, count, "layers, one a row", operation)
     columns = list(range(length)) if steps is None else list(steps)
     marked = truths([] if marks is None else marks, values.shape, operation)
     span = finite_range(values)
     low, high = limits
     scale = None if span is None else (span[0] if low is None else low, span[1] if high is None else high)
-    figure = _heatmap_figure(values, words, rows, columns, marked, scale, label, diverging)
+    figure = _heatmap_figure(values, words, before, rows, columns, marked, scale, label, diverging)
 
     def frame() -> pandas.DataFrame:
         import pandas as pd
@@ -142,6 +154,7 @@ def _grid(
             {
                 "layer": np.repeat(rows, length),
                 "step": np.tile(columns, count),
+                **({} if before is None else {"input_token": before * count}),
                 "token": words * count,
                 "value": values.reshape(-1),
                 "marked": marked.reshape(-1),
@@ -149,7 +162,7 @@ def _grid(
         )
 
     lines = [
-        [row, *low_middle_high(values[i]), int(marked[i].sum()), _top(values[i], words, columns)]
+        [row, *low_middle_high(values[i]), int(marked[i].sum()), _top(values[i], words, before, columns)]
         for i, row in enumerate(rows)
     ]
     static = table(["layer", "lowest", "median", "highest", "marked", "highest at"], lines)
@@ -168,8 +181,8 @@ def _grid(
 
 
 def _heatmap_figure(
-    values: np.ndarray, words: list[str], rows: list[int], columns: list[int], marked: np.ndarray,
-    span: tuple[float | int, float | int] | None, label: str, diverging: bool,
+    values: np.ndarray, words: list[str], inputs: list[str] | None, rows: list[int], columns: list[int],
+    marked: np.ndarray, span: tuple[float | int, float | int] | None, label: str, diverging: bool,
 ) -> Any:  # fmt: skip
     from bokeh.models import BasicTicker, FixedTicker, LinearColorMapper
     from bokeh.models.annotations import ColorBar
@@ -193,6 +206,9 @@ def _heatmap_figure(
         "x": x, "y": y, "value": values.reshape(-1), "layer": np.asarray(rows)[y], "step": np.asarray(columns)[x],
         "token": [shown[step] for step in x], "marked": np.where(marked.reshape(-1), "yes", "no").tolist(),
     }  # fmt: skip
+    if inputs is not None:
+        read = [short(word) for word in inputs]
+        data["input"] = [read[step] for step in x]
     # A little over 1, or thin gaps show where a cell is no whole number of pixels wide.
     cells = figure.rect(
         "x",
@@ -220,7 +236,8 @@ def _heatmap_figure(
             line_color="#000000",
             line_width=1.3,
         )
-    tips = [("layer", "@layer"), ("step", "@step"), ("token", "@token"), (label, "@value{%.6g}"), ("marked", "@marked")]
+    tips = [("layer", "@layer"), ("step", "@step"), *token_tips(inputs is not None)]
+    tips += [(label, "@value{%.6g}"), ("marked", "@marked")]
     figure.add_tools(hover([cells], tips))
     figure.xaxis.ticker = BasicTicker(min_interval=1)
     every = max(1, -(-count // 14))
@@ -246,8 +263,9 @@ def _name_ticks(figure: Any, columns: list[int]) -> None:
     figure.xaxis.major_label_overrides = {i: str(columns[i]) for i in range(0, len(columns), every)}
 
 
-def _top(values: np.ndarray, words: list[str], columns: list[int]) -> str:
+def _top(values: np.ndarray, words: list[str], inputs: list[str] | None, columns: list[int]) -> str:
     if not np.isfinite(values).any():
         return "-"
     place = int(np.nanargmax(np.where(np.isfinite(values), values, np.nan)))
-    return f"step {columns[place]} {short(words[place])}"
+    where = short(words[place]) if inputs is None else between(inputs[place], words[place])
+    return f"step {columns[place]} {where}"

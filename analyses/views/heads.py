@@ -1,4 +1,8 @@
-"""Attention of one layer's heads while a response was written, at chosen steps and a window before each."""
+"""Attention of one layer's heads while a response was written, at chosen steps and a window before each.
+
+Step t is here what it is everywhere: the position that predicts response token t. It has just read the token before it,
+which its row is named after, and that is where its query comes from.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from torch import Tensor
 
 from analyses.views.view import View
 from interp.arguments import Whole, Wholes, as_whole, as_wholes
-from interp.display import number, table, visible
+from interp.display import between, number, table, visible
 from interp.errors import InputError
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
@@ -45,14 +49,16 @@ def attention(
     >>> view.title, len(view.to_frame())
     ('Attention of layer 1', 60)
 
-    The prompt and the response are read once more, without interventions. Chosen are the response token of each step
-    and the `window` tokens before it; without `steps`, the last tokens of all. A token's label ends on its position in
-    prompt and response together. Step t was predicted at the token before it.
+    The prompt and the response are read once more, without interventions. Chosen are the position of each step, which
+    predicts response token t, and the `window` positions before it; without `steps`, the last ones of all. A position
+    is named by the token that it has read, and by its number in prompt and response together: step t has number
+    ``len(rollout.prompt_ids) + t - 1``. The table has `step` (missing inside of the prompt), `input_token` and `token`,
+    which is predicted there, and of where it looks `source_position` and `source_token`, which stands there.
 
     Args:
         layer: negative numbers count from the last.
         steps: one or several response steps, from 0 (negative from the end).
-        window: tokens before each step.
+        window: positions before each step.
 
     Raises:
         InputError: a layer or a step that is not there, more than 80 tokens chosen, a model without attention patterns.
@@ -62,7 +68,8 @@ def attention(
     pattern = _pattern(model, rollout, number_of, positions)
     ids = torch.cat([rollout.prompt_ids, rollout.token_ids]).tolist()
     prompt = text_pieces(model.tokenizer, ids[: len(rollout.prompt_ids)])
-    words = [[*prompt, *rollout.tokens][position] for position in positions]
+    every = [*prompt, *rollout.tokens]
+    words = [every[position] for position in positions]
     names = [f"{_axis(word)}·{position}" for word, position in zip(with_parts_shown(words), positions, strict=True)]
     heads = pattern.double().cpu().numpy()
     live = {
@@ -73,7 +80,8 @@ def attention(
         "series": [
             {
                 "label": "",
-                "note": "A darker cell is more attention; grey lies ahead. Labels end on the position.",
+                "note": "A darker cell is more attention; grey lies ahead. A row is a position, named by the token "
+                "that it has read.",
                 "props": {
                     "attention": np.round(heads, 6).tolist(),
                     "attentionHeadNames": [f"head {head}" for head in range(len(heads))],
@@ -92,23 +100,27 @@ def attention(
         for head in range(len(heads))
     ]
     columns = ["head", *(f"{place}." for place in range(1, len(rows[0])))]
-    static = table(columns, rows, caption=f"Where {names[-1]} attends most")
+    where = between(words[-1], every[positions[-1] + 1])
+    static = table(columns, rows, caption=f"Where the position {where} attends most")
     alt = (
-        f"{len(heads)} heads of layer {number_of}, from each of {len(names)} tokens (rows) to those before it "
-        f"(columns). A row adds up to 1 over all tokens, over the shown ones to "
-        f"{number(heads.sum(-1).mean())} on average."
+        f"{len(heads)} heads of layer {number_of}, from each of {len(names)} positions (rows) to those before it "
+        f"(columns); the last is step {positions[-1] + 1 - len(prompt)}, {where}. A row adds up to 1 over all tokens, "
+        f"over the shown ones to {number(heads.sum(-1).mean())} on average."
     )
 
     def frame() -> pandas.DataFrame:
         import pandas as pd
 
         head, to, source = _lower(heads)
+        steps_of = np.asarray(positions) + 1 - len(prompt)
         return pd.DataFrame(
             {
                 "layer": number_of,
                 "head": head,
+                "step": pd.array([step if step >= 0 else None for step in steps_of[to].tolist()], dtype="Int64"),
                 "position": np.asarray(positions)[to],
-                "token": [words[i] for i in to],
+                "input_token": [words[i] for i in to],
+                "token": [every[positions[i] + 1] for i in to],
                 "source_position": np.asarray(positions)[source],
                 "source_token": [words[i] for i in source],
                 "attention": heads[head, to, source],
@@ -130,7 +142,7 @@ def _positions(rollout: Rollout, steps: Any, window: int) -> list[int]:
             received=f"steps {wanted[:5]}, window {window}",
             remedy="The response must have at least one token.",
         )
-    chosen = sorted({p for step in wanted for p in range(max(0, before + step - reach), before + step + 1)})
+    chosen = sorted({p for step in wanted for p in range(max(0, before + step - 1 - reach), before + step)})
     if len(chosen) > MOST:
         raise InputError(
             "attention",

@@ -12,7 +12,7 @@ from torch import Tensor
 from analyses.views.parts import scrolling
 from analyses.views.view import View
 from interp.arguments import Whole, Wholes, as_whole
-from interp.display import number, ramp, readable_on, visible
+from interp.display import between, number, ramp, readable_on, visible
 from interp.errors import InputError
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
@@ -72,9 +72,10 @@ def logit_lens(
     values, numbers = probabilities.double().cpu().tolist(), ids.cpu().tolist()
     words = [token_texts(model.tokenizer, row) for row in numbers]
     emitted = int(rollout.token_ids[step])
+    where = between(rollout.input_tokens[step], rollout.tokens[step])
     static = _table(chosen, values, numbers, words, emitted)
     alt = (
-        f"The {k} most probable next tokens at step {step} by layer, darker for more probable; outlined and "
+        f"The {k} most probable next tokens at step {step} ({where}) by layer, darker for more probable; outlined and "
         f"underlined: {visible(rollout.tokens[step])!r}, which was emitted. "
         f"The last layer shown says {visible(words[-1][0])!r} with probability {number(values[-1][0])}."
     )

@@ -26,6 +26,8 @@ VIEW_STYLE = (
     ".pl-live h4{font-size:11px;line-height:1.2}.pl-live h2[style],.pl-live h4[style]{background:#1b1f24!important}"
     ".pl-live .colored-tokens{line-height:1.9;overflow-wrap:anywhere;padding-bottom:2px!important;font-family:"
     "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:13px}"
+    # The library's tooltip tells token and value; where the step stands in the text comes below, set on hovering.
+    ".pl-live .colored-tokens>div::after{content:var(--pl-place,'');display:block;font-weight:400}"
     ".pl-live .colored-tokens>span>span{max-width:100%;unicode-bidi:isolate;white-space:normal}"
     # The large attention chart takes its width from its own canvas, and can fall to nothing when a window changes.
     ".pl-live [style*='aspect-ratio']{width:100%!important}"
@@ -80,6 +82,14 @@ window.peaklensShow1 = window.peaklensShow1 || function (id) {
       });
     });
   }
+  // Before which token and after which one the pointer is.
+  function placed(event) {
+    var tokens = event.target.closest(".colored-tokens"), node = event.target;
+    if (!tokens || node === tokens) return;
+    while (node.parentElement !== tokens) node = node.parentElement;
+    var at = Array.prototype.indexOf.call(tokens.querySelectorAll(":scope > span"), node);
+    if (at >= 0) tokens.style.setProperty("--pl-place", JSON.stringify(data.places[at]));
+  }
   function circuitsvis() {
     var boxes = [];
     function show(k) {
@@ -93,6 +103,7 @@ window.peaklensShow1 = window.peaklensShow1 || function (id) {
         box.appendChild(target);
         window.CircuitsVis.render(target.id, window.CircuitsVis[data.component],
           Object.assign({}, data.props, series.props));
+        if (data.places) target.addEventListener("mouseover", placed);
         note(box, series.note);
         boxes[k] = box;
       }

@@ -17,13 +17,16 @@ __all__ = ["Scored"]
 class Scored(Protocol):
     """Scores of one response, ``[layer, step]``; `analyses.trace.Trajectory` is one.
 
-    Members as there: `tokens` and `token_ids` by step; `mi` and `is_peak` by layer and step; `layers` names the rows,
+    Members as there: `tokens` and `token_ids` by step, which it predicts, and `input_tokens`, which it has just read;
+    `mi` and `is_peak` by layer and step; `layers` names the rows,
     `site`, `problem`, `sample` and `measure` say of what. `row` finds a layer's row, `threshold` is what peaks
     exceed, `only` keeps some layers, `to_frame` gives one row a (layer, step).
     """
 
     @property
     def tokens(self) -> Sequence[str]: ...
+    @property
+    def input_tokens(self) -> Sequence[str]: ...
     @property
     def token_ids(self) -> Tensor: ...
     @property

@@ -11,7 +11,7 @@ from analyses.views.arrays import finite_range, matrix, one_each, truths
 from analyses.views.scored import Scored
 from analyses.views.view import View
 from interp.arguments import Whole, as_list, as_whole
-from interp.display import number, token_spans, visible
+from interp.display import number, places, token_spans, visible
 from interp.errors import InputError
 from interp.rollout import Rollout
 from interp.token_text import gap_between, with_parts_shown
@@ -34,6 +34,7 @@ def text(
     *,
     title: str = "",
     start: Whole | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> View:
     """Tokens coloured by value: white is 0, blue above, orange below; a series is chosen from a list.
 
@@ -49,11 +50,14 @@ def text(
         labels: the name of each series.
         marks: steps to outline and underline: numbers, or booleans ``[step]`` or ``[series, step]``.
         start: the series shown first; the last layer of a trajectory, otherwise 0.
+        inputs: where values are of positions that predict the tokens, the tokens that these have read; tooltips then
+            say "after `0`, before `meters`". A trajectory and a rollout bring theirs.
 
     Raises:
         InputError: no tokens or no values; lengths that differ; a series or a step that is not there.
     """
     words, given, names, at, heading, first = _source(tokens)
+    read = tokens.input_tokens if inputs is None and isinstance(tokens, Scored | Rollout) else inputs
     if values is not None:
         given, names, first = values, None, 0
         at = None if isinstance(tokens, Scored) and marks is None else at
@@ -76,6 +80,8 @@ def text(
         )
     name = title or heading
     shown = [safe_token(word) for word in with_parts_shown(words)]
+    before = None if read is None else one_each(read, len(words), "inputs, one a token", "text")
+    around = None if before is None else places(before, words)
     gap = gap_between(words, tokens.text if isinstance(tokens, Rollout) else None)
     live = {
         "needs": "circuitsvis",
@@ -83,6 +89,7 @@ def text(
         "choose": "Coloured by",
         "start": begin,
         "gap": bool(gap),
+        **({} if around is None else {"places": around}),
         "props": {"tokens": shown, "positiveColor": POSITIVE, "negativeColor": NEGATIVE},
         "series": [_series(label, row, at) for label, row, at in zip(listed, numbers, marked, strict=True)],
     }
@@ -90,9 +97,10 @@ def text(
     span = finite_range(numbers[begin])
     low, high = (span[1], span[0]) if span is not None and span[1] <= 0 else (None, None)
     static = token_spans(
-        words, numbers[begin].tolist(), marks=marked[begin].tolist(), label=listed[begin], low=low, high=high, gap=gap
-    )
-    return View(name, static, _alt(words, listed), live, lambda: _frame(words, listed, numbers, marked))
+        words, numbers[begin].tolist(), marks=marked[begin].tolist(), label=listed[begin], low=low, high=high, gap=gap,
+        titles=around,
+    )  # fmt: skip
+    return View(name, static, _alt(words, listed), live, lambda: _frame(words, before, listed, numbers, marked))
 
 
 def _source(
@@ -160,7 +168,9 @@ def _alt(words: list[str], labels: list[str]) -> str:
     return f"{len(words)} token{'' if len(words) == 1 else 's'} coloured by {choice}{shown}."
 
 
-def _frame(words: list[str], labels: list[str], values: np.ndarray, marked: np.ndarray) -> pandas.DataFrame:
+def _frame(
+    words: list[str], inputs: list[str] | None, labels: list[str], values: np.ndarray, marked: np.ndarray
+) -> pandas.DataFrame:
     import pandas as pd
 
     count, steps = values.shape
@@ -168,6 +178,7 @@ def _frame(words: list[str], labels: list[str], values: np.ndarray, marked: np.n
         {
             "series": np.repeat(np.asarray(labels, dtype=object), steps),
             "step": np.tile(np.arange(steps), count),
+            **({} if inputs is None else {"input_token": inputs * count}),
             "token": words * count,
             "value": values.reshape(-1),
             "marked": marked.reshape(-1),

@@ -60,7 +60,7 @@ def patch_sweep(
     >>> metric = log_probability(int(target.token_ids[7]))
     >>> table = patch_sweep(model, target, source, metric, layers=[0, 2], steps=[3, 7])
     >>> list(table.columns), len(table)
-    (['layer', 'site', 'step', 'source_step', 'token', 'value', 'baseline', 'effect'], 4)
+    (['layer', 'site', 'step', 'source_step', 'input_token', 'token', 'value', 'baseline', 'effect'], 4)
 
     Args:
         target: the response whose prediction is watched.
@@ -79,8 +79,9 @@ def patch_sweep(
         batch_size: patches at a time.
 
     Returns:
-        One row a (layer, step): ``token`` is the target's response token at that step (the one the patched position
-        predicts), ``value`` the metric with the patch, ``baseline`` without, ``effect`` their difference.
+        One row a (layer, step): ``input_token`` is the token that the patched position has read, ``token`` the target's
+        response token at that step, which it predicts, ``value`` the metric with the patch, ``baseline`` without,
+        ``effect`` their difference.
 
     Raises:
         InputError: rollouts of other models or widths, layers or steps out of range, a metric that gives something
@@ -156,6 +157,7 @@ def patch_sweep(
         )
     plain, found = float(measured[0]), dict(zip(cells, measured[1:].tolist(), strict=True))
     sources = list(pairs.values())
+    inputs = target.input_tokens
     return pd.DataFrame(
         [
             {
@@ -163,6 +165,7 @@ def patch_sweep(
                 "site": site,
                 "step": step,
                 "source_step": sources[place],
+                "input_token": inputs[step],
                 "token": target.tokens[step],
                 "value": found[step, place, layer],
                 "baseline": plain,

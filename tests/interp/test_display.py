@@ -200,7 +200,7 @@ def test_a_rollout_shows_itself() -> None:
     assert "... 600 more" in seen.text
     assert " 399" in seen.spans
     assert " 400" not in seen.spans
-    assert "step 5 (Insist: went on)" in seen.titles
+    assert "step 5 (after `␣4`, before `␣5`; Insist: went on)" in seen.titles
     assert "outlined intervention" in seen.text.replace("\u2002", " ")
 
 
@@ -213,12 +213,17 @@ def test_show_colours_by_what_is_asked_for() -> None:
     short = rollout(["a", "b", "c"], [Event(1, "Insist", "went on")])
     assert repr(short.show()) == "3 tokens by log-probability (nats), from -3 to -1"
     piece = short.show()._repr_html_()
-    assert f'style="background-color:{ramp(1)};color:#ffffff" title="step 2: -3"' in piece  # dark is improbable
+    dark = f'style="background-color:{ramp(1)};color:#ffffff"'
+    assert f'{dark} title="step 2: -3 (after `b`, before `c`)"' in piece  # dark is improbable
     assert '<mark class="pl-m"><span class="pl-t"' in piece
     entropy = short.show("entropy").html
-    assert Reader(entropy).titles == ["step 0: 0", "step 1: 0.25 (Insist: went on)", "step 2: 0.5"]
+    assert Reader(entropy).titles == [
+        "step 0: 0 (after `⟨prompt⟩`, before `a`)",
+        "step 1: 0.25 (after `a`, before `b`; Insist: went on)",
+        "step 2: 0.5 (after `b`, before `c`)",
+    ]
     own = short.show([7.0, math.nan, 9.0], marks=[2]).html
-    assert Reader(own).titles == ["step 0: 7", "step 1: NaN (Insist: went on)", "step 2: 9"]
+    assert [title.partition(" (")[0] for title in Reader(own).titles] == ["step 0: 7", "step 1: NaN", "step 2: 9"]
     assert "marked" in Reader(own).text
     for wrong, told in (("losses", "received 'losses'"), ([1.0], "each of 3 tokens, received 1")):
         with pytest.raises(InputError) as caught:
@@ -234,7 +239,8 @@ def test_to_frame_has_a_row_a_step() -> None:
         Event(9, "Ban", "after the end"),
     ]
     frame = rollout(["a", "b"], events).to_frame()
-    assert list(frame.columns) == ["step", "token_id", "token", "logprob", "entropy", "event"]
+    tokens = ["input_token_id", "input_token", "token_id", "token"]
+    assert list(frame.columns) == ["step", *tokens, "logprob", "entropy", "event"]
     assert frame["event"].tolist() == ["Recycle: once", "Insist: went on; Ban: three tokens"]
     assert frame["logprob"].tolist() == [-1.0, -2.0]
     assert frame["token_id"].tolist() == [10, 11]

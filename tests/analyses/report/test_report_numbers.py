@@ -24,7 +24,11 @@ def test_numbers_equal_those_of_the_tables(toy: Run, page: Path, browser: Browse
             "layers": rows_of(tab, ".rp-statistics"),
             "responses": rows_of(tab, ".rp-responses"),
             "medians": rows_of(tab, ".rp-medians"),
-            "words": {layer: rows_of(tab, f".rp-by-layer[data-layer='{layer}']") for layer in (0, 1, 2)},
+            "words": {
+                (layer, position): rows_of(tab, f".rp-by-layer[data-layer='{layer}'] .rp-{position}")
+                for layer in (0, 1, 2)
+                for position in ("input", "predicted")
+            },
         }
 
     got = browser.rendered(page, width=1400, actions=read).check().result
@@ -76,11 +80,12 @@ def test_numbers_equal_those_of_the_tables(toy: Run, page: Path, browser: Browse
         assert (float(row[2]["v"]), float(row[4]["v"])) == (want[0], pytest.approx(want[2]))
 
     tokens = toy.tokens
-    for layer, found in got["words"].items():
+    for (layer, position), found in got["words"].items():
         part = mi[mi["layer"] == layer]
-        text = part["token"].astype(str).str.strip()
+        text = part["input_token" if position == "input" else "token"].astype(str).str.strip()
+        listed = tokens[(tokens["layer"] == layer) & (tokens["position"] == position)].head(15)
         assert [(row[0]["text"], int(row[1]["v"])) for row in found] == [
-            (word, count) for word, count in tokens[tokens["layer"] == layer][["word", "count"]].itertuples(index=False)
+            (word, count) for word, count in listed[["word", "count"]].itertuples(index=False)
         ]
         for row in found:
             is_word, at = text == row[0]["text"], part["is_peak"]
@@ -109,6 +114,7 @@ def test_keyboard_chooses_responses_and_layers_and_figures_follow(toy: Run, page
         line = model(tab, "line")
         assert line["value"] == pytest.approx(part["mi"].tolist(), rel=1e-6)
         assert line["token"] == part["token"].astype(str).tolist()
+        assert line["input"] == part["input_token"].astype(str).tolist()
         steps = part.loc[part["is_peak"], "step"].tolist()
         assert model(tab, "peaks")["step"] == steps
         assert [step for step, peak in enumerate(line["peak"]) if peak == "yes"] == steps
@@ -118,6 +124,7 @@ def test_keyboard_chooses_responses_and_layers_and_figures_follow(toy: Run, page
         cells = model(tab, "cells")
         assert cells["image"][0] == pytest.approx(whole["mi"].tolist(), rel=1e-6)
         assert cells["token"][0] == whole["token"].astype(str).tolist()
+        assert cells["input"][0] == whole["input_token"].astype(str).tolist()
         assert cells["layer"][0] == whole["layer"].tolist()
         dots = model(tab, "dots")
         marked = whole[whole["is_peak"]]
@@ -137,8 +144,9 @@ def test_keyboard_chooses_responses_and_layers_and_figures_follow(toy: Run, page
         assert [step for step, mark in enumerate(outlined) if mark == "underline"] == steps
         assert problem in tab.inner_text(".rp-figure figcaption")
         assert f"layer {layer}" in tab.inner_text(".rp-figure figcaption")
-        listed = tab.eval_on_selector_all(".rp-peaks button", "all => all.map(b => parseInt(b.textContent))")
-        assert listed == steps
+        listed = tab.eval_on_selector_all(".rp-peaks button", "all => all.map(b => b.textContent)")
+        at = part.set_index("step")
+        assert listed == [f"{step} after `{at['input_token'][step]}`, before `{at['token'][step]}`" for step in steps]
 
     def drive(tab: Any) -> None:
         ready(tab)
@@ -181,7 +189,8 @@ def test_a_step_is_chosen_by_keyboard_tap_or_token(toy: Run, page: Path, browser
 
     def at(tab: Any, step: int) -> None:
         told = tab.inner_text(".rp-at")
-        assert told.startswith(f"Step {step} of 0 to {len(part) - 1}: “{part['token'][step]}”")
+        around = f"after `{part['input_token'][step]}`, before `{part['token'][step]}`"
+        assert told.startswith(f"Step {step} of 0 to {len(part) - 1}, {around}: nHSIC ")
         assert f"nHSIC {float(f'{part.mi[step]:.4g}'):g}" in told
         assert told.endswith("a peak") == part["is_peak"][step]
         assert tab.get_attribute(".rp-step", "aria-valuetext") == told

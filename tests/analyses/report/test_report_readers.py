@@ -127,7 +127,7 @@ def test_without_verdicts_the_rest_is_there(tmp_path: Path, browser: Browser) ->
 def test_without_scripts_and_in_the_dark(page: Path, browser: Browser) -> None:  # noqa: F811
     seen = browser.rendered(page, script=False)
     assert "Curves and texts need JavaScript" in seen.text
-    assert "Words at the" in seen.text
+    assert "Tokens read at the" in seen.text
     assert "Peaks by layer, means over responses" in seen.text
     assert "How it was made" in seen.text
 

@@ -51,7 +51,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         return grader(*args, **kwargs)
 
     def whole(self: pyarrow.parquet.ParquetFile, *args: object, **kwargs: object) -> object:
-        seen["whole table of scores"] += "mi" in self.schema_arrow.names
+        seen["whole table of scores"] += bool({"nhsic", "mi"} & set(self.schema_arrow.names))
         return table(self, *args, **kwargs)
 
     monkeypatch.setattr(Run, "read", counted)

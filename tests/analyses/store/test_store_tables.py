@@ -8,7 +8,7 @@ from run_folders import frame, refusal, start, temporaries
 from analyses.store import Cell, Run
 
 
-@pytest.mark.parametrize("name", ["mi.parquet", "tokens.csv"])
+@pytest.mark.parametrize("name", ["scores.parquet", "tokens.csv"])
 @pytest.mark.parametrize("rows", [16, 1, 0])
 def test_tables_round_trip(run, name, rows):
     run.write_table("old_" + name, frame())
@@ -63,8 +63,8 @@ def test_convenience_tables_and_their_absence(run):
 
 def test_folders_named_like_partitions_add_no_columns(tmp_path):
     run = start(tmp_path / "seed=1/temperature=0.6")
-    run.write_table("mi.parquet", pandas.DataFrame({"mi": [1.0]}))
-    assert list(run.mi.columns) == ["mi"]
+    run.write_table("scores.parquet", pandas.DataFrame({"mi": [1.0]}))
+    assert list(run.scores.columns) == ["mi"]
 
 
 def test_tables_stream_by_row_groups_and_appear_whole(run):

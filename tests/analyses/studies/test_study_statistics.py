@@ -125,7 +125,8 @@ def test_there_is_one_lift_with_one_interval(once: dict[str, StudyResult], tmp_p
     """Of study tokens, of the report's table of words and of plain counts: the same number and the same ends."""
     run = baseline_of(once["tokens"])
     scores = run.mi.astype({"problem": str, "token": str})
-    words = {(layer, word.word): word for layer, some in digest(run, 10**6).words.items() for word in some}
+    predicted = digest(run, 10**6).words["predicted"]
+    words = {(layer, word.word): word for layer, some in predicted.items() for word in some}
     rows = [row for row in once["tokens"].table.to_dict("records") if (row["layer"], row["word"]) in words]
     assert len(rows) >= 3
     for row in rows:
@@ -205,7 +206,7 @@ def test_measures_count_the_responses_where_they_are_defined() -> None:
             if (k, sample) == (5, 1):
                 other = np.zeros(30)
             parts.append(
-                pd.DataFrame({"problem": f"p{k}", "sample": sample, "step": range(30), "mi": mi, "is_peak": peaks,
+                pd.DataFrame({"problem": f"p{k}", "sample": sample, "step": range(30), "nhsic": mi, "is_peak": peaks,
                               "r2": other})
             )  # fmt: skip
     row = next(Overlap(measures=("r2",), draws=200)._measures(0, pd.concat(parts), 1.5))

@@ -63,7 +63,9 @@ def test_mi_equals_the_dense_formula_on_hugging_face_residuals(run: Run) -> None
 
 def test_tables_are_tidy(run: Run) -> None:
     mi, peaks, tokens = run.mi, run.peaks, run.tokens
-    assert list(mi.columns) == ["problem", "sample", "layer", "site", "step", "token_id", "token", "mi", "is_peak"]
+    tokens_of_a_step = ["input_token_id", "input_token", "token_id", "token"]
+    columns = ["problem", "sample", "layer", "site", "step", *tokens_of_a_step, "nhsic", "mi", "is_peak"]
+    assert list(mi.columns) == columns
     assert not mi.isna().any().any()
     assert not mi.duplicated(["problem", "sample", "layer", "site", "step"]).any()
     counted = mi.groupby(["problem", "sample", "layer"], observed=True)["is_peak"].sum().reset_index()
@@ -74,9 +76,10 @@ def test_tables_are_tidy(run: Run) -> None:
     fence = (quarter[0.75] + 1.5 * (quarter[0.75] - quarter[0.25])).rename("fence").reset_index()
     fenced = mi.merge(fence, on=["problem", "layer"])
     assert (fenced["is_peak"] == (fenced["mi"] > fenced["fence"])).all()
-    at_peaks = mi[mi["is_peak"]].groupby(["layer", "token"], observed=True).size()
-    for row in tokens.itertuples():
-        assert at_peaks[row.layer, row.word] == row.count
+    for position, column in (("input", "input_token"), ("predicted", "token")):
+        at_peaks = mi[mi["is_peak"]].groupby(["layer", column], observed=True).size()
+        rows = tokens[tokens["position"] == position]
+        assert {(row.layer, row.word): row.count for row in rows.itertuples()} == at_peaks.to_dict()
 
 
 def test_same_command_resumes_without_recomputing(run: Run, model: object, tmp_path: Path) -> None:
@@ -250,7 +253,7 @@ def test_the_command_prints_a_readable_summary(tmp_path: Path, peaklens: Command
     for part in (
         "toy-reasoner: 3 responses",
         "Peaks (Tukey)",
-        "Words at peaks of layer 2",
+        "Tokens read at peaks of layer 2",
         "«",
         "mi.parquet",
         "not bits",

@@ -105,14 +105,17 @@ def test_attention_is_hugging_faces() -> None:
     before = len(greedy.prompt_ids)
     for layer in range(3):
         frame = views.attention(toy(), greedy, layer, steps=[3, 20], window=4).to_frame()
-        chosen = [*range(before - 1, before + 4), *range(before + 16, before + 21)]
+        # Step t predicts response token t: it stands at the token before, where plain Hugging Face's row t - 1 is
+        chosen = [*range(before - 2, before + 3), *range(before + 15, before + 20)]
         assert sorted(frame["position"].unique()) == chosen
         expected = reference[layer][0, frame["head"], frame["position"], frame["source_position"]]
         assert np.abs(frame["attention"] - expected.numpy()).max() < 1e-6
-        assert frame["token"].tolist() == [
-            ([*[""] * before, *greedy.tokens][p]) if p >= before else t
-            for p, t in zip(frame["position"], frame["token"], strict=True)
-        ]
+        assert sorted(frame["step"].dropna().unique()) == [0, 1, 2, 3, *range(16, 21)]
+        for row in frame.dropna(subset=["step"]).to_dict("records"):
+            assert row["position"] == before + row["step"] - 1
+            assert row["token"] == greedy.tokens[row["step"]]
+            assert row["input_token"] == (greedy.tokens[row["step"] - 1] if row["step"] else greedy.prompt_token)
+            assert row["source_position"] <= row["position"]
     assert views.attention(toy(), greedy, -1).title == "Attention of layer 2"
 
 

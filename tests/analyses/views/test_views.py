@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,27 @@ def test_hostile_tokens_are_shown_as_text(browser: Browser) -> None:  # noqa: F8
     without = browser.rendered(page("text", [view]), script=False).check()
     for token in HOSTILE:
         assert visible(token[:200]).strip(" ") in without.text
+
+
+@pytest.mark.browser
+def test_hovering_a_text_tells_where_a_step_is(browser: Browser) -> None:  # noqa: F811
+    """What the position has read and what it predicts, below the token and its number."""
+    one = trajectory(["So", ' "7\\', "<b>", "."], scores(1, 4), prompt_token="->")
+
+    def hover(tab: Any) -> list[str]:
+        told = []
+        for span in tab.query_selector_all(".pl-live .colored-tokens>span"):
+            span.hover()
+            tab.wait_for_timeout(60)
+            content = "getComputedStyle(document.querySelector('[data-popper-placement]'), '::after').content"
+            told.append(tab.evaluate(content))
+            tab.mouse.move(990, 790)
+        return told
+
+    seen = browser.rendered(page("text", [views.text(one)]), actions=hover).check().result
+    shown = [one.input_tokens[0], "So", '␣"7\\', "<b>", "."]
+    expected = [f"after `{read}`, before `{said}`" for read, said in pairwise(shown)]
+    assert [json.loads(content) for content in seen] == expected
 
 
 @pytest.mark.browser
