@@ -36,10 +36,12 @@ def show(run: Run) -> None:
     last = facts["layers"][-1]["layer"]
     site, sigma = run.settings["site"], run.settings["sigma"]
     console.print(
-        f"\n[b]{facts['model']}[/b]: {facts['responses']} responses, {facts['steps']} steps, scored at {site} "
-        f"against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma}; "
+        f"\n[b]{facts['model']}[/b]: {facts['responses']} responses, {facts['steps']} steps, {_asked(facts['prompt'])}"
+        f"scored at {site} against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma}; "
         "a dependence score, not bits)\n"
     )
+    for sentence in facts.get("warnings", []):
+        console.print(Text(f"Beware, {sentence}", style="bold"), soft_wrap=True)
     table = Table(title="Peaks (Tukey), mean over responses", title_justify="left")
     for heading in ("layer", *COLUMNS.values()):
         table.add_column(heading, justify="right")
@@ -62,6 +64,10 @@ def show(run: Run) -> None:
     if failed := run.failures():
         console.print(Text(f"{len(failed)} failed: see {run.path / 'failures.json'} and --retry-failed", style="bold"))
     console.print(Text.assemble(("Report: ", "bold"), str(run.path / "report.html")), soft_wrap=True)
+
+
+def _asked(prompt: str | None) -> str:
+    return {"raw": "asked raw, ", "chat": "asked in the chat template, "}.get(prompt or "", "")
 
 
 def _cell(name: str, value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, tell_failures
+from analyses.commands.common import load_chosen, tell_failures, tell_prompt
 from analyses.commands.options import (
     AnswerColumn,
     Device,
@@ -57,7 +57,7 @@ def study(
     ] = None,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 16,
-    prompt: Prompt = PromptMode.raw,
+    prompt: Prompt = PromptMode.auto,
     layers: Annotated[str, typer.Option(help='Layers of the baseline\'s nHSIC: "all" or numbers.')] = "all",
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -96,12 +96,14 @@ def study(
     asked = None if problems is None else load_problems(problems, n=None, **columns)
     silent = quiet or as_json
     loaded = load_chosen(model, device, dtype, device_map, silent)
+    folder = out or Path("runs") / chosen.name
+    if not (silent or chosen.other_models()):  # two models, one of them without a template, are asked raw
+        tell_prompt(loaded, prompt, folder, "baseline")
     common: dict[str, Any] = {
         "n": n, "words": words, "batch_size": batch_size, "workers": workers, "calibrate": calibrate, **settings,
     }  # fmt: skip
     if dry_run:
         do_dry_run(chosen, loaded, asked, as_json, **common)
     else:
-        folder = out or Path("runs") / chosen.name
         more = {"retry_failed": retry_failed, "baselines": baselines}
         tell_failures(do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common), "cell")

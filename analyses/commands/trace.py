@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, say, tell_failures
+from analyses.commands.common import load_chosen, say, tell_failures, tell_prompt
 from analyses.commands.options import (
     AnswerColumn,
     Device,
@@ -52,7 +52,7 @@ def trace(
     ),
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 8,
-    prompt: Prompt = PromptMode.raw,
+    prompt: Prompt = PromptMode.auto,
     reference: Annotated[
         Reference, typer.Option(help="The text whose last token stands for the answer.")
     ] = Reference.solution,
@@ -120,6 +120,8 @@ def trace(
     pool = load_problems(problems, n=None, **columns) if problems is not None and null else None
     silent = quiet or as_json
     loaded = load_chosen(model, device, dtype, device_map, silent)
+    if not silent:
+        tell_prompt(loaded, prompt, out)
     with progress_bar(enabled=not silent) as progress:
         run = run_trace(
             loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, workers=workers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analyses.report.warned import OF_RESPONSES, response_counts, response_warnings
 from analyses.store.columns import CLOSENESS, SIGNIFICANT, WRONG_ANSWERS, is_void
 from analyses.store.run import Run
 from probes.many_tests import nulls_needed, smallest_p
@@ -38,7 +39,9 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "run": str(run.path),
         "model": run.settings["model"],
+        "prompt": run.settings.get("prompt"),
         "failed": len(run.failures()),
+        **_responses(run),
         "responses": int(len(peaks) / max(1, peaks["layer"].nunique())),
         "steps": int(peaks.loc[peaks["layer"] == peaks["layer"].max(), "n_steps"].sum()),
         "layers": [
@@ -64,6 +67,16 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
             "survive": dict(zip(map(int, survive.index), map(int, survive["n_significant"]), strict=True)),
         }
     return facts
+
+
+def _responses(run: Run) -> dict[str, Any]:
+    """How many responses are empty or were cut, and what is wrong with them as a whole."""
+    if "responses.parquet" not in run.tables:  # an older run
+        return {}
+    responses = run.table("responses.parquet", OF_RESPONSES)
+    counts = response_counts(responses)
+    said = response_warnings(responses, run.settings.get("max_new_tokens"))
+    return {"empty": counts["empty"], "cut": counts["cut"], "warnings": said}
 
 
 def null_sentence(run: Run, facts: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ def run_study(
     """
     out, watch = Path(out), watch or Watch()
     n, batch_size, workers = check_work("study", n, batch_size, workers)
-    plan = plan_study(study, model, problems, n, words, calibrate, settings)
+    plan = plan_study(study, model, problems, n, words, calibrate, settings, out)
     study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
     shared = Path(baselines) if baselines is not None else out.parent / "baselines"
     calibrates = study.calibrates(plan.setup)
