@@ -12,6 +12,7 @@ from typing import Any
 
 from analyses.report.summary import COLUMNS, null_sentence, summary
 from analyses.store.run import Run
+from analyses.trace.estimate import Estimate
 from interp.decoding import ProgressBar
 from interp.loading.models import ModelEntry
 from interp.token_text import gap_between
@@ -21,7 +22,9 @@ __all__ = [
     "marked_tokens",
     "progress_bar",
     "show",
+    "show_estimate",
     "show_models",
+    "taken",
 ]
 
 
@@ -64,6 +67,28 @@ def show(run: Run) -> None:
     if failed := run.failures():
         console.print(Text(f"{len(failed)} failed: see {run.path / 'failures.json'} and --retry-failed", style="bold"))
     console.print(Text.assemble(("Report: ", "bold"), str(run.path / "report.html")), soft_wrap=True)
+
+
+def show_estimate(found: Estimate) -> None:
+    """Print what a trace would take."""
+    again = f" and {found.read_again} to be read once more" if found.read_again else ""
+    if not found.cells and not found.read_again:
+        print("trace: nothing is left to do.")
+        return
+    print(f"trace: {found.cells} responses to decode{again}, {taken(found)}")
+
+
+def taken(found: Estimate) -> str:
+    """Tokens and minutes of an estimate.
+
+    >>> from analyses.trace.estimate import Estimate
+    >>> taken(Estimate(1, 64, 10_240, 4_000, 500.0, 8.0))
+    'at most 10,240 tokens; about 4,000 at 500 a second (measured on a few problems): about 0.1 minutes.'
+    """
+    return (
+        f"at most {found.tokens_at_most:,} tokens; about {found.tokens_expected:,} at "
+        f"{found.tokens_per_second:,.0f} a second (measured on a few problems): about {found.seconds / 60:.1f} minutes."
+    )
 
 
 def _asked(prompt: str | None) -> str:

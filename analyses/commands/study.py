@@ -78,6 +78,7 @@ def study(
     from analyses.commands.show_study import do_dry_run, do_study
     from analyses.problems import load_problems
     from analyses.studies import STUDIES, find_study, make_study
+    from analyses.studies.plan import check_study_layers
     from analyses.trace.settings import TraceSettings, check_work
 
     if not name:
@@ -95,6 +96,7 @@ def study(
     # All of them: the first calibrate the study, whatever n is.
     asked = None if problems is None else load_problems(problems, n=None, **columns)
     silent = quiet or as_json
+    check_study_layers(chosen, model, settings["layers"])
     loaded = load_chosen(model, device, dtype, device_map, silent)
     folder = out or Path("runs") / chosen.name
     if not (silent or chosen.other_models()):  # two models, one of them without a template, are asked raw

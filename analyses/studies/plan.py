@@ -22,10 +22,11 @@ from analyses.trace.tracer import Tracer
 from interp.arguments import as_whole
 from interp.engines.registry import model_facts
 from interp.errors import InputError
+from interp.loading.layers import check_layers
 from interp.loading.models import load_model, model_source
 from interp.types import Bridge
 
-__all__ = ["Plan", "plan_study"]
+__all__ = ["Plan", "check_study_layers", "plan_study"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def plan_study(
     chosen = traced_problems(model, problems, n)
     calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)
     source = _source(problems, max(n or 0, calibrate))
+    if isinstance(model, str):
+        check_study_layers(study, model, options.layers)
     bridge = load_model(model) if isinstance(model, str) else model
     if folder is not None:
         options = goes_on_with(options, bridge, folder, "baseline")
@@ -92,6 +95,13 @@ def plan_study(
     for other in others.values():
         Tracer(other, chosen, setup.options)
     return Plan(study, setup, chosen, source, calibrate, others)
+
+
+def check_study_layers(study: Study, model: str, layers: Any = "all") -> None:
+    """Refuse, before a model is loaded, layers that it does not have: of the baseline, and of the study's options."""
+    check_layers(model, layers, f"study {study.name}")
+    for name, numbers in study.layer_options().items():
+        check_layers(model, numbers, f"study {study.name}, {name}")
 
 
 def _source(problems: str | Path | Sequence[Problem] | None, least: int) -> list[Problem]:

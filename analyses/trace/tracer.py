@@ -112,12 +112,16 @@ class Tracer:
             need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
         )
 
-    def fits(self, folder: Path) -> bool:
-        """Whether a run folder is of this model and these settings, and holds no other problems under the same ids."""
+    def check_fits(self, folder: Path) -> None:
+        """Refuse a run folder of another model or other settings, or with other problems under the same ids."""
         now = {"kind": "trace", "settings": json_values(self.settings, "settings"), "provenance": self.provenance}
+        with warnings.catch_warnings(action="ignore", category=RunWarning):  # said when the run is gone on with
+            merge_pinned(folder, read_pinned(folder), now, GROWING, NOTED, self.judge)
+
+    def fits(self, folder: Path) -> bool:
+        """Whether a run could go on in this folder (:meth:`check_fits`)."""
         try:
-            with warnings.catch_warnings(action="ignore", category=RunWarning):  # said when the run is gone on with
-                merge_pinned(folder, read_pinned(folder), now, GROWING, NOTED, self.judge)
+            self.check_fits(folder)
         except InputError:
             return False
         return True

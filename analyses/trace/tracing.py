@@ -43,6 +43,7 @@ from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Work
 from interp.decoding import ProgressBar
 from interp.errors import InputError
+from interp.loading.layers import check_layers
 from interp.loading.models import load_model
 from interp.types import Bridge
 
@@ -102,6 +103,8 @@ def trace(
     probing = probing_of(settings)
     options = settings_of({name: value for name, value in settings.items() if name not in ASKED})
     chosen = traced_problems(model, problems, n)
+    if isinstance(model, str):
+        check_layers(model, options.layers, "trace")
     bridge = load_model(model) if isinstance(model, str) else model
     options = goes_on_with(options, bridge, Path(out))
     tracer = Tracer(bridge, chosen, options)

@@ -312,7 +312,7 @@ for number in range(40):
     folder = tmp_path / "run"
     Run.start(folder, kind="watch", settings={}, provenance={})
     both = [toy_forks.spawn(script, folder, who) for who in "ab"]
-    assert [toy_forks.wait(process)[0] for process in both] == [0, 0]
+    assert [toy_forks.wait(process) for process in both] == [(0, "")] * 2
     assert len(Run.open(folder).failures()) == 80
 
 
