@@ -17,7 +17,7 @@ from interp.types import Bridge
 __all__ = ["ORDINARY", "PAPER_WORDS", "WORD", "WordUse", "thinking_words", "uses_line", "word_uses"]
 
 ORDINARY = 10.0
-"""Times in 1,000 response tokens above which a word is ordinary in a model: common speech, no sign of thinking."""
+"""Times in 1,000 response tokens above which a word is ordinary in a model: it says it anyway, at steps of any kind."""
 
 WORD = re.compile(r"[A-Za-z]+")
 """A token that is wholly this, spaces at its ends aside, is a word, as :func:`probes.thinking_tokens` has it."""
@@ -107,8 +107,8 @@ def uses_line(uses: Sequence[WordUse], of: str = "the baseline") -> str:
     """The words and how often they are said, in a line; the ordinary ones are marked.
 
     >>> uses_line([WordUse("Wait", 5, 2.5), WordUse("So", 60, 30.0)])
-    'Wait 2.5, So 30.0* (times in 1,000 tokens of the baseline; * above 10: ordinary speech in this model)'
+    'Wait 2.5, So 30.0* (times in 1,000 tokens of the baseline; * above 10: ordinary in this model)'
     """
     listed = ", ".join(f"{use.word} {use.per_thousand:.1f}{'*' if use.is_ordinary else ''}" for use in uses)
-    marked = f"; * above {ORDINARY:g}: ordinary speech in this model" if any(use.is_ordinary for use in uses) else ""
+    marked = f"; * above {ORDINARY:g}: ordinary in this model" if any(use.is_ordinary for use in uses) else ""
     return f"{listed} (times in 1,000 tokens of {of}{marked})"

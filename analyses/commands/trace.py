@@ -133,7 +133,10 @@ def trace(
     }  # fmt: skip
     if dry_run:
         found = estimate_trace(loaded, chosen, out, **common)
-        typer.echo(json.dumps(asdict(found))) if as_json else show_estimate(found)
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+        else:
+            show_estimate(found)
         return
     with progress_bar(enabled=not silent) as progress:
         run = run_trace(loaded, chosen, out, retry_failed=retry_failed, progress=progress, **common)
