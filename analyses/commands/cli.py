@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from analyses.commands.common import complain, say
+from analyses.commands.demo import demo
 from analyses.commands.generate import generate
 from analyses.commands.study import study
 from analyses.commands.trace import trace
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Models that are bundled, in the cache, or known.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
-for command in (trace, generate, study):
+for command in (trace, generate, study, demo):
     app.command()(command)
 
 
