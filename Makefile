@@ -1,4 +1,4 @@
-# make demo       set-up, then trace the bundled toy reasoner on bundled problems
+# make demo       set-up, then the bundled toy reasoner traced, and what its thinking tokens do
 # make test       set-up, then the whole test suite
 # make check      formatting, lint, types, who may import whom
 # make notebooks  the notebooks, executed, as .ipynb and offline HTML
@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test check notebooks studies docs pictures bench toys wheel clean
 
 demo: .venv/run.stamp
-	$(BIN)/peaklens trace --model toy-reasoner --n 64 --max-new-tokens 160 --batch-size 16 --out runs/demo
+	$(BIN)/peaklens demo
 
 test: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

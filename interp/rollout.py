@@ -59,7 +59,7 @@ class Rollout:
         entropy: ``[step]``, nats, of the same distribution.
         residuals: site to ``[layer, step, d_model]``; step t is the position that predicts response token t.
         layers: the layers of ``residuals`` (``ln_final`` has one of its own).
-        events: where interventions acted.
+        events: where interventions acted (``is_act``), and which never did.
         settings: model, seed, temperature, versions, interventions...
         prompt_token: what the prompt's last token writes, which step 0 has read; None in files of earlier versions.
     """
@@ -201,7 +201,8 @@ class Rollout:
             "model": self.settings.get("model", "not named"),
             "length": f"{len(self)} tokens after a prompt of {len(self.prompt_ids)}",
             "finish reason": self.finish_reason,
-            "events": len(self.events),
+            "events": sum(event.is_act for event in self.events),
+            **{event.intervention: event.note for event in self.events if not event.is_act},
         }
         text = token_spans(
             self.tokens,

@@ -14,16 +14,32 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["Event", "ForcedToken", "Positions", "Row", "name_of"]
+__all__ = ["NEVER", "NOT_REACHED", "Event", "ForcedToken", "Positions", "Row", "name_of"]
+
+NEVER = "never acted"
+NOT_REACHED = "not reached"
+"""How the notes begin that tell what did not happen."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A mark: at response step ``step``, ``intervention`` did what ``note`` says."""
+    """A mark: at response step ``step``, ``intervention`` did what ``note`` says.
+
+    What did *not* happen is marked when the response has ended: an intervention that never acted, steps that were not
+    reached. ``is_act`` tells the one from the other.
+
+    >>> Event(3, "SuppressTokens", "suppressed 'Wait'").is_act, Event(9, "SuppressTokens", f"{NEVER}: why").is_act
+    (True, False)
+    """
 
     step: int
     intervention: str
     note: str
+
+    @property
+    def is_act(self) -> bool:
+        """Whether something was done there."""
+        return not self.note.startswith((NEVER, NOT_REACHED))
 
 
 class ForcedToken(int):
@@ -55,6 +71,7 @@ class Row:
     events: list[Event] = field(default_factory=list)
     forced: deque[ForcedToken] = field(default_factory=deque)
     _notes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _marked: set[int] = field(default_factory=set)
 
     def force(self, token_ids: Sequence[int], by: object = None) -> None:
         """Emit these next, one a step, after whatever is already forced."""
@@ -71,6 +88,12 @@ class Row:
     def mark(self, intervention: object, note: str) -> None:
         """Leave an :class:`Event` at the current step."""
         self.events.append(Event(len(self.token_ids), name_of(intervention), note))
+        self._marked.add(id(intervention))
+
+    def mark_idle(self, intervention: object, why: str) -> None:
+        """Leave an :class:`Event` that an intervention never acted, and why, if it left none."""
+        if id(intervention) not in self._marked:
+            self.mark(intervention, f"{NEVER}: {why}")
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Condition:
             (i, event.step)
             for i, rollout in enumerate(self.rollouts)
             for event in rollout.events
-            if event.intervention == name and event.step > 0
+            if event.intervention == name and event.step > 0 and event.is_act
         }
         return len(places) / (steps * len(self.rollouts)), len({step for _, step in places}) / steps
 

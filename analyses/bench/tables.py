@@ -45,8 +45,9 @@ def write_large_run(folder: Path, responses: int, layers: int, steps: int) -> No
 
     problems = [f"problem-{number:06d}" for number in range(responses)]
     settings = {
-        **asdict(TraceSettings(max_new_tokens=steps)), "model": "random", "dtype": "float32", "samples": [0],
-        "layers": list(range(layers)), "problems": dict.fromkeys(problems, ""), "probes": [], "null": {},
+        **asdict(TraceSettings(max_new_tokens=steps, prompt="raw")), "model": "random", "dtype": "float32",
+        "samples": [0], "layers": list(range(layers)),
+        "problems": dict.fromkeys(problems, ""), "probes": [], "null": {},
     }  # fmt: skip
     provenance = {"model": {"kind": "random", "revision": None, "weight_hash": "none"}, "versions": {}}
     run = Run.start(folder, kind="trace", settings=settings, provenance=provenance, may_grow=("problems",))

@@ -16,6 +16,7 @@ import typer
 
 from analyses.commands.common import complain, say
 from analyses.commands.completion import known_models
+from analyses.commands.demo import demo
 from analyses.commands.doctor import doctor, version
 from analyses.commands.generate import generate
 from analyses.commands.study import study
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Models that are bundled, in the cache, or known.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
-for command in (trace, generate, doctor):
+for command in (trace, generate, demo, doctor):
     app.command()(command)
 app.command(cls=StudyCommand)(study)
 

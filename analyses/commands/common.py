@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from analyses.commands.options import device_map_of
 
-__all__ = ["complain", "first_line", "load_chosen", "say", "tell_failures"]
+__all__ = ["complain", "first_line", "load_chosen", "say", "tell_failures", "tell_prompt"]
 
 
 def load_chosen(model: str, device: str | None, dtype: str | None, device_map: str | None, silent: bool) -> Any:
@@ -25,6 +26,15 @@ def load_chosen(model: str, device: str | None, dtype: str | None, device_map: s
     loaded = load_model(model, device=device, dtype=dtype, **placement)
     share_threads(loaded)
     return loaded
+
+
+def tell_prompt(model: Any, prompt: str, folder: Path | None = None, *within: str) -> None:
+    """Say in a line what prompt ``auto`` comes to; a folder that was begun tells of its own."""
+    from analyses.trace.prompting import begun_with, prompt_for, prompt_line
+    from interp.engines.registry import model_facts
+
+    if prompt == "auto" and (folder is None or begun_with(folder, *within) is None):
+        say(prompt_line(prompt_for(model.tokenizer), model_facts(model).name))
 
 
 def tell_failures(failures: Mapping[Any, str], what: str) -> None:

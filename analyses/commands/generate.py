@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.common import complain, first_line, load_chosen
+from analyses.commands.common import complain, first_line, load_chosen, tell_prompt
 from analyses.commands.options import (
     Device,
     DeviceMap,
@@ -40,7 +40,7 @@ def generate(
         str | None, typer.Option(help="end=</think>[,ignore=1][,append=Wait][,max=200]; end may be a token id.")
     ] = None,
     max_new_tokens: MaxNewTokens = 256,
-    prompt: Prompt = PromptMode.raw,
+    prompt: Prompt = PromptMode.auto,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
@@ -57,18 +57,32 @@ def generate(
 
     Interventions act in the order suppress, recycle, recurse, continue, force-budget.
     """
-    from analyses.commands.show_response import build_interventions, response_facts, show_response
+    from analyses.commands.show_response import (
+        build_interventions,
+        named_layers,
+        named_words,
+        response_facts,
+        show_response,
+    )
+    from analyses.thinking import word_uses
+    from analyses.trace.prompting import prompt_for
     from analyses.trace.settings import check_sampling
     from interp.decoding import decode
     from interp.errors import InputError
+    from interp.loading.layers import check_layers
 
     check_sampling("generate", max_new_tokens, temperature, top_p, seed)
+    for operation, layers in named_layers(recycle, recurse).items():
+        check_layers(model, layers, operation)
     loaded = load_chosen(model, device, dtype, device_map, silent=quiet or as_json)
+    taken = prompt_for(loaded.tokenizer) if prompt == PromptMode.auto else str(prompt)
+    if not (quiet or as_json):
+        tell_prompt(loaded, prompt)
     interventions = build_interventions(loaded, suppress, recycle, recurse, continue_with, force_budget)
     try:
         rollout = decode(
             loaded,
-            [question if prompt == PromptMode.raw else [{"role": "user", "content": question}]],
+            [question if taken == "raw" else [{"role": "user", "content": question}]],
             max_new_tokens=max_new_tokens,
             interventions=interventions,
             temperature=temperature,
@@ -81,7 +95,9 @@ def generate(
         raise
     except Exception as error:  # what a trace records as the reason of a failed response
         raise typer.Exit(complain(f"the response failed: {type(error).__name__}: {first_line(error)}", 1)) from error
+    words = word_uses(named_words(loaded, suppress, recycle), rollout.token_ids.tolist())
     if as_json:
-        typer.echo(json.dumps(response_facts(rollout)))
+        facts = {"prompt": taken, **response_facts(rollout), "words": {use.word: use.count for use in words}}
+        typer.echo(json.dumps(facts))
     else:
-        show_response(rollout)
+        show_response(rollout, words)

@@ -38,6 +38,7 @@ __all__ = [
 
 
 class PromptMode(StrEnum):
+    auto = "auto"
     raw = "raw"
     chat = "chat"
 
@@ -53,7 +54,10 @@ QuestionColumn = Annotated[str | None, typer.Option(help="Column of the question
 SolutionColumn = Annotated[str | None, typer.Option(help="Column of the gold solution.")]
 AnswerColumn = Annotated[str | None, typer.Option(help="Column of the gold answer.")]
 N = Annotated[int | None, typer.Option("--n", "-n", help="The first N problems.")]
-Prompt = Annotated[PromptMode, typer.Option(help="The question as it is, or in the chat template.")]
+Prompt = Annotated[
+    PromptMode,
+    typer.Option(help="The question as it is (raw), in the chat template (chat), or chat where there is one (auto)."),
+]
 MaxNewTokens = Annotated[int, typer.Option(help="Response tokens at most.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(help="Nucleus; 1 is everything.")]

@@ -6,10 +6,10 @@ command line: suppress, recycle, recurse, continue, budget forcing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from analyses.thinking import thinking_words
+from analyses.thinking import WordUse, thinking_words, uses_line
 from interp.errors import InputError
 from interp.interventions import (
     BudgetForcing,
@@ -23,7 +23,7 @@ from interp.rollout import Rollout
 from interp.token_text import gap_between
 from interp.types import Bridge
 
-__all__ = ["build_interventions", "parse_options", "response_facts", "show_response"]
+__all__ = ["build_interventions", "named_layers", "named_words", "parse_options", "response_facts", "show_response"]
 
 Kinds = Mapping[str, tuple[str, Callable[[str], Any]]]
 
@@ -99,6 +99,35 @@ def build_interventions(
     return found
 
 
+def named_layers(recycle: str | None, recurse: str | None) -> dict[str, list[int]]:
+    """The layers that the options name, by option.
+
+    >>> named_layers("layer=-1,p=1", "top=2")
+    {'--recycle': [-1], '--recurse': [-2]}
+    """
+    found: dict[str, list[int]] = {}
+    if recycle is not None:
+        found["--recycle"] = [parse_options("--recycle", recycle, RECYCLE, ("layer",))["layer"]]
+    if recurse is not None:
+        found["--recurse"] = [-parse_options("--recurse", recurse, RECURSE, ("top",))["top_layers"]]
+    return found
+
+
+def named_words(model: Bridge, suppress: str | None, recycle: str | None) -> dict[str, tuple[int, ...]]:
+    """The words that the options stand for, "thinking" spelled out.
+
+    >>> from interp import load_model
+    >>> list(named_words(load_model("toy-reasoner"), "Wait", "layer=2"))
+    ['Wait', 'Okay', 'So', 'Hmm', 'Therefore']
+    """
+    found = {} if suppress is None else thinking_words(model, suppress)
+    if recycle is not None:
+        found |= thinking_words(
+            model, parse_options("--recycle", recycle, RECYCLE, ("layer",)).get("words", "thinking")
+        )
+    return found
+
+
 def response_facts(rollout: Rollout) -> dict[str, Any]:
     """The response as JSON-able data."""
     return {
@@ -111,27 +140,37 @@ def response_facts(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def show_response(rollout: Rollout) -> None:
-    """Print a response; where interventions acted its tokens are in brackets and numbered as in the list below it."""
+def show_response(rollout: Rollout, words: Sequence[WordUse] = ()) -> None:
+    """Print a response; where interventions acted its tokens are in brackets and numbered as in the list below it.
+
+    Args:
+        words: those that the interventions are about, and how often the response says them.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from analyses.commands.show_trace import clean_token, marked_tokens
 
-    steps = sorted({event.step for event in rollout.events})
+    acts = sorted((event for event in rollout.events if event.is_act), key=lambda event: event.step)
+    steps = sorted({event.step for event in acts})
     numbers = {step: number for number, step in enumerate(steps, 1)}
     console = Console(highlight=False)
     gap = gap_between(rollout.tokens, rollout.text)
     console.print(marked_tokens(rollout.tokens, {step: str(number) for step, number in numbers.items()}, gap))
     console.print(Text(f"\n{len(rollout)} tokens, ended by {rollout.finish_reason}", style="dim"))
+    if words:
+        console.print(Text(f"Words: {uses_line(words, 'this response')}", style="dim"), soft_wrap=True)
+    for event in rollout.events:
+        if not event.is_act:
+            console.print(Text(f"{event.intervention} {clean_token(event.note)}", style="bold"), soft_wrap=True)
     if not steps:
         console.print(Text("No intervention acted.", style="dim"))
         return
     table = Table(title="Where interventions acted", title_justify="left")
     for heading in ("mark", "step", "token", "intervention", "what it did"):
         table.add_column(heading, overflow="fold")
-    for event in sorted(rollout.events, key=lambda event: event.step):
+    for event in acts:
         token = clean_token(rollout.tokens[event.step]) if event.step < len(rollout) else ""
         row = (str(numbers[event.step]), str(event.step), token, event.intervention, clean_token(event.note))
         table.add_row(*map(Text, row))

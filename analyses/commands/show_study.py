@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from analyses.commands.show_trace import taken
 from analyses.problems import Problem
 from analyses.store.run import Cell
 from analyses.studies.base import Study, StudyResult
 from analyses.studies.estimate import estimate_study
 from analyses.studies.run import run_study
+from analyses.thinking import uses_line
 from analyses.views.wording import value_text
 from interp.types import Bridge
 
@@ -29,12 +31,10 @@ def do_dry_run(study: Study, model: Bridge, problems: Sequence[Problem] | None, 
     if as_json:
         print(json.dumps(asdict(found)))
         return
-    minutes = found.seconds / 60
     Console(highlight=False).print(
-        f"{study.name}: {found.conditions} conditions, {found.cells} cells, at most {found.tokens_at_most:,} tokens; "
-        f"about {found.tokens_expected:,} tokens at {found.tokens_per_second:,.0f} a second "
-        f"(measured on a few problems): about {minutes:.1f} minutes.",
+        f"{study.name}: {found.conditions} conditions, {found.cells} cells, {taken(found)}",
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -57,7 +57,14 @@ def do_study(
             result = run_study(study, model, problems, out, watch=watch, **options)
     if as_json:
         table = json.loads(result.table.to_json(orient="records"))
-        print(json.dumps({"study": study.name, "run": str(out), "readings": result.readings, "table": table}))
+        facts = {
+            "study": study.name,
+            "run": str(out),
+            "readings": result.readings,
+            "table": table,
+            "words": [asdict(use) | {"is_ordinary": use.is_ordinary} for use in result.words],
+        }
+        print(json.dumps(facts))
     elif not quiet:
         _show(result, out)
     return result.failures
@@ -74,6 +81,7 @@ def _show(result: StudyResult, out: Path) -> None:
         table.add_column(str(column))
     for row in result.table.head(ROWS).to_dict("records"):
         table.add_row(*(Text(value_text(value)) for value in row.values()))
+    console.print(Text(f"Thinking words: {uses_line(result.words)}."), soft_wrap=True)
     console.print(table)
     if len(result.table) > ROWS:
         console.print(f"... and {len(result.table) - ROWS} more rows in {out / next(iter(result.tables))}.csv")

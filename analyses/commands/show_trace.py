@@ -13,6 +13,7 @@ from typing import Any
 from analyses.report.summary import COLUMNS, null_sentence, summary
 from analyses.store.run import Run
 from analyses.store.tables import column_names
+from analyses.trace.estimate import Estimate
 from interp.decoding import ProgressBar
 from interp.display import between, short
 from interp.loading.models import ModelEntry
@@ -24,7 +25,9 @@ __all__ = [
     "marked_tokens",
     "progress_bar",
     "show",
+    "show_estimate",
     "show_models",
+    "taken",
 ]
 
 _LISTED = 8  # peaks of the one response that are listed
@@ -41,10 +44,12 @@ def show(run: Run) -> None:
     last = facts["layers"][-1]["layer"]
     site, sigma = run.settings["site"], run.settings["sigma"]
     console.print(
-        f"\n[b]{facts['model']}[/b]: {facts['responses']} responses, {facts['steps']} steps, scored at {site} "
-        f"against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma}; "
+        f"\n[b]{facts['model']}[/b]: {facts['responses']} responses, {facts['steps']} steps, {_asked(facts['prompt'])}"
+        f"scored at {site} against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma}; "
         "a dependence score, not bits)\n"
     )
+    for sentence in facts.get("warnings", []):
+        console.print(Text(f"Beware, {sentence}", style="bold"), soft_wrap=True)
     table = Table(title="Peaks (Tukey), mean over responses", title_justify="left")
     for heading in ("layer", *COLUMNS.values()):
         table.add_column(heading, justify="right")
@@ -72,6 +77,32 @@ def show(run: Run) -> None:
     if failed := run.failures():
         console.print(Text(f"{len(failed)} failed: see {run.path / 'failures.json'} and --retry-failed", style="bold"))
     console.print(Text.assemble(("Report: ", "bold"), str(run.path / "report.html")), soft_wrap=True)
+
+
+def show_estimate(found: Estimate) -> None:
+    """Print what a trace would take."""
+    again = f" and {found.read_again} to be read once more" if found.read_again else ""
+    if not found.cells and not found.read_again:
+        print("trace: nothing is left to do.")
+        return
+    print(f"trace: {found.cells} responses to decode{again}, {taken(found)}")
+
+
+def taken(found: Estimate) -> str:
+    """Tokens and minutes of an estimate.
+
+    >>> from analyses.trace.estimate import Estimate
+    >>> taken(Estimate(1, 64, 10_240, 4_000, 500.0, 8.0))
+    'at most 10,240 tokens; about 4,000 at 500 a second (measured on a few problems): about 0.1 minutes.'
+    """
+    return (
+        f"at most {found.tokens_at_most:,} tokens; about {found.tokens_expected:,} at "
+        f"{found.tokens_per_second:,.0f} a second (measured on a few problems): about {found.seconds / 60:.1f} minutes."
+    )
+
+
+def _asked(prompt: str | None) -> str:
+    return {"raw": "asked raw, ", "chat": "asked in the chat template, "}.get(prompt or "", "")
 
 
 def _cell(name: str, value: float | None) -> str:

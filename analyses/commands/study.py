@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, tell_failures
+from analyses.commands.common import load_chosen, tell_failures, tell_prompt
 from analyses.commands.completion import study_names
 from analyses.commands.options import (
     AnswerColumn,
@@ -63,7 +63,7 @@ def study(
     ] = None,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 16,
-    prompt: Prompt = PromptMode.raw,
+    prompt: Prompt = PromptMode.auto,
     layers: Annotated[str, typer.Option(help='Layers of the baseline\'s nHSIC: "all" or numbers.')] = "all",
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -84,6 +84,7 @@ def study(
     from analyses.commands.show_study import do_dry_run, do_study
     from analyses.problems import load_problems
     from analyses.studies import STUDIES, find_study, make_study
+    from analyses.studies.plan import check_study_layers
     from analyses.trace.settings import TraceSettings, check_work
 
     if not name:
@@ -101,13 +102,16 @@ def study(
     # All of them: the first calibrate the study, whatever n is.
     asked = None if problems is None else load_problems(problems, n=None, **columns)
     silent = quiet or as_json
+    check_study_layers(chosen, model, settings["layers"])
     loaded = load_chosen(model, device, dtype, device_map, silent)
+    folder = out or Path("runs") / chosen.name
+    if not (silent or chosen.other_models()):  # two models, one of them without a template, are asked raw
+        tell_prompt(loaded, prompt, folder, "baseline")
     common: dict[str, Any] = {
         "n": n, "words": words, "batch_size": batch_size, "workers": workers, "calibrate": calibrate, **settings,
     }  # fmt: skip
     if dry_run:
         do_dry_run(chosen, loaded, asked, as_json, **common)
     else:
-        folder = out or Path("runs") / chosen.name
         more = {"retry_failed": retry_failed, "baselines": baselines}
         tell_failures(do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common), "cell")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, say, tell_failures
+from analyses.commands.common import load_chosen, say, tell_failures, tell_prompt
 from analyses.commands.options import (
     AnswerColumn,
     Device,
@@ -52,7 +53,7 @@ def trace(
     ] = Path("runs/trace"),
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 8,
-    prompt: Prompt = PromptMode.raw,
+    prompt: Prompt = PromptMode.auto,
     reference: Annotated[
         Reference, typer.Option(help="The text whose last token stands for the answer.")
     ] = Reference.solution,
@@ -85,6 +86,7 @@ def trace(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, from a short warm-up.")] = False,
     device: Device = None,
     dtype: Dtype = None,
     device_map: DeviceMap = None,
@@ -92,12 +94,14 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
 ) -> None:
     """Let a model think about problems and score every (layer, step) against the gold answer."""
-    from analyses.commands.show_trace import progress_bar, show
+    from analyses.commands.show_trace import progress_bar, show, show_estimate
     from analyses.problems import load_problems
     from analyses.report.summary import summary
+    from analyses.trace.estimate import estimate_trace
     from analyses.trace.probing import Probing
     from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, check_work
     from analyses.trace.tracing import trace as run_trace
+    from interp.loading.layers import check_layers
     from probes.scale import sigma_of
 
     bandwidths = [sigma_of("trace", part) for part in sigma.split(",")]
@@ -119,12 +123,23 @@ def trace(
     chosen = None if problems is None else load_problems(problems, n=n, **columns)
     pool = load_problems(problems, n=None, **columns) if problems is not None and null else None
     silent = quiet or as_json
+    check_layers(model, settings["layers"], "trace")
     loaded = load_chosen(model, device, dtype, device_map, silent)
+    if not silent:
+        tell_prompt(loaded, prompt, out)
+    common: dict[str, Any] = {
+        "n": n if chosen is None else None, "batch_size": batch_size, "workers": workers, "pool": pool,
+        **settings, **probing,
+    }  # fmt: skip
+    if dry_run:
+        found = estimate_trace(loaded, chosen, out, **common)
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+        else:
+            show_estimate(found)
+        return
     with progress_bar(enabled=not silent) as progress:
-        run = run_trace(
-            loaded, chosen, out, n=n if chosen is None else None, batch_size=batch_size, workers=workers,
-            retry_failed=retry_failed, progress=progress, pool=pool, **settings, **probing,
-        )  # fmt: skip
+        run = run_trace(loaded, chosen, out, retry_failed=retry_failed, progress=progress, **common)
     for name, (before, now) in run.replaced.items():
         if name in TABLE_SETTINGS and before is not None:  # an older run did not note it
             say(f"{name} is {now} now and was {before}: the tables are derived anew with it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analyses.report.counted import counted_words
+from analyses.report.warned import OF_RESPONSES, response_counts, response_warnings
 from analyses.store.columns import CLOSENESS, INPUT, PREDICTED, SIGNIFICANT, WRONG_ANSWERS, is_void
 from analyses.store.run import Run
 from probes.many_tests import nulls_needed, smallest_p
@@ -43,7 +44,9 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "run": str(run.path),
         "model": run.settings["model"],
+        "prompt": run.settings.get("prompt"),
         "failed": len(run.failures()),
+        **_responses(run),
         "responses": int(len(peaks) / max(1, peaks["layer"].nunique())),
         "steps": int(peaks.loc[peaks["layer"] == peaks["layer"].max(), "n_steps"].sum()),
         "layers": [
@@ -74,6 +77,16 @@ def _words(tokens: pandas.DataFrame, top: int) -> dict[int, list[list[Any]]]:
         for layer in sorted(map(int, tokens["layer"].unique()))
         for part in [tokens[tokens["layer"] == layer]]
     }
+
+
+def _responses(run: Run) -> dict[str, Any]:
+    """How many responses are empty or were cut, and what is wrong with them as a whole."""
+    if "responses.parquet" not in run.tables:  # an older run
+        return {}
+    responses = run.table("responses.parquet", OF_RESPONSES)
+    counts = response_counts(responses)
+    said = response_warnings(responses, run.settings.get("max_new_tokens"))
+    return {"empty": counts["empty"], "cut": counts["cut"], "warnings": said}
 
 
 def null_sentence(run: Run, facts: dict[str, Any]) -> str:

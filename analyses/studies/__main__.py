@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, help="Markdown file to write; pictures go into a folder beside it")
     parser.add_argument("--model", default=TOY, help="as for peaklens study")
     parser.add_argument("--problems", type=Path, help="as for peaklens study; toys have bundled problems")
-    parser.add_argument("--prompt", default="raw", choices=("raw", "chat"))
+    parser.add_argument("--prompt", default="auto", choices=("auto", "raw", "chat"))
     parser.add_argument("--n", type=int, default=FULL, help="problems")
     parser.add_argument("--max-new-tokens", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -240,7 +240,7 @@ def _command(
         words += ["--model", given.model]
     if given.problems is not None:
         words += ["--problems", given.problems.name]
-    if given.prompt != "raw":
+    if given.prompt != "auto":
         words += ["--prompt", given.prompt]
     words += ["--n", str(n), "--batch-size", str(given.batch_size), "--max-new-tokens", str(given.max_new_tokens)]
     for key, value in sampling.items():

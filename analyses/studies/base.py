@@ -29,8 +29,9 @@ from torch import Tensor
 from analyses.grading import prompt_end
 from analyses.store.run import Cell, Run
 from analyses.studies.lab import Lab
-from analyses.studies.options import settle_options
+from analyses.studies.options import named_layers, settle_options
 from analyses.studies.setup import Setup
+from analyses.thinking import WordUse
 from analyses.trace.run import TraceRun
 from analyses.trace.tables import responses_table
 from analyses.work.scheduler import Report
@@ -151,6 +152,10 @@ class Study(ABC):
         """Refuse, with an `InputError`, options that do not go with model, words or problems, before decoding."""
         return  # most studies have nothing more to look at
 
+    def layer_options(self) -> dict[str, list[int]]:
+        """The layer numbers that options name, looked at before a model is loaded; an option "all" names none."""
+        return named_layers(self)
+
     def other_models(self) -> tuple[str, ...]:
         """Models whose baselines are needed beside the model's own."""
         return ()
@@ -217,6 +222,7 @@ class StudyResult:
         readings: what the numbers say, a sentence each.
         figures: views, the paper's figure first.
         failures: cells that could not be done, with reasons.
+        words: the run's thinking words, and how often the baseline says them.
     """
 
     study: Study
@@ -225,6 +231,7 @@ class StudyResult:
     figures: list[View]
     readings: list[str]
     failures: dict[Cell, str]
+    words: tuple[WordUse, ...] = ()
 
     @property
     def table(self) -> pandas.DataFrame:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +10,11 @@ from analyses.problems import Problem
 from analyses.studies.base import Study
 from analyses.studies.lab import Lab
 from analyses.studies.plan import plan_study
+from analyses.trace.estimate import Estimate, warmed_up
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
-from analyses.trace.tracing import trace
 from interp.types import Bridge
 
 __all__ = ["Estimate", "estimate_study"]
-
-WARM_UP = 4  # problems decoded to estimate time
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a study would take: an upper bound of its tokens and a guess of its time, from a measured warm-up."""
-
-    conditions: int
-    cells: int
-    tokens_at_most: int
-    tokens_expected: int
-    tokens_per_second: float
-    seconds: float
 
 
 def estimate_study(
@@ -44,9 +27,8 @@ def estimate_study(
     batch_size: Whole = 16,
     workers: Whole = 1,
     calibrate: Whole | None = None,
-    clock: Callable[[], float] = time.perf_counter,
     max_new_tokens: Whole = 256,
-    prompt: str = "raw",
+    prompt: str = "auto",
     reference: str = "solution",
     layers: str | Whole | Sequence[Whole] = "all",
     site: str = "resid_post",
@@ -64,7 +46,7 @@ def estimate_study(
     """Decode a few problems in a temporary folder and say what the whole would take; nothing else is run.
 
     Time assumes that every condition's responses are as long as the baseline's, and that workers do not slow each
-    other down.
+    other down (:mod:`analyses.trace.estimate`).
     """
     n, batch_size, workers = check_work("study", n, batch_size, workers)
     options = TraceSettings(
@@ -73,39 +55,28 @@ def estimate_study(
         tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
     plan = plan_study(study, model, problems, n, words, calibrate, options)
-    study, bridge, chosen = plan.study, plan.setup.model, plan.chosen
-    with tempfile.TemporaryDirectory(prefix="peaklens-") as folder:
-        begun = clock()
-        few = chosen[: min(WARM_UP, batch_size)]
-        baseline = trace(
-            bridge,
-            few,
-            Path(folder) / "warm-up",
-            batch_size=batch_size,
-            report=False,
-            **asdict(options),
-            **study.probing(),
-        )
-        seconds = clock() - begun
-        lengths = baseline.responses["n_steps"]
-        lab = Lab(bridge, few, options, baseline, words, calibrating=[problem.id for problem in few])
+    study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
+    with warmed_up(bridge, chosen, options, batch_size, study.probing()) as warm:
+        few = warm.problems
+        lab = Lab(bridge, few, options, warm.run, words, calibrating=[problem.id for problem in few])
         if study.calibrates(lab):
             lab.calibrate(study, len(few))
         conditions = study.conditions(lab)
-    per_condition = len(chosen) * options.samples
+        length = warm.mean_length
+        per_condition = len(chosen) * options.samples
+        speed = warm.speed(batch_size, per_condition) * workers
     mine = {problem.id for problem in chosen}
     beside = [p for p in plan.setup.calibrating if p not in mine] if study.calibrates(plan.setup) else []
     limits = [condition.max_new_tokens or options.max_new_tokens for condition in conditions]
     models = 1 + len(study.other_models())
     cells = per_condition * (len(conditions) + models) + len(beside)
-    # A batch takes as long as its longest row; a full one decodes as many more tokens in that time.
-    speed = float(lengths.sum()) / seconds * min(batch_size, per_condition) / len(few)
-    expected = int(lengths.mean() * cells)
+    expected = int(length * cells)
+    asked = warm.asking * (per_condition * models + len(beside)) / workers
     return Estimate(
         len(conditions) + models,
         cells,
         per_condition * (sum(limits) + models * options.max_new_tokens) + len(beside) * options.max_new_tokens,
         expected,
-        speed * workers,
-        expected / (speed * workers),
+        speed,
+        expected / speed + asked,
     )

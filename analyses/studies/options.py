@@ -27,6 +27,7 @@ __all__ = [
     "LARGEST_SEED",
     "OptionHelp",
     "Rule",
+    "named_layers",
     "option",
     "options_of",
     "parse_option",
@@ -147,6 +148,20 @@ def settle_options(study: Any) -> None:
             received=str(error),
             remedy="Name what is needed by text, and make it in conditions().",
         ) from error
+
+
+def named_layers(study: Any) -> dict[str, list[int]]:
+    """By option, the layer numbers in those that are "all" or layers.
+
+    >>> @dataclass(frozen=True)
+    ... class Some:
+    ...     name = "some"
+    ...     layers: str = option("0,-1", layers=True)
+    >>> named_layers(Some())
+    {'layers': [0, -1]}
+    """
+    texts = {item.name: getattr(study, item.name) for item in fields(study) if _rule(item).layers}
+    return {name: [int(part) for part in text.split(",")] for name, text in texts.items() if text != "all"}
 
 
 def parse_option(study: str, item: Field[Any], text: str) -> Any:

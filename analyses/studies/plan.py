@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from analyses.studies.options import settle_options
 from analyses.studies.setup import Setup
 from analyses.trace.inputs import name_or_model, traced_problems
 from analyses.trace.probing import Probing
+from analyses.trace.prompting import goes_on_with, prompt_for
+from analyses.trace.provenance import RunWarning
 from analyses.trace.settings import TraceSettings
 from analyses.trace.tracer import Tracer
 from interp.arguments import as_whole
 from interp.engines.registry import model_facts
 from interp.errors import InputError
+from interp.loading.layers import check_layers
 from interp.loading.models import load_model, model_source
 from interp.types import Bridge
 
-__all__ = ["Plan", "plan_study"]
+__all__ = ["Plan", "check_study_layers", "plan_study"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,16 @@ def plan_study(
     words: str,
     calibrate: int | None,
     options: TraceSettings,
+    folder: Path | None = None,
 ) -> Plan:
-    """Look at everything that is asked for, and load the models."""
+    """Look at everything that is asked for, and load the models.
+
+    Args:
+        folder: of the study, which may have been begun.
+
+    Warns:
+        RunWarning: prompt "auto" is not what the model alone would make of it.
+    """
     if not isinstance(study, Study):
         raise InputError(
             "study", expected="a study, e.g. make_study('suppress', {})", received=repr(study)[:80], remedy="Make one."
@@ -63,15 +75,32 @@ def plan_study(
     chosen = traced_problems(model, problems, n)
     calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)
     source = _source(problems, max(n or 0, calibrate))
+    if isinstance(model, str):
+        check_study_layers(study, model, options.layers)
     bridge = load_model(model) if isinstance(model, str) else model
+    if folder is not None:
+        options = goes_on_with(options, bridge, folder, "baseline")
     first = [problem.id for problem in source[:calibrate]]
     setup = Setup(bridge, chosen, options, words, first)
     study = study.settled(setup)
     study.check(setup)
     others = {name: _load_beside(bridge, name, operation) for name in study.other_models()}
+    bare = [name for name, other in others.items() if prompt_for(other.tokenizer) == "raw"]
+    if options.prompt == "auto" and setup.options.prompt == "chat" and bare:
+        told = f"prompt raw for all models: they are compared on the same prompts, and {bare[0]} has no chat template"
+        warnings.warn(told, RunWarning, stacklevel=2)
+        options = replace(options, prompt="raw")
+        setup = Setup(bridge, chosen, options, words, first)
     for other in others.values():
-        Tracer(other, chosen, options)
+        Tracer(other, chosen, setup.options)
     return Plan(study, setup, chosen, source, calibrate, others)
+
+
+def check_study_layers(study: Study, model: str, layers: Any = "all") -> None:
+    """Refuse, before a model is loaded, layers that it does not have: of the baseline, and of the study's options."""
+    check_layers(model, layers, f"study {study.name}")
+    for name, numbers in study.layer_options().items():
+        check_layers(model, numbers, f"study {study.name}, {name}")
 
 
 def _source(problems: str | Path | Sequence[Problem] | None, least: int) -> list[Problem]:

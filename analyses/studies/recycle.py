@@ -26,6 +26,7 @@ from analyses.studies.setup import Setup, layers_of, scored_layers
 from interp.interventions import Recompute, RecycleRepresentation, at_random, uncertain
 from interp.interventions.suppress import flat_ids
 from interp.protocol import Intervention
+from interp.rows import Event
 from interp.sites import Site, resolve_layers
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class Recycle(Study):
         if "mi" in self.gates and setup.site != "ln_final":
             scored_layers(str(at), setup, "study recycle, gate mi at variants_at")
 
+    def layer_options(self) -> dict[str, list[int]]:
+        at = {} if self.variants_at == -1000 else {"variants_at": [self.variants_at]}
+        return {**super().layer_options(), **at}
+
     def calibrates(self, setup: Setup) -> bool:
         return bool({"random", "entropy"} & set(self.gates))
 
@@ -94,7 +99,7 @@ class Recycle(Study):
 
         table = accuracy_table(data.responses(), by="condition", baseline="baseline")
         acted = [
-            {"condition": cell.condition, "recycled": len({event["step"] for event in payload["events"]}),
+            {"condition": cell.condition, "recycled": len({e["step"] for e in payload["events"] if Event(**e).is_act}),
              "steps": len(payload["tokens"])}
             for cell in data.cells()
             for payload in [data.run.read(cell).payload]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from analyses.thinking import uses_line
 from analyses.views.page import Part, page
 from analyses.views.parts import listed, section, source_facts
 from analyses.views.wording import escaped, name_of
@@ -47,7 +48,7 @@ def study_report(result: StudyResult, data: StudyData) -> str:
         ("created", data.run.created),
         *source_facts(data.run.provenance),
         ("options", json.dumps(settings["options"])),
-        ("thinking words", ", ".join(settings["words"])),
+        ("thinking words", uses_line(result.words) if result.words else ", ".join(settings["words"])),
         ("baseline", json.dumps(settings["baseline"])),
     ]
     if "calibration" in settings:

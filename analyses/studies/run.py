@@ -18,10 +18,12 @@ from analyses.studies.plan import plan_study
 from analyses.studies.progress import Watch
 from analyses.studies.report import study_report
 from analyses.studies.spec import Spec, StartWorker
+from analyses.thinking import WordUse, word_uses
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.work.batches import do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
 from interp.errors import InputError
+from interp.rows import NEVER, Event
 from interp.types import Bridge
 
 __all__ = ["run_study"]
@@ -42,7 +44,7 @@ def run_study(
     calibrate: Whole | None = None,
     watch: Watch | None = None,
     max_new_tokens: Whole = 256,
-    prompt: str = "raw",
+    prompt: str = "auto",
     reference: str = "solution",
     layers: str | Whole | Sequence[Whole] = "all",
     site: str = "resid_post",
@@ -91,8 +93,8 @@ def run_study(
         temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
         tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
-    plan = plan_study(study, model, problems, n, words, calibrate, options)
-    study, bridge, chosen = plan.study, plan.setup.model, plan.chosen
+    plan = plan_study(study, model, problems, n, words, calibrate, options, out)
+    study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
     shared = Path(baselines) if baselines is not None else out.parent / "baselines"
     calibrates = study.calibrates(plan.setup)
     begun = calibrates and (out / "run.json").is_file() and bool(Run.open(out).cells())
@@ -137,19 +139,40 @@ def run_study(
 
 def finish(study: Study, data: StudyData) -> StudyResult:
     """Tables, figures, reading and report of the finished cells; those of the last time where nothing is newer."""
-    digest = sources(study, data)
+    digest, words = sources(study, data), _words(data)
     if (found := kept(data.run, digest)) is not None:
-        return StudyResult(study, data.run, found[0], study.figures(data, found[0]), *found[1:])
+        return StudyResult(study, data.run, found[0], study.figures(data, found[0]), *found[1:], words)
     tables = study.tables(data)
     for name, frame in tables.items():
         data.run.write_table(f"{name}.csv", frame)
-    readings = study.reading(tables)
+    readings = [*study.reading(tables), *_idle(data)]
     if study.calibrates(data.lab):
         readings = [*readings, data.lab.calibration.told(data.lab.calibrating)]
     result = StudyResult(
-        study, data.run, tables, study.figures(data, tables), readings, data.run.failures() | data.baseline_failures()
+        study, data.run, tables, study.figures(data, tables), readings, data.run.failures() | data.baseline_failures(),
+        words,
     )  # fmt: skip
     with replacing(data.run.path / "report.html") as temporary:
         temporary.write_text(study_report(result, data), encoding="utf-8")
     keep(data.run, digest, tables, result.readings, result.failures)
     return result
+
+
+def _words(data: StudyData) -> tuple[WordUse, ...]:
+    """The thinking words, and how often the baseline's responses to these problems say them."""
+    said = data.of_these(data.lab.baseline.table("steps.parquet", ["problem", "sample", "token_id"]))
+    return tuple(word_uses(data.lab.words, said["token_id"].tolist()))
+
+
+def _idle(data: StudyData) -> list[str]:
+    """A sentence for each condition in none of whose responses an intervention acted: it is the baseline once more."""
+    notes: dict[str, list[dict[str, str]]] = {}
+    for cell in data.cells():
+        events = [Event(**event) for event in data.run.payload(cell).get("events", ())]
+        idle = {event.intervention: event.note for event in events if event.note.startswith(NEVER)}
+        notes.setdefault(cell.condition, []).append(idle)
+    found = []
+    for condition, responses in notes.items():
+        for name in set(responses[0]).intersection(*responses[1:]):
+            found.append(f"{condition}: {name} {responses[0][name]}, in any of its {len(responses)} responses.")
+    return found

@@ -38,7 +38,7 @@ class Setup:
         calibrating: Sequence[str] = (),
     ) -> None:
         self.tracer = Tracer(model, list(problems), options)
-        self.model, self.facts, self.options = model, self.tracer.facts, options
+        self.model, self.facts, self.options = model, self.tracer.facts, self.tracer.options
         self.layers, self.site = self.tracer.layers, options.site
         self.problems, self.words = self.tracer.problems, thinking_words(model, words)
         self.calibrating = tuple(calibrating)

@@ -54,12 +54,17 @@ class Suppress(Study):
     seed: int = seed_option()
 
     def calibrate(self, lab: Lab) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
-        ordered = _by_frequency(lab)
+        ordered = self._ordered(lab)
         controls = {
             str(count): lab.controls(dict(islice(ordered.items(), count)), self.draws, self.seed + count)
             for count in self._counts(lab)
         }
         return {"order": list(ordered), "controls": controls}, {}
+
+    def _ordered(self, lab: Lab) -> Words:
+        """The thinking words, most frequent in the baseline first: a list of N words is the N it misses most."""
+        counts = Counter(i for rollout in lab.calibration_rollouts() for i in rollout.token_ids.tolist())
+        return dict(sorted(lab.words.items(), key=lambda item: -sum(counts[i] for i in item[1])))
 
     def _counts(self, setup: Setup) -> list[int]:
         return sorted({min(count, len(setup.words)) for count in (*self.counts, len(setup.words))})
@@ -131,12 +136,6 @@ class Suppress(Study):
             else f"{row['words']} words ({row['list']}): no problem has graded responses of both kinds."
             for row in table.to_dict("records")
         ]
-
-
-def _by_frequency(lab: Lab) -> Words:
-    """The thinking words, most frequent in the baseline first: a list of N words is the N it misses most."""
-    counts = Counter(i for rollout in lab.calibration_rollouts() for i in rollout.token_ids.tolist())
-    return dict(sorted(lab.words.items(), key=lambda item: -sum(counts[i] for i in item[1])))
 
 
 def _ban(words: Words, lab: Lab, cells: Sequence[Cell]) -> list[SuppressTokens]:

@@ -149,10 +149,11 @@ class TraceSettings:
     ``layers`` and ``samples`` may grow; :data:`TABLE_SETTINGS`, on which no cell depends, may change.
 
     >>> TraceSettings(max_new_tokens=64).prompt
-    'raw'
+    'auto'
 
     Attributes:
-        prompt: "raw" (the question as it is, like the paper's scripts) or "chat" (the model's chat template).
+        prompt: "raw" (the question as it is, like the paper's scripts), "chat" (the model's chat template), or "auto":
+            chat where the model has a template; which it is, is settled and pinned (:mod:`analyses.trace.prompting`).
         reference: the text whose last token is the answer's representation: "solution" or "answer".
         site: resid_post, resid_pre, resid_mid or ln_final.
         sigma, eps, drop_top: of :func:`probes.nhsic` (sigma a number, or "median"); tau: of :func:`probes.tukey_peaks`.
@@ -162,7 +163,7 @@ class TraceSettings:
     """
 
     max_new_tokens: Whole = 256
-    prompt: str = "raw"
+    prompt: str = "auto"
     reference: str = "solution"
     layers: str | Whole | Sequence[Whole] = "all"
     site: str = "resid_post"
@@ -179,7 +180,7 @@ class TraceSettings:
 
     def __post_init__(self) -> None:
         operation = "trace"
-        one_of(operation, "prompt", self.prompt, ("raw", "chat"))
+        one_of(operation, "prompt", self.prompt, ("auto", "raw", "chat"))
         one_of(operation, "reference", self.reference, ("solution", "answer"))
         tokens, heat, top_p, seed = check_sampling(
             operation, self.max_new_tokens, self.temperature, self.top_p, self.seed
@@ -203,6 +204,14 @@ class TraceSettings:
             )
 
     def prompt_of(self, problem: Problem) -> Prompt:
+        """The question in its form; that of "auto" hangs on the model, and `Tracer.options` say which it is."""
+        if self.prompt == "auto":
+            raise InputError(
+                "trace",
+                expected="a prompt that is raw or chat",
+                received="auto, which hangs on the model",
+                remedy="Take the options of Tracer(model, problems, options).",
+            )
         return problem.question if self.prompt == "raw" else [{"role": "user", "content": problem.question}]
 
     def reference_of(self, problem: Problem) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from analyses.problems import Problem
 from analyses.store.pinned import json_values, merge_pinned, read_pinned
 from analyses.store.run import Cell, CellData, Run
 from analyses.trace.inputs import check_ids_differ
+from analyses.trace.prompting import prompt_for
 from analyses.trace.provenance import RunWarning, compare_provenance, provenance_of
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
@@ -51,11 +52,14 @@ CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough 
 
 
 class Tracer:
-    """A model, problems and settings, all found to fit each other."""
+    """A model, problems and settings, all found to fit each other; ``options`` say what prompt ``auto`` came to."""
 
     def __init__(self, model: Bridge, problems: list[Problem], options: TraceSettings) -> None:
-        self.model, self.options = model, options
+        self.model = model
         self.facts: ModelFacts = model_facts(model)
+        if options.prompt == "auto":
+            options = replace(options, prompt=prompt_for(model.tokenizer))
+        self.options = options
         layers = resolve_layers(options.layers, self.facts.n_layers, "trace")
         self.layers = (0,) if options.site == "ln_final" else layers
         self.site = ResidualSites(layers=self.layers, sites=(options.site,))
@@ -108,12 +112,16 @@ class Tracer:
             need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
         )
 
-    def fits(self, folder: Path) -> bool:
-        """Whether a run folder is of this model and these settings, and holds no other problems under the same ids."""
+    def check_fits(self, folder: Path) -> None:
+        """Refuse a run folder of another model or other settings, or with other problems under the same ids."""
         now = {"kind": "trace", "settings": json_values(self.settings, "settings"), "provenance": self.provenance}
+        with warnings.catch_warnings(action="ignore", category=RunWarning):  # said when the run is gone on with
+            merge_pinned(folder, read_pinned(folder), now, GROWING, NOTED, self.judge)
+
+    def fits(self, folder: Path) -> bool:
+        """Whether a run could go on in this folder (:meth:`check_fits`)."""
         try:
-            with warnings.catch_warnings(action="ignore", category=RunWarning):  # said when the run is gone on with
-                merge_pinned(folder, read_pinned(folder), now, GROWING, NOTED, self.judge)
+            self.check_fits(folder)
         except InputError:
             return False
         return True

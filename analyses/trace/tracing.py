@@ -15,6 +15,7 @@ Source: Qian et al. 2025, arXiv 2506.02867. nHSIC is a dependence score of coord
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from analyses.problems import Problem
 from analyses.store.run import Run
 from analyses.trace.inputs import name_or_model, pool_of, traced_problems
 from analyses.trace.probing import check_measures, probing_of
+from analyses.trace.prompting import goes_on_with
+from analyses.trace.provenance import RunWarning
 from analyses.trace.reread import Rereader
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
@@ -36,6 +39,7 @@ from analyses.work.scheduler import Work
 from interp.arguments import Texts
 from interp.decoding import ProgressBar
 from interp.errors import InputError
+from interp.loading.layers import check_layers
 from interp.loading.models import load_model
 from interp.types import Bridge
 
@@ -56,7 +60,7 @@ def trace(
     on_done: Callable[[Run, Batch], None] = lambda run, batch: None,
     pool: str | Path | Sequence[Problem] | None = None,
     max_new_tokens: Whole = 256,
-    prompt: str = "raw",
+    prompt: str = "auto",
     reference: str = "solution",
     layers: str | Whole | Sequence[Whole] = "all",
     site: str = "resid_post",
@@ -106,8 +110,12 @@ def trace(
     Raises:
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded; at the end,
             with all tables written, responses that could not be asked for other measures.
+
+    Warns:
+        RunWarning: responses that are empty, cut at the token limit, or all alike (:mod:`analyses.report.warned`).
     """
     from analyses.report import refresh_report
+    from analyses.report.warned import OF_RESPONSES, response_warnings
 
     model = name_or_model(model)
     n, batch_size, workers = check_work("trace", n, batch_size, workers)
@@ -118,8 +126,12 @@ def trace(
         tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
     chosen = traced_problems(model, problems, n)
+    if isinstance(model, str):
+        check_layers(model, options.layers, "trace")
     bridge = load_model(model) if isinstance(model, str) else model
+    options = goes_on_with(options, bridge, Path(out))
     tracer = Tracer(bridge, chosen, options)
+    options = tracer.options
     check_measures(probing, options, tracer.facts.d_model)
     wrong = wrong_answers(tracer, Path(out), probing, partial(pool_of, problems, pool, chosen))
     run = tracer.start(Path(out), probing.pins(wrong.pins if wrong is not None else None))
@@ -149,6 +161,8 @@ def trace(
         )
         failed |= do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
+    for sentence in response_warnings(run.table("responses.parquet", OF_RESPONSES), options.max_new_tokens):
+        warnings.warn(sentence, RunWarning, stacklevel=2)
     if report:
         refresh_report(run)
     if failed:

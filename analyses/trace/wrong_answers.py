@@ -19,6 +19,7 @@ import hashlib
 import json
 import random
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,12 +34,14 @@ from analyses.grading.numbers import read_number
 from analyses.grading.spelling import bare, clean, spelling
 from analyses.problems import Problem
 from analyses.store.atomic import disk_errors, locked, replacing
-from analyses.store.columns import CLOSENESS, is_void
+from analyses.store.columns import CLOSENESS, SIGNIFICANT, is_void
 from analyses.store.pinned import read_pinned, write_pinned
+from analyses.trace.provenance import RunWarning
 from interp.errors import InputError
 from interp.passes import check_context
 from interp.prompts import encode_prompt
 from interp.token_text import token_texts
+from probes.many_tests import nulls_needed, smallest_p
 
 if TYPE_CHECKING:
     from analyses.trace.probing import Probing
@@ -269,12 +272,19 @@ def wrong_answers(
     """What a trace into ``out`` is to draw from, before anything is pinned or decoded; None without a null.
 
     Raises:
-        InputError: too few for one of the problems; another pool than the run's own; a run whose null is void.
+        InputError: too few for one of the problems, or for so many layers; another pool than the run's own; a run whose
+            null is void.
+
+    Warns:
+        RunWarning: the run grows by layers beyond what its null can tell.
     """
     forget_void_null(out, asked=bool(probing.null))
     settings = read_pinned(out)["settings"] if (out / "run.json").is_file() else {}
     # A folder without cells takes corrected settings
-    null = (settings.get("null") or {}) if any((out / "cells").glob("*/*/*.safetensors")) else {}
+    has_cells = any((out / "cells").glob("*/*/*.safetensors"))
+    null = (settings.get("null") or {}) if has_cells else {}
+    before = settings.get("layers", ()) if has_cells else ()
+    _check_reach(out, probing.null, null.get("null", 0), len(before), len({*before, *tracer.layers}))
     if probing.null:
         wrong = WrongAnswers(tracer, make_pool(), probing.null, probing.null_match, probing.null_seed)
         if null and null["null_pool"] != wrong.pins:
@@ -296,6 +306,31 @@ def wrong_answers(
         if name not in known:
             wrong.drawn(name)
     return wrong
+
+
+def _check_reach(out: Path, asked: int, has: int, layers_before: int, layers: int) -> None:
+    """Refuse a null with which nothing can be found over so many layers; one that a run has already is told of."""
+    count = asked or has
+    if not count or smallest_p(count, layers) <= SIGNIFICANT:
+        return
+    needed = nulls_needed(layers, SIGNIFICANT)
+    if count == has:
+        if layers_before < layers:
+            warnings.warn(
+                f"{out} has {has} wrong answers a response: with {layers} layers no peak can reach p = {SIGNIFICANT} "
+                f"(Holm over layers). That takes {needed}, in another folder",
+                RunWarning,
+                stacklevel=3,
+            )
+        return
+    enough = int(SIGNIFICANT * (count + 1) * (1 + 1e-12))
+    raise InputError(
+        "trace",
+        expected=f"at least {needed} wrong answers for {layers} layers, so that a peak can reach p = {SIGNIFICANT} "
+        "(Holm over layers)",
+        received=f"null={count}, with which no p is below {smallest_p(count, layers):.2g}",
+        remedy=f"Give --null {needed}, or score fewer layers (--layers): {count} do for {enough}.",
+    )
 
 
 def pinned_wrong_answers(tracer: Tracer, folder: Path, null: Mapping[str, Any]) -> WrongAnswers:

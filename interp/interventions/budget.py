@@ -124,6 +124,10 @@ class ContinueThinking(Intervention):
                     step.extend(i, used + len(final) + self.final_tokens)
                     step.replace(i, final, self)
 
+    def finish(self, row: Row) -> None:
+        if self.at == "end":  # at the start it acts by the first token
+            row.mark_idle(self, f"the response had no end to take the place of within {self.budget} tokens")
+
 
 @dataclass(eq=False)
 class BudgetForcing(Intervention):
@@ -216,3 +220,7 @@ class BudgetForcing(Intervention):
                 notes["ignored"] = notes.get("ignored", 0) + 1
                 step.replace(i, list(self.append), self)
                 row.mark(self, "delimiter ignored")
+
+    def finish(self, row: Row) -> None:
+        asked = self.ignore or self.max_thinking is not None
+        row.mark_idle(self, "no delimiter came to ignore or force" if asked else "nothing to ignore, and no limit")

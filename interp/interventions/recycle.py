@@ -18,6 +18,7 @@ import random
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ from torch import Tensor
 from interp.arguments import Judged, Number, Whole, as_number, as_whole
 from interp.engines.base import ModelFacts
 from interp.errors import InputError
-from interp.interventions.suppress import TokenIds, flat_ids
-from interp.protocol import Intervention, Step
+from interp.interventions.suppress import SuppressTokens, TokenIds, flat_ids
+from interp.protocol import Intervention, Request, Step
 from interp.rows import Row
 from interp.sampling import entropy, log_probabilities
 from interp.sites import Site
@@ -95,7 +96,8 @@ class Recompute(Intervention):
         label: its name in events and stored settings.
 
     The gate is asked once a step, before the first repetition. ``gate`` sees the logits as edited by the interventions
-    listed before this one.
+    listed before this one. A response in which it never opened has an event at its end that says so, and why where
+    that is known: the tokens it looks for may be banned.
     """
 
     extract: Judged[int]
@@ -106,6 +108,7 @@ class Recompute(Intervention):
     token_ids: Judged[tuple[int, ...]] = ()
     label: str = field(default="Recompute", repr=False)
     also_reads: tuple[Site, ...] = field(default=(), repr=False)
+    _is_starved: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.extract = as_whole(self.extract, self.label, "a layer")
@@ -138,6 +141,16 @@ class Recompute(Intervention):
         resolved.extract, resolved.inject = extract, inject
         resolved.reads, resolved.injects = (Site("resid_post", extract), *self.also_reads), (inject,)
         return resolved
+
+    def fit(self, request: Request) -> Intervention:
+        before = takewhile(lambda one: one is not self, request.interventions)
+        banned = {i for one in before if isinstance(one, SuppressTokens) for i in flat_ids(one.token_ids)}
+        self._is_starved = bool(self.token_ids) and set(self.token_ids) <= banned
+        return self
+
+    def finish(self, row: Row) -> None:
+        banned = "the tokens that trigger it are banned by SuppressTokens, which acts before it"
+        row.mark_idle(self, banned if self._is_starved else "its gate never opened")
 
     def before_choice(self, step: Step) -> None:
         which = [i for i, is_open in enumerate(self._opened(step)) if is_open]

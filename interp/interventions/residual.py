@@ -21,7 +21,7 @@ from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.protocol import Intervention, Request
 from interp.rollout import Rollout
-from interp.rows import Positions, Row
+from interp.rows import NOT_REACHED, Positions, Row
 from interp.sampling import widened
 from interp.sites import SITE_NAMES, Site
 
@@ -123,7 +123,7 @@ class _AtSteps(Intervention):
             return
         missed = [step for step in self.positions if step >= len(row.token_ids)]
         if missed:
-            row.mark(self, f"not reached: step{'s' * (len(missed) > 1)} {', '.join(map(str, missed[:8]))}")
+            row.mark(self, f"{NOT_REACHED}: step{'s' * (len(missed) > 1)} {', '.join(map(str, missed[:8]))}")
 
 
 def _plain_places(intervention: Any, name: str) -> None:

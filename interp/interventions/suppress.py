@@ -21,6 +21,7 @@ from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.prompts import vocabulary_of
 from interp.protocol import Intervention, Step
+from interp.rows import Row
 from interp.token_text import token_texts
 from interp.types import Bridge
 
@@ -104,7 +105,7 @@ class SuppressTokens(Intervention):
     False
 
     Tokens that another intervention forces are emitted all the same. An event marks each step at which a suppressed
-    token was the likeliest.
+    token was the likeliest, one at the end tells that none ever was.
 
     Raises:
         InputError: ids outside the vocabulary, or nothing left to emit.
@@ -136,6 +137,9 @@ class SuppressTokens(Intervention):
         if self._ids:
             step.mark_later(self, step.logits.argmax(-1), self._notes.get)
             step.edit_logits(self._ban)
+
+    def finish(self, row: Row) -> None:
+        row.mark_idle(self, "none of its tokens was ever the likeliest")
 
     def _ban(self, logits: Float[Tensor, "*some d_vocab"], indices: list[int]) -> Float[Tensor, "*some d_vocab"]:
         if self._index is None or self._index.device != logits.device:

@@ -33,6 +33,7 @@ __all__ = [
     "bundled_model_path",
     "list_models",
     "load_model",
+    "local_folder",
     "model_source",
     "weight_hash",
 ]
@@ -220,6 +221,23 @@ def _local(name: str) -> _Place | None:
     if name.strip() and path.is_dir():
         return "folder", path, None
     return ("gguf", path, None) if path.suffix.lower() == ".gguf" else None
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder whose config ``load_model`` would read for a name, if that is here without asking a hub.
+
+    >>> local_folder("toy-base").name
+    'toy-base'
+    """
+    place = _local(name)
+    if place is not None:
+        return None if place[0] == "gguf" else place[1]
+    if not _HUB_ID.fullmatch(name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _find(name: str, revision: str | None) -> _Place:

@@ -25,6 +25,8 @@ def test_the_command_prints_the_response_with_marks(peaklens: Command) -> None:
     assert "«begin»1" in out
     assert "suppressed 'Okay'" in out
     assert "Wait" not in out.split("tokens, ended by")[0]
+    never = "RecycleRepresentation never acted: the tokens that trigger it are banned by SuppressTokens, which acts"
+    assert never in " ".join(out.split())
 
 
 def test_json_is_the_rollout_of_decode(peaklens: Command) -> None:
@@ -35,6 +37,7 @@ def test_json_is_the_rollout_of_decode(peaklens: Command) -> None:
     rollout = decode(model, [QUESTION], max_new_tokens=256, interventions=[ban])[0]
     assert got["token_ids"] == rollout.token_ids.tolist()
     assert [e["step"] for e in got["events"]] == [e.step for e in rollout.events] != []
+    assert all(e.is_act for e in rollout.events)
     # An event is where plain decoding, given what came before, would have said the word.
     for event in rollout.events:
         before = rollout.token_ids[: event.step].tolist()
@@ -55,7 +58,10 @@ def test_every_option_acts() -> None:
     rollout = decode(model, [QUESTION], max_new_tokens=60, interventions=built)[0]
     names = [name_of(intervention) for intervention in built]
     assert names == ["SuppressTokens", "RecycleRepresentation", "RecurseLatents", "ContinueThinking", "BudgetForcing"]
-    assert {event.intervention for event in rollout.events} == set(names) - {"BudgetForcing"}
+    assert {event.intervention for event in rollout.events if event.is_act} == set(names) - {"BudgetForcing"}
+    idle = [event for event in rollout.events if not event.is_act]
+    assert [(event.intervention, event.step) for event in idle] == [("BudgetForcing", len(rollout))]
+    assert idle[0].note == "never acted: no delimiter came to ignore or force"
 
 
 @pytest.mark.parametrize(

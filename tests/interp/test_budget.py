@@ -182,7 +182,7 @@ def test_budget_forcing_equals_naive_prefill(name: str, ignore: int, limit: int 
     rollouts = decode(model, short_texts(name), max_new_tokens=new, interventions=[forcing])
     for prompt, rollout in zip(short_texts(name), rollouts, strict=True):
         assert rollout.token_ids.tolist() == forced(hf, prompt, new, eos, end, ignore, append, limit)
-        notes = [e.note for e in rollout.events]
+        notes = [e.note for e in rollout.events if e.is_act]
         assert notes.count("delimiter ignored") <= ignore
         assert notes.count("delimiter forced") <= (limit is not None)
     happened = {e.note for rollout in rollouts for e in rollout.events}

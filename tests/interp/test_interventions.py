@@ -43,8 +43,10 @@ def test_what_never_acts_changes_nothing(name: str, which: str) -> None:
     plain = decode(model, F.texts(name, 3), **options)
     with_idle = decode(model, F.texts(name, 3), interventions=idle, **options)
     for a, b in zip(plain, with_idle, strict=True):
+        assert [e for e in b.events if e.is_act] == []
+        assert {e.step for e in b.events} <= {len(b)}
+        b.events.clear()
         assert_identical(a, b)
-        assert b.events == []
 
 
 def assert_identical(a: Rollout, b: Rollout) -> None:

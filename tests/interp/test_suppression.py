@@ -45,7 +45,7 @@ def test_greedy_equals_hugging_face_and_plain_transformer_lens_hooks(name: str) 
         assert ours != plain[i].token_ids.tolist()
         # An event wherever Hugging Face's own likeliest token is a suppressed one
         likeliest = hf_logits_of(hf, prompt, ours).argmax(-1).tolist()
-        assert [(e.step, e.note) for e in rollout.events] == [
+        assert [(e.step, e.note) for e in rollout.events if e.is_act] == [
             (t, f"suppressed {model.tokenizer.decode([token])!r}")
             for t, token in enumerate(likeliest)
             if token in banned

@@ -27,7 +27,7 @@ from analyses.trace import tables, trace
 from interp import InputError, load_model
 
 SMALL = {"max_new_tokens": 24, "batch_size": 4}
-ASKED = {"probes": ("r2",), "null": 19}
+ASKED = {"probes": ("r2",), "null": 59}
 TABLES = ("mi.parquet", "peaks.parquet", "steps.parquet", "responses.parquet", "tokens.csv", "wrong_answers.parquet")
 
 

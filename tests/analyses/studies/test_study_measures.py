@@ -20,6 +20,7 @@ from analyses.toys.running import repairs
 from analyses.toys.trace import sample_trace
 from interp import decode, load_model
 from interp.interventions import matched_random_tokens, thinking_token_ids
+from interp.rows import Event
 from probes import tukey_peaks
 
 LIMIT = 40
@@ -54,7 +55,7 @@ def test_the_gate_opens_first_at_the_baselines_first_peak(settings: dict[str, An
         data = run.read(Cell(cell.problem))
         mi = data.tensors["mi"][data.payload["layers"].index(at)]
         peaks = tukey_peaks(mi, settings.get("tau", 1.5)).nonzero()[:, 0].tolist()
-        acted = [event["step"] for event in result.run.read(cell).payload["events"]]
+        acted = [event["step"] for event in result.run.read(cell).payload["events"] if Event(**event).is_act]
         assert min(acted, default=None) == min(peaks, default=None)
         opened += bool(acted)
     assert opened > 2

@@ -201,14 +201,19 @@ def test_recycling_is_gated_as_it_says(model):
     thinking = sum(token in THINKING for rollout in normal for token in rollout.tokens)
 
     def opened(name: str) -> set[tuple[int, int]]:
-        return {(i, event.step) for i, rollout in enumerate(study.outcomes[name].rollouts) for event in rollout.events}
+        return {
+            (i, event.step)
+            for i, rollout in enumerate(study.outcomes[name].rollouts)
+            for event in rollout.events
+            if event.is_act
+        }
 
     for name, rate in (("layer 1, 1 time, at random", thinking / steps), ("recursion, at random", 0.5)):
         total = sum(len(rollout) for rollout in study.outcomes[name].rollouts)
         assert len(opened(name)) / total == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / total))
     for rollout in study.outcomes["layer 1, 1 time, input"].rollouts:
         before = ["->", *rollout.tokens]
-        assert [event.step for event in rollout.events] == [
+        assert [event.step for event in rollout.events if event.is_act] == [
             i for i, token in enumerate(before[:-1]) if token in THINKING
         ]
     threshold = torch.cat([rollout.entropy for rollout in normal]).median()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,12 @@ from analyses.report.summary import null_sentence, summary
 from analyses.store import Cell, Run
 from analyses.trace import trace
 from analyses.trace.probing import Probing
+from analyses.trace.provenance import RunWarning
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense
 
 SMALL = {"max_new_tokens": 40, "batch_size": 4}
-ASKED = {"probes": ("nhsic", "r2", "cosine", "nhsic@median", "r2/drop4", "dtr"), "null": 19}
+ASKED = {"probes": ("nhsic", "r2", "cosine", "nhsic@median", "r2/drop4", "dtr"), "null": 59}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_p_values_are_what_the_literal_formula_gives(run: Run, plain: Plain) -> 
     problem = bundled_problems(2)[1]
     drawn = run.read(Cell(problem.id, 0)).payload["null_problems"]
     solutions = {p.id: p.solution for p in bundled_problems(2000)}
-    assert len(set(drawn)) == 19
+    assert len(set(drawn)) == 59
     assert problem.id not in drawn
     ends = {solutions[name].split()[-1] for name in drawn}
     assert problem.answer not in ends, "the reference ends on the answer: one that ends on the same is right"
@@ -88,14 +91,14 @@ def test_p_values_are_what_the_literal_formula_gives(run: Run, plain: Plain) -> 
     layers, n_steps = true.shape
     clear = 0
     for layer in range(layers):
-        highest = [max(wrong[k, layer]) for k in range(19)]
+        highest = [max(wrong[k, layer]) for k in range(59)]
         for t in range(n_steps):
             # A rank is only told where no wrong answer lies within the rounding of float32 residuals.
             gaps = np.abs(np.append(wrong[:, layer, t], highest) - true[layer, t])
             if gaps.min() > 1e-3 * max(true[layer, t], 1e-3):
                 clear += 1
-                assert step_p[layer, t] == pytest.approx((1 + sum(wrong[:, layer, t] >= true[layer, t])) / 20)
-                assert family_p[layer, t] == pytest.approx((1 + sum(h >= true[layer, t] for h in highest)) / 20)
+                assert step_p[layer, t] == pytest.approx((1 + sum(wrong[:, layer, t] >= true[layer, t])) / 60)
+                assert family_p[layer, t] == pytest.approx((1 + sum(h >= true[layer, t] for h in highest)) / 60)
     assert clear > 0.5 * layers * n_steps
     np.testing.assert_allclose(grid(mi, problem.id, "null_mean"), wrong.mean(axis=0), atol=1e-4, rtol=1e-3)
     np.testing.assert_allclose(grid(mi, problem.id, "null_sd"), wrong.std(axis=0, ddof=1), atol=1e-4, rtol=1e-2)
@@ -138,7 +141,7 @@ def test_what_is_significant_follows_from_the_p_values(run: Run) -> None:
     assert (mi["is_significant"] == (mi["p_holm"] <= 0.05)).all()
     assert (mi["p_holm"] >= mi["p_family"]).all()
     assert (mi["p_family"] >= mi["p_step"]).all()
-    assert mi["p_step"].between(1 / 20, 1).all()
+    assert mi["p_step"].between(1 / 60, 1).all()
     counted = (mi["is_peak"] & mi["is_significant"]).groupby([mi["problem"], mi["layer"]], observed=True).sum()
     for key, count in counted.items():
         assert peaks.loc[key, "n_significant"] == count
@@ -154,7 +157,7 @@ def test_asked_later_is_asked_at_once(run: Run, model: object, tmp_path: Path) -
         assert_frame_equal(later.table(name), run.table(name))
     again = trace(model, n=3, out=tmp_path, **SMALL)  # what was asked stays asked
     assert_frame_equal(again.mi, run.mi)
-    with pytest.raises(InputError, match=r"settings\.null\.null is 19 there and 99 now"):
+    with pytest.raises(InputError, match=r"settings\.null\.null is 59 there and 99 now"):
         trace(model, n=3, out=tmp_path, **SMALL, null=99)
 
 
@@ -210,7 +213,7 @@ def test_too_few_wrong_answers_are_said_before_anything_is_decoded(model: object
     problems = bundled_problems(10)
     other = sum(problem.answer != problems[0].answer for problem in problems)
     with pytest.raises(InputError, match=f"expected 19 other problems to take wrong answers .* received {other} in"):
-        trace(model, problems, tmp_path, **SMALL, null=19)
+        trace(model, problems, tmp_path, **SMALL, null=19, layers=[0])
     assert not list(tmp_path.iterdir()), "nothing is pinned by a refused call"
 
 
@@ -235,23 +238,47 @@ def test_how_the_wrong_answers_are_matched_is_kept_and_said(run: Run) -> None:
     for row in table.to_dict("records"):
         drawn = run.read(Cell(row["problem"], 0)).payload["null_problems"]
         assert row == {
-            "problem": row["problem"], "sample": 0, "wrong_answers": 19, "token": 0, "before": 19, "kind": 0, "none": 0,
+            "problem": row["problem"], "sample": 0, "wrong_answers": 59, "token": 0, "before": 59, "kind": 0, "none": 0,
             "different_answers": len({ends[name] for name in drawn}),
         }  # fmt: skip
     assert len(table) == 3
+    assert "deep-thinking ratio" in report([run])
     facts = summary(run)
-    assert facts["null"]["matched"] == {"token": 0, "before": 57, "kind": 0, "none": 0}
+    assert facts["null"]["matched"] == {"token": 0, "before": 177, "kind": 0, "none": 0}
     for said in (null_sentence(run, facts), report([run])):
-        assert "as far as there are such. Of 57: 57 end on the same kind of token" in said
+        assert "as far as there are such. Of 177: 177 end on the same kind of token" in said
 
 
-def test_a_null_too_small_for_so_many_layers_is_said(run: Run) -> None:
+def test_a_null_too_small_for_so_many_layers_is_refused_before_anything_is_decoded(
+    model: object, tmp_path: Path
+) -> None:
+    """K wrong answers allow no p below 1 / (K + 1), times the number of layers: closed form, at its edge."""
+    said = (
+        "trace: expected at least 59 wrong answers for 3 layers, so that a peak can reach p = 0.05 (Holm over layers), "
+        "received null=58, with which no p is below 0.051. Give --null 59, or score fewer layers (--layers): 58 do for "
+        "2."
+    )
+    with pytest.raises(InputError, match=re.escape(said)):
+        trace(model, n=1, out=tmp_path / "a", **SMALL, null=58)
+    assert not (tmp_path / "a").exists()
+    assert trace(model, n=1, out=tmp_path / "a", **SMALL, null=39, layers=[0, -1]).settings["null"]["null"] == 39
+    with pytest.raises(InputError, match="at least 39 wrong answers for 2 layers"):
+        trace(model, n=1, out=tmp_path / "b", **SMALL, null=38, layers=[0, -1])
+
+
+def test_a_run_that_outgrows_its_null_says_so(model: object, tmp_path: Path) -> None:
+    trace(model, n=1, out=tmp_path, **SMALL, null=19, layers=[1])
+    with pytest.warns(RunWarning, match="has 19 wrong answers a response: with 3 layers .* That takes 59"):
+        run = trace(model, n=1, out=tmp_path, **SMALL)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trace(model, n=1, out=tmp_path, **SMALL, null=19)  # the command that it is going on with
+    assert not [one for one in caught if "wrong answers" in str(one.message)]
     facts = summary(run)
     assert facts["null"]["smallest_p"] == pytest.approx(3 / 20)
     assert "None can with so few: 3 layers need at least 59 wrong answers." in null_sentence(run, facts)
     page = report([run])
     assert "Nothing can survive here" in page
-    assert "deep-thinking ratio" in page
 
 
 def test_the_command_asks_for_all_of_it(tmp_path: Path, peaklens: Command) -> None:

@@ -147,7 +147,7 @@ trace("toy-reasoner", n=12, out=sys.argv[1], max_new_tokens=40, batch_size=3)
 
 def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path, toy_forks: Forks) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert toy_forks.wait(toy_forks.spawn(KILLED, whole)) == (0, "")
+    assert toy_forks.wait(toy_forks.spawn(KILLED, whole))[0] == 0
     dice = random.Random(8)
     kept: dict[Path, int] = {}
     stops = 0
@@ -169,7 +169,7 @@ def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path, toy_fork
             file: file.stat().st_mtime_ns for file in killed.rglob("*.safetensors") if not file.name.startswith(".")
         }
     assert stops >= 2
-    assert toy_forks.wait(toy_forks.spawn(KILLED, killed)) == (0, "")
+    assert toy_forks.wait(toy_forks.spawn(KILLED, killed))[0] == 0
     assert_same_tables(whole, killed)
 
 
@@ -182,7 +182,7 @@ def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path, toy_fork
         ({"layers": [0, 3]}, r"trace: expected layers from 0 to 2 .*received \[0, 3\]"),
         ({"site": "resid_end"}, "expected sites among resid_pre"),
         ({"prompt": "chat"}, "trace: expected a model with a chat template, received chat messages"),
-        ({"prompt": "xml"}, "trace: expected prompt raw or chat, received 'xml'"),
+        ({"prompt": "xml"}, "trace: expected prompt auto or raw or chat, received 'xml'"),
         ({"samples": 2}, "expected one greedy response a problem"),
         ({"sigma": 0.0}, "sigma"),
         ({"drop_top": 127}, "drop_top"),

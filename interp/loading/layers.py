@@ -1,0 +1,54 @@
+"""How many layers a model has, by its config alone: layer numbers are checked before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from interp.arguments import Wholes
+from interp.loading.models import local_folder
+from interp.sites import resolve_layers
+
+__all__ = ["check_layers", "layer_count"]
+
+_NAMES = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+
+def layer_count(name: str | Path) -> int | None:
+    """Blocks of the model that ``load_model`` would load by this name; ``None`` where no config is at hand.
+
+    >>> layer_count("toy-reasoner")
+    3
+
+    A model that is not on this machine yet, a GGUF file, and a config that does not say are ``None``: what is wrong
+    with a name or a folder is for ``load_model`` to say.
+    """
+    folder = local_folder(str(name))
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    text = config.get("text_config")
+    for part in (text if isinstance(text, dict) else {}, config):
+        for key in _NAMES:
+            if isinstance(part.get(key), int) and part[key] > 0:
+                return int(part[key])
+    return None
+
+
+def check_layers(name: str | Path, layers: str | Wholes, operation: str) -> None:
+    """Refuse layers that a model by this name does not have, as far as its config tells.
+
+    >>> check_layers("toy-reasoner", [0, -3], "trace")
+    >>> check_layers("toy-reasoner", [5], "trace")
+    Traceback (most recent call last):
+    ...
+    peaklens.InputError: trace: expected layers from 0 to 2 (or -3 to -1), received [5]. The model has 3 layers.
+    """
+    count = layer_count(name)
+    if count is not None:
+        resolve_layers(layers, count, operation)

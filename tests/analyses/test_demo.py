@@ -1,0 +1,71 @@
+"""`peaklens demo`: what it says is counted anew here, by literal loops over the cells of its runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from processes import Command
+
+from analyses.commands.demo import BANNED, peak_places, places_sentence, point_sentence, without_words
+from analyses.store import Run
+from analyses.studies.run import run_study
+from analyses.toys.facts import DIGITS, THINKING
+from analyses.trace import trace
+from analyses.trace.tables import responses_table
+
+SMALL = {"n": 12, "max_new_tokens": 160}
+
+
+def test_the_places_of_peaks_are_those_of_the_cells(tmp_path: Path) -> None:
+    run = trace("toy-reasoner", out=tmp_path, temperature=1.0, samples=2, n=4, max_new_tokens=60)
+    before, at, marked = [], [], []
+    for cell in run.cells():
+        mi = run.mi
+        rows = mi[(mi["problem"] == cell.problem) & (mi["sample"] == cell.sample) & (mi["layer"] == 2)]
+        tokens = run.payload(cell)["tokens"]
+        before += ["->", *tokens[:-1]]
+        at += tokens
+        marked += rows.sort_values("step")["is_peak"].tolist()
+    found = peak_places(run)
+    peaks = [k for k, is_peak in enumerate(marked) if is_peak]
+    words = [at[k] for k in peaks]
+    assert (found.layer, found.peaks, found.said) == (2, len(peaks), words.count(found.token))
+    assert found.said == max(map(words.count, words))
+    assert found.after_digit == pytest.approx(sum(before[k] in DIGITS for k in peaks) / len(peaks))
+    assert found.elsewhere == pytest.approx(sum(token in DIGITS for token in before) / len(before))
+    assert f"at {found.said} of {found.peaks} peaks of layer 2" in places_sentence(found)
+
+
+def test_the_point_is_what_the_cells_say(tmp_path: Path) -> None:
+    result = run_study(without_words(), "toy-reasoner", out=tmp_path / "words", batch_size=12, **SMALL)
+    lists = {name: columns["list"].split() for name, columns in result.run.settings["conditions"].items()}
+    assert lists["thinking-2-0"] == list(BANNED)
+    (control,) = (words for name, words in lists.items() if name != "thinking-2-0")
+    assert len(control) == 2
+    assert not {word.casefold() for word in control} & {word.casefold() for word in THINKING}
+    right = responses_table(result.run).groupby("condition")["correct"].mean()
+    for condition, banned in lists.items():
+        for cell in result.run.cells(condition):
+            assert not set(banned) & set(result.run.payload(cell)["tokens"])
+    (mine,) = (share for name, share in right.items() if name == "thinking-2-0")
+    (other,) = (share for name, share in right.items() if name != "thinking-2-0")
+    said = point_sentence(result)
+    assert said.startswith(
+        f"Without Wait and Hmm {mine:.1%} of the answers are right; without {' and '.join(control)},"
+    )
+    assert f", {other:.1%} (nothing banned: " in said
+    assert re.search(
+        rf"Difference {100 * (mine - other):+.1f} points \[[-+0-9.]+, [-+0-9.]+\], n = 12 problems\.", said
+    )
+
+
+def test_the_command_ends_on_the_point(tmp_path: Path, peaklens: Command) -> None:
+    code, out, said = peaklens("demo", "--out", str(tmp_path / "demo"), "--n", "12")
+    assert code == 0, said
+    last = [line for line in out.splitlines() if line.strip()][-3:]
+    assert last[0].startswith("Without Wait and Hmm ")
+    assert last[1].startswith("Why its peaks are full stops: ")
+    assert last[2].endswith(str(tmp_path / "demo-words" / "report.html"))
+    assert Run.open(tmp_path / "demo").kind == "trace"

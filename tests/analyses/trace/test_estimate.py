@@ -1,0 +1,91 @@
+"""What a trace would take: counted exactly, timed from a warm-up, refused as the trace itself would be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Command
+
+from analyses.trace import trace
+from analyses.trace.estimate import estimate_trace
+from interp import InputError, load_model
+
+SMALL = {"max_new_tokens": 20, "batch_size": 4}
+ONE = {**SMALL, "layers": [0]}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return load_model("toy-reasoner", device="cpu")
+
+
+def test_what_is_left_is_counted(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = estimate_trace(model, n=40, **SMALL)
+    assert (found.conditions, found.cells, found.tokens_at_most, found.read_again) == (1, 40, 800, 0)
+    assert 0 < found.tokens_expected <= 800
+    assert found.seconds == pytest.approx(found.tokens_expected / found.tokens_per_second)
+    assert not list(tmp_path.iterdir()), "a dry run leaves nothing"
+    several = estimate_trace(model, n=10, samples=3, temperature=1.0, **SMALL)
+    assert (several.cells, several.tokens_at_most) == (30, 600)
+
+
+def test_what_is_there_is_left_out(model: Any, tmp_path: Path) -> None:
+    trace(model, n=3, out=tmp_path, **ONE)
+    before = sorted((file, file.stat().st_mtime_ns) for file in tmp_path.rglob("*"))
+    assert estimate_trace(model, out=tmp_path, n=5, **ONE).cells == 2
+    done = estimate_trace(model, out=tmp_path, n=3, **ONE)
+    assert (done.cells, done.read_again, done.seconds) == (0, 0, 0.0)
+    asked = estimate_trace(model, out=tmp_path, n=5, null=19, **ONE)
+    assert (asked.cells, asked.read_again) == (2, 3)
+    assert asked.seconds > asked.tokens_expected / asked.tokens_per_second
+    assert sorted((file, file.stat().st_mtime_ns) for file in tmp_path.rglob("*")) == before
+    trace(model, n=3, out=tmp_path, null=19, **ONE)
+    assert estimate_trace(model, out=tmp_path, n=3, null=19, **ONE).read_again == 0
+    assert estimate_trace(model, out=tmp_path, n=3, null=19, probes=["r2"], **ONE).read_again == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"null": 19}, "at least 59 wrong answers for 3 layers"),
+        ({"layers": [9]}, "expected layers from 0 to 2"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"seed": 3}, "settings.seed is 0 there and 3 now"),
+    ],
+)
+def test_what_the_trace_refuses_is_refused(model: Any, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    trace(model, n=1, out=tmp_path, **SMALL)
+    for call in (estimate_trace, trace):
+        with pytest.raises(InputError, match=message):
+            call(model, out=tmp_path, n=2, **SMALL | arguments)
+
+
+def test_the_guess_of_time_is_near(model: Any, tmp_path: Path) -> None:
+    """Within a factor of ten of what decoding then takes: the machine may be busy with other things."""
+    import time
+
+    guess = estimate_trace(model, n=24, max_new_tokens=60, batch_size=4).seconds
+    times: list[float] = []
+    trace(model, n=24, out=tmp_path, max_new_tokens=60, batch_size=4, on_done=lambda *_: times.append(time.monotonic()))
+    took = (times[-1] - times[0]) * 6 / 5  # six batches, of which the first end begins the clock
+    assert took / 10 < guess < took * 10
+
+
+def test_the_command(tmp_path: Path, peaklens: Command) -> None:
+    words = ["trace", "--n", "6", "--max-new-tokens", "20", "--dry-run", "--out", str(tmp_path / "r")]
+    code, out, said = peaklens(*words)
+    assert code == 0, said
+    assert out.startswith("trace: 6 responses to decode, at most 120 tokens; about ")
+    assert out.endswith(" minutes.\n")
+    _, out, _ = peaklens(*words, "--json")
+    assert json.loads(out)["tokens_at_most"] == 120
+    assert not (tmp_path / "r").exists()
+    peaklens(*[word for word in words if word != "--dry-run"], "--quiet")
+    assert peaklens(*words)[1] == "trace: nothing is left to do.\n"
+    code, _, said = peaklens(*words, "--null", "19")
+    assert code == 2
+    assert "Give --null 59" in said
