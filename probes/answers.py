@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64, Int64
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probes.checks import check_max_bytes
 from probes.chunks import DEFAULT_MAX_BYTES, Take, parts, vectors_of
+from probes.errors import InputError
 from probes.kernel import Kernel, kept_coordinates
 from probes.lowrank import factor_blocks
 from probes.scale import rescaled
@@ -36,6 +37,30 @@ class AnswerFactor:
     d_model: int
     kernel: Kernel
     bandwidth: Float64[Tensor, " answer"]
+
+    def chosen(self, rows: Tensor) -> AnswerFactor:
+        """Some of the answers, by their place among all (leading axes flattened), in the shape of `rows`.
+
+        >>> factor = factor_answers(torch.arange(12.0).cos().reshape(3, 4) * 30)
+        >>> factor.chosen(torch.tensor([2, 0])).lead
+        (2,)
+
+        What many trajectories are scored against is so factorised once, whichever of the answers each of them meets.
+        Raises `InputError` for a place that there is not.
+        """
+        count, places = len(self.whitened), rows.detach().long().reshape(-1)
+        if len(places) and not (0 <= int(places.min()) and int(places.max()) < count):
+            raise InputError(
+                "choose answers",
+                expected=f"places from 0 to {count - 1}",
+                received=f"{int(places.min())} to {int(places.max())}",
+                remedy="Count the answers as they were given, the last axis fastest.",
+            )
+        places = places.to(self.whitened.device)
+        keep = None if self.keep is None else self.keep[places]
+        return replace(
+            self, whitened=self.whitened[places], keep=keep, lead=tuple(rows.shape), bandwidth=self.bandwidth[places]
+        )
 
 
 def factor_answers(
