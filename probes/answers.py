@@ -49,7 +49,7 @@ class AnswerFactor:
         Raises `InputError` for a place that there is not.
         """
         count, places = len(self.whitened), rows.detach().long().reshape(-1)
-        if len(places) and not (0 <= int(places.min()) and int(places.max()) < count):
+        if len(places) and not (int(places.min()) >= 0 and int(places.max()) < count):
             raise InputError(
                 "choose answers",
                 expected=f"places from 0 to {count - 1}",
