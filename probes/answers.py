@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from probes.checks import check_max_bytes
 from probes.chunks import DEFAULT_MAX_BYTES, Take, parts, vectors_of
@@ -61,6 +62,29 @@ class AnswerFactor:
         return replace(
             self, whitened=self.whitened[places], keep=keep, lead=tuple(rows.shape), bandwidth=self.bandwidth[places]
         )
+
+    def beside(self, other: AnswerFactor) -> AnswerFactor:
+        """These answers and then those of `other`, of the same kernel, one after the other.
+
+        >>> one = factor_answers(torch.arange(12.0).cos().reshape(3, 4) * 30)
+        >>> one.beside(one.chosen(torch.tensor([1]))).lead
+        (4,)
+
+        Raises `InputError` for factors of another width or kernel.
+        """
+        alike = replace(other.kernel, operation=self.kernel.operation) == self.kernel
+        if not alike or other.d_model != self.d_model or (other.keep is None) != (self.keep is None):
+            raise InputError(
+                "join answers",
+                expected=f"factors of d_model {self.d_model} and {self.kernel}",
+                received=f"d_model {other.d_model} and {other.kernel}",
+                remedy="Factorise both with the same options.",
+            )
+        rank = max(self.whitened.shape[1], other.whitened.shape[1])
+        whitened = torch.cat([pad(some.whitened, (0, 0, 0, rank - some.whitened.shape[1])) for some in (self, other)])
+        keep = None if self.keep is None or other.keep is None else torch.cat([self.keep, other.keep])
+        bandwidth = torch.cat([self.bandwidth, other.bandwidth])
+        return replace(self, whitened=whitened, keep=keep, lead=(len(whitened),), bandwidth=bandwidth)
 
 
 def factor_answers(

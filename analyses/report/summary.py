@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analyses.report.resembling import resemblance_facts
 from analyses.store.columns import CLOSENESS, SIGNIFICANT, WRONG_ANSWERS, is_void
 from analyses.store.run import Run
 from probes.many_tests import nulls_needed, smallest_p
@@ -31,6 +32,7 @@ _ENDINGS = {
 def summary(run: Run, top: int = 15) -> dict[str, Any]:
     """Means over responses by layer, and the words most often at peaks, as JSON-able data.
 
+    ``resembles`` is what peaks have just read and how other answers score there, by layer, where the run says it.
     ``interval`` means are over the responses that have at least two peaks, ``aom`` over those with one.
     """
     peaks, tokens = run.table("peaks.parquet"), run.table("tokens.csv")
@@ -51,6 +53,8 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
             for part in [tokens[tokens["layer"] == layer]]
         },
     }
+    if resembling := resemblance_facts(peaks, run.settings.get("excess")):
+        facts["resembles"] = resembling
     if (null := run.settings.get("null")) and not is_void(run.settings):
         drawn = run.table(WRONG_ANSWERS)
         survive = peaks.groupby("layer")[["n_peaks", "n_significant"]].sum()

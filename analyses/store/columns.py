@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["CLOSENESS", "NULL_COLUMNS", "RESPONSE_COLUMNS", "SIGNIFICANT", "WRONG_ANSWERS", "is_void"]
+__all__ = [
+    "CLOSENESS",
+    "EXCESS_COLUMNS",
+    "NULL_COLUMNS",
+    "RESPONSE_COLUMNS",
+    "SIGNIFICANT",
+    "WRONG_ANSWERS",
+    "is_void",
+]
 
 WRONG_ANSWERS = "wrong_answers.parquet"
 """The table of what each response was scored against under a null."""
@@ -17,6 +25,9 @@ CLOSENESS = ("token", "before", "kind", "none")
 """How the end of a wrong reference is matched with the end of the own one, closest first."""
 
 NULL_COLUMNS = ("null_mean", "null_sd", "p_step", "p_family", "p_holm", "p_random")
+
+EXCESS_COLUMNS = ("excess", "excess_standardised")
+"""Of a score over other answers' references: in its own unit, and in their standard deviations."""
 
 SIGNIFICANT = 0.05
 """Familywise rate at which a peak survives the null."""

@@ -65,7 +65,7 @@ def estimate_study(
             batch_size=batch_size,
             report=False,
             **asdict(options),
-            **study.probing(),
+            **{"excess": 0, **study.probing()},
         )
         seconds = clock() - begun
         lengths = baseline.responses["n_steps"]
