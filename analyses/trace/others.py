@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_OTHERS",
-    "DEFAULT_POOL",
     "OTHERS_FILE",
     "OtherReferences",
     "Scored",
@@ -50,7 +49,6 @@ OTHERS_FILE = "others.jsonl"
 MAX_BYTES = 2**29  # factors held for all responses of a run
 _AT_ONCE = 2**26  # bytes of factors that some rows of a batch meet at once
 _POOL = 10  # problems kept for each reference: kinds of ends, and answers that are the same, leave fewer
-DEFAULT_POOL = _POOL * DEFAULT_OTHERS
 _SEED = 0
 
 
@@ -182,12 +180,12 @@ class OtherReferences:
 
 
 def other_references(
-    tracer: Tracer, out: Path, asked: int | None, make_pool: Callable[[], Sequence[Problem]]
+    tracer: Tracer, out: Path, asked: int | None, make_pool: Callable[[int], Sequence[Problem]]
 ) -> OtherReferences | None:
     """What responses of a trace into ``out`` are scored beside; None without.
 
     A run keeps what it began with. Unless asked otherwise a new run has `DEFAULT_OTHERS`, and one that was begun
-    without has none.
+    without has none. ``make_pool`` is told how many problems are enough.
 
     Raises:
         InputError: another number than the run's own; a pool that is gone.
@@ -208,7 +206,7 @@ def other_references(
     count = (0 if begun else DEFAULT_OTHERS) if asked is None else asked
     if not count:
         return None
-    pool = sorted(make_pool(), key=lambda problem: shuffled(_SEED, problem.id))[: _POOL * count]
+    pool = sorted(make_pool(_POOL * count), key=lambda problem: shuffled(_SEED, problem.id))[: _POOL * count]
     return OtherReferences(tracer, pool, count)
 
 

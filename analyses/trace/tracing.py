@@ -24,7 +24,7 @@ from typing import Any
 from analyses.problems import Problem
 from analyses.store.run import Run
 from analyses.trace.inputs import name_or_model, pool_of, traced_problems
-from analyses.trace.others import DEFAULT_POOL, other_references, pinned_others
+from analyses.trace.others import other_references, pinned_others
 from analyses.trace.probing import ASKED, check_measures, probing_of
 from analyses.trace.reread import Rereader
 from analyses.trace.run import TraceRun
@@ -101,7 +101,7 @@ def trace(
     tracer = Tracer(bridge, chosen, options)
     check_measures(probing, options, tracer.facts.d_model)
     wrong = wrong_answers(tracer, Path(out), probing, partial(pool_of, problems, pool, chosen))
-    make_pool = partial(pool_of, problems, pool, chosen, toys=DEFAULT_POOL)
+    make_pool = partial(pool_of, problems, pool, chosen)
     others = tracer.others = other_references(tracer, Path(out), probing.excess, make_pool)
     pins = probing.pins(wrong.pins if wrong is not None else None)
     run = tracer.start(Path(out), pins | ({} if others is None else {"excess": others.pins}))
