@@ -22,7 +22,7 @@ from probes.errors import InputError
 
 __all__ = ["Excess", "excess"]
 
-_ROUNDING = 1e-12  # of the largest score: references whose scores differ by less agree
+_ROUNDING = 1e-12  # of the largest score: scores that differ by less are the same
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Excess:
     Attributes:
         difference: own score less the mean of the others, in the unit of the scores.
         standardised: the difference in standard deviations of the others.
-        as_high: share of the others that score at least as high as the own one, ties included; one half where the own
-            answer is one like the others.
+        as_high: share of the others that score at least as high as the own one, ties included (to the same rounding);
+            one half on average where the own answer is one like the others.
         mean, sd: of the others (sd with K - 1).
     """
 
@@ -72,7 +72,8 @@ def excess(scores_own: Tensor, scores_others: Tensor) -> Excess:
         return Excess(undefined, undefined, undefined, undefined, undefined)
     mean = others.mean(dim=-2)
     difference = own - mean
-    as_high = (others >= own[..., None, :]).double().mean(dim=-2)
+    tie = _ROUNDING * torch.maximum(own.abs(), others.abs().amax(dim=-2))
+    as_high = (others >= (own - tie)[..., None, :]).double().mean(dim=-2)
     if count == 1:
         undefined = torch.full_like(own, math.nan)
         return Excess(difference, undefined, as_high, mean, undefined)

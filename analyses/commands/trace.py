@@ -82,7 +82,7 @@ def trace(
         int | None,
         typer.Option(
             help="References of other answers that each response is scored beside; 0 is none.",
-            show_default="30 in a new run",
+            show_default="20 in a new run",
         ),
     ] = None,
     thinking_markers: Annotated[

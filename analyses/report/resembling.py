@@ -188,7 +188,7 @@ def excess_sentence(peaks: pandas.DataFrame, asked: Mapping[str, Any] | None, la
     one, text = found[layer], ""
     if one.after_kind is not None:
         text = f"Right after {_ends_on(_kinds(peaks))[0]}: {_share(one, peaks)}. "
-    if not asked or one.excess_peaks is None:
+    if not asked:
         return text.strip()
     others = resemblance_facts(peaks, asked)["others"]
     if one.after_kind is not None and one.as_high_at_peaks == one.as_high_at_peaks:
@@ -196,17 +196,18 @@ def excess_sentence(peaks: pandas.DataFrame, asked: Mapping[str, Any] | None, la
             f"At these peaks {percent(one.as_high_at_peaks)} of {others['references']} other answers' references score "
             f"at least as high as the own one (anywhere {percent(one.as_high)}; one like the others would have 50 %). "
         )
-    text += (
-        f"{several(one.excess_peaks, 'step')} {'is a peak' if one.excess_peaks == 1 else 'are peaks'} of the excess "
-        "over these references, in units of their spread."
-    )
+    if one.excess_peaks is not None:
+        are = "is a peak" if one.excess_peaks == 1 else "are peaks"
+        text += (
+            f"{several(one.excess_peaks, 'step')} {are} of the excess over these references, in units of their spread. "
+        )
     if others["fewer"]:
         text += (
-            f" {others['fewer']} of {several(others['responses'], 'response')} had fewer than {others['references']}, "
+            f"{others['fewer']} of {several(others['responses'], 'response')} had fewer than {others['references']}, "
             f"as the pool holds no more that end on the same kind of token; {plain(others['undefined'])} too few for a "
             "spread."
         )
-    return text
+    return text.strip()
 
 
 def _listed(layers: list[int]) -> str:

@@ -82,7 +82,7 @@ class Likeness:
         found["n_excess_peaks"] = excess_peaks.sum(dim=1).tolist()
         if after_kind is not None:
             found["n_excess_peaks_after_kind"] = (excess_peaks & after_kind).sum(dim=1).tolist()
-        share = data.tensors["excess:as_high"].double() / others  # 0 / 0 without others
+        share = data.tensors["excess:as_high"]  # NaN without others
         found["as_high"] = share.mean(dim=1).tolist()
         at_peaks = torch.where(peaks, share, 0.0).sum(dim=1) / peaks.sum(dim=1)  # 0 / 0 without peaks
         found["as_high_at_peaks"] = at_peaks.tolist()

@@ -12,7 +12,6 @@ What comes of it is :func:`probes.excess`. It is on unless turned off, descripti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,36 +36,19 @@ __all__ = [
     "DEFAULT_OTHERS",
     "OTHERS_FILE",
     "OtherReferences",
-    "Scored",
     "other_references",
     "pinned_others",
 ]
 
-DEFAULT_OTHERS = 30
-"""References of other answers in a new run: their mean and spread are known to a fifth, at a fifth of its time."""
+DEFAULT_OTHERS = 20
+"""References of other answers in a new run: their mean is known to a fifth of their spread, for less than a fifth more
+time."""
 
 OTHERS_FILE = "others.jsonl"
 MAX_BYTES = 2**29  # factors held for all responses of a run
 _AT_ONCE = 2**26  # bytes of factors that some rows of a batch meet at once
 _POOL = 10  # problems kept for each reference: kinds of ends, and answers that are the same, leave fewer
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One response's scores: with its own reference, and what :func:`probes.excess` makes of the others."""
-
-    own: Float64[Tensor, "layer step"]
-    others: Float64[Tensor, "layer other step"]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a cell keeps; how many others score at least as high as a count."""
-        found = excess(self.own, self.others)
-        return {
-            "excess:difference": found.difference,
-            "excess:standardised": found.standardised,
-            "excess:as_high": (self.others >= self.own[:, None]).sum(dim=1).int(),
-        }
 
 
 class OtherReferences:
@@ -130,8 +112,8 @@ class OtherReferences:
         layers: Sequence[int],
         steps: Float[Tensor, "row layer step d_model"],
         own: Float[Tensor, "row layer d_model"],
-    ) -> list[Scored]:
-        """Each row's steps with its problem's own reference and with the others, which are read if they were not."""
+    ) -> list[dict[str, Float64[Tensor, "layer step"]]]:
+        """What a cell keeps of each row: the scores ``mi`` with its own reference, and the excess over the others."""
         if steps.device.type == "mps":  # which has no float64
             steps, own = steps.cpu(), own.cpu()
         self.read(problems, layers)
@@ -150,9 +132,7 @@ class OtherReferences:
             for begin in range(0, len(index), size):
                 some_rows = slice(begin, begin + size)
                 found[some_rows, place] = nhsic_with(steps[some_rows, place, None], every.chosen(index[some_rows]))
-        return [
-            Scored(one[:, 0].cpu(), one[:, 1 : 1 + len(some)].cpu()) for one, some in zip(found, names, strict=True)
-        ]
+        return [_kept(one[:, 0].cpu(), one[:, 1 : 1 + len(some)].cpu()) for one, some in zip(found, names, strict=True)]
 
     @property
     def _kernel(self) -> dict[str, Any]:
@@ -177,6 +157,16 @@ class OtherReferences:
             held = self.factors[layer, device] = whole
         assert held is not None
         return held, self.known
+
+
+def _kept(own: Float64[Tensor, "layer step"], others: Float64[Tensor, "layer other step"]) -> dict[str, Tensor]:
+    found = excess(own, others)
+    return {
+        "mi": own,
+        "excess:difference": found.difference,
+        "excess:standardised": found.standardised,
+        "excess:as_high": found.as_high,
+    }
 
 
 def other_references(

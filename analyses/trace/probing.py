@@ -48,7 +48,7 @@ class Probing:
         null_statistic: "score", or "standardised" by each step's own level (see :func:`probes.null_test`).
         null_seed: of the draw of wrong answers and of random vectors.
         excess: references of other answers that each response is scored beside (:mod:`analyses.trace.others`); 0 for
-            none, None for 30 in a new run and what it began with in one that goes on.
+            none, None for 20 in a new run and what it began with in one that goes on.
     """
 
     probes: tuple[str, ...] = ("nhsic",)
@@ -81,7 +81,7 @@ class Probing:
                 "trace",
                 expected="excess 0, or at least 2 references of other answers",
                 received=str(self.excess),
-                remedy="Of fewer there is no spread; 30 is usual.",
+                remedy="Of fewer there is no spread; 20 is usual.",
             )
 
     @property

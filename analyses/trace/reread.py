@@ -39,8 +39,7 @@ from probes.depth import settling_depth
 from probes.nulls import null_scores, null_test, random_answers
 
 if TYPE_CHECKING:
-    from analyses.trace.others import OtherReferences
-    from analyses.trace.tracer import Tracer
+    from analyses.trace.tracer import Beside, Tracer
 
 __all__ = [
     "Rereader",
@@ -141,7 +140,7 @@ class Rereader:
         tensors = {name: torch.stack(values) for name, values in found.items()}
         return tensors | (self._depth(data) if self.probing.depth else {})
 
-    def _excess(self, cell: Cell, data: CellData, others: OtherReferences) -> dict[str, Tensor]:
+    def _excess(self, cell: Cell, data: CellData, others: Beside) -> dict[str, Tensor]:
         """The own reference beside those of other answers."""
         layers = data.payload["layers"]
         answers = self.tracer.answers(cell.problem, layers)
@@ -149,9 +148,9 @@ class Rereader:
         for some in self._slices(data, len(layers)):
             steps = self.tracer.read_steps(data, layers[some])
             scored = others.scored([cell.problem], layers[some], steps[None], answers[None, some])[0]
-            for name, values in scored.tensors().items():
+            for name, values in scored.items():
                 found.setdefault(name, []).append(values)
-        return {name: torch.cat(parts) for name, parts in found.items()}
+        return {name: torch.cat(values) for name, values in found.items() if name != "mi"}  # that of decoding stays
 
     def _slices(self, data: CellData, layers: int) -> Iterator[slice]:
         """Layers as many at a time as may be held."""

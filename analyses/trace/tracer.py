@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
@@ -26,7 +26,6 @@ from analyses.problems import Problem
 from analyses.store.pinned import json_values, merge_pinned, read_pinned
 from analyses.store.run import Cell, CellData, Run
 from analyses.trace.inputs import check_ids_differ
-from analyses.trace.others import OtherReferences
 from analyses.trace.provenance import RunWarning, compare_provenance, provenance_of
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
@@ -46,9 +45,28 @@ from interp.sites import resolve_layers
 from interp.types import Bridge
 from probes import nhsic
 
-__all__ = ["Tracer", "row_seed"]
+__all__ = ["Beside", "Tracer", "row_seed"]
 
 CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
+
+
+@runtime_checkable
+class Beside(Protocol):
+    """Other answers' references that responses are scored beside (:class:`analyses.trace.others.OtherReferences`)."""
+
+    def read(self, problems: Sequence[str], layers: Sequence[int]) -> None: ...
+
+    def scored(
+        self,
+        problems: Sequence[str],
+        layers: Sequence[int],
+        steps: Float[Tensor, "row layer step d_model"],
+        own: Float[Tensor, "row layer d_model"],
+    ) -> list[dict[str, Float64[Tensor, "layer step"]]]: ...
+
+    def told(self, problem: str, layers: Sequence[int]) -> dict[str, Any]: ...
+
+    def wanted(self, layers: Sequence[int]) -> dict[str, Any]: ...
 
 
 class Tracer:
@@ -70,7 +88,7 @@ class Tracer:
         self.prompts: dict[str, list[int]] = {}
         self.references: dict[str, list[int]] = {}
         self.refused: dict[Cell, str] = {}
-        self.others: OtherReferences | None = None  # beside which responses are scored while they are decoded
+        self.others: Beside | None = None  # beside which responses are scored while they are decoded
         errors: list[Exception] = []
         for problem in problems:
             try:
@@ -283,11 +301,7 @@ class _Scorer:
         tracer, answers = self.tracer, self.answers[self.rows]
         if tracer.others is None:
             return [{"mi": mi} for mi in tracer.score(steps, answers).cpu()]
-        problems = [self.problems[row] for row in self.rows]
-        return [
-            {"mi": scored.own, **scored.tensors()}
-            for scored in tracer.others.scored(problems, tracer.layers, steps, answers)
-        ]
+        return tracer.others.scored([self.problems[row] for row in self.rows], tracer.layers, steps, answers)
 
     def finish(self) -> list[dict[str, Tensor]]:
         """Each row's tensors ``[layer, step]``, by name."""

@@ -251,6 +251,9 @@ def test_a_null_too_small_for_so_many_layers_is_said(run: Run) -> None:
     assert "None can with so few: 3 layers need at least 59 wrong answers." in null_sentence(run, facts)
     page = report([run])
     assert "Nothing can survive here" in page
+    short = page[page.index("rp-headline") : page.index("One response at a time</h2>")]
+    assert "Against 19 wrong answers a response" in short, "the verdict stands in what is said first"
+    assert "None can with so few" in short
     assert "deep-thinking ratio" in page
 
 

@@ -63,7 +63,10 @@ def test_mi_equals_the_dense_formula_on_hugging_face_residuals(run: Run) -> None
 
 def test_tables_are_tidy(run: Run) -> None:
     mi, peaks, tokens = run.mi, run.peaks, run.tokens
-    assert list(mi.columns) == ["problem", "sample", "layer", "site", "step", "token_id", "token", "mi", "is_peak"]
+    assert list(mi.columns) == [
+        "problem", "sample", "layer", "site", "step", "token_id", "token", "mi", "is_peak", "excess",
+        "excess_standardised", "is_excess_peak",
+    ]  # fmt: skip
     assert not mi.isna().any().any()
     assert not mi.duplicated(["problem", "sample", "layer", "site", "step"]).any()
     counted = mi.groupby(["problem", "sample", "layer"], observed=True)["is_peak"].sum().reset_index()
