@@ -4,7 +4,8 @@ No model, no tokenizer, no table and no file may come in here, and nothing here 
 has tensors can use it.
 
 One trajectory against one answer, coordinates as samples: `hsic` scores every step, `bandwidth` asks at other kernel
-widths, `similarity` has the alternatives on the same footing, `nulls` asks whether a wrong answer would score as high.
+widths, `similarity` has the alternatives on the same footing, `nulls` asks whether a wrong answer would score as high,
+`excess_scores` how much higher the own one scores.
 `peaks` finds and describes the steps that stand out, `tokens` counts the words generated there, `depth` finds the block
 in which each prediction settles.
 
@@ -20,6 +21,7 @@ from probes.bandwidth import BandwidthSweep, bandwidth_sweep
 from probes.bounds import ErrorBounds, error_bounds
 from probes.depth import Depth, settling_depth
 from probes.errors import InputError
+from probes.excess_scores import Excess, excess
 from probes.hsic import nhsic, nhsic_dense
 from probes.information import Information, discrete_mi, entropy_bits, gaussian_mi, ksg_mi, reduce_dimensions
 from probes.many_tests import holm_over_layers, nulls_needed
@@ -36,6 +38,7 @@ __all__ = [
     "BandwidthSweep",
     "Depth",
     "ErrorBounds",
+    "Excess",
     "Information",
     "InputError",
     "NullTest",
@@ -49,6 +52,7 @@ __all__ = [
     "discrete_mi",
     "entropy_bits",
     "error_bounds",
+    "excess",
     "gaussian_mi",
     "holm_over_layers",
     "kernel_cka",

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from probes.checks import check_max_bytes
 from probes.chunks import DEFAULT_MAX_BYTES, Take, parts, vectors_of
+from probes.errors import InputError
 from probes.kernel import Kernel, kept_coordinates
 from probes.lowrank import factor_blocks
 from probes.scale import rescaled
@@ -36,6 +38,53 @@ class AnswerFactor:
     d_model: int
     kernel: Kernel
     bandwidth: Float64[Tensor, " answer"]
+
+    def chosen(self, rows: Tensor) -> AnswerFactor:
+        """Some of the answers, by their place among all (leading axes flattened), in the shape of `rows`.
+
+        >>> factor = factor_answers(torch.arange(12.0).cos().reshape(3, 4) * 30)
+        >>> factor.chosen(torch.tensor([2, 0])).lead
+        (2,)
+
+        What many trajectories are scored against is so factorised once, whichever of the answers each of them meets.
+        Raises `InputError` for a place that there is not.
+        """
+        count, places = len(self.whitened), rows.detach().long().reshape(-1)
+        if len(places) and not (int(places.min()) >= 0 and int(places.max()) < count):
+            raise InputError(
+                "choose answers",
+                expected=f"places from 0 to {count - 1}",
+                received=f"{int(places.min())} to {int(places.max())}",
+                remedy="Count the answers as they were given, the last axis fastest.",
+            )
+        places = places.to(self.whitened.device)
+        keep = None if self.keep is None else self.keep[places]
+        return replace(
+            self, whitened=self.whitened[places], keep=keep, lead=tuple(rows.shape), bandwidth=self.bandwidth[places]
+        )
+
+    def beside(self, other: AnswerFactor) -> AnswerFactor:
+        """These answers and then those of `other`, of the same kernel, one after the other.
+
+        >>> one = factor_answers(torch.arange(12.0).cos().reshape(3, 4) * 30)
+        >>> one.beside(one.chosen(torch.tensor([1]))).lead
+        (4,)
+
+        Raises `InputError` for factors of another width or kernel.
+        """
+        alike = replace(other.kernel, operation=self.kernel.operation) == self.kernel
+        if not alike or other.d_model != self.d_model or (other.keep is None) != (self.keep is None):
+            raise InputError(
+                "join answers",
+                expected=f"factors of d_model {self.d_model} and {self.kernel}",
+                received=f"d_model {other.d_model} and {other.kernel}",
+                remedy="Factorise both with the same options.",
+            )
+        rank = max(self.whitened.shape[1], other.whitened.shape[1])
+        whitened = torch.cat([pad(some.whitened, (0, 0, 0, rank - some.whitened.shape[1])) for some in (self, other)])
+        keep = None if self.keep is None or other.keep is None else torch.cat([self.keep, other.keep])
+        bandwidth = torch.cat([self.bandwidth, other.bandwidth])
+        return replace(self, whitened=whitened, keep=keep, lead=(len(whitened),), bandwidth=bandwidth)
 
 
 def factor_answers(

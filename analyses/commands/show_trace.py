@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from analyses.report.resembling import excess_sentence, explained_sentence
 from analyses.report.summary import COLUMNS, null_sentence, summary
 from analyses.store.run import Run
 from analyses.store.tables import column_names
@@ -58,6 +59,11 @@ def show(run: Run) -> None:
         table.add_row(str(row["layer"]), *(_cell(name, row[name]) for name in COLUMNS))
     console.print(table)
     console.print()
+    peaks = run.table("peaks.parquet")
+    if first := explained_sentence(peaks):
+        console.print(Text.assemble(("What peaks resemble: ", "bold"), first), soft_wrap=True)
+    if said := excess_sentence(peaks, run.settings.get("excess"), last):
+        console.print(Text.assemble((f"Peaks of layer {last}: ", "bold"), said), soft_wrap=True)
     numbers = [row["layer"] for row in facts["layers"]]
     for layer in sorted({numbers[len(numbers) // 3], numbers[2 * len(numbers) // 3], last}):
         for key, done in (("input_words", "read"), ("words", "predicted")):

@@ -79,6 +79,13 @@ def trace(
     null_statistic: Annotated[
         str, typer.Option(help='"score", or "standardised" by each step\'s own level.')
     ] = "score",
+    excess: Annotated[
+        int | None,
+        typer.Option(
+            help="References of other answers that each response is scored beside; 0 is none.",
+            show_default="20 in a new run",
+        ),
+    ] = None,
     thinking_markers: Annotated[
         list[str] | None, typer.Option(help="What opens and closes thinking beside what is known: '<plan>...</plan>'.")
     ] = None,
@@ -113,7 +120,7 @@ def trace(
     }  # fmt: skip
     probing: dict[str, Any] = {
         "probes": (*names_of(probes), *(f"nhsic@{other}" for other in sigma.split(",")[1:])),
-        "null": null, "null_match": null_match, "null_statistic": null_statistic,
+        "null": null, "null_match": null_match, "null_statistic": null_statistic, "excess": excess,
     }  # fmt: skip
     # What is wrong with options or problems is said before a model is loaded.
     TraceSettings(**settings)
@@ -121,7 +128,8 @@ def trace(
     check_work("trace", n, batch_size, workers)
     columns = {"question": question, "solution": solution, "answer": answer}
     chosen = None if problems is None else load_problems(problems, n=n, **columns)
-    pool = load_problems(problems, n=None, **columns) if problems is not None and null else None
+    needs_pool = problems is not None and (null or excess != 0)
+    pool = load_problems(problems, n=None, **columns) if needs_pool else None
     silent = quiet or as_json
     check_layers(model, settings["layers"], "trace")
     loaded = load_chosen(model, device, dtype, device_map, silent)

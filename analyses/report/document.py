@@ -15,6 +15,7 @@ from analyses.report.explorer import explorer
 from analyses.report.made import made, meaning
 from analyses.report.nulls import depth, has_depth, has_null, survivors
 from analyses.report.parts import comparison, headline, statistics
+from analyses.report.resembling_table import has_resemblance, resembling
 from analyses.report.script import REPORT_SCRIPT
 from analyses.report.style import REPORT_STYLE
 from analyses.report.verdicts import groups
@@ -40,7 +41,7 @@ def report(runs: Sequence[Run]) -> str:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     document = report([trace("toy-reasoner", n=1, out=folder, max_new_tokens=20)])
     >>> document.startswith("<!doctype html>"), document.count("<h2")
-    (True, 7)
+    (True, 8)
 
     The curves of all responses are in the page as long as there is room (280 000 scores, layers times steps, shared by
     the runs); beyond, those of the first responses. The tables count all responses.
@@ -102,6 +103,7 @@ _SECTIONS = {
     "summary": "In short",
     "responses": "One response at a time",
     "peaks": "Peaks by layer",
+    "resembles": "What peaks resemble",
     "nulls": "Peaks against wrong answers",
     "words": "Words at peaks",
     "depth": "Depth",
@@ -113,7 +115,7 @@ _SECTIONS = {
 
 def _sections(one: Digest) -> dict[str, str]:
     """Those that the run has something to say in."""
-    there = {"nulls": has_null(one), "depth": has_depth(one)}
+    there = {"nulls": has_null(one), "depth": has_depth(one), "resembles": has_resemblance(one)}
     return {key: name for key, name in _SECTIONS.items() if there.get(key, True)}
 
 
@@ -126,6 +128,7 @@ def _parts(one: Digest, run: int, level: int) -> str:
         "summary": lambda: f'<div class="rp-headline">{headline(one)}</div>',
         "responses": lambda: explorer(one, run, level + 1),
         "peaks": lambda: statistics(one),
+        "resembles": lambda: resembling(one),
         "nulls": lambda: survivors(one),
         "words": lambda: thinking(one, run),
         "depth": lambda: depth(one),

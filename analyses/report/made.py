@@ -94,6 +94,7 @@ def command(one: Digest) -> tuple[str, str]:
         words.append(("--probes", ",".join(["nhsic", *probes])))
     if (null := settings.get("null")) and not is_void(settings):
         words += [(f"--{name.replace('_', '-')}", null[name]) for name in ("null", "null_match", "null_statistic")]
+    words.append(("--excess", (settings.get("excess") or {}).get("references", 0)))
     size = _batch_size(one)
     if size:
         words.append(("--batch-size", size))

@@ -8,8 +8,10 @@ from typing import Any
 
 from analyses.report.counted import TOLD
 from analyses.report.digest import Digest
+from analyses.report.resembling import excess_sentence, explained_sentence
 from analyses.report.shown import shown_as, verdict
-from analyses.store.columns import PREDICTED
+from analyses.report.summary import null_sentence, summary
+from analyses.store.columns import PREDICTED, is_void
 from analyses.views.parts import cell, column, data_table, remark, small, token_code
 from analyses.views.wording import escaped, name_of, percent, plain, several
 
@@ -61,6 +63,9 @@ def headline(one: Digest) -> str:
         )
     sentences.append(f"{ratio}. A peak is a step above Q3 + {plain(tau)} IQR of its layer.")
     sentences.append(_words_sentence(one))
+    sentences.append(escaped(excess_sentence(one.statistics, settings.get("excess"), last)))
+    if settings.get("null") and not is_void(settings):
+        sentences.append(escaped(null_sentence(one.run, summary(one.run))))
     sentences.append(_accuracy_sentence(one))
     if one.failures:
         sentences.append(f"{several(one.failures, 'response')} could not be made and are not counted.")
@@ -80,7 +85,9 @@ def headline(one: Digest) -> str:
         "or nats; a peak says that this step's vector resembles the answer's vector more than other steps' do, not "
         "that the step carries information about the answer."
     )
-    return f'<dl class="rp-tiles">{cells}</dl>{text}{caveat}'
+    first = explained_sentence(one.statistics)
+    opening = f'<p class="rp-first"><strong>{escaped(first)}</strong></p>' if first else ""
+    return f'{opening}<dl class="rp-tiles">{cells}</dl>{text}{caveat}'
 
 
 def _listed(layers: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analyses.report.counted import counted_words
+from analyses.report.resembling import resemblance_facts
 from analyses.report.warned import OF_RESPONSES, response_counts, response_warnings
 from analyses.store.columns import CLOSENESS, INPUT, PREDICTED, SIGNIFICANT, WRONG_ANSWERS, is_void
 from analyses.store.run import Run
@@ -36,6 +37,7 @@ _ENDINGS = {
 def summary(run: Run, top: int = 15) -> dict[str, Any]:
     """Means over responses by layer, and the words most often at peaks, as JSON-able data.
 
+    ``resembles`` is what peaks have just read and how other answers score there, by layer, where the run says it.
     ``interval`` means are over the responses that have at least two peaks, ``aom`` over those with one. ``input_words``
     are the tokens that peaks have read, ``words`` those that they predict, without the spaces around them.
     """
@@ -56,6 +58,8 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
         "input_words": _words(tokens[tokens["position"] == INPUT], top),
         "words": _words(tokens[tokens["position"] == PREDICTED], top),
     }
+    if resembling := resemblance_facts(peaks, run.settings.get("excess")):
+        facts["resembles"] = resembling
     if (null := run.settings.get("null")) and not is_void(run.settings):
         drawn = run.table(WRONG_ANSWERS)
         survive = peaks.groupby("layer")[["n_peaks", "n_significant"]].sum()

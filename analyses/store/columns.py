@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
-    "CLOSENESS", "INPUT", "NULL_COLUMNS", "PREDICTED", "RENAMED", "RESPONSE_COLUMNS", "SCORE", "SIGNIFICANT",
-    "WRONG_ANSWERS", "is_void", "stored_names",
+    "CLOSENESS", "EXCESS_COLUMNS", "INPUT", "NULL_COLUMNS", "PREDICTED", "RENAMED", "RESPONSE_COLUMNS", "SCORE",
+    "SIGNIFICANT", "WRONG_ANSWERS", "is_void", "stored_names",
 ]  # fmt: skip
 
 SCORE = "nhsic"
@@ -29,6 +29,9 @@ CLOSENESS = ("token", "before", "kind", "none")
 """How the end of a wrong reference is matched with the end of the own one, closest first."""
 
 NULL_COLUMNS = ("null_mean", "null_sd", "p_step", "p_family", "p_holm", "p_random")
+
+EXCESS_COLUMNS = ("excess", "excess_standardised")
+"""Of a score over other answers' references: in its own unit, and in their standard deviations."""
 
 SIGNIFICANT = 0.05
 """Familywise rate at which a peak survives the null."""

@@ -79,7 +79,7 @@ class Baselines:
             return trace(
                 model, problems, path, batch_size=self.batch_size, workers=self.workers,
                 retry_failed=self.retry_failed, report=False, progress=begin, on_done=self.watch.cells,
-                **asdict(options), **self.probing,
+                **asdict(options), **{"excess": 0, **self.probing},
             )  # fmt: skip
 
 

@@ -111,6 +111,7 @@ def warmed_up(
     batch_size: int,
     probing: Mapping[str, Any],
     pool: Sequence[Problem] | None = None,
+    excess: int | None = 0,
 ) -> Iterator[WarmUp]:
     """The first problems traced in a folder that is gone after the block."""
     few = list(problems[: min(WARM_UP, batch_size)])
@@ -119,7 +120,7 @@ def warmed_up(
         warnings.catch_warnings(action="ignore", category=RunWarning),  # what is said of a few is not of the run
     ):
         path, watch = Path(folder) / "warm-up", _Stopwatch()
-        call = partial(trace, model, few, path, batch_size=batch_size, report=False, progress=watch.begin)
+        call = partial(trace, model, few, path, batch_size=batch_size, report=False, progress=watch.begin, excess=excess)
         run = call(on_done=lambda run, batch: watch.update(), **asdict(options))
         seconds, asking = watch.seconds, 0.0
         if probing:
@@ -157,6 +158,7 @@ def estimate_trace(
     null_match: str = "kind",
     null_statistic: str = "score",
     null_seed: Whole = 0,
+    excess: Whole | None = None,
 ) -> Estimate:
     """What :func:`analyses.trace.trace` would take with the same arguments; nothing is written into ``out``.
 
@@ -172,7 +174,7 @@ def estimate_trace(
     """
     n, batch_size, workers = check_work("trace", n, batch_size, workers)
     model = name_or_model(model)
-    probing = probing_of(probes, null, null_match, null_statistic, null_seed)
+    probing = probing_of(probes, null, null_match, null_statistic, null_seed, excess)
     options = TraceSettings(
         max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
         temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
@@ -197,7 +199,7 @@ def estimate_trace(
     if not left and not again:
         return Estimate(1, 0, 0, 0, 0.0, 0.0)
     readable = [problem for problem in chosen if problem.id in tracer.problems]
-    with warmed_up(bridge, readable, tracer.options, batch_size, asked, source) as warm:
+    with warmed_up(bridge, readable, tracer.options, batch_size, asked, source, probing.excess) as warm:
         speed = warm.speed(batch_size, max(1, len(left))) * workers
         expected = int(warm.mean_length * len(left))
         seconds = expected / speed + warm.asking * (len(left) + len(again)) / workers

@@ -71,10 +71,11 @@ def pool_of(
     problems: str | Path | Sequence[Problem] | None,
     pool: str | Path | Sequence[Problem] | None,
     chosen: list[Problem],
+    toys: int = TOY_POOL,
 ) -> list[Problem]:
-    """The problems whose answers may serve as wrong ones."""
+    """The problems whose answers may serve as wrong ones; ``toys`` is how many of the bundled ones."""
     if pool is None and problems is None:
-        return bundled_problems(TOY_POOL)
+        return bundled_problems(toys)
     source = problems if pool is None else pool
     if isinstance(source, str | Path):
         return load_problems(source)

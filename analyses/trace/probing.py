@@ -47,6 +47,8 @@ class Probing:
             other answers (see :mod:`analyses.trace.wrong_answers`).
         null_statistic: "score", or "standardised" by each step's own level (see :func:`probes.null_test`).
         null_seed: of the draw of wrong answers and of random vectors.
+        excess: references of other answers that each response is scored beside (:mod:`analyses.trace.others`); 0 for
+            none, None for 20 in a new run and what it began with in one that goes on.
     """
 
     probes: tuple[str, ...] = ("nhsic",)
@@ -54,6 +56,7 @@ class Probing:
     null_match: str = "kind"
     null_statistic: str = "score"
     null_seed: int = 0
+    excess: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -71,6 +74,14 @@ class Probing:
                 expected="null 0, or at least 19 wrong answers",
                 received=str(self.null),
                 remedy="With fewer no p-value can reach 0.05; 99 is usual.",
+            )
+
+        if self.excess is not None and (self.excess < 0 or self.excess == 1):
+            raise InputError(
+                "trace",
+                expected="excess 0, or at least 2 references of other answers",
+                received=str(self.excess),
+                remedy="Of fewer there is no spread; 20 is usual.",
             )
 
     @property
@@ -97,7 +108,9 @@ class Probing:
         return cls(probes=tuple(sorted(settings.get("probes", ()))), **asked)
 
 
-def probing_of(probes: Texts, null: Whole, null_match: str, null_statistic: str, null_seed: Whole) -> Probing:
+def probing_of(
+    probes: Texts, null: Whole, null_match: str, null_statistic: str, null_seed: Whole, excess: Whole | None
+) -> Probing:
     """What is asked beside nHSIC, as users give it: one probe alone is a list of one, numbers may be of any kind."""
     return Probing(
         tuple(map(str, [probes] if isinstance(probes, str) else probes)),
@@ -105,6 +118,7 @@ def probing_of(probes: Texts, null: Whole, null_match: str, null_statistic: str,
         null_match,
         null_statistic,
         as_whole(null_seed, "trace", "null_seed"),
+        None if excess is None else as_whole(excess, "trace", "excess"),
     )
 
 

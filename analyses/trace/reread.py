@@ -7,7 +7,9 @@
    of other problems (:mod:`analyses.trace.wrong_answers`), and against K random vectors of the answer's norm
    (:mod:`probes.nulls`).
 4. The deep-thinking ratio asks in which block the prediction of each step settles (:mod:`probes.depth`).
-5. All of it goes into the response's cell; tables are derived from there. Nothing is decoded again, so a finished run
+5. The excess over other answers' references (:mod:`analyses.trace.others`) where decoding did not give it: in a run
+   that is asked later, or for more layers.
+6. All of it goes into the response's cell; tables are derived from there. Nothing is decoded again, so a finished run
    can be asked more at any time.
 
 Source: Qian et al. 2025 (arXiv 2506.02867) for the score; permutation over answers and the maximum over steps after
@@ -17,6 +19,7 @@ Westfall & Young 1993; deep-thinking ratio: arXiv 2602.13517.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,17 +27,19 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from analyses.store.run import Cell, CellData, Run
+from analyses.trace.others import pinned_others
 from analyses.trace.probing import Probing, check_measures, measured
 from analyses.trace.wrong_answers import WrongAnswers, pinned_wrong_answers
 from analyses.work.batches import Batch, guarded
 from analyses.work.scheduler import Report
 from interp.reading import encode
 from interp.record import ResidualSites
+from probes.chunks import parts
 from probes.depth import settling_depth
 from probes.nulls import null_scores, null_test, random_answers
 
 if TYPE_CHECKING:
-    from analyses.trace.tracer import Tracer
+    from analyses.trace.tracer import Beside, Tracer
 
 __all__ = [
     "Rereader",
@@ -52,6 +57,9 @@ class Rereader:
         if wrong is None and self.probing.null:
             wrong = pinned_wrong_answers(tracer, run.path, run.settings["null"])
         self.wrong = wrong if self.probing.null else None
+        if tracer.others is None and (pinned := run.settings.get("excess")):
+            tracer.others = pinned_others(tracer, run.path, pinned)
+        self.others = tracer.others
         self.layers: list[int] = sorted(run.settings["layers"])
         self.known: dict[str, Float[Tensor, "layer d_model"]] = {}
 
@@ -61,14 +69,21 @@ class Rereader:
 
     def todo(self) -> list[Cell]:
         """Cells that lack some of what the run is to hold."""
-        wanted = self._wanted()
-        if wanted is None:
+        if self._wanted() is None and self.others is None:
             return []
         return [
             cell
             for cell in self.run.cells()
-            if cell.problem in self.tracer.problems and self.run.payload(cell).get("probing") != wanted
+            if cell.problem in self.tracer.problems and any(self._lacks(self.run.payload(cell)))
         ]
+
+    def _lacks(self, payload: Mapping[str, Any]) -> tuple[bool, bool]:
+        """Whether a cell lacks measures, null or depth, and whether it lacks the excess."""
+        wanted = self._wanted()
+        return (
+            wanted is not None and payload.get("probing") != wanted,
+            self.others is not None and payload.get("excess") != self.others.wanted(self.layers),
+        )
 
     def do(self, batch: Batch, report: Report) -> dict[Cell, str]:
         """Read them and write what was found; reasons of what failed."""
@@ -77,10 +92,21 @@ class Rereader:
     def _do(self, cells: Batch, report: Report) -> None:
         for cell in cells:
             data = self.run.read(cell)
-            found = self._found(cell, data)
-            kept = {name: value for name, value in data.tensors.items() if ":" not in name}
-            payload = {**data.payload, "probing": self._wanted()}
-            if self.wrong is not None:
+            lacks, lacks_excess = self._lacks(data.payload)
+            found, payload = {}, dict(data.payload)
+            kept = {
+                name: value
+                for name, value in data.tensors.items()
+                if ":" not in name or not (lacks_excess if name.startswith("excess:") else lacks)
+            }
+            if lacks:
+                found |= self._found(cell, data)
+                payload["probing"] = self._wanted()
+            if self.others is not None and lacks_excess:
+                found |= self._excess(cell, data, self.others)
+                payload |= self.others.told(cell.problem, self.layers)
+                payload["reference_end"] = self.tracer.references[cell.problem][-1]
+            if lacks and self.wrong is not None:
                 drawn = self.wrong.drawn(cell.problem)
                 payload |= {
                     "null_problems": list(drawn.problems), "null_matched": drawn.matched, "null_answers": drawn.answers,
@@ -99,23 +125,37 @@ class Rereader:
         layers = data.payload["layers"]
         answers = self.tracer.answers(cell.problem, layers)
         found: dict[str, list[Tensor]] = {}
-        text = len(data.tensors["prompt_ids"]) + len(data.tensors["token_ids"])
-        size = max(1, MAX_BYTES // (4 * text * self.tracer.facts.d_model))
         nulls = None if self.wrong is None else self._null_answers(cell.problem, self.wrong)
         places = [self.layers.index(layer) for layer in layers]
-        for begin in range(0, len(layers), size):
-            some = slice(begin, begin + size)
+        for some in self._slices(data, len(layers)):
             steps = self.tracer.read_steps(data, layers[some])
             for name in self.probing.measures:
                 found.setdefault(f"probe:{name}", []).extend(self._score(name, steps, answers[some]).cpu())
             if nulls is not None:
                 # One layer at a time: K scores a step of all layers at once would be the largest tensor by far.
-                for place, (residuals, answer) in enumerate(zip(steps, answers[some], strict=True), begin):
+                for place, (residuals, answer) in enumerate(zip(steps, answers[some], strict=True), some.start):
                     others = nulls[:, places[place]].to(residuals.device)
                     for key, value in self._tested(cell, layers[place], residuals, answer, others).items():
                         found.setdefault(f"null:{key}", []).append(value.cpu())
-        tensors = {name: torch.stack(parts) for name, parts in found.items()}
+        tensors = {name: torch.stack(values) for name, values in found.items()}
         return tensors | (self._depth(data) if self.probing.depth else {})
+
+    def _excess(self, cell: Cell, data: CellData, others: Beside) -> dict[str, Tensor]:
+        """The own reference beside those of other answers."""
+        layers = data.payload["layers"]
+        answers = self.tracer.answers(cell.problem, layers)
+        found: dict[str, list[Tensor]] = {}
+        for some in self._slices(data, len(layers)):
+            steps = self.tracer.read_steps(data, layers[some])
+            scored = others.scored([cell.problem], layers[some], steps[None], answers[None, some])[0]
+            for name, values in scored.items():
+                found.setdefault(name, []).append(values)
+        return {name: torch.cat(values) for name, values in found.items() if name != "mi"}  # that of decoding stays
+
+    def _slices(self, data: CellData, layers: int) -> Iterator[slice]:
+        """Layers as many at a time as may be held."""
+        text = len(data.tensors["prompt_ids"]) + len(data.tensors["token_ids"])
+        return parts(layers, 4 * text * self.tracer.facts.d_model, MAX_BYTES)
 
     def _score(
         self, name: str, steps: Float[Tensor, "*layer step d_model"], answer: Float[Tensor, "*layer d_model"]
@@ -174,10 +214,10 @@ class Rereader:
         def unembed(residuals: Tensor, ids: slice) -> Tensor:
             return logit_readout(model, residuals, chunk_size=1024).values[..., ids]
 
-        parts = [settling_depth(some, unembed, facts.d_vocab, chunk=facts.d_vocab) for some in steps.split(16, dim=1)]
+        found = [settling_depth(some, unembed, facts.d_vocab, chunk=facts.d_vocab) for some in steps.split(16, dim=1)]
         return {
-            "depth:settled": torch.cat([part.depth for part in parts]).cpu(),
-            "depth:is_deep": torch.cat([part.is_deep for part in parts]).cpu(),
+            "depth:settled": torch.cat([part.depth for part in found]).cpu(),
+            "depth:is_deep": torch.cat([part.is_deep for part in found]).cpu(),
         }
 
 

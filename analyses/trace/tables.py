@@ -5,8 +5,11 @@
   for, a column for each other measure, and of the null: null_mean, null_sd, p_step (this step alone), p_family (the
   maximum over this trajectory's steps), p_holm (over its layers too), is_significant (p_holm at most 0.05) and
   p_random (against random vectors)
+  With the excess: excess and excess_standardised (own score less the mean over other answers' references, and that in
+  their standard deviations, see :func:`probes.excess`), and is_excess_peak (Tukey's rule on the latter)
 - ``peaks.parquet``  one row a (problem, sample, layer, site): the columns of the paper's Table 1, mean MI and AOM; with
-  a null n_significant, the peaks that survive it, and null_floor, what random vectors reach once in twenty
+  a null n_significant, the peaks that survive it, and null_floor, what random vectors reach once in twenty; and the
+  columns of :mod:`analyses.trace.likeness`: what steps and peaks have just read, and how other answers score there
 - ``steps.parquet``  one row a (problem, sample, step): the same tokens, logprob and entropy (nats) of the choice; with
   dtr the block in which the prediction settled and whether that is deep
 - ``responses.parquet``  one row a response: question, gold answer, text, n_steps, finish_reason, and its grade
@@ -35,11 +38,21 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from analyses.grading import Grader, Reading, reading_of, response_of
-from analyses.store.columns import CLOSENESS, NULL_COLUMNS, RESPONSE_COLUMNS, SCORE, SIGNIFICANT, WRONG_ANSWERS
+from analyses.store.columns import (
+    CLOSENESS,
+    EXCESS_COLUMNS,
+    NULL_COLUMNS,
+    RESPONSE_COLUMNS,
+    SCORE,
+    SIGNIFICANT,
+    WRONG_ANSWERS,
+)  # fmt: skip
 from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Cell, CellData, Run
 from analyses.store.tables import RowGroups
+from analyses.trace.likeness import Likeness, likeness_schema
 from analyses.trace.probing import Probing
+from analyses.trace.trajectory import peaks_where_defined
 from analyses.trace.words import PeakWords
 from interp.prompts import vocabulary_of
 from interp.token_text import inputs_of, last_piece
@@ -60,11 +73,12 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
     if is_fresh(run.path, "tables", digest):
         return False
     site, tau, probing = run.settings["site"], run.settings["tau"], Probing.pinned(run.settings)
-    reading = reading_of(run.settings)
+    reading, asked_excess = reading_of(run.settings), bool(run.settings.get("excess"))
+    likeness = Likeness(tokenizer, asked_excess)
     rows: list[tuple[dict[str, Any], str, bool]] = []
     drawn: list[dict[str, Any]] = []
     words = PeakWords()
-    schemas = [_mi_schema(probing), _steps_schema(probing), _peaks_schema(probing)]
+    schemas = [_mi_schema(probing, asked_excess), _steps_schema(probing), _peaks_schema(probing, asked_excess)]
     names = ["mi.parquet", "steps.parquet", "peaks.parquet"]
     with ExitStack() as stack:
         # The writers end after the row groups that are held, as the stack is unwound backwards
@@ -74,10 +88,10 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
             data = run.read(cell)
             inputs = _Inputs.of(data, tokenizer)
             peaks = tukey_peaks(data.tensors["mi"], tau)
-            more = _more(data, probing)
+            more = _more(data, probing) | (_excess(data, tau) if asked_excess else {})
             to_mi.add(_as(schemas[0], _rows(cell, site, data, inputs, peaks, more)))
             to_steps.add(_as(schemas[1], _steps(cell, data, inputs, probing)))
-            to_peaks.add(_as(schemas[2], _peaks(cell, site, data, peaks, more, probing)))
+            to_peaks.add(_as(schemas[2], _peaks(cell, site, data, peaks, more, probing, likeness)))
             rows.append(_response(cell, data.payload, reading))
             drawn += _drawn(cell, data.payload) if probing.null else []
             words.add(data.payload["layers"], peaks, inputs.ids, data.tensors["token_ids"])
@@ -92,7 +106,7 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
     return True
 
 
-def _mi_schema(probing: Probing) -> pa.Schema:
+def _mi_schema(probing: Probing, asked_excess: bool) -> pa.Schema:
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
@@ -101,6 +115,8 @@ def _mi_schema(probing: Probing) -> pa.Schema:
             ("problem", text), ("sample", pa.int32()), ("layer", pa.int32()), ("site", text), ("step", pa.int32()),
             ("input_token_id", pa.int32()), ("input_token", text), ("token_id", pa.int32()), ("token", text),
             (SCORE, pa.float64()), ("is_peak", pa.bool_()),
+            *((name, pa.float64()) for name in EXCESS_COLUMNS if asked_excess),
+            *([("is_excess_peak", pa.bool_())] if asked_excess else []),
             *((name, pa.float64()) for name in probing.measures),
             *((name, pa.float64()) for name in NULL_COLUMNS if probing.null),
             *([("is_significant", pa.bool_())] if probing.null else []),
@@ -122,7 +138,7 @@ def _steps_schema(probing: Probing) -> pa.Schema:
     )  # fmt: skip
 
 
-def _peaks_schema(probing: Probing) -> pa.Schema:
+def _peaks_schema(probing: Probing, asked_excess: bool) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema(
@@ -130,6 +146,7 @@ def _peaks_schema(probing: Probing) -> pa.Schema:
             ("problem", pa.string()), ("sample", pa.int64()), ("layer", pa.int64()), ("site", pa.string()),
             *((name, pa.int64() if name in ("n_steps", "n_peaks") else pa.float64()) for name in _STATISTICS),
             *([("n_significant", pa.int64()), ("null_floor", pa.float64())] if probing.null else []),
+            *likeness_schema(asked_excess),
         ]
     )  # fmt: skip
 
@@ -246,6 +263,7 @@ def _peaks(
     peaks: Bool[Tensor, "layer step"],
     more: Mapping[str, np.ndarray],
     probing: Probing,
+    likeness: Likeness,
 ) -> pa.Table:
     import pyarrow as pa
 
@@ -257,6 +275,9 @@ def _peaks(
     if probing.null:
         columns["n_significant"] = (more["is_significant"].reshape(mi.shape) & peaks.numpy()).sum(axis=1)
         columns["null_floor"] = data.tensors.get("null:floor", torch.full((len(mi), 1), torch.nan))[:, 0].tolist()
+    excess_peaks = more.get("is_excess_peak")
+    marked = None if excess_peaks is None else torch.from_numpy(excess_peaks).reshape(mi.shape)
+    columns |= likeness.columns(data, peaks, marked)
     return pa.table(columns)
 
 
@@ -289,6 +310,16 @@ def _more(data: CellData, probing: Probing) -> dict[str, np.ndarray]:
             found["p_holm"] = holm_over_layers(found["p_family"])
         found["is_significant"] = found["p_holm"] <= SIGNIFICANT
     return {name: values.reshape(-1).numpy() for name, values in found.items()}
+
+
+def _excess(data: CellData, tau: float) -> dict[str, np.ndarray]:
+    """Columns of the excess; undefined (NaN, no peak) in a response that was not scored beside other answers yet."""
+    missing = torch.full(data.tensors["mi"].shape, torch.nan, dtype=torch.float64)
+    names = ("difference", "standardised")
+    values = [data.tensors.get(f"excess:{name}", missing) for name in names]
+    found = dict(zip(EXCESS_COLUMNS, values, strict=True))
+    marked = {"is_excess_peak": peaks_where_defined(values[1], tau)}
+    return {name: tensor.reshape(-1).numpy() for name, tensor in (found | marked).items()}
 
 
 def _steps(cell: Cell, data: CellData, inputs: _Inputs, probing: Probing) -> pa.Table:

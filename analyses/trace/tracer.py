@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
@@ -46,9 +46,28 @@ from interp.sites import resolve_layers
 from interp.types import Bridge
 from probes import nhsic
 
-__all__ = ["Tracer", "row_seed"]
+__all__ = ["Beside", "Tracer", "row_seed"]
 
 CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
+
+
+@runtime_checkable
+class Beside(Protocol):
+    """Other answers' references that responses are scored beside (:class:`analyses.trace.others.OtherReferences`)."""
+
+    def read(self, problems: Sequence[str], layers: Sequence[int]) -> None: ...
+
+    def scored(
+        self,
+        problems: Sequence[str],
+        layers: Sequence[int],
+        steps: Float[Tensor, "row layer step d_model"],
+        own: Float[Tensor, "row layer d_model"],
+    ) -> list[dict[str, Float64[Tensor, "layer step"]]]: ...
+
+    def told(self, problem: str, layers: Sequence[int]) -> dict[str, Any]: ...
+
+    def wanted(self, layers: Sequence[int]) -> dict[str, Any]: ...
 
 
 class Tracer:
@@ -73,6 +92,7 @@ class Tracer:
         self.prompts: dict[str, list[int]] = {}
         self.references: dict[str, list[int]] = {}
         self.refused: dict[Cell, str] = {}
+        self.others: Beside | None = None  # beside which responses are scored while they are decoded
         errors: list[Exception] = []
         for problem in problems:
             try:
@@ -109,7 +129,8 @@ class Tracer:
             noted=NOTED,
             judge=self.judge,
             correctable=True,
-            need_bytes=16 * values,  # a double in a cell, at most as much again in the tables
+            # A double in a cell, at most as much again in the tables; two and a half more with the excess
+            need_bytes=(16 if self.others is None else 56) * values,
         )
 
     def check_fits(self, folder: Path) -> None:
@@ -168,7 +189,9 @@ class Tracer:
     def decode_batch(self, run: Run, batch: Batch, report: Report) -> None:
         options = self.options
         answers = torch.stack([self.answers(cell.problem, self.layers) for cell in batch])
-        scorer = _Scorer(self, answers)
+        if self.others is not None:
+            self.others.read([cell.problem for cell in batch], self.layers)
+        scorer = _Scorer(self, [cell.problem for cell in batch], answers)
         rollouts = decode(
             self.model,
             [self.prompts[cell.problem] for cell in batch],
@@ -187,10 +210,10 @@ class Tracer:
                 self._write(run, cell, rollout, scores[i], mates)
 
     def _write(
-        self, run: Run, cell: Cell, rollout: Rollout, mi: Float64[Tensor, "layer step"], mates: list[list[Any]]
+        self, run: Run, cell: Cell, rollout: Rollout, scores: Mapping[str, Tensor], mates: list[list[Any]]
     ) -> None:
         tensors = {
-            "mi": mi,
+            **scores,
             "prompt_ids": rollout.prompt_ids,
             "token_ids": rollout.token_ids,
             "logprobs": rollout.logprobs,
@@ -206,7 +229,10 @@ class Tracer:
             "finish_reason": rollout.finish_reason,
             "seed": rollout.settings["seed"],
             "batch": mates,
+            "reference_end": self.references[cell.problem][-1],
         }
+        if self.others is not None:
+            payload |= self.others.told(cell.problem, self.layers)
         run.write(cell, tensors, payload)
 
     def read_steps(
@@ -235,12 +261,14 @@ class Tracer:
             if not missing:
                 continue
             data = run.read(cell)
+            # What was asked beside nHSIC is asked anew, at all layers
+            kept = {name: value for name, value in data.tensors.items() if ":" not in name}
             residuals = self.read_steps(data, missing)
             mi = torch.cat([data.tensors["mi"], self.score(residuals, self.answers(cell.problem, missing)).cpu()])
             layers = have + missing
             order = sorted(range(len(layers)), key=layers.__getitem__)
             payload = {**data.payload, "layers": [layers[i] for i in order]}
-            run.write(cell, {**data.tensors, "mi": mi[order]}, payload)
+            run.write(cell, {**kept, "mi": mi[order]}, payload)
 
 
 def _unreadable(error: Exception) -> InputError:
@@ -256,13 +284,13 @@ def _unreadable(error: Exception) -> InputError:
 
 
 class _Scorer:
-    """Takes streamed residuals and scores them ``CHUNK_STEPS`` at a time."""
+    """Takes streamed residuals and scores them ``CHUNK_STEPS`` at a time, with the other references where asked."""
 
-    def __init__(self, tracer: Tracer, answers: Float[Tensor, "row layer d_model"]) -> None:
-        self.tracer, self.answers = tracer, answers
+    def __init__(self, tracer: Tracer, problems: Sequence[str], answers: Float[Tensor, "row layer d_model"]) -> None:
+        self.tracer, self.problems, self.answers = tracer, problems, answers
         self.rows: list[int] = []
         self.held: list[Float[Tensor, "layer row d_model"]] = []
-        self.done: list[list[Float64[Tensor, "layer chunk"]]] = [[] for _ in answers]
+        self.done: list[list[dict[str, Tensor]]] = [[] for _ in answers]
 
     def add(self, step: StepResiduals) -> None:
         if step.rows != self.rows or len(self.held) == CHUNK_STEPS:
@@ -273,13 +301,20 @@ class _Scorer:
     def flush(self) -> None:
         if self.held:
             steps = torch.stack(self.held, dim=2).transpose(0, 1)  # [row, layer, step, d_model]
-            for row, mi in zip(self.rows, self.tracer.score(steps, self.answers[self.rows]).cpu(), strict=True):
-                self.done[row].append(mi)
+            for row, found in zip(self.rows, self._scores(steps), strict=True):
+                self.done[row].append(found)
             self.held = []
 
-    def finish(self) -> list[Float64[Tensor, "layer step"]]:
+    def _scores(self, steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
+        tracer, answers = self.tracer, self.answers[self.rows]
+        if tracer.others is None:
+            return [{"mi": mi} for mi in tracer.score(steps, answers).cpu()]
+        return tracer.others.scored([self.problems[row] for row in self.rows], tracer.layers, steps, answers)
+
+    def finish(self) -> list[dict[str, Tensor]]:
+        """Each row's tensors ``[layer, step]``, by name."""
         self.flush()
-        return [torch.cat(parts, dim=1) for parts in self.done]
+        return [{name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]} for parts in self.done]
 
 
 def row_seed(seed: int, cell: Cell) -> int:

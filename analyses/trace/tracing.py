@@ -4,10 +4,11 @@
    stream at its last token is ``a[l]``.
 2. The model responds in batches; a streaming recorder hands each step's residual streams to nHSIC, some steps at a
    time, so that no residual is kept.
-3. Each response with its scores becomes one cell of the run folder. The same command goes on where it stopped; more
+3. So do references of other answers (:mod:`analyses.trace.others`), unless turned off: the excess over them.
+4. Each response with its scores becomes one cell of the run folder. The same command goes on where it stopped; more
    problems, samples or layers extend the run (missing layers are scored by reading the stored response once more).
-4. Where other measures, nulls or depths are asked for, each response is read once more (:mod:`analyses.trace.reread`).
-5. Tables are derived from the cells: mi.parquet, peaks.parquet, steps.parquet, responses.parquet, tokens.csv (see
+5. Where other measures, nulls or depths are asked for, each response is read once more (:mod:`analyses.trace.reread`).
+6. Tables are derived from the cells: mi.parquet, peaks.parquet, steps.parquet, responses.parquet, tokens.csv (see
    :mod:`analyses.trace.tables`), and a page to look at, report.html.
 
 Source: Qian et al. 2025, arXiv 2506.02867. nHSIC is a dependence score of coordinates, not bits of information.
@@ -24,6 +25,7 @@ from typing import Any
 from analyses.problems import Problem
 from analyses.store.run import Run
 from analyses.trace.inputs import name_or_model, pool_of, traced_problems
+from analyses.trace.others import other_references, pinned_others
 from analyses.trace.probing import check_measures, probing_of
 from analyses.trace.prompting import goes_on_with
 from analyses.trace.provenance import RunWarning
@@ -79,14 +81,16 @@ def trace(
     null_match: str = "kind",
     null_statistic: str = "score",
     null_seed: Whole = 0,
+    excess: Whole | None = None,
 ) -> TraceRun:
     """Trace a model on problems into a run folder; see the module for what happens.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = trace("toy-reasoner", n=2, out=folder, max_new_tokens=20)
-    ...     list(run.mi.columns)[4:]
-    ['step', 'input_token_id', 'input_token', 'token_id', 'token', 'nhsic', 'mi', 'is_peak']
+    ...     list(run.mi.columns)[5:]
+    ['input_token_id', 'input_token', 'token_id', 'token', 'nhsic', 'mi', 'is_peak', 'excess', 'excess_standardised',
+     'is_excess_peak']
 
     Args:
         model: a loaded model or a name for :func:`interp.load_model`.
@@ -98,13 +102,13 @@ def trace(
         report: write report.html too.
         progress: called with (responses to do, tokens at most); what it returns is told of every decoded token.
         on_done: called with the run and each batch of cells as it ends.
-        pool: where wrong answers are taken from if a null is asked for: a file or problems; unless given, all problems
-            of the file that ``problems`` names, or of the toys. The run keeps it: a run that grows, asked for the null
-            again or not, draws from the pool it began with.
+        pool: where other answers are taken from, for the excess and for a null: a file or problems; unless given, all
+            problems of the file that ``problems`` names, or of the toys. The run keeps it: a run that grows, asked for
+            the null again or not, draws from the pool it began with.
         max_new_tokens, prompt, reference, layers, site, temperature, top_p, seed, samples, sigma, eps, drop_top, tau,
             thinking_markers, final_prompts: what the run is pinned to, see
             :class:`analyses.trace.settings.TraceSettings`.
-        probes, null, null_match, null_statistic, null_seed: what is asked beside nHSIC, see
+        probes, null, null_match, null_statistic, null_seed, excess: what is asked beside nHSIC, see
             :class:`analyses.trace.probing.Probing`.
 
     Raises:
@@ -119,7 +123,7 @@ def trace(
 
     model = name_or_model(model)
     n, batch_size, workers = check_work("trace", n, batch_size, workers)
-    probing = probing_of(probes, null, null_match, null_statistic, null_seed)
+    probing = probing_of(probes, null, null_match, null_statistic, null_seed, excess)
     options = TraceSettings(
         max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
         temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
@@ -134,7 +138,12 @@ def trace(
     options = tracer.options
     check_measures(probing, options, tracer.facts.d_model)
     wrong = wrong_answers(tracer, Path(out), probing, partial(pool_of, problems, pool, chosen))
-    run = tracer.start(Path(out), probing.pins(wrong.pins if wrong is not None else None))
+    make_pool = partial(pool_of, problems, pool, chosen)
+    others = tracer.others = other_references(tracer, Path(out), probing.excess, make_pool)
+    pins = probing.pins(wrong.pins if wrong is not None else None)
+    run = tracer.start(Path(out), pins | ({} if others is None else {"excess": others.pins}))
+    if others is not None:
+        others.keep(run.path)
     if wrong is not None:
         wrong.keep(run.path)
     rereader = Rereader(tracer, run, wrong)
@@ -181,7 +190,10 @@ def _start_worker(ref: ModelRef, problems: list[Problem], options: TraceSettings
     model = ref.load()
     share_threads(model, workers)
     tracer = Tracer(model, problems, options)
-    return partial(tracer.do, tracer.start(out))
+    run = tracer.start(out)
+    if pinned := run.settings.get("excess"):
+        tracer.others = pinned_others(tracer, out, pinned)
+    return partial(tracer.do, run)
 
 
 def _start_rereader(

@@ -37,10 +37,10 @@ from analyses.store.atomic import disk_errors, locked, replacing
 from analyses.store.columns import CLOSENESS, SIGNIFICANT, is_void
 from analyses.store.pinned import read_pinned, write_pinned
 from analyses.trace.provenance import RunWarning
+from analyses.trace.token_kinds import token_kind, token_kinds
 from interp.errors import InputError
 from interp.passes import check_context
 from interp.prompts import encode_prompt
-from interp.token_text import token_texts
 from probes.many_tests import nulls_needed, smallest_p
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ __all__ = [
     "answer_keys",
     "forget_void_null",
     "pinned_wrong_answers",
+    "pool_pins",
+    "pool_told",
+    "read_pool",
+    "shuffled",
     "token_kind",
     "wrong_answers",
 ]
@@ -82,7 +86,7 @@ class WrongAnswers:
     def __init__(self, tracer: Tracer, pool: Sequence[Problem], count: int, match: str, seed: int) -> None:
         self.tracer, self.count, self.match, self.seed = tracer, count, match, seed
         self.pool = {problem.id: problem for problem in sorted(pool, key=lambda problem: problem.id)}
-        self.pins = _pins(self.pool.values())
+        self.pins = pool_pins(self.pool.values())
         self._drawn: dict[str, Drawn] = {}
 
     def drawn(self, problem: str) -> Drawn:
@@ -95,10 +99,10 @@ class WrongAnswers:
             self._drawn[problem] = self._draw(self.tracer.problems[problem], self.tracer.references[problem])
         return self._drawn[problem]
 
-    def keep(self, folder: Path) -> None:
+    def keep(self, folder: Path, name: str = POOL_FILE) -> None:
         """Write the pool into a run's folder, unless it is there."""
-        file = folder / POOL_FILE
-        if not file.is_file() or _pins(_read(file)) != self.pins:
+        file = folder / name
+        if not file.is_file() or pool_pins(read_pool(file)) != self.pins:
             with (
                 disk_errors("write pool", file, "Free some space, then run again."),
                 replacing(file) as temporary,
@@ -109,6 +113,24 @@ class WrongAnswers:
     def reference(self, name: str) -> list[int]:
         """Token ids of the reference of a problem of the pool."""
         return self._encoded[name]
+
+    def alike(self, problem: str) -> Drawn:
+        """Wrong answers whose reference ends on the same kind of token, the same for all problems as far as can be.
+
+        They are the first of one order of the pool that are wrong answers to the problem: nearly one set of references
+        serves all problems, so that reading them costs little. Where there are fewer, as many as there are.
+        """
+        if problem not in self._drawn:
+            asked, reference = self.tracer.problems[problem], self.tracer.references[problem]
+            own, chosen = answer_keys(asked.answer), []
+            closeness = self._closeness(asked, reference, own)
+            for place in self._order:
+                if len(chosen) == self.count:
+                    break
+                if 0 <= closeness[place] < CLOSENESS.index("none") and not self._agree(asked.answer, own, place):
+                    chosen.append(place)
+            self._drawn[problem] = self._as_drawn(chosen, closeness)
+        return self._drawn[problem]
 
     def _draw(self, problem: Problem, reference: list[int]) -> Drawn:
         dice = random.Random(f"{self.seed}:{problem.id}")
@@ -131,6 +153,9 @@ class WrongAnswers:
                 received=f"{len(chosen)} in a pool of {len(self.pool)} problems",
                 remedy="Lower --null, or give a larger problem file (all of it is used, whatever --n is).",
             )
+        return self._as_drawn(chosen, closeness)
+
+    def _as_drawn(self, chosen: list[int], closeness: np.ndarray) -> Drawn:
         kinds = closeness[chosen].tolist()
         return Drawn(
             tuple(self._names[place] for place in chosen),
@@ -184,6 +209,11 @@ class WrongAnswers:
         return [names[0] for names in self._alike]
 
     @cached_property
+    def _order(self) -> list[int]:
+        """The places of the pool in the one order of the seed."""
+        return sorted(range(len(self._names)), key=lambda place: shuffled(self.seed, self._names[place]))
+
+    @cached_property
     def _places(self) -> dict[tuple[int, ...], int]:
         return {tuple(self._encoded[name]): place for place, name in enumerate(self._names)}
 
@@ -208,9 +238,12 @@ class WrongAnswers:
         return lasts, befores, np.array([kinds[last] for last in lasts.tolist()], dtype=object)
 
     def _kind(self, token: int) -> str:
-        tokenizer = self.tracer.model.tokenizer
-        special = token in (getattr(tokenizer, "all_special_ids", None) or ())
-        return "special" if special else token_kind(token_texts(tokenizer, [token])[0])
+        return token_kinds(self.tracer.model.tokenizer, [token])[0]
+
+
+def shuffled(seed: int, name: str) -> str:
+    """What to sort by for a shuffled order in which a problem has its place whatever others there are."""
+    return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).hexdigest()
 
 
 def _end(ids: Sequence[int]) -> tuple[int, int]:
@@ -244,28 +277,6 @@ def answer_keys(answer: str) -> frozenset[Hashable]:
     return frozenset(found or {answer.strip()})
 
 
-def token_kind(text: str) -> str:
-    r"""The kind of a token by its text: what an answer that ends on it looks like at its end.
-
-    >>> [token_kind(text) for text in ("7", " 42", "½", "x", " eggs", ".", ")", "}$", "2x", "\n")]
-    ['digit', 'number', 'number', 'letter', 'word', 'stop', 'punctuation', 'TeX', 'mixed', 'space']
-    """
-    text = text.strip().strip("\u2581\u0120")
-    if not text:
-        return "space"
-    if re.fullmatch(r"\d", text):
-        return "digit"
-    if re.fullmatch(r"[\d.,]*\d[\d.,]*", text) or text.isnumeric():
-        return "number"
-    if re.search(r"[\\{}$^_]", text):
-        return "TeX"
-    if text.isalpha():
-        return "letter" if len(text) == 1 else "word"
-    if re.fullmatch(r"[.!?\u3002\uff01\uff1f]+", text):
-        return "stop"
-    return "mixed" if any(character.isalnum() for character in text) else "punctuation"
-
-
 def wrong_answers(
     tracer: Tracer, out: Path, probing: Probing, make_pool: Callable[[], Sequence[Problem]]
 ) -> WrongAnswers | None:
@@ -290,8 +301,8 @@ def wrong_answers(
         if null and null["null_pool"] != wrong.pins:
             raise InputError(
                 "trace",
-                expected=f"the pool that {out} takes wrong answers from, {_told(null['null_pool'])}",
-                received=f"one of {_told(wrong.pins)}",
+                expected=f"the pool that {out} takes wrong answers from, {pool_told(null['null_pool'])}",
+                received=f"one of {pool_told(wrong.pins)}",
                 remedy="Leave the null out: the run keeps its pool and scores new responses against it. For another "
                 "pool choose another folder.",
             )
@@ -340,28 +351,28 @@ def pinned_wrong_answers(tracer: Tracer, folder: Path, null: Mapping[str, Any]) 
         InputError: it is no longer there, or another.
     """
     file, pins = folder / POOL_FILE, null["null_pool"]
-    pool = _read(file) if file.is_file() else None
-    if pool is None or _pins(pool) != pins:
+    pool = read_pool(file) if file.is_file() else None
+    if pool is None or pool_pins(pool) != pins:
         raise InputError(
             "trace",
-            expected=f"{file} with the problems that this run takes wrong answers from, {_told(pins)}",
-            received="no such file" if pool is None else f"another pool, {_told(_pins(pool))}",
+            expected=f"{file} with the problems that this run takes wrong answers from, {pool_told(pins)}",
+            received="no such file" if pool is None else f"another pool, {pool_told(pool_pins(pool))}",
             remedy=f"Give --null {null['null']} and the problem file that it was asked with: the pool is kept anew.",
         )
     return WrongAnswers(tracer, pool, null["null"], null["null_match"], null["null_seed"])
 
 
-def _pins(pool: Iterable[Problem]) -> dict[str, Any]:
+def pool_pins(pool: Iterable[Problem]) -> dict[str, Any]:
     """What a run pins of its pool, the same in whatever order it is given."""
     lines = sorted(f"{problem.id}\0{problem.digest}" for problem in pool)
     return {"problems": len(lines), "digest": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]}
 
 
-def _told(pins: Mapping[str, Any]) -> str:
+def pool_told(pins: Mapping[str, Any]) -> str:
     return f"{pins['problems']} problems ({pins['digest']})"
 
 
-def _read(file: Path) -> list[Problem]:
+def read_pool(file: Path) -> list[Problem]:
     try:
         return [Problem(**json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError, TypeError):

@@ -48,7 +48,7 @@ def test_a_keyword_of_trace_reaches_what_it_names(name: str, toy: Any, monkeypat
         "max_new_tokens": 7, "prompt": "chat", "reference": "answer", "layers": [1], "site": "resid_pre",
         "temperature": 0.5, "top_p": 0.5, "seed": 3, "samples": 2, "sigma": 10.0, "eps": 0.1, "drop_top": 1, "tau": 3.0,
         "thinking_markers": [["<plan>", "</plan>"]], "final_prompts": ["So:"], "probes": ("nhsic", "r2"), "null": 99,
-        "null_match": "none", "null_statistic": "standardised", "null_seed": 5,
+        "null_match": "none", "null_statistic": "standardised", "null_seed": 5, "excess": 30,
     }  # fmt: skip
     values = {**defaults(TraceSettings, Probing), name: values[name]}
     if name == "samples":
