@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -173,14 +174,19 @@ def bundled_problems(n: int | None = None) -> list[Problem]:
 
     Raises `InputError` for `n` under 1.
     """
-    from analyses.toys.task import bundled_problems as toy_rows
-
     if n is not None and n < 1:
         raise InputError(
             "bundled problems", expected="n of at least 1", received=str(n), remedy="Leave n out to take all."
         )
+    return list(_toy_problems(n))
+
+
+@lru_cache(maxsize=4)  # a run, its pool and its page ask for the same ones
+def _toy_problems(n: int | None) -> tuple[Problem, ...]:
+    from analyses.toys.task import bundled_problems as toy_rows
+
     rows = toy_rows() if n is None else toy_rows(n)
-    return [Problem(**{key: str(row[key]) for key in ("id", "question", "solution", "answer")}) for row in rows]
+    return tuple(Problem(**{key: str(row[key]) for key in ("id", "question", "solution", "answer")}) for row in rows)
 
 
 def split_solution(text: str) -> str:

@@ -58,6 +58,7 @@ def decode_text(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = 
     """The text of token ids, spaces as the tokenizer sets them; ids it has no token for are left out.
 
     A model may be wider than its tokenizer and emit such ids. Most tokenizers skip them, some fail over them.
+    Raises `InputError` where it fails over ids that have text each: an empty text would be taken for the model's.
 
     >>> from interp import load_model
     >>> decode_text(load_model("toy-reasoner").tokenizer, [6, 35, 8, 4000])
@@ -68,12 +69,13 @@ def decode_text(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = 
         return str(tokenizer.decode(ids, **options))
     except Exception:  # tokenizers in Python fail with whatever their look-ups fail with
         known = [i for i in ids if _has_text(tokenizer, i)]
-        return str(tokenizer.decode(known, **options)) if len(known) < len(ids) else ""
+    with foreign_errors("decode text", expected="ids that the tokenizer turns into text", remedy="Check its files."):
+        return str(tokenizer.decode(known, **options))
 
 
 def _has_text(tokenizer: Any, token_id: int) -> bool:
     try:
         tokenizer.decode([token_id])
-    except Exception:
+    except Exception:  # which is the answer: see decode_text
         return False
     return True

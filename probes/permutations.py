@@ -54,7 +54,7 @@ def sums_by_label(flat: Tensor, labels: Tensor, keys: Tensor, max_bytes: int) ->
     places, n = len(flat), keys.shape[1]
     slots, n_labels = labels.sort().values, int(labels.max()) + 1
     kernels = flat.reshape(places, n, n)
-    for part in parts(len(keys), 8 * n * (2 * n_labels + 4), min(max_bytes, _IN_CACHE)):
+    for part in parts(len(keys), 8 * n * (3 * n_labels + 4), min(max_bytes, _IN_CACHE)):
         order = keys[part].argsort(dim=1)
         drawn = torch.empty_like(order).scatter_(1, order, slots.expand_as(order)).mT  # [unit, permutation]
         indicators = torch.nn.functional.one_hot(drawn, n_labels).to(flat.dtype).reshape(n, -1)

@@ -60,8 +60,9 @@ imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from analyses.lazy import lazily
 
 if TYPE_CHECKING:
     from analyses.grading.compare import decide
@@ -75,7 +76,6 @@ __all__ = [
     "opens_thinking", "prompt_end", "reading_of", "response_of", "stated_answer",
 ]  # fmt: skip
 
-# No module is named like what it holds: importing it would put the module in the function's place.
 _HOMES = {
     "MARKERS": "thinking",
     "Extraction": "extract",
@@ -94,14 +94,4 @@ _HOMES = {
     "stated_answer": "responses",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'analyses.grading' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"analyses.grading.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

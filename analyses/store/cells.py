@@ -25,8 +25,8 @@ from analyses.store.atomic import make_folder, quote_name, replacing, unquote_na
 from interp.errors import InputError
 
 __all__ = [
-    "Cell", "CellData", "cell_at", "cell_file", "cell_files", "damaged", "read_cell", "read_payload", "read_tensor",
-    "write_cell",
+    "Cell", "CellData", "cell_at", "cell_file", "cell_files", "cell_writer", "damaged", "read_cell", "read_payload",
+    "read_tensor",
 ]  # fmt: skip
 
 _KEY = "peaklens"  # of the safetensors metadata, whose values must be text
@@ -69,6 +69,7 @@ def cell_file(folder: Path, cell: Cell) -> Path:
 
 
 def cell_files(folder: Path) -> Iterator[Path]:
+    """The files of the finished cells of the run in `folder`; temporaries and whatever else lies about are not."""
     for file in (folder / "cells").glob("*/*/*.safetensors"):
         if file.stem.isascii() and file.stem.isdecimal() and file.stem == str(int(file.stem)):
             yield file
@@ -126,7 +127,7 @@ def read_tensor(file: Path, name: str, rows: slice) -> Shaped[Tensor, "..."]:
     return found
 
 
-def write_cell(
+def cell_writer(
     cell: Cell, tensors: Mapping[str, Shaped[Tensor, "..."]], payload: Mapping[str, Any]
 ) -> Callable[[Path], None]:
     """What writes the cell whole or not at all, once its content is found fit to be stored.
@@ -200,6 +201,7 @@ def _checksum(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> int:
 
 
 def damaged(file: Path, error: Exception) -> InputError:
+    """The refusal of a file that is not what was stored."""
     return InputError(
         "read cell",
         expected=f"a whole {file}",

@@ -43,11 +43,11 @@ from analyses.store.cells import (
     cell_at,
     cell_file,
     cell_files,
+    cell_writer,
     damaged,
     read_cell,
     read_payload,
     read_tensor,
-    write_cell,
 )
 from analyses.store.pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
 from analyses.store.renamed import groups_by_either_name, read_by_either_name
@@ -220,7 +220,7 @@ class Run:
                 received="one from Run.open",
                 remedy="Start the run with its settings to add cells.",
             )
-        write = write_cell(cell, tensors, payload)
+        write = cell_writer(cell, tensors, payload)
         file = self._file(cell)
         with disk_errors("write cell", file, _SAFE), self._claimed():
             write(file)
@@ -312,7 +312,8 @@ class Run:
         raise AttributeError(f"this run has no {name!r}; its tables are {', '.join(self.tables) or 'none'}")
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(name.partition(".")[0] for name in self.tables)]
+        names = (name.rpartition(".")[0] for name in self.tables)
+        return [*super().__dir__(), *(name for name in names if name.isidentifier())]
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {', '.join(self._summary())})"

@@ -6,8 +6,9 @@ package imports nothing heavy; each name below is imported when it is first used
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from analyses.lazy import lazily
 
 if TYPE_CHECKING:
     from analyses.trace.run import TraceRun
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TraceRun", "Trajectory", "trace"]
 
-# No module is named like what it holds: importing it would put the module in the function's place.
 _HOMES = {"TraceRun": "run", "Trajectory": "trajectory", "trace": "tracing"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'analyses.trace' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"analyses.trace.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -6,8 +6,9 @@ Importing this package imports nothing heavy; each name below is imported when i
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from analyses.lazy import lazily
 
 if TYPE_CHECKING:
     from analyses.views.alignment import compare
@@ -33,7 +34,6 @@ __all__ = [
     "trajectories",
 ]
 
-# No module is named like what it holds: importing it would put the module in the function's place.
 _HOMES = {
     "View": "view",
     "attention": "heads",
@@ -48,14 +48,4 @@ _HOMES = {
     "trajectories": "figures",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'analyses.views' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"analyses.views.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from analyses.problems import bundled_problems
 from analyses.store import Cell, Run
 from analyses.trace import trace
 from analyses.work.model_ref import ModelRef
-from analyses.work.scheduler import Outcome, scheduler
+from analyses.work.scheduler import Outcome, _serve, scheduler
 from interp import InputError, bundled_model_path, load_model
 
 
@@ -26,6 +27,20 @@ def test_a_task_whose_process_dies_is_done_by_another(tmp_path: Path) -> None:
     assert values == {1: 2, 2: 4, 3: 6, 4: 8, 5: None, 6: 12}
     assert [o for o in outcomes if o.lost] == [Outcome(5, lost="its process ended twice, last with exit code -9")]
     assert sum(told) == 8  # six tasks, two of them begun twice
+
+
+def test_a_worker_without_tasks_ends_though_its_pipe_is_held_open(tmp_path: Path) -> None:
+    """As by a sibling that was forked later: that it is closed elsewhere is then not seen."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, Make(tmp_path)), daemon=True)
+    process.start()
+    here.send((2,))
+    assert here.recv() == ("tokens", 1)
+    assert here.recv() == ("value", 4)
+    here.send(None)
+    process.join(timeout=10)
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -99,3 +99,22 @@ def test_a_tokenizer_that_fails_over_holes_does_not_end_a_run() -> None:
     assert any(token > 258 for token in rollout.token_ids.tolist())
     assert len(rollout.tokens) == len(rollout)
     assert len(vocabulary_of(tokenizer, F.VOCAB * 4)) == F.VOCAB * 4
+
+
+def test_a_tokenizer_that_fails_over_ids_with_texts_is_refused_and_gives_no_empty_text() -> None:
+    """It may fail over ids it has no text for, which are left out; not over the others."""
+    from interp.foreign import decode_text
+
+    tokenizer = copy.deepcopy(load_model("toy-reasoner", device="cpu").tokenizer)
+    kind = type(tokenizer)
+
+    class Breaking(kind):
+        def decode(self, token_ids, **options):
+            if any(token >= len(self) for token in token_ids) or len(token_ids) > 3:
+                raise KeyError("no piece")
+            return super().decode(token_ids, **options)
+
+    tokenizer.__class__ = Breaking
+    assert decode_text(tokenizer, [6, 35, 4000, 8]) == "2 gives 4"
+    with pytest.raises(InputError, match=r"^decode text: expected ids that .*, received KeyError: 'no piece'\. Check"):
+        decode_text(tokenizer, [6, 35, 8, 6])

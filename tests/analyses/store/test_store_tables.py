@@ -56,6 +56,10 @@ def test_convenience_tables_and_their_absence(run):
     opened.write_table("tokens.csv", pandas.DataFrame({"token": ["Wait"]}))
     assert opened.peaks.step.tolist() == [3]
     assert opened.tokens.token.tolist() == ["Wait"]
+    opened.write_table("2nd-try.csv", pandas.DataFrame({"token": ["Hmm"]}))
+    assert {"peaks", "tokens", "path"} <= set(dir(opened))
+    assert all(hasattr(opened, name) for name in dir(opened) if not name.startswith("_"))
+    (opened.path / "2nd-try.csv").unlink()
     with pytest.raises(AttributeError, match=r"^this run has no 'mi'; its tables are peaks\.parquet, tokens\.csv$"):
         run.mi  # noqa: B018
     assert "received a run with peaks.parquet, tokens.csv." in refusal(run.table, "mi.parquet")
