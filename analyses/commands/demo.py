@@ -24,7 +24,7 @@ MODEL = "toy-reasoner"
 BANNED = ("Wait", "Hmm")
 TRACED = 64
 ASKED = 200
-SETTINGS = {"max_new_tokens": 160}
+MAX_NEW_TOKENS = 160
 
 
 def demo(
@@ -42,11 +42,12 @@ def demo(
 
     model = load_chosen(MODEL, None, None, None, silent=False)
     with progress_bar(enabled=True) as progress:
-        run = trace(model, out=out, n=TRACED, batch_size=16, progress=progress, **SETTINGS)
+        run = trace(model, out=out, n=TRACED, batch_size=16, progress=progress, max_new_tokens=MAX_NEW_TOKENS)
     show(run)
     console = Console(highlight=False)
     console.print(Text.assemble(("\nWhat thinking tokens do\n", "bold"), f"Banned in {n} responses, one moment ..."))
-    result = run_study(without_words(), model, out=out.with_name(f"{out.name}-words"), n=n, batch_size=64, **SETTINGS)
+    beside = out.with_name(f"{out.name}-words")
+    result = run_study(without_words(), model, out=beside, n=n, batch_size=64, max_new_tokens=MAX_NEW_TOKENS)
     for sentence in (point_sentence(result), places_sentence(peak_places(run))):
         console.print(Text(sentence), soft_wrap=True)
     console.print(Text(f"Tables and figure: {result.run.path / 'report.html'}"), soft_wrap=True)

@@ -128,8 +128,8 @@ def trace(
     check_work("trace", n, batch_size, workers)
     columns = {"question": question, "solution": solution, "answer": answer}
     chosen = None if problems is None else load_problems(problems, n=n, **columns)
-    needs_pool = problems is not None and (null or excess != 0)
-    pool = load_problems(problems, n=None, **columns) if needs_pool else None
+    needs_pool = null or excess != 0
+    pool = load_problems(problems, n=None, **columns) if problems is not None and needs_pool else None
     silent = quiet or as_json
     check_layers(model, settings["layers"], "trace")
     loaded = load_chosen(model, device, dtype, device_map, silent)

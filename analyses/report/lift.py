@@ -70,8 +70,8 @@ class WordCount:
                 if not is_word:
                     self.by_id.update(dict.fromkeys(map(int, str(ids).split()), str(word)))
         self.problems = {problem: row for row, problem in enumerate(problems)}
-        words = sorted({word for words in self.top.values() for word in words})
-        self.known = {word: k for k, word in enumerate(words)}
+        known = sorted({word for top in self.top.values() for word in top})
+        self.known = {word: k for k, word in enumerate(known)}
         count = len(problems)
         self.steps = np.zeros(count)
         self.anywhere = np.zeros((count, len(self.known)))

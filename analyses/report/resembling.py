@@ -78,7 +78,8 @@ def resemblances(peaks: pandas.DataFrame) -> list[Resemblance]:
     if "n_after_kind" not in peaks.columns:
         return []
     known = peaks[peaks["n_after_kind"].notna()]
-    return [_of_layer(int(layer), part) for layer, part in known.groupby("layer")]
+    layers = sorted(map(int, known["layer"].unique()))
+    return [_of_layer(layer, known[known["layer"] == layer]) for layer in layers]
 
 
 def _of_layer(layer: int, part: pandas.DataFrame) -> Resemblance:

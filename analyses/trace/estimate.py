@@ -120,7 +120,9 @@ def warmed_up(
         warnings.catch_warnings(action="ignore", category=RunWarning),  # what is said of a few is not of the run
     ):
         path, watch = Path(folder) / "warm-up", _Stopwatch()
-        call = partial(trace, model, few, path, batch_size=batch_size, report=False, progress=watch.begin, excess=excess)
+        call = partial(
+            trace, model, few, path, batch_size=batch_size, report=False, progress=watch.begin, excess=excess
+        )
         run = call(on_done=lambda run, batch: watch.update(), **asdict(options))
         seconds, asking = watch.seconds, 0.0
         if probing:

@@ -93,7 +93,8 @@ class Rereader:
         for cell in cells:
             data = self.run.read(cell)
             lacks, lacks_excess = self._lacks(data.payload)
-            found, payload = {}, dict(data.payload)
+            found: dict[str, Tensor] = {}
+            payload = dict(data.payload)
             kept = {
                 name: value
                 for name, value in data.tensors.items()

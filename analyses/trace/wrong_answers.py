@@ -122,7 +122,8 @@ class WrongAnswers:
         """
         if problem not in self._drawn:
             asked, reference = self.tracer.problems[problem], self.tracer.references[problem]
-            own, chosen = answer_keys(asked.answer), []
+            own = answer_keys(asked.answer)
+            chosen: list[int] = []
             closeness = self._closeness(asked, reference, own)
             for place in self._order:
                 if len(chosen) == self.count:
