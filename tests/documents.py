@@ -2,8 +2,7 @@
 
 1. docs/ERRORS.md: every error of bad input that the sources can raise, by operation, with `…` for what changes.
 2. docs/API.md: the public names, a line each.
-3. In README.md, between comments: which architectures the tests hold against Hugging Face, and which are refused; and
-   the names of docs/API.md.
+3. In README.md, between comments: which architectures the tests hold against Hugging Face, and which are refused.
 """
 
 from __future__ import annotations
@@ -178,15 +177,6 @@ def api_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def names_table() -> str:
-    """The names alone, for the README."""
-    rows = [
-        f"| `{module}` | {MODULES[module]} | {', '.join(f'`{name}`' for name in public(module))} |"
-        for module in MODULES
-    ]
-    return "\n".join(["| from | for | names |", "|---|---|---|", *rows])
-
-
 # --- architectures
 
 
@@ -229,7 +219,7 @@ def architectures_table() -> str:
 
 def readme(text: str) -> str:
     """The README with its made parts made anew."""
-    for name, made in (("architectures", architectures_table()), ("names", names_table())):
+    for name, made in (("architectures", architectures_table()),):
         begins, ends = f"<!-- made: {name} -->", f"<!-- made: {name} ends -->"
         text, found = re.subn(
             f"{re.escape(begins)}.*?{re.escape(ends)}",

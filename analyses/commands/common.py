@@ -16,14 +16,12 @@ __all__ = ["complain", "first_line", "load_chosen", "say", "tell_failures", "tel
 
 def load_chosen(model: str, device: str | None, dtype: str | None, device_map: str | None, silent: bool) -> Any:
     from analyses.work.model_ref import share_threads
+    from interp.loading.hugging_face import without_bars
     from interp.loading.models import load_model
 
     placement: dict[str, Any] = {} if device_map is None else {"device_map": device_map_of(device_map)}
-    if silent:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-    loaded = load_model(model, device=device, dtype=dtype, **placement)
+    with without_bars(silent):
+        loaded = load_model(model, device=device, dtype=dtype, **placement)
     share_threads(loaded)
     return loaded
 

@@ -21,7 +21,14 @@ from analyses.views.wording import percent, plain, several
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Resemblance", "excess_sentence", "explained_sentence", "resemblance_facts", "resemblances"]
+__all__ = [
+    "Resemblance",
+    "excess_sentence",
+    "explained_sentence",
+    "resemblance_facts",
+    "resemblance_frame",
+    "resemblances",
+]
 
 NEARLY_ALL = 0.9
 _KINDS = {
@@ -104,6 +111,24 @@ def _after_kind(part: pandas.DataFrame) -> Estimate:
     problems = part["problem"].astype(str).to_numpy()
     labels = np.concatenate([np.repeat(problems, after), np.repeat(problems, other)])
     return proportion(np.repeat([1.0, 0.0], [after.sum(), other.sum()]), labels)
+
+
+def resemblance_frame(peaks: pandas.DataFrame) -> pandas.DataFrame:
+    """A row a layer: the fields of :class:`Resemblance`, the share after that kind with its interval (Wilson, 95 %)."""
+    import pandas
+
+    rows = []
+    for one in resemblances(peaks):
+        share, nan = one.after_kind, float("nan")
+        rows.append({
+            "layer": one.layer, "peaks": one.peaks, "steps": one.steps,
+            "after_kind": share.estimate if share else nan,
+            "after_kind_low": share.low if share else nan, "after_kind_high": share.high if share else nan,
+            "steps_after_kind": one.steps_after_kind, "after_token": one.after_token,
+            "steps_after_token": one.steps_after_token, "as_high_at_peaks": one.as_high_at_peaks,
+            "as_high": one.as_high, "excess_peaks": one.excess_peaks, "excess_after_kind": one.excess_after_kind,
+        })  # fmt: skip
+    return pandas.DataFrame(rows)
 
 
 def _mean(part: pandas.DataFrame, column: str, weights: str) -> float:

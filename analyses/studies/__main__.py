@@ -24,8 +24,10 @@ from analyses.studies.kept import as_kept
 from analyses.studies.page import Part, Shown, results_page, write_tables
 from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
+from analyses.studies.resembling import Traced
 from analyses.studies.run import run_study
 from analyses.trace.inputs import traced_problems
+from analyses.trace.tracing import trace
 from analyses.views.pictures import picture
 
 __all__ = ["ENTRIES", "Entry", "main"]
@@ -169,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options = _options(entry, given)
             n = max(given.n, entry.least) if given.n >= FULL and given.model == TOY else given.n
             sampling = entry.sampling if given.model == TOY else {}
-            command = _command(entry, given, n, sampling, options)
+            command = _command(f"study {entry.study}", given, n, sampling, options)
             study, folder = make_study(entry.study, options), given.out / entry.name
             if given.as_kept and (found := as_kept(run := Run.open(folder))) is not None:
                 result = StudyResult(study, run, found[0], [], *found[1:])
@@ -179,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     workers=given.workers, max_new_tokens=given.max_new_tokens, prompt=given.prompt, watch=watch,
                     **sampling,
                 )  # fmt: skip
+            command += ["--out", f"runs/{entry.name}"] if entry.part else []
             line = planted_line(result, traced_problems(given.model, given.problems, n))
             parts.append(Part(entry.name, command, result, line, entry.part, entry.shown))
     for part in parts:
@@ -186,23 +189,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for reading in part.result.readings:
             print(f"- {reading}")
     if given.results:
-        _write(given.results, given.model, parts)
+        _write(given.results, given.model, parts, _traced(given))
     failures = [(part.name, why) for part in parts for why in part.result.failures.values()]
     if failures:
         name, why = failures[0]
         raise SystemExit(f"{len(failures)} failed, the first in {name}: {why.splitlines()[0][:400]}")
 
 
-def _write(page: Path, model: str, parts: Sequence[Part]) -> None:
+def _traced(given: argparse.Namespace) -> Traced:
+    """A plain trace of the page's problems, with all that a trace does by default."""
+    n, sampling = given.n, {"max_new_tokens": given.max_new_tokens, "prompt": given.prompt}
+    run = trace(
+        given.model, given.problems, given.out / "trace", n=n, batch_size=given.batch_size, report=False, **sampling
+    )
+    return Traced(run, _command("trace", given, n, {}, {}))
+
+
+def _write(page: Path, model: str, parts: Sequence[Part], traced: Traced) -> None:
     """The page, and beside it, in a folder of its name, pictures and tables."""
     folder = page.parent / page.stem.lower()
     write_tables(parts, folder)
+    traced.write(folder)
     for part in parts:
         if part.result.figures:
             picture(part.result.figures[0], folder / f"{part.name}.png")
     before = page.read_text(encoding="utf-8") if page.is_file() else ""
     with replacing(page) as temporary:
-        temporary.write_text(results_page(_begun(model), parts, folder.name, before), encoding="utf-8")
+        first = traced.section(folder.name)
+        temporary.write_text(results_page(_begun(model), parts, folder.name, before, first), encoding="utf-8")
 
 
 def _begun(model: str) -> tuple[str, ...]:
@@ -233,9 +247,9 @@ def _options(entry: Entry, given: argparse.Namespace) -> dict[str, str]:
 
 
 def _command(
-    entry: Entry, given: argparse.Namespace, n: int, sampling: Mapping[str, Any], options: Mapping[str, str]
+    what: str, given: argparse.Namespace, n: int, sampling: Mapping[str, Any], options: Mapping[str, str]
 ) -> list[str]:
-    words = ["peaklens", "study", entry.study]
+    words = ["peaklens", *what.split()]
     if given.model != TOY:
         words += ["--model", given.model]
     if given.problems is not None:
@@ -247,7 +261,7 @@ def _command(
         words += [f"--{key.replace('_', '-')}", str(value)]
     for key, value in options.items():
         words += ["--set", f"{key}={value}"]
-    return words + (["--out", f"runs/{entry.name}"] if entry.part else [])
+    return words
 
 
 if __name__ == "__main__":

@@ -26,7 +26,17 @@ from interp.display import visible
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["KEPT", "Part", "Shown", "results_page", "table_files", "write_tables"]
+__all__ = [
+    "KEPT",
+    "Part",
+    "Shown",
+    "markdown_table",
+    "markdown_text",
+    "results_page",
+    "table_files",
+    "write_table",
+    "write_tables",
+]
 
 READINGS = 6
 ROWS = 10
@@ -76,25 +86,28 @@ class Part:
         return f"{self.result.study.title}{f' ({self.label})' if self.label else ''}"
 
 
-def results_page(begun: Sequence[str], parts: Sequence[Part], folder: str, before: str = "") -> str:
+def results_page(
+    begun: Sequence[str], parts: Sequence[Part], folder: str, before: str = "", first: Sequence[str] = ()
+) -> str:
     """The page as Markdown.
 
     Args:
         begun: its first paragraphs, the heading among them.
         folder: of pictures and tables, beside the page.
         before: the page that there is, of which the part of a person's own is kept.
+        first: a section before those of the studies.
     """
     own = re.search(f"{re.escape(KEPT[0])}.*?{re.escape(KEPT[1])}", before, re.DOTALL)
-    said = [*begun, *([own[0]] if own else []), _contents(parts)]
+    said = [*begun, *([own[0]] if own else []), _contents(parts), *first]
     for part in parts:
         said += [
-            f"## {_text(part.title)}",
+            f"## {markdown_text(part.title)}",
             part.planted,
-            f"{_text(part.result.study.source[:1].upper() + part.result.study.source[1:])}. Command:",
+            f"{markdown_text(part.result.study.source[:1].upper() + part.result.study.source[1:])}. Command:",
             f"```\n{shlex.join(part.command)}\n```",
         ]
         alt = _short(part.result.figures[0].alt) if part.result.figures else part.title
-        said.append(f"![{_text(alt)}]({folder}/{part.name}.png)")
+        said.append(f"![{markdown_text(alt)}]({folder}/{part.name}.png)")
         said += [_readings(part), _rows(part, folder)]
     return "\n\n".join(said) + "\n"
 
@@ -114,13 +127,19 @@ def write_tables(parts: Iterable[Part], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         for name, table in table_files(part).items():
-            with replacing(folder / name) as temporary:
-                table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            write_table(table, folder / name)
+
+
+def write_table(table: pandas.DataFrame, file: Path) -> None:
+    """One of them."""
+    with replacing(file) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _contents(parts: Sequence[Part]) -> str:
     rows = [
-        f"| [{part.name}](#{_anchor(part.title)}) | {_text(part.title)} | {_verdict(part.planted)} |" for part in parts
+        f"| [{part.name}](#{_anchor(part.title)}) | {markdown_text(part.title)} | {_verdict(part.planted)} |"
+        for part in parts
     ]
     return "\n".join(["| study | asks | what was planted |", "| --- | --- | --- |", *rows])
 
@@ -155,7 +174,7 @@ def _readings(part: Part) -> str:
         return next(named, len(part.shown.readings)), bool(found and float(found[1]) > _CLEAR), place
 
     chosen = sorted(sorted(range(len(readings)), key=rank)[:READINGS])
-    lines = [f"- {_text(readings[place])}" for place in chosen]
+    lines = [f"- {markdown_text(readings[place])}" for place in chosen]
     if left := len(readings) - len(chosen):
         lines.append(f"- {left} more: `runs/{part.name}/report.html`, which the command writes.")
     return "\n".join(lines)
@@ -171,13 +190,20 @@ def _rows(part: Part, folder: str) -> str:
             chosen = table[table["layer"] == table["layer"].max()]
     chosen = chosen.head(ROWS)
     columns = [name for name in part.shown.columns if name in table.columns] or list(table.columns)
-    lines = [list(map(str, columns)), ["---"] * len(columns)]
-    lines += [list(map(value_text, row.values())) for row in chosen[columns].to_dict("records")]
-    shown = "\n".join(f"| {' | '.join(_text(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    shown = markdown_table(chosen[columns])
     files = table_files(part)
     links = ", ".join(f"[{name}]({folder}/{name})" for name in files)
     told = f"{len(chosen)} of {len(table)} rows" if len(chosen) < len(table) else f"All {len(table)} rows"
     return f"{shown}\n\n{told}. Whole tables: {links}."
+
+
+def markdown_table(table: pandas.DataFrame) -> str:
+    """A table for Markdown, its text escaped."""
+    lines = [list(map(str, table.columns)), ["---"] * len(table.columns)]
+    lines += [list(map(value_text, row.values())) for row in table.to_dict("records")]
+    return "\n".join(
+        f"| {' | '.join(markdown_text(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
 
 
 def _short(alt: str) -> str:
@@ -189,10 +215,10 @@ def _short(alt: str) -> str:
     return re.sub(r" \([^()]*\)", "", " ".join(alt.split()))
 
 
-def _text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text for Markdown: no HTML, no code, no link comes of it.
 
-    >>> print(_text("p <= 1, a <b> &lt; `c` [d](e)"))
+    >>> print(markdown_text("p <= 1, a <b> &lt; `c` [d](e)"))
     p <= 1, a &lt;b> &amp;lt; \\`c\\` [d]\\(e)
     """
     shown = re.sub(r"&(?=#?\w+;)", "&amp;", visible(text))

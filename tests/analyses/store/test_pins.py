@@ -230,7 +230,7 @@ BAD: tuple[tuple[str, Any], ...] = (
     ("seed", True), ("max_new_tokens", 0), ("max_new_tokens", 2.5), ("samples", 0), ("sigma", 0), ("sigma", "mean"),
     ("eps", 0.0), ("eps", float("nan")), ("drop_top", -1), ("drop_top", 127), ("layers", []), ("layers", ["a"]),
     ("layers", 3), ("site", "resid"), ("batch_size", 0), ("batch_size", 2.5), ("workers", 0), ("n", 0), ("n", -1),
-    ("prompt", "Chat"), ("reference", "Answer"), ("tua", 1.5),
+    ("prompt", "Chat"), ("reference", "Answer"),
 )  # fmt: skip
 
 
@@ -245,6 +245,8 @@ def test_every_setting_is_checked_before_anything_is_decoded(model: Any, tmp_pat
             run_study(study, model, out=tmp_path / "studies" / "s", **arguments)
         with pytest.raises(InputError):
             estimate_study(study, model, **arguments)
+    with pytest.raises(TypeError, match="tua"):
+        trace(model, out=tmp_path / "run", **{**SMALL, "n": 2, "tua": 1.5})
     assert not list(tmp_path.rglob("*.safetensors"))
     run = trace(model, bundled_problems(1), tmp_path / "run", max_new_tokens=3, report=False)
     assert len(run.cells()) == 1
@@ -267,13 +269,14 @@ def test_unreadable_problems_are_named_and_the_others_go_on(model: Any, tmp_path
     good = bundled_problems(2)
     long = Problem("long", " ".join([good[0].question] * 150), good[0].solution, good[0].answer)
     silent = Problem("reference", good[0].question, "So eight", "8")
-    run = trace(model, [good[0], UNREADABLE, long, silent, good[1]], tmp_path / "run", **SMALL)
+    # Without references of other answers, whose pool is all the problems: to the last bit
+    run = trace(model, [good[0], UNREADABLE, long, silent, good[1]], tmp_path / "run", excess=0, **SMALL)
     assert [cell.problem for cell in run.cells()] == [good[0].id, good[1].id]
     reasons = {cell.problem: reason for cell, reason in run.failures().items()}
     assert sorted(reasons) == ["long", "reference", "zebra"]
     assert "'zebra'" in reasons["zebra"]
     assert "at most 1024 positions" in reasons["long"]
-    alone = trace(model, good, tmp_path / "alone", **SMALL)
+    alone = trace(model, good, tmp_path / "alone", excess=0, **SMALL)
     assert_frame_equal(run.mi, alone.mi, check_exact=True)
     study = make_study("scale", {"budgets": "6,12"})
     result = run_study(study, model, [good[0], UNREADABLE, good[1]], tmp_path / "studies" / "s", max_new_tokens=12)
