@@ -19,26 +19,21 @@
 import os
 
 import pandas as pd
+import peaklens as pl
 import torch
 
-from analyses import views
-from analyses.problems import bundled_problems
 from analyses.toys.running import running_values
-from analyses.trace.trajectory import Trajectory
-from interp import ResidualSites, Rollout, decode, encode, load_model
-from probes import bandwidth_sweep, error_bounds, nhsic, pearson_r2, v_information
-from probes.nulls import null_scores, null_test
 
-views.load()
+pl.views.load()
 
 # %%
 n = int(os.environ.get("PEAKLENS_NOTEBOOK_PROBLEMS", "40")) * 12
-model, problems = load_model("toy-reasoner"), bundled_problems(n)
+model, problems = pl.load_model("toy-reasoner"), pl.bundled_problems(n)
 layer = 2
-record = ResidualSites(layers=[layer])
+record = pl.ResidualSites(layers=[layer])
 questions = [problem.question for problem in problems]
-responses = decode(model, questions, max_new_tokens=120, record=record, batch_size=64)
-references = encode(model, [problem.solution for problem in problems], record=record, last_only=True)
+responses = pl.decode(model, questions, max_new_tokens=120, record=record, batch_size=64)
+references = pl.encode(model, [problem.solution for problem in problems], record=record, last_only=True)
 answers = torch.stack([reference.residuals["resid_post"][0, 0] for reference in references])
 steps, tokens = responses[0].residuals["resid_post"][0], responses[0].tokens
 print(" ".join(tokens), "\ngold answer:", problems[0].answer)
@@ -50,7 +45,7 @@ print(" ".join(tokens), "\ngold answer:", problems[0].answer)
 # distance between a vector's coordinates instead. If peaks mean something they should not hang on this choice.
 
 # %%
-sweep = bandwidth_sweep(steps, answers[0])
+sweep = pl.bandwidth_sweep(steps, answers[0])
 names = [str(sigma) for sigma in sweep.sigmas]
 print("peaks:", {name: int(peaks.sum()) for name, peaks in zip(names, sweep.is_peak, strict=True)})
 pd.DataFrame(sweep.jaccard.numpy(), names, names).round(2)
@@ -64,13 +59,13 @@ pd.DataFrame(sweep.jaccard.numpy(), names, names).round(2)
 # r², which for two vectors is the same as linear CKA.
 
 # %%
-mi, r2 = nhsic(steps, answers[0]), pearson_r2(steps, answers[0])
+mi, r2 = pl.nhsic(steps, answers[0]), pl.pearson_r2(steps, answers[0])
 both = pd.DataFrame({"nHSIC": mi.numpy(), "r2": r2.numpy(), "token": tokens})
 print("rank correlation over steps:", round(both["nHSIC"].corr(both["r2"], method="spearman"), 2))
-views.trajectories(
+pl.views.trajectories(
     [
-        Trajectory.of(responses[0], mi / mi.max(), [layer], problem="nHSIC, share of its largest"),
-        Trajectory.of(responses[0], r2 / r2.max(), [layer], problem="r², share of its largest"),
+        pl.Trajectory.of(responses[0], mi / mi.max(), [layer], problem="nHSIC, share of its largest"),
+        pl.Trajectory.of(responses[0], r2 / r2.max(), [layer], problem="r², share of its largest"),
     ]
 )
 
@@ -85,9 +80,9 @@ views.trajectories(
 
 
 # %%
-def family_p(response: Rollout, mi: torch.Tensor, chosen: list[int]) -> torch.Tensor:
-    scores = null_scores(response.residuals["resid_post"], answers[chosen][None])[0]
-    return null_test(mi, scores).p_family
+def family_p(response: pl.Rollout, mi: torch.Tensor, chosen: list[int]) -> torch.Tensor:
+    scores = pl.null_scores(response.residuals["resid_post"], answers[chosen][None])[0]
+    return pl.null_test(mi, scores).p_family
 
 
 same = [k for k, p in enumerate(problems) if p.answer == problems[0].answer and k > 0]
@@ -95,7 +90,7 @@ other = [k for k, p in enumerate(problems) if p.answer != problems[0].answer]
 rows = []
 for kind, chosen in (("wrong answers", other), ("right answers of others", same)):
     p_family = family_p(responses[0], mi, chosen)
-    for step in Trajectory.of(responses[0], mi).is_peak[0].nonzero()[:, 0].tolist():
+    for step in pl.Trajectory.of(responses[0], mi).is_peak[0].nonzero()[:, 0].tolist():
         p = float(p_family[step])
         rows.append({"against": kind, "K": len(chosen), "step": step, "token": tokens[step], "p": p})
 pd.DataFrame(rows).pivot(index=["step", "token"], columns=["against", "K"], values="p").round(3)
@@ -107,10 +102,10 @@ pd.DataFrame(rows).pivot(index=["step", "token"], columns=["against", "K"], valu
 # %%
 found = []
 for k, response in enumerate(responses[:24]):
-    scores = nhsic(response.residuals["resid_post"][0], answers[k])
+    scores = pl.nhsic(response.residuals["resid_post"][0], answers[k])
     wrong = [j for j, p in enumerate(problems) if p.answer != problems[k].answer][:99]
     p_family = family_p(response, scores, wrong)
-    for step in Trajectory.of(response, scores).is_peak[0].nonzero()[:, 0].tolist():
+    for step in pl.Trajectory.of(response, scores).is_peak[0].nonzero()[:, 0].tolist():
         has_read = response.tokens[max(step - 2, 0) : step] == ["Therefore", problems[k].answer]
         found.append((bool(p_family[step] <= 0.05), has_read))
 peaks = pd.DataFrame(found, columns=["survives", "just read the stated answer"])
@@ -135,8 +130,8 @@ last = 14
 # [place, problem, d_model]
 streams = torch.stack([r.residuals["resid_post"][0, -last:] for r in responses], dim=1)
 labels = torch.tensor([int(problem.answer) for problem in problems])
-bits = v_information(streams, labels)
-scores = nhsic(streams.transpose(0, 1), answers).mean(0)
+bits = pl.v_information(streams, labels)
+scores = pl.nhsic(streams.transpose(0, 1), answers).mean(0)
 table = pd.DataFrame({**bits.to_dict(), "nHSIC": scores.tolist()}, index=range(1 - last, 1))
 written = pd.DataFrame([r.tokens[-last:] for r in responses])
 table.insert(0, "most often", written.mode().iloc[0].tolist())
@@ -145,10 +140,10 @@ table[["most often", "bits", "low", "high", "control_bits", "accuracy", "nHSIC"]
 # %%
 shown = table.rename_axis("steps from the last").reset_index()
 title = "Usable bits of the answer"
-views.lines(shown, x="steps from the last", y="bits", low="low", high="high", reference=0, title=title)
+pl.views.lines(shown, x="steps from the last", y="bits", low="low", high="high", reference=0, title=title)
 
 # %%
-views.lines(shown, x="steps from the last", y="nHSIC", title="Mean nHSIC at the same steps")
+pl.views.lines(shown, x="steps from the last", y="nHSIC", title="Mean nHSIC at the same steps")
 
 # %% [markdown]
 # Where bits rise, something that tells the answer has become readable. Where nHSIC rises and bits do not, the step
@@ -167,11 +162,11 @@ for r in responses:
     if at is not None and at >= 6 and at + 3 < len(r) and values[at] is not None:
         kept.append((r.residuals["resid_post"][0, [at + k for k in window]], values[at]))
 right = torch.tensor([value for _, value in kept])
-repair = v_information(torch.stack([x for x, _ in kept], dim=1), right)
+repair = pl.v_information(torch.stack([x for x, _ in kept], dim=1), right)
 around = pd.DataFrame({"steps from Wait": list(window), **repair.to_dict()})
 print(f"{len(kept)} repairs")
 title = "Bits of the right value"
-views.lines(around, x="steps from Wait", y="bits", low="low", high="high", reference=0, title=title)
+pl.views.lines(around, x="steps from Wait", y="bits", low="low", high="high", reference=0, title=title)
 
 # %% [markdown]
 # At -1 the wrong digit is about to be written, at 0 `Wait`, at +1 the right digit. The right value may be readable
@@ -187,11 +182,11 @@ views.lines(around, x="steps from Wait", y="bits", low="low", high="high", refer
 # %%
 rows = []
 for place, k in enumerate(range(1 - last, 1)):
-    bound = error_bounds(bits.at(place), entropy=float(bits.entropy[place]), n_answers=10)
+    bound = pl.error_bounds(bits.at(place), entropy=float(bits.entropy[place]), n_answers=10)
     rows.append({"from the last": k, "curve": "at most", "error": bound.upper})
     rows.append({"from the last": k, "curve": "at least (plug-in)", "error": bound.lower})
     rows.append({"from the last": k, "curve": "this probe", "error": 1 - float(bits.accuracy[place])})
-views.lines(pd.DataFrame(rows), x="from the last", y="error", by=["curve"], title="Errors of a decoder")
+pl.views.lines(pd.DataFrame(rows), x="from the last", y="error", by=["curve"], title="Errors of a decoder")
 
 # %% [markdown]
 # ## What to conclude

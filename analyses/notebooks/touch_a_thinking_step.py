@@ -21,26 +21,22 @@ import os
 from typing import Any
 
 import pandas as pd
+import peaklens as pl
 import torch
 from IPython.display import display
 
 # %%
-from analyses import views
-from analyses.problems import bundled_problems
-from analyses.stats import holm, mcnemar, wilson
 from analyses.toys.task import read_answer
-from interp import Intervention, ResidualSites, decode, load_model
-from interp import interventions as iv
 
-views.load()
+pl.views.load()
 
 # %% [markdown]
 # ## What does the model do when it is left alone?
 
 # %%
-model, problem = load_model("toy-reasoner"), bundled_problems(1)[0]
-before = decode(model, [problem.question], max_new_tokens=120, record=ResidualSites())[0]
-words = iv.thinking_token_ids(model, ["Wait", "Hmm"])
+model, problem = pl.load_model("toy-reasoner"), pl.bundled_problems(1)[0]
+before = pl.decode(model, [problem.question], max_new_tokens=120, record=pl.ResidualSites())[0]
+words = pl.interventions.thinking_token_ids(model, ["Wait", "Hmm"])
 ids = [token_id for spellings in words.values() for token_id in spellings]
 print(problem.question, "\ngold answer:", problem.answer, "\nits answer:", read_answer(before.text))
 before.show("entropy", marks=[step for step, token in enumerate(before.tokens) if token in words])
@@ -73,11 +69,11 @@ def write(text: list[int], hooks: list[Any], most: int = 120) -> list[int]:
 # %%
 prompt = model.tokenizer(problem.question).input_ids
 by_hand = write(prompt, [("unembed.hook_out", ban)])
-ready_made = [iv.SuppressTokens(words)]
-silent = decode(model, [problem.question], max_new_tokens=120, interventions=ready_made)[0]
+ready_made = [pl.interventions.SuppressTokens(words)]
+silent = pl.decode(model, [problem.question], max_new_tokens=120, interventions=ready_made)[0]
 print("the same tokens by hand and ready-made:", by_hand == silent.token_ids.tolist())
 print("its answer now:", read_answer(silent.text))
-views.compare(before, silent, names=("left alone", "suppressed"), title="Without Wait and Hmm")
+pl.views.compare(before, silent, names=("left alone", "suppressed"), title="Without Wait and Hmm")
 
 # %% [markdown]
 # They part where the first of the two words stood. The slip itself was there before: suppression takes away its repair,
@@ -89,10 +85,10 @@ views.compare(before, silent, names=("left alone", "suppressed"), title="Without
 
 # %%
 at = before.tokens.index("Wait")
-views.logit_lens(model, before, at - 1, title="The digit that is taken back, by layer")
+pl.views.logit_lens(model, before, at - 1, title="The digit that is taken back, by layer")
 
 # %%
-views.logit_lens(model, before, at, title="The Wait, by layer")
+pl.views.logit_lens(model, before, at, title="The Wait, by layer")
 
 # %% [markdown]
 # The last layer is on top and the emitted token is outlined. If a lower layer of the first table favours the digit that
@@ -101,7 +97,7 @@ views.logit_lens(model, before, at, title="The Wait, by layer")
 # ## Where does the model look after `Wait`?
 
 # %%
-heads = views.attention(model, before, layer=0, steps=[at + 1], window=7, title="Layer 0 up to the Wait")
+heads = pl.views.attention(model, before, layer=0, steps=[at + 1], window=7, title="Layer 0 up to the Wait")
 looks = heads.to_frame().query("input_token == 'Wait'").sort_values("attention", ascending=False)
 for head, to in looks.groupby("head"):
     first = to.iloc[0]
@@ -146,11 +142,11 @@ while text[-1] != model.tokenizer.eos_token_id:
 print(f"{len(recycled)} positions run again")
 
 # %%
-recycle = iv.RecycleRepresentation(layer, words)
-again = decode(model, [problem.question], max_new_tokens=120, interventions=[recycle])[0]
+recycle = pl.interventions.RecycleRepresentation(layer, words)
+again = pl.decode(model, [problem.question], max_new_tokens=120, interventions=[recycle])[0]
 print("the same tokens by hand and ready-made:", text[len(prompt) :] == again.token_ids.tolist())
 print("its answer now:", read_answer(again.text))
-views.compare(before, again, names=("left alone", "recycled"), title=f"RR in block {layer}")
+pl.views.compare(before, again, names=("left alone", "recycled"), title=f"RR in block {layer}")
 
 # %% [markdown]
 # The word that triggers recycling may itself change, since the token is chosen from the second pass. Try other layers:
@@ -162,7 +158,7 @@ views.compare(before, again, names=("left alone", "recycled"), title=f"RR in blo
 # problem that the model gets wrong.
 
 # %%
-hard, budget = bundled_problems(10)[9], 160
+hard, budget = pl.bundled_problems(10)[9], 160
 (wait,), end = words["Wait"], model.tokenizer.eos_token_id
 text = model.tokenizer(hard.question).input_ids
 start = len(text)
@@ -172,12 +168,12 @@ while len(text) < start + budget:
     text.append(wait if choice == end and room else choice)
 
 # %%
-longer = iv.ContinueThinking("Wait", budget=budget, final_prompt="")
-short = decode(model, [hard.question], max_new_tokens=budget)[0]
-long = decode(model, [hard.question], max_new_tokens=budget, interventions=[longer])[0]
+longer = pl.interventions.ContinueThinking("Wait", budget=budget, final_prompt="")
+short = pl.decode(model, [hard.question], max_new_tokens=budget)[0]
+long = pl.decode(model, [hard.question], max_new_tokens=budget, interventions=[longer])[0]
 print("the same tokens by hand and ready-made:", text[start:] == long.token_ids.tolist())
 print("gold:", hard.answer, " alone:", read_answer(short.text), " going on:", read_answer(long.text))
-views.compare(short, long, names=("left alone", "thinking on"), title="Wait in place of the end")
+pl.views.compare(short, long, names=("left alone", "thinking on"), title="Wait in place of the end")
 
 # %% [markdown]
 # `final_prompt` is the text that asks for the answer when the budget is spent; the toy needs none.
@@ -188,33 +184,35 @@ views.compare(short, long, names=("left alone", "thinking on"), title="Wait in p
 
 # %%
 n = int(os.environ.get("PEAKLENS_NOTEBOOK_PROBLEMS", "40"))
-problems = bundled_problems(n)
+problems = pl.bundled_problems(n)
 
 
-def right(interventions: list[Intervention]) -> list[bool]:
+def right(interventions: list[pl.Intervention]) -> list[bool]:
     """Which problems end on the gold answer."""
     prompts = [p.question for p in problems]
-    responses = decode(model, prompts, max_new_tokens=budget, interventions=interventions)
+    responses = pl.decode(model, prompts, max_new_tokens=budget, interventions=interventions)
     return [str(read_answer(r.text)) == p.answer for r, p in zip(responses, problems, strict=True)]
 
 
 # %%
-conditions: dict[str, list[Intervention]] = {
+conditions: dict[str, list[pl.Intervention]] = {
     "left alone": [],
-    "Wait, Hmm suppressed": [iv.SuppressTokens(words)],
-    "Okay, So suppressed": [iv.SuppressTokens(iv.thinking_token_ids(model, ["Okay", "So"]))],
+    "Wait, Hmm suppressed": [pl.interventions.SuppressTokens(words)],
+    "Okay, So suppressed": [
+        pl.interventions.SuppressTokens(pl.interventions.thinking_token_ids(model, ["Okay", "So"]))
+    ],
     "RR in block 1": [recycle],
     "Wait at the end": [longer],
-    "start at the end": [iv.ContinueThinking("start", budget=budget, final_prompt="")],
+    "start at the end": [pl.interventions.ContinueThinking("start", budget=budget, final_prompt="")],
 }
 results = pd.DataFrame({name: right(how) for name, how in conditions.items()})
 
 # %%
 table = results.mean().rename("accuracy").rename_axis("condition").reset_index()
-intervals = [wilson(int(count), n) for count in results.sum()]
+intervals = [pl.stats.wilson(int(count), n) for count in results.sum()]
 table["low"], table["high"] = [i.low for i in intervals], [i.high for i in intervals]
 print(table.round(2).to_string(index=False))
-views.bars(table, label="condition", value="accuracy", low="low", high="high", title=f"{n} problems")
+pl.views.bars(table, label="condition", value="accuracy", low="low", high="high", title=f"{n} problems")
 
 # %% [markdown]
 # Two of the conditions are controls: words that have substitutes, and a neutral word at the end, which also buys a
@@ -231,9 +229,9 @@ pairs = [
     ("Wait at the end", "left alone"),
     ("Wait at the end", "start at the end"),
 ]
-tests = [mcnemar(results[new], results[old]) for new, old in pairs]
+tests = [pl.stats.mcnemar(results[new], results[old]) for new, old in pairs]
 changes = [(*pair, test.only_a, test.only_b) for pair, test in zip(pairs, tests, strict=True)]
-p = [f"{value:.2g}" for value in holm([test.p for test in tests])]
+p = [f"{value:.2g}" for value in pl.stats.holm([test.p for test in tests])]
 pd.DataFrame(changes, columns=["condition", "against", "gained", "lost"]).assign(p=p)
 
 # %% [markdown]
@@ -254,12 +252,12 @@ shift = redo + 6 - slip
 wrong, fixed = (int(before.token_ids[t]) for t in (slip, slip + shift))
 print(*operation, before.tokens[slip], "  and after Hmm:", *operation, before.tokens[slip + shift])
 steps = {t: t + shift for t in range(max(0, slip - 6), slip + 1)}
-metric = iv.logit_difference(fixed, wrong)
-effects = iv.patch_sweep(model, before, before, metric, at=slip, steps=steps)
+metric = pl.interventions.logit_difference(fixed, wrong)
+effects = pl.interventions.patch_sweep(model, before, before, metric, at=slip, steps=steps)
 
 # %%
 print(f"before patching the slip is ahead by {-effects['baseline'][0]:.1f} logits")
-views.sweep(effects, title="The right run patched into the slip", label="gain of the right digit")
+pl.views.sweep(effects, title="The right run patched into the slip", label="gain of the right digit")
 
 # %% [markdown]
 # A gain larger than what the slip is ahead by turns the slip into the right digit. In the top row only the last column

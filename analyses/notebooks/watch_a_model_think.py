@@ -22,15 +22,10 @@ from collections import Counter
 from dataclasses import replace
 
 import pandas as pd
+import peaklens as pl
 import torch
 
-from analyses import views
-from analyses.problems import bundled_problems
-from analyses.trace.trajectory import Trajectory
-from interp import ResidualSites, decode, encode, load_model
-from probes import nhsic, tukey_peaks
-
-views.load()
+pl.views.load()
 
 # %% [markdown]
 # ## What does the model write?
@@ -38,8 +33,8 @@ views.load()
 # A question is left-to-right arithmetic, keeping the last digit only. `->` asks for the response.
 
 # %%
-model, problem = load_model("toy-reasoner"), bundled_problems(1)[0]
-rollout = decode(model, [problem.question], max_new_tokens=120, record=ResidualSites())[0]
+model, problem = pl.load_model("toy-reasoner"), pl.bundled_problems(1)[0]
+rollout = pl.decode(model, [problem.question], max_new_tokens=120, record=pl.ResidualSites())[0]
 print(problem.question, "\ngold:", problem.solution)
 rollout.show("entropy")
 
@@ -58,7 +53,7 @@ print("layers, steps, width:", tuple(stream.shape))
 with torch.no_grad():
     chosen = model.unembed(model.ln_final(stream[-1])).argmax(-1)
 print("what the last layer says is the response:", torch.equal(chosen, rollout.token_ids))
-views.heatmap(stream.norm(dim=-1), rollout.tokens, label="length of the vector")
+pl.views.heatmap(stream.norm(dim=-1), rollout.tokens, label="length of the vector")
 
 # %% [markdown]
 # One column is one step, one row one layer; hover to see the token. If the second line above says `True`, then the last
@@ -70,9 +65,9 @@ views.heatmap(stream.norm(dim=-1), rollout.tokens, label="length of the vector")
 # scores how far the coordinates of a step's vector vary together with the coordinates of the answer's.
 
 # %%
-answer = encode(model, [problem.solution], last_only=True)[0].residuals["resid_post"][:, 0]
-mi = nhsic(stream, answer)  # [layer, step]
-one = replace(Trajectory.of(rollout, mi), problem=problem.id)
+answer = pl.encode(model, [problem.solution], last_only=True)[0].residuals["resid_post"][:, 0]
+mi = pl.nhsic(stream, answer)  # [layer, step]
+one = replace(pl.Trajectory.of(rollout, mi), problem=problem.id)
 one.show("lines")
 
 # %% [markdown]
@@ -111,12 +106,12 @@ one.peaks()
 
 # %%
 n = int(os.environ.get("PEAKLENS_NOTEBOOK_PROBLEMS", "40"))
-problems, last = bundled_problems(n), ResidualSites(layers=-1)
-responses = decode(model, [p.question for p in problems], max_new_tokens=120, record=last)
-gold = encode(model, [p.solution for p in problems], record=last, last_only=True)
+problems, last = pl.bundled_problems(n), pl.ResidualSites(layers=-1)
+responses = pl.decode(model, [p.question for p in problems], max_new_tokens=120, record=last)
+gold = pl.encode(model, [p.solution for p in problems], record=last, last_only=True)
 answers = [text.residuals["resid_post"][0, 0] for text in gold]
-scores = [nhsic(r.residuals["resid_post"][0], a) for r, a in zip(responses, answers, strict=True)]
-own = [Trajectory.of(r, mi) for r, mi in zip(responses, scores, strict=True)]
+scores = [pl.nhsic(r.residuals["resid_post"][0], a) for r, a in zip(responses, answers, strict=True)]
+own = [pl.Trajectory.of(r, mi) for r, mi in zip(responses, scores, strict=True)]
 peaks = pd.concat([trajectory.peaks() for trajectory in own])
 print(f"{len(peaks)} peaks in {sum(map(len, responses))} steps of {n} responses")
 peaks.show(top=8, position="predicted")
@@ -130,7 +125,7 @@ at_peaks, overall = Counter(peaks["token"]), Counter(token for r in responses fo
 ratio = overall.total() / at_peaks.total()
 lifts = [(token, count * ratio / overall[token]) for token, count in at_peaks.most_common(8)]
 print("on most peaks:", *(f"{token!r} ({count})" for token, count in at_peaks.most_common(3)))
-views.bars(pd.DataFrame(lifts, columns=["token", "lift"]), label="token", value="lift", reference=1)
+pl.views.bars(pd.DataFrame(lifts, columns=["token", "lift"]), label="token", value="lift", reference=1)
 
 # %% [markdown]
 # On this toy the word on most peaks is no thinking word: it is the full stop. But a step's score is that of the
@@ -152,10 +147,10 @@ peaks.show(top=8)
 # %%
 stranger = next(answers[i] for i, p in enumerate(problems) if p.answer != problem.answer)
 mine, response = replace(own[0], problem="own answer"), responses[0]
-wrong = Trajectory.of(response, nhsic(response.residuals["resid_post"][0], stranger))
+wrong = pl.Trajectory.of(response, pl.nhsic(response.residuals["resid_post"][0], stranger))
 kept = int((mine.is_peak & wrong.is_peak).sum())
 print(f"peaks against its own answer: {int(mine.is_peak.sum())}; against the other one too: {kept}")
-views.trajectories([mine, replace(wrong, problem="another problem's answer")])
+pl.views.trajectories([mine, replace(wrong, problem="another problem's answer")])
 
 # %% [markdown]
 # The closer the two lines, the less the score depends on *which* answer it is given.
@@ -172,9 +167,9 @@ def beaten(i: int) -> list[float]:
     """The share of other answers that score lower: at the last stop, other peaks, all steps."""
     others = [a for a, p in zip(answers, problems, strict=True) if p.answer != problems[i].answer][:12]
     steps = responses[i].residuals["resid_post"][0]
-    scores = torch.stack([nhsic(steps, a) for a in [answers[i], *others]])  # [answer, step]
+    scores = torch.stack([pl.nhsic(steps, a) for a in [answers[i], *others]])  # [answer, step]
     lower = (scores[:1] > scores[1:]).double().mean(0)
-    peaks, stop = tukey_peaks(scores.mean(0)), torch.zeros(len(lower), dtype=torch.bool)
+    peaks, stop = pl.tukey_peaks(scores.mean(0)), torch.zeros(len(lower), dtype=torch.bool)
     stop[max(step for step, token in enumerate(responses[i].tokens) if token == ".")] = True
     return [float(lower[where].mean()) for where in (stop, peaks & ~stop, stop | ~stop)]
 
@@ -185,7 +180,7 @@ mean, half = shares.mean(), 1.96 * shares.sem()
 table = pd.DataFrame({"others beaten": mean, "low": mean - half, "high": mean + half})
 print(table.round(2).to_string())
 table = table.reset_index(names="steps")
-views.bars(table, label="steps", value="others beaten", low="low", high="high", reference=0.5)
+pl.views.bars(table, label="steps", value="others beaten", low="low", high="high", reference=0.5)
 
 # %% [markdown]
 # Near 0.5, any answer would have scored as high, and what the score shows is the kind of position. Near 1, it

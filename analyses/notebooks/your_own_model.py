@@ -22,17 +22,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
+import peaklens as pl
 import torch
 
 # %%
-from analyses import views
-from analyses.problems import bundled_problems, load_problems
 from analyses.report import write_report
 from analyses.store import Run
-from analyses.trace import trace
-from analyses.trace.trajectory import Trajectory, trajectories
-from interp import ResidualSites, decode, encode, load_model
-from probes import nhsic
+from analyses.trace.trajectory import trajectories
 
 # %% [markdown]
 # ## Which model?
@@ -50,10 +46,10 @@ from probes import nhsic
 
 # %%
 name = os.environ.get("PEAKLENS_NOTEBOOK_MODEL", "toy-reasoner")
-model, toy = load_model(name), name.startswith("toy-")
+model, toy = pl.load_model(name), name.startswith("toy-")
 way = "chat" if model.tokenizer.chat_template else "raw"
 print(f"{Path(name).name}: {model.cfg.n_layers} layers of width {model.cfg.d_model}, prompts: {way}")
-views.load()
+pl.views.load()
 
 # %% [markdown]
 # What you have is an ordinary TransformerLens bridge; hooks of your own work on it as they always do. `chat` puts a
@@ -73,7 +69,7 @@ rows = [
 keys = ("id", "question", "solution", "answer")
 lines = [json.dumps(dict(zip(keys, (*row, row[-1].split()[-1]), strict=True))) for row in rows]
 Path("my_problems.jsonl").write_text("\n".join(lines), encoding="utf-8")
-mine = load_problems("my_problems.jsonl")
+mine = pl.load_problems("my_problems.jsonl")
 pd.DataFrame(map(asdict, mine))
 
 # %% [markdown]
@@ -81,7 +77,7 @@ pd.DataFrame(map(asdict, mine))
 
 # %%
 n = int(os.environ.get("PEAKLENS_NOTEBOOK_PROBLEMS", "40"))
-problems = bundled_problems(n) if toy else mine
+problems = pl.bundled_problems(n) if toy else mine
 print(f"{len(problems)} problems; the first: {problems[0].question}")
 
 # %% [markdown]
@@ -93,7 +89,7 @@ print(f"{len(problems)} problems; the first: {problems[0].question}")
 
 # %%
 folder = Path("my_runs", Path(name).name)
-run = trace(model, problems, out=folder, max_new_tokens=120, batch_size=8, prompt=way)
+run = pl.trace(model, problems, out=folder, max_new_tokens=120, batch_size=8, prompt=way)
 Run.open(folder)
 
 # %% [markdown]
@@ -138,7 +134,7 @@ traced[0].show()
 traced[0].show("text", layer=[0, -1])
 
 # %%
-views.trajectories(traced[:3], title="The first responses, last layer")
+pl.views.trajectories(traced[:3], title="The first responses, last layer")
 
 # %% [markdown]
 # Scores of different models, or of different widths, are not on one scale: compare shapes and ranks, not heights.
@@ -168,18 +164,18 @@ def cosine(steps: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
 # %%
 problem = problems[0]
 question = [{"role": "user", "content": problem.question}] if way == "chat" else problem.question
-rollout = decode(model, [question], max_new_tokens=120, record=ResidualSites())[0]
-answer = encode(model, [problem.solution], last_only=True)[0].residuals["resid_post"][:, 0]
+rollout = pl.decode(model, [question], max_new_tokens=120, record=pl.ResidualSites())[0]
+answer = pl.encode(model, [problem.solution], last_only=True)[0].residuals["resid_post"][:, 0]
 stream = rollout.residuals["resid_post"]
-scores = {"nHSIC": nhsic(stream, answer), "cosine": cosine(stream, answer)}
-both = [replace(Trajectory.of(rollout, score), measure=key) for key, score in scores.items()]
+scores = {"nHSIC": pl.nhsic(stream, answer), "cosine": cosine(stream, answer)}
+both = [replace(pl.Trajectory.of(rollout, score), measure=key) for key, score in scores.items()]
 
 # %%
 last = torch.stack([one.mi[-1] for one in both])
 marks = torch.stack([one.is_peak[-1] for one in both])
 counts = dict(zip(scores, marks.sum(1).tolist(), strict=True))
 print(f"peaks of the last layer: {counts}; by both: {int(marks.all(0).sum())}")
-views.text(rollout.tokens, last, labels=list(scores), marks=marks, title="Two probes on one response")
+pl.views.text(rollout.tokens, last, labels=list(scores), marks=marks, title="Two probes on one response")
 
 # %% [markdown]
 # Choose the other probe from the list. Steps that stand out by one measure and not by the other stand out because of
@@ -205,7 +201,7 @@ def says(stream: torch.Tensor, readout: Readout, token_id: int) -> torch.Tensor:
 target = model.tokenizer(problem.answer, add_special_tokens=False).input_ids[0]
 when = says(stream, lambda vectors: model.unembed(model.ln_final(vectors)), target)
 title = f"When does the stream say {model.tokenizer.decode([target])!r}?"
-views.heatmap(when, rollout.tokens, label="log-probability (nats)", title=title)
+pl.views.heatmap(when, rollout.tokens, label="log-probability (nats)", title=title)
 
 # %% [markdown]
 # Bright low down: the answer is there long before the last layer. Bright far left: long before it is written. But a
