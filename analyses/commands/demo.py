@@ -114,11 +114,9 @@ class PeakPlaces:
 
 def peak_places(run: Run) -> PeakPlaces:
     """Of the last layer of a trace."""
-    steps = run.table("steps.parquet", ["problem", "sample", "step", "token"])
-    steps = steps.astype({"problem": str, "token": str}).sort_values(["problem", "sample", "step"])
-    # Step t is the position that predicts token t: it has just read token t - 1
-    read = steps.groupby(["problem", "sample"])["token"].shift(1).fillna("")
-    steps["after_digit"] = read.str.strip().str.fullmatch(r"[0-9]")
+    steps = run.table("steps.parquet", ["problem", "sample", "step", "input_token", "token"])
+    steps = steps.astype({"problem": str, "token": str, "input_token": str})
+    steps["after_digit"] = steps["input_token"].str.strip().str.fullmatch(r"[0-9]")
     layer = int(max(run.settings["layers"]))
     scores = run.table("mi.parquet", ["problem", "sample", "step", "is_peak"], where={"layer": layer})
     both = steps.merge(scores.astype({"problem": str}), on=["problem", "sample", "step"])
@@ -136,6 +134,6 @@ def places_sentence(found: PeakPlaces) -> str:
     return (
         f"Why its peaks are full stops: at {found.said} of {found.peaks} peaks of layer {found.layer} `{found.token}` "
         f"comes next, since the model has just read a digit there ({found.after_digit:.0%} of peaks, "
-        f"{found.elsewhere:.0%} of all steps), and the gold solution is scored at its last token, a digit too: nHSIC "
-        "finds the like kind of place, not the answer."
+        f"{found.elsewhere:.0%} of all steps), as the gold solution has at its last token, where its vector is "
+        "taken: nHSIC finds the like kind of place, not the answer."
     )
