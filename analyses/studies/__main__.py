@@ -198,11 +198,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _traced(given: argparse.Namespace) -> Traced:
     """A plain trace of the page's problems, with all that a trace does by default."""
-    n, sampling = given.n, {"max_new_tokens": given.max_new_tokens, "prompt": given.prompt}
+    folder, command = given.out / "trace", _command("trace", given, given.n, {}, {})
+    if given.as_kept and (folder / "run.json").is_file():
+        return Traced(Run.open(folder), command)
     run = trace(
-        given.model, given.problems, given.out / "trace", n=n, batch_size=given.batch_size, report=False, **sampling
-    )
-    return Traced(run, _command("trace", given, n, {}, {}))
+        given.model, given.problems, folder, n=given.n, batch_size=given.batch_size, report=False,
+        max_new_tokens=given.max_new_tokens, prompt=given.prompt,
+    )  # fmt: skip
+    return Traced(run, command)
 
 
 def _write(page: Path, model: str, parts: Sequence[Part], traced: Traced) -> None:

@@ -16,6 +16,7 @@ from browser import Browser, browser  # noqa: F401
 from hostile import HOSTILE as ANY
 
 from analyses.report import report
+from analyses.report.resembling import resemblance_frame
 from analyses.store.run import Run
 from analyses.studies.__main__ import main
 from analyses.studies.base import Study, StudyData, StudyResult
@@ -102,6 +103,12 @@ def test_the_page_of_results_has_commands_figures_and_tables(tmp_path: Path, bro
     assert {file.name for file in (tmp_path / "page").glob("overlap*.csv")} == {
         "overlap.csv", "overlap-measures.csv", "overlap-stability.csv",
     }  # fmt: skip
+    section = text.split("## What peaks resemble")[1].split("\n## ")[0]
+    assert "peaklens trace --n 6 --batch-size 64 --max-new-tokens 24\n" in section
+    resembles = resemblance_frame(Run.open(tmp_path / "runs" / "trace").table("peaks.parquet"))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "page" / "resembles.csv"), resembles, rtol=1e-5)
+    shares = [f"| {row.layer} | {row.peaks} | {row.after_kind:.4g} |" for row in resembles.itertuples()]
+    assert [share for share in shares if share not in section] == []
     # From what the folders keep: nothing is decoded or derived, so that a cell that is gone is not missed.
     picture = (tmp_path / "page" / "overlap.png").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "runs" / "baselines")
