@@ -24,7 +24,8 @@ import torch
 
 from analyses.toys.running import running_values
 
-pl.views.load()
+views = pl.views
+views.load()
 
 # %%
 n = int(os.environ.get("PEAKLENS_NOTEBOOK_PROBLEMS", "40")) * 12
@@ -62,7 +63,7 @@ pd.DataFrame(sweep.jaccard.numpy(), names, names).round(2)
 mi, r2 = pl.nhsic(steps, answers[0]), pl.pearson_r2(steps, answers[0])
 both = pd.DataFrame({"nHSIC": mi.numpy(), "r2": r2.numpy(), "token": tokens})
 print("rank correlation over steps:", round(both["nHSIC"].corr(both["r2"], method="spearman"), 2))
-pl.views.trajectories(
+views.trajectories(
     [
         pl.Trajectory.of(responses[0], mi / mi.max(), [layer], problem="nHSIC, share of its largest"),
         pl.Trajectory.of(responses[0], r2 / r2.max(), [layer], problem="r², share of its largest"),
@@ -140,10 +141,10 @@ table[["most often", "bits", "low", "high", "control_bits", "accuracy", "nHSIC"]
 # %%
 shown = table.rename_axis("steps from the last").reset_index()
 title = "Usable bits of the answer"
-pl.views.lines(shown, x="steps from the last", y="bits", low="low", high="high", reference=0, title=title)
+views.lines(shown, x="steps from the last", y="bits", low="low", high="high", reference=0, title=title)
 
 # %%
-pl.views.lines(shown, x="steps from the last", y="nHSIC", title="Mean nHSIC at the same steps")
+views.lines(shown, x="steps from the last", y="nHSIC", title="Mean nHSIC at the same steps")
 
 # %% [markdown]
 # Where bits rise, something that tells the answer has become readable. Where nHSIC rises and bits do not, the step
@@ -166,7 +167,7 @@ repair = pl.v_information(torch.stack([x for x, _ in kept], dim=1), right)
 around = pd.DataFrame({"steps from Wait": list(window), **repair.to_dict()})
 print(f"{len(kept)} repairs")
 title = "Bits of the right value"
-pl.views.lines(around, x="steps from Wait", y="bits", low="low", high="high", reference=0, title=title)
+views.lines(around, x="steps from Wait", y="bits", low="low", high="high", reference=0, title=title)
 
 # %% [markdown]
 # At -1 the wrong digit is about to be written, at 0 `Wait`, at +1 the right digit. The right value may be readable
@@ -186,7 +187,7 @@ for place, k in enumerate(range(1 - last, 1)):
     rows.append({"from the last": k, "curve": "at most", "error": bound.upper})
     rows.append({"from the last": k, "curve": "at least (plug-in)", "error": bound.lower})
     rows.append({"from the last": k, "curve": "this probe", "error": 1 - float(bits.accuracy[place])})
-pl.views.lines(pd.DataFrame(rows), x="from the last", y="error", by=["curve"], title="Errors of a decoder")
+views.lines(pd.DataFrame(rows), x="from the last", y="error", by=["curve"], title="Errors of a decoder")
 
 # %% [markdown]
 # ## What to conclude

@@ -28,7 +28,8 @@ from IPython.display import display
 # %%
 from analyses.toys.task import read_answer
 
-pl.views.load()
+views, iv = pl.views, pl.interventions
+views.load()
 
 # %% [markdown]
 # ## What does the model do when it is left alone?
@@ -36,7 +37,7 @@ pl.views.load()
 # %%
 model, problem = pl.load_model("toy-reasoner"), pl.bundled_problems(1)[0]
 before = pl.decode(model, [problem.question], max_new_tokens=120, record=pl.ResidualSites())[0]
-words = pl.interventions.thinking_token_ids(model, ["Wait", "Hmm"])
+words = iv.thinking_token_ids(model, ["Wait", "Hmm"])
 ids = [token_id for spellings in words.values() for token_id in spellings]
 print(problem.question, "\ngold answer:", problem.answer, "\nits answer:", read_answer(before.text))
 before.show("entropy", marks=[step for step, token in enumerate(before.tokens) if token in words])
@@ -69,11 +70,11 @@ def write(text: list[int], hooks: list[Any], most: int = 120) -> list[int]:
 # %%
 prompt = model.tokenizer(problem.question).input_ids
 by_hand = write(prompt, [("unembed.hook_out", ban)])
-ready_made = [pl.interventions.SuppressTokens(words)]
+ready_made = [iv.SuppressTokens(words)]
 silent = pl.decode(model, [problem.question], max_new_tokens=120, interventions=ready_made)[0]
 print("the same tokens by hand and ready-made:", by_hand == silent.token_ids.tolist())
 print("its answer now:", read_answer(silent.text))
-pl.views.compare(before, silent, names=("left alone", "suppressed"), title="Without Wait and Hmm")
+views.compare(before, silent, names=("left alone", "suppressed"), title="Without Wait and Hmm")
 
 # %% [markdown]
 # They part where the first of the two words stood. The slip itself was there before: suppression takes away its repair,
@@ -85,10 +86,10 @@ pl.views.compare(before, silent, names=("left alone", "suppressed"), title="With
 
 # %%
 at = before.tokens.index("Wait")
-pl.views.logit_lens(model, before, at - 1, title="The digit that is taken back, by layer")
+views.logit_lens(model, before, at - 1, title="The digit that is taken back, by layer")
 
 # %%
-pl.views.logit_lens(model, before, at, title="The Wait, by layer")
+views.logit_lens(model, before, at, title="The Wait, by layer")
 
 # %% [markdown]
 # The last layer is on top and the emitted token is outlined. If a lower layer of the first table favours the digit that
@@ -97,7 +98,7 @@ pl.views.logit_lens(model, before, at, title="The Wait, by layer")
 # ## Where does the model look after `Wait`?
 
 # %%
-heads = pl.views.attention(model, before, layer=0, steps=[at + 1], window=7, title="Layer 0 up to the Wait")
+heads = views.attention(model, before, layer=0, steps=[at + 1], window=7, title="Layer 0 up to the Wait")
 looks = heads.to_frame().query("input_token == 'Wait'").sort_values("attention", ascending=False)
 for head, to in looks.groupby("head"):
     first = to.iloc[0]
@@ -142,11 +143,11 @@ while text[-1] != model.tokenizer.eos_token_id:
 print(f"{len(recycled)} positions run again")
 
 # %%
-recycle = pl.interventions.RecycleRepresentation(layer, words)
+recycle = iv.RecycleRepresentation(layer, words)
 again = pl.decode(model, [problem.question], max_new_tokens=120, interventions=[recycle])[0]
 print("the same tokens by hand and ready-made:", text[len(prompt) :] == again.token_ids.tolist())
 print("its answer now:", read_answer(again.text))
-pl.views.compare(before, again, names=("left alone", "recycled"), title=f"RR in block {layer}")
+views.compare(before, again, names=("left alone", "recycled"), title=f"RR in block {layer}")
 
 # %% [markdown]
 # The word that triggers recycling may itself change, since the token is chosen from the second pass. Try other layers:
@@ -168,12 +169,12 @@ while len(text) < start + budget:
     text.append(wait if choice == end and room else choice)
 
 # %%
-longer = pl.interventions.ContinueThinking("Wait", budget=budget, final_prompt="")
+longer = iv.ContinueThinking("Wait", budget=budget, final_prompt="")
 short = pl.decode(model, [hard.question], max_new_tokens=budget)[0]
 long = pl.decode(model, [hard.question], max_new_tokens=budget, interventions=[longer])[0]
 print("the same tokens by hand and ready-made:", text[start:] == long.token_ids.tolist())
 print("gold:", hard.answer, " alone:", read_answer(short.text), " going on:", read_answer(long.text))
-pl.views.compare(short, long, names=("left alone", "thinking on"), title="Wait in place of the end")
+views.compare(short, long, names=("left alone", "thinking on"), title="Wait in place of the end")
 
 # %% [markdown]
 # `final_prompt` is the text that asks for the answer when the budget is spent; the toy needs none.
@@ -197,13 +198,11 @@ def right(interventions: list[pl.Intervention]) -> list[bool]:
 # %%
 conditions: dict[str, list[pl.Intervention]] = {
     "left alone": [],
-    "Wait, Hmm suppressed": [pl.interventions.SuppressTokens(words)],
-    "Okay, So suppressed": [
-        pl.interventions.SuppressTokens(pl.interventions.thinking_token_ids(model, ["Okay", "So"]))
-    ],
+    "Wait, Hmm suppressed": [iv.SuppressTokens(words)],
+    "Okay, So suppressed": [iv.SuppressTokens(iv.thinking_token_ids(model, ["Okay", "So"]))],
     "RR in block 1": [recycle],
     "Wait at the end": [longer],
-    "start at the end": [pl.interventions.ContinueThinking("start", budget=budget, final_prompt="")],
+    "start at the end": [iv.ContinueThinking("start", budget=budget, final_prompt="")],
 }
 results = pd.DataFrame({name: right(how) for name, how in conditions.items()})
 
@@ -212,7 +211,7 @@ table = results.mean().rename("accuracy").rename_axis("condition").reset_index()
 intervals = [pl.stats.wilson(int(count), n) for count in results.sum()]
 table["low"], table["high"] = [i.low for i in intervals], [i.high for i in intervals]
 print(table.round(2).to_string(index=False))
-pl.views.bars(table, label="condition", value="accuracy", low="low", high="high", title=f"{n} problems")
+views.bars(table, label="condition", value="accuracy", low="low", high="high", title=f"{n} problems")
 
 # %% [markdown]
 # Two of the conditions are controls: words that have substitutes, and a neutral word at the end, which also buys a
@@ -252,12 +251,12 @@ shift = redo + 6 - slip
 wrong, fixed = (int(before.token_ids[t]) for t in (slip, slip + shift))
 print(*operation, before.tokens[slip], "  and after Hmm:", *operation, before.tokens[slip + shift])
 steps = {t: t + shift for t in range(max(0, slip - 6), slip + 1)}
-metric = pl.interventions.logit_difference(fixed, wrong)
-effects = pl.interventions.patch_sweep(model, before, before, metric, at=slip, steps=steps)
+metric = iv.logit_difference(fixed, wrong)
+effects = iv.patch_sweep(model, before, before, metric, at=slip, steps=steps)
 
 # %%
 print(f"before patching the slip is ahead by {-effects['baseline'][0]:.1f} logits")
-pl.views.sweep(effects, title="The right run patched into the slip", label="gain of the right digit")
+views.sweep(effects, title="The right run patched into the slip", label="gain of the right digit")
 
 # %% [markdown]
 # A gain larger than what the slip is ahead by turns the slip into the right digit. In the top row only the last column

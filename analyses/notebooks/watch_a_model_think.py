@@ -25,7 +25,8 @@ import pandas as pd
 import peaklens as pl
 import torch
 
-pl.views.load()
+views = pl.views
+views.load()
 
 # %% [markdown]
 # ## What does the model write?
@@ -53,7 +54,7 @@ print("layers, steps, width:", tuple(stream.shape))
 with torch.no_grad():
     chosen = model.unembed(model.ln_final(stream[-1])).argmax(-1)
 print("what the last layer says is the response:", torch.equal(chosen, rollout.token_ids))
-pl.views.heatmap(stream.norm(dim=-1), rollout.tokens, label="length of the vector")
+views.heatmap(stream.norm(dim=-1), rollout.tokens, label="length of the vector")
 
 # %% [markdown]
 # One column is one step, one row one layer; hover to see the token. If the second line above says `True`, then the last
@@ -125,7 +126,7 @@ at_peaks, overall = Counter(peaks["token"]), Counter(token for r in responses fo
 ratio = overall.total() / at_peaks.total()
 lifts = [(token, count * ratio / overall[token]) for token, count in at_peaks.most_common(8)]
 print("on most peaks:", *(f"{token!r} ({count})" for token, count in at_peaks.most_common(3)))
-pl.views.bars(pd.DataFrame(lifts, columns=["token", "lift"]), label="token", value="lift", reference=1)
+views.bars(pd.DataFrame(lifts, columns=["token", "lift"]), label="token", value="lift", reference=1)
 
 # %% [markdown]
 # On this toy the word on most peaks is no thinking word: it is the full stop. But a step's score is that of the
@@ -150,7 +151,7 @@ mine, response = replace(own[0], problem="own answer"), responses[0]
 wrong = pl.Trajectory.of(response, pl.nhsic(response.residuals["resid_post"][0], stranger))
 kept = int((mine.is_peak & wrong.is_peak).sum())
 print(f"peaks against its own answer: {int(mine.is_peak.sum())}; against the other one too: {kept}")
-pl.views.trajectories([mine, replace(wrong, problem="another problem's answer")])
+views.trajectories([mine, replace(wrong, problem="another problem's answer")])
 
 # %% [markdown]
 # The closer the two lines, the less the score depends on *which* answer it is given.
@@ -180,7 +181,7 @@ mean, half = shares.mean(), 1.96 * shares.sem()
 table = pd.DataFrame({"others beaten": mean, "low": mean - half, "high": mean + half})
 print(table.round(2).to_string())
 table = table.reset_index(names="steps")
-pl.views.bars(table, label="steps", value="others beaten", low="low", high="high", reference=0.5)
+views.bars(table, label="steps", value="others beaten", low="low", high="high", reference=0.5)
 
 # %% [markdown]
 # Near 0.5, any answer would have scored as high, and what the score shows is the kind of position. Near 1, it

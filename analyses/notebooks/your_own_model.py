@@ -49,7 +49,8 @@ name = os.environ.get("PEAKLENS_NOTEBOOK_MODEL", "toy-reasoner")
 model, toy = pl.load_model(name), name.startswith("toy-")
 way = "chat" if model.tokenizer.chat_template else "raw"
 print(f"{Path(name).name}: {model.cfg.n_layers} layers of width {model.cfg.d_model}, prompts: {way}")
-pl.views.load()
+views = pl.views
+views.load()
 
 # %% [markdown]
 # What you have is an ordinary TransformerLens bridge; hooks of your own work on it as they always do. `chat` puts a
@@ -134,7 +135,7 @@ traced[0].show()
 traced[0].show("text", layer=[0, -1])
 
 # %%
-pl.views.trajectories(traced[:3], title="The first responses, last layer")
+views.trajectories(traced[:3], title="The first responses, last layer")
 
 # %% [markdown]
 # Scores of different models, or of different widths, are not on one scale: compare shapes and ranks, not heights.
@@ -175,7 +176,7 @@ last = torch.stack([one.mi[-1] for one in both])
 marks = torch.stack([one.is_peak[-1] for one in both])
 counts = dict(zip(scores, marks.sum(1).tolist(), strict=True))
 print(f"peaks of the last layer: {counts}; by both: {int(marks.all(0).sum())}")
-pl.views.text(rollout.tokens, last, labels=list(scores), marks=marks, title="Two probes on one response")
+views.text(rollout.tokens, last, labels=list(scores), marks=marks, title="Two probes on one response")
 
 # %% [markdown]
 # Choose the other probe from the list. Steps that stand out by one measure and not by the other stand out because of
@@ -201,7 +202,7 @@ def says(stream: torch.Tensor, readout: Readout, token_id: int) -> torch.Tensor:
 target = model.tokenizer(problem.answer, add_special_tokens=False).input_ids[0]
 when = says(stream, lambda vectors: model.unembed(model.ln_final(vectors)), target)
 title = f"When does the stream say {model.tokenizer.decode([target])!r}?"
-pl.views.heatmap(when, rollout.tokens, label="log-probability (nats)", title=title)
+views.heatmap(when, rollout.tokens, label="log-probability (nats)", title=title)
 
 # %% [markdown]
 # Bright low down: the answer is there long before the last layer. Bright far left: long before it is written. But a

@@ -26,7 +26,8 @@ Measures of one response
     nhsic, nhsic_dense, bandwidth_sweep, BandwidthSweep, median_distance, pearson_r2, cosine, cka, kernel_cka,
     linear_cka, SCORES
     tukey_peaks, top_k_peaks, peak_statistics, PeakStatistics, thinking_tokens, ThinkingToken
-    null_test, NullTest, null_scores, random_answers, nulls_needed, holm_over_layers, settling_depth, Depth
+    excess, Excess, null_test, NullTest, null_scores, random_answers, nulls_needed, holm_over_layers
+    settling_depth, Depth
 
 Measures across problems
     v_information, VInformation, gaussian_mi, ksg_mi, discrete_mi, entropy_bits, reduce_dimensions, Information
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
         BandwidthSweep,
         Depth,
         ErrorBounds,
+        Excess,
         Information,
         NullTest,
         PeakStatistics,
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
         discrete_mi,
         entropy_bits,
         error_bounds,
+        excess,
         gaussian_mi,
         holm_over_layers,
         kernel_cka,
@@ -132,6 +135,7 @@ __all__ = [
     "Depth",
     "Encoding",
     "ErrorBounds",
+    "Excess",
     "Information",
     "InputError",
     "Intervention",
@@ -165,6 +169,7 @@ __all__ = [
     "encode",
     "entropy_bits",
     "error_bounds",
+    "excess",
     "gaussian_mi",
     "grading",
     "holm_over_layers",

@@ -47,7 +47,7 @@ def test_what_a_notebook_shows_is_small(tmp_path: Path) -> None:
 
 
 def test_a_trajectory_reads_a_run_as_its_tables_have_it(tmp_path: Path) -> None:
-    run = trace(toy(), n=2, out=tmp_path / "run", max_new_tokens=30, tau=1.0)
+    run = trace(toy(), n=2, out=tmp_path / "run", max_new_tokens=30, tau=1.0, excess=0)
     table = run.mi
     listed = list(trajectories(run))
     frame = pandas.concat([one.to_frame() for one in listed], ignore_index=True)
