@@ -222,7 +222,7 @@ class Trajectory:
         return replace(self, mi=self.mi[rows], is_peak=self.is_peak[rows], layers=[self.layers[row] for row in rows])
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a (layer, step): columns of the run's mi.parquet without the excess; the score is `nhsic` and `mi`."""
+        """One row a (layer, step), with the columns of mi.parquet but the excess; the score is `nhsic` and `mi`."""
         import numpy as np
         import pandas as pd
 
