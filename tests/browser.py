@@ -1,4 +1,4 @@
-"""Pages in a real browser, without a network: what they print, ask for, say and look like.
+"""Pages in a real browser, without a network: what they print, ask for and say.
 
 `Browser.rendered` opens a page in Chromium and hands back what came of it. One browser serves the whole session, each
 page has a context of its own. Chromium is what ``PEAKLENS_BROWSER`` names, or what is found; tests that use the
@@ -25,14 +25,13 @@ from analyses.views.pictures import FLAGS, NAMES
 
 @dataclass
 class Rendered:
-    """What came of a page: what it printed as errors, what it asked for, its text, its document, its picture."""
+    """What came of a page: what it printed as errors, what it asked for, its text, its document."""
 
     console_errors: list[str] = field(default_factory=list)
     page_errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     text: str = ""
     dom: str = ""
-    screenshot: bytes = b""
     result: Any = None
 
     def check(self) -> Rendered:
@@ -90,7 +89,7 @@ class Browser:
             dark: whether the reader prefers dark pages.
             script: False turns JavaScript off.
             patience: seconds to wait for figures to be drawn.
-            actions: called with Playwright's page before text and picture are taken; what it returns is `result`.
+            actions: called with Playwright's page before its text is taken; what it returns is `result`.
         """
         return self._thread.submit(self._rendered, page, width, height, dark, script, patience, actions).result()
 
@@ -140,15 +139,15 @@ class Browser:
             if script:
                 with contextlib.suppress(TimeoutError):
                     tab.wait_for_function(_DRAWN, timeout=1000 * patience)
-                tab.wait_for_timeout(250)
+                tab.evaluate(_PAINTED)
             if actions is not None:
                 out.result = actions(tab)
-                tab.wait_for_timeout(150)
+            if script:
+                tab.evaluate(_PAINTED)
             if script:
                 out.text, out.dom = tab.evaluate(_READ)
             else:
                 out.text, out.dom = tab.inner_text("body"), tab.content()
-            out.screenshot = tab.screenshot(full_page=True)
             return out
         finally:
             context.close()
@@ -157,6 +156,10 @@ class Browser:
 # Every figure whose library is there stands in place of its static form (a page without figures is ready at once).
 _DRAWN = """() => [...document.querySelectorAll(".pl-view")].every(
   (view) => !view.dataset.drawn || view.querySelector(".pl-static").hidden)"""
+
+# What was to be drawn at the next frame is drawn, and what that asked for has been said.
+_PAINTED = """() => new Promise((done) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30))))"""
 
 # Text as it is shown, that of bokeh's shadow trees included.
 _READ = """() => {

@@ -40,7 +40,6 @@ def test_every_view_is_drawn_offline_and_hostile_text_is_inert(browser: Browser,
     file.write_text(page(NASTY, list(made.values())), encoding="utf-8")
     seen = browser.rendered(file, width=width, actions=lambda tab: [tab.evaluate(s) for s in (PWNED, LIVE, OVERFLOW)])
     seen.check()
-    (tmp_path / "all.png").write_bytes(seen.screenshot)  # to look at, with --basetemp
     assert seen.result == ["inert", [bool(view.needs) for view in made.values()], 0]
     text = re.sub(r"\s+", " ", seen.text)
     for name, view in made.items():
@@ -224,7 +223,6 @@ def test_undefined_values_never_blank_a_figure(browser: Browser, tmp_path: Path)
         views.heatmap([[2.0, 2.0]], tokens=["a", "b"]),
     ]  # fmt: skip
     seen = browser.rendered(page("undefined", made), actions=lambda tab: tab.evaluate(LIVE)).check()
-    (tmp_path / "undefined.png").write_bytes(seen.screenshot)
     assert seen.result == [True] * len(made)
     assert "No finite values" in seen.text
     assert "no finite values" in made[1].alt
