@@ -98,7 +98,7 @@ views.logit_lens(model, before, at, title="The Wait, by layer")
 # ## Where does the model look after `Wait`?
 
 # %%
-heads = views.attention(model, before, layer=0, steps=[at + 1], window=7, title="Layer 0 up to the Wait")
+heads = views.attention(model, before, 0, steps=[at + 1], window=7, title="Layer 0 up to the Wait")
 looks = heads.to_frame().query("input_token == 'Wait'").sort_values("attention", ascending=False)
 for head, to in looks.groupby("head"):
     first = to.iloc[0]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas
 
+from analyses.views.wording import several
 from interp.display import table
 from interp.errors import InputError
 
@@ -78,8 +79,8 @@ class PeakTable(_Shown):
         self._need([name])
         counts = pandas.DataFrame(self[name].value_counts(sort=False).rename_axis(name).reset_index(name="peaks"))
         counts = counts.sort_values("peaks", ascending=False, kind="stable", ignore_index=True)
-        what = "Tokens that {} peaks have read" if name == "input_token" else "Tokens that {} peaks predict"
-        return bars(counts.head(top), label=name, value="peaks", title=what.format(len(self)))
+        title = f"Tokens {'read' if name == 'input_token' else 'predicted'} at {several(len(self), 'peak')}"
+        return bars(counts.head(top), label=name, value="peaks", title=title)
 
 
 class SweepTable(_Shown):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import nbformat
 import pytest
 from browser import Browser, browser  # noqa: F401
+from playwright.sync_api import TimeoutError
 
 from analyses.notebooks import build as builder
 from analyses.notebooks.__main__ import main
@@ -181,7 +183,10 @@ def test_a_page_holds_each_library_once(built: Path, name: str) -> None:
 
 
 EXPECTED = {
-    NAMES[0]: ("Watch a model think", "nHSIC is a similarity of coordinates, not bits.", "Tokens at", "others beaten"),
+    NAMES[0]: (
+        "Watch a model think", "nHSIC is a similarity of coordinates, not bits.", "Tokens predicted at",
+        "Tokens read at", "others beaten",
+    ),
     NAMES[1]: (
         "Touch a thinking step",
         "they part here",
@@ -192,7 +197,7 @@ EXPECTED = {
     ),
     NAMES[2]: ("Is it information?", "right answers of others", "Usable bits of the answer", "Bits of the right value"),
     NAMES[3]: ("Your own model", "toy-reasoner: 3 layers of width 128", "Two probes on one response", "my_report.html"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.browser
@@ -228,17 +233,19 @@ def _phone_then_desk(tab: Any) -> list[dict[str, Any]]:
     return [phone, _drawn(tab)]
 
 
+_LIVE = """[...document.querySelectorAll(".pl-live")].filter((e) =>
+  !e.hidden && e.getBoundingClientRect().height > 40).length"""
+_VIEWS = """document.querySelectorAll(".pl-view script[type='application/json']").length"""
+_OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
+
+
 def _drawn(tab: Any) -> dict[str, Any]:
-    tab.wait_for_timeout(1500)
-    return tab.evaluate(
-        """() => ({
-            views: document.querySelectorAll(".pl-view script[type='application/json']").length,
-            drawn: [...document.querySelectorAll(".pl-live")].filter((e) =>
-                !e.hidden && e.getBoundingClientRect().height > 40).length,
-            overflow: document.documentElement.scrollWidth - window.innerWidth,
-            paper: getComputedStyle(document.body).backgroundColor,
-        })"""
-    )
+    """What the page looks like once it is laid out; if it never is, what it looks like after five seconds."""
+    with contextlib.suppress(TimeoutError):
+        tab.wait_for_function(f"() => {_LIVE} === {_VIEWS} && {_OVERFLOW} <= 0", timeout=5000)
+    tab.wait_for_timeout(200)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    return tab.evaluate(f"() => ({{views: {_VIEWS}, drawn: {_LIVE}, overflow: {_OVERFLOW}, paper: {paper}}})")
 
 
 # The builder
