@@ -34,7 +34,7 @@ def test_several_runs_are_compared(toy: Run, tmp_path: Path, browser: Browser) -
             "rows": rows_of(tab, ".rp-comparison"),
             "titles": tab.locator("h2").all_inner_texts(),
             "layers": second.locator(".rp-layer option").all_inner_texts(),
-            "spans": [box.locator(".colored-tokens > span").count() for box in tab.locator(".rp-explorer").all()],
+            "spans": [box.locator(".rp-t").count() for box in tab.locator(".rp-explorer").all()],
         }
 
     got = browser.rendered(report([toy, other]), width=1400, actions=read).check().result
