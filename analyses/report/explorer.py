@@ -26,6 +26,9 @@ from interp.token_text import gap_between, with_parts_shown
 
 __all__ = ["explorer", "left_out", "response_data"]
 
+_SCALES = [
+    ("layer", "up to each layer's line of peaks"), ("value", "by value"), ("rank", "by rank within each layer"),
+]  # fmt: skip
 _LONGEST = 200  # characters of a token that are shown in the text
 
 
@@ -40,7 +43,7 @@ def _bar(one: Digest, run: int) -> str:
     chosen = next(k for k, row in enumerate(rows) if _is_opening(one, row))
     layers = options([(layer, f"layer {layer}") for layer in one.layers], one.opening.layer)
     return (
-        f'<div class="rp-pickers rp-controls" id="r{run}-bar" role="group" aria-label="Choose response, layer and step" '
+        f'<div class="rp-pickers rp-controls" id="r{run}-bar" role="group" aria-label="Response, layer and step" '
         f'hidden><span class="rp-grow rp-which"><button type="button" class="rp-before" aria-label="Previous response"'
         f'>‹</button><select class="rp-pick" aria-label="Response">{options(entries, chosen)}</select>'
         '<button type="button" class="rp-after" aria-label="Next response">›</button></span>'
@@ -55,8 +58,8 @@ def _screen(one: Digest, run: int, level: int) -> str:
     keys = f'tabindex="0" role="group" aria-describedby="r{run}-keys"'
     return (
         f'<section class="rp-explorer" id="r{run}-explorer" data-run="{run}" aria-labelledby="r{run}-one" hidden>'
-        f'<h{level} class="rp-name" id="r{run}-one">One response</h{level}>'
-        f'<p class="rp-why">{escaped(one.opening.why)}</p>'
+        f'<div class="rp-head"><h{level} class="rp-name" id="r{run}-one">One response</h{level}> '
+        f'<p class="rp-why">{escaped(one.opening.why)}</p></div>'
         '<div class="rp-screen">'
         f'<div class="rp-text" {keys} aria-label="The response, coloured by nHSIC"></div>'
         f'<div class="rp-side"><div class="rp-cell"></div><output class="rp-at" aria-live="polite"></output>'
@@ -64,11 +67,12 @@ def _screen(one: Digest, run: int, level: int) -> str:
         f'<figure class="rp-figure" aria-labelledby="r{run}-curves-alt">'
         f'<div class="rp-paper" {keys} aria-label="nHSIC by step: one layer above, all layers below">'
         f'<div class="rp-plot" id="r{run}-curves"></div></div></figure></div>'
-        f'<p class="rp-hint pl-soft" id="r{run}-keys">Click or tap a token or a cell. Arrow keys: left and right choose '
-        "the step, with Shift the next peak, up and down the layer (after a click or Tab into text or figure).</p>"
+        f'<p class="rp-hint pl-soft" id="r{run}-keys">Click or tap a token or a cell. Arrow keys: left and right '
+        "choose the step, with Shift the next peak, up and down the layer (after a click or Tab into text or figure)."
+        "</p>"
         f'<p class="pl-alt" id="r{run}-curves-alt"></p>'
-        '<div class="rp-controls"><label>Colours of the heatmap <select class="rp-scale"><option value="layer">up to'
-        ' the line that peaks of each layer exceed</option><option value="value">by value</option><option value="rank">by rank within each layer</option></select></label></div>'
+        f'<div class="rp-controls"><label>Colours of the heatmap <select class="rp-scale">{options(_SCALES, "layer")}'
+        "</select></label></div>"
         '<div class="rp-peaks"></div></section>'
         "<noscript><p>Curves and texts need JavaScript, which is off; the tables do not.</p></noscript>"
     )

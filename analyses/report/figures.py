@@ -2,8 +2,8 @@
 
 A figure of every response would take far more room than the numbers do. The script finds the models by the names given
 here: ``line``, ``peaks``, ``limit``, ``cells``, ``dots``, ``undefined``, ``row``, ``colours``, ``steps``, ``height``,
-``curve`` and ``map`` in the curves, ``groups``, ``medians``, ``height`` and ``figure`` in the comparison. Text of models
-and files comes into columns alone, which tooltips escape.
+``curve`` and ``map`` in the curves, ``groups``, ``medians``, ``height`` and ``figure`` in the comparison. Text of
+models and files comes into columns alone, which tooltips escape.
 
 Colours are those of a light page; what a dark one needs stands in tags, "property|light|dark" (:func:`_themed`), by
 which the script paints.

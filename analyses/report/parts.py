@@ -182,9 +182,7 @@ def response_rows(one: Digest, places: Mapping[tuple[str, int], int]) -> str:
             for key in ("n_steps", "n_peaks", "ratio", "interval_mean", "mean_mi", "sum_mi")
             for value in [float("nan") if pd.isna(row[key]) else float(row[key])]
         )
-        body.append(
-            f'<tr data-row="{number}"><th scope="row">{name}</th><td>{verdict(status)}</td>{numbers}</tr>'
-        )
+        body.append(f'<tr data-row="{number}"><th scope="row">{name}</th><td>{verdict(status)}</td>{numbers}</tr>')
     more = small(f"The first {_ROWS} of {len(rows)} responses.") if len(rows) > _ROWS else ""
     caption = f'Responses, peaks of <span class="rp-of-layer">layer {one.opening.layer}</span>'
     table = data_table(caption, heads, body, label="Responses", kind="rp-sort rp-responses")

@@ -24,8 +24,9 @@ _START = r"""
   // One after the other, so that the page can be read while it is drawn.
   all(document, ".rp-explorer").forEach(function (box, k) {
     window.setTimeout(function () {
-      follow(box.parentElement);
+      var draw = follow(box.parentElement);
       explore(box);
+      draw();
     }, 20 * k);
   });
 """

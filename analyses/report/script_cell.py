@@ -6,7 +6,8 @@ __all__ = ["CELL"]
 
 CELL = r"""
   function percent(share) {
-    return share >= 0.9995 ? "100 %" : share < 0.0005 ? "< 0.1 %" : (100 * share).toFixed(share < 0.0995 ? 1 : 0) + " %";
+    if (share >= 0.9995) return "100 %";
+    return share < 0.0005 ? "< 0.1 %" : (100 * share).toFixed(share < 0.0995 ? 1 : 0) + " %";
   }
   function cell(place, template, response, row, step) {
     var scores = response.rows[row], value = scores ? scores.values[step] : NaN, layer = template.layers[row];
@@ -18,7 +19,8 @@ CELL = r"""
       facts.appendChild(pair);
     }
     place.textContent = "";
-    var head = make("p", "Step " + step + " of 0 to " + (response.tokens.length - 1) + ", layer " + layer, "rp-stepped");
+    var last = response.tokens.length - 1, head = make("p", "Step " + step + " of 0 to " + last + ", layer " + layer);
+    head.className = "rp-stepped";
     if (scores && scores.isPeak[step]) head.append(" ", make("strong", "peak", "rp-flag"));
     place.appendChild(head);
     where.append("after ", make("code", response.inputs[step], "pl-code"), ", before ",
@@ -29,9 +31,9 @@ CELL = r"""
       "(line at " + Number(limit.toPrecision(3)) + ")");
     if (response.logprob) {
       var logprob = response.logprob[step], entropy = response.entropy[step];
+      fact("entropy", entropy === null ? "undefined" : entropy.toFixed(3) + " nats");
       fact("log-probability", logprob === null ? "undefined" : logprob.toFixed(3) + " nats",
         logprob === null ? "" : "(" + percent(Math.exp(logprob)) + ")");
-      fact("entropy", entropy === null ? "undefined" : entropy.toFixed(3) + " nats");
     } else fact("log-probability, entropy", "not kept by this run");
     place.appendChild(facts);
     place.appendChild(lens(template, response, layer, step));

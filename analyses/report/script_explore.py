@@ -71,7 +71,8 @@ EXPLORE = r"""
       var how = scale.value;
       var dots = {x: [], y: []}, holes = {x: [], y: []}, low = Infinity, high = -Infinity;
       response.rows.forEach(function (scores, y) {
-        var shades = scores && (how === "rank" ? ranks(scores.values) : how === "layer" ? shares(scores) : scores.values);
+        var shades = scores && (
+          how === "layer" ? shares(scores) : how === "rank" ? ranks(scores.values) : scores.values);
         for (var t = 0; t < steps; t++) {
           var at = y * steps + t, value = scores ? scores.values[t] : NaN;
           image[at] = scores ? shades[t] : NaN;
@@ -89,7 +90,8 @@ EXPLORE = r"""
       if (how !== "value") { low = 0; high = 1; }
       if (!(low < high)) { low = isFinite(low) ? low - 0.5 : 0; high = low + 1; }
       models("colours").setv({low: low, high: high});
-      models("bar").major_label_overrides = new Map(how === "value" ? [] : [[0, "low"], [1, how === "rank" ? "high" : "peak"]]);
+      var ends = {layer: [[0, "low"], [1, "peak"]], rank: [[0, "low"], [1, "high"]], value: []};
+      models("bar").major_label_overrides = new Map(ends[how]);
       models("cells").data = {
         image: [new ImageArray(image, [count, steps])], x: [-0.5], y: [-0.5], dw: [steps], dh: [count],
         layer: [layer], step: [step], input: [input], token: [token], value: [raw], peak: [peak]
@@ -128,9 +130,10 @@ EXPLORE = r"""
         if (finite.length < scores.values.length)
           text += several(scores.values.length - finite.length, "step") + " without a score, hatched below. ";
         text += "Below: all layers, dots are peaks; the frame is " + name + ", the upright line the step chosen. " +
-          "Colours go from " + {layer: "the lowest score of each layer to the line that its peaks exceed, in the text too",
-          value: "the lowest to the highest score", rank: "the lowest to the highest rank within each layer"}[scale.value] +
-          ".";
+          "Colours go from " + {
+            layer: "the lowest score of each layer to the line that its peaks exceed, in the text too",
+            value: "the lowest to the highest score", rank: "the lowest to the highest rank within each layer"
+          }[scale.value] + ".";
       }
       document.getElementById("r" + run + "-curves-alt").textContent = text;
     }
@@ -222,8 +225,8 @@ EXPLORE = r"""
       var parts = {response: response.name, layer: layers[row], step: slider.value};
       if (run) parts.run = run;
       latest = run;
-      var hash = Object.keys(parts).map(function (key) { return key + "=" + encodeURIComponent(parts[key]); }).join("&");
-      try { window.history.replaceState(null, "", "#" + hash); } catch (error) {
+      var hash = Object.keys(parts).map(function (key) { return key + "=" + encodeURIComponent(parts[key]); });
+      try { window.history.replaceState(null, "", "#" + hash.join("&")); } catch (error) {
         console.info("peaklens: this page has no address of its own:", error.message);
       }
     }
@@ -242,7 +245,8 @@ EXPLORE = r"""
     }
     function keyed(event) {
       var by = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
-      var at = event.target, inside = box.contains(at) || bar.contains(at), free = at === document.body && latest === run;
+      var at = event.target, inside = box.contains(at) || bar.contains(at);
+      var free = at === document.body && latest === run;
       if (!by || event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey) return;
       // Lists and sliders have arrow keys of their own; up and down scroll the page where nothing is chosen.
       if (!(inside || free) || /^(SELECT|INPUT)$/.test(at.tagName) || (by[1] && free)) return;
@@ -289,10 +293,15 @@ EXPLORE = r"""
       cursors = Array.from(root.document._all_models.values()).filter(function (model) {
         return model.tags && model.tags.indexOf("cursor") >= 0;
       });
-      if (box.clientWidth < 560) {  // a phone: all of it in one screen
-        get("curve").height = 110;
-        get("map").height = Math.min(get("map").height, 150);
+      var full = [get("curve").height, get("map").height];
+      function fitted() {  // on a phone all of it in one screen
+        var narrow = window.innerWidth < 560;
+        get("curve").height = narrow ? 110 : full[0];
+        get("map").height = narrow ? Math.min(full[1], 140) : full[1];
+        get("map").below[0].axis_label = narrow ? null : "step";
       }
+      fitted();
+      window.addEventListener("resize", fitted);
       heatmap();
       line();
       stepTo(Number(slider.value));

@@ -1,4 +1,4 @@
-"""What follows the layer of the page beside its first screen: tables by layer, the list of responses, the comparison."""
+"""What follows the layer of the page below its first screen: tables by layer, list of responses, comparison."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ LAYERS = r"""
     if (!isFinite(value)) return "–";
     return String(Number(value.toPrecision(digits))).replace(/\B(?=(\d{3})+$)/g, "\u202f");
   }
+  // Lets a section follow its layer; what comes back draws its comparison.
   function follow(section) {
     var known = numbers(section), table = one(section, ".rp-responses"), box = one(section, ".rp-groups");
     var columns = ["n_steps", "n_peaks", "ratio", "interval_mean", "mean_mi", "sum_mi"];
-    var update = box ? compare(box, known) : function () {};
+    var comparison = box ? compare(box, known) : null;
     section.addEventListener("peaklens-layer", function (event) {
       var layer = event.detail, taken = known.take(layer);
       all(section, ".rp-by-layer").forEach(function (part) { part.hidden = Number(part.dataset.layer) !== layer; });
       all(section, ".rp-statistics tbody tr, .rp-resembles tbody tr, .rp-nulls tbody tr").forEach(function (line) {
         line.classList.toggle("rp-chosen", line.children[0].textContent === String(layer));
       });
-      update(layer, taken);
+      if (comparison) comparison.show(layer, taken);
       one(table, ".rp-of-layer").textContent = nearest(layer, taken);
       all(table, "tbody tr").forEach(function (line) {
         columns.forEach(function (name, k) {
@@ -51,6 +52,7 @@ LAYERS = r"""
         });
       });
     });
+    return comparison ? comparison.draw : function () {};
   }
 
   // Right against wrong
@@ -86,7 +88,9 @@ LAYERS = r"""
     }
     measure.addEventListener("change", show);
     box.hidden = false;
-    embed(data.item, one(box, ".rp-plot"), function (get) { models = get; show(); });
-    return function (chosen, kept) { layer = chosen; taken = kept; show(); };
+    return {
+      draw: function () { embed(data.item, one(box, ".rp-plot"), function (get) { models = get; show(); }); },
+      show: function (chosen, kept) { layer = chosen; taken = kept; show(); }
+    };
   }
 """

@@ -11,6 +11,7 @@ import pytest
 from browser import Browser, browser  # noqa: F401  (a fixture)
 from report_pages import FRAME, model, ready, rows_of, shown
 
+from analyses.report.opening import opening
 from analyses.store import Run
 
 
@@ -154,6 +155,12 @@ def test_keyboard_chooses_responses_and_layers_and_figures_follow(toy: Run, page
 
     def drive(tab: Any) -> None:
         ready(tab)
+        first = opening(toy.peaks)
+        check(tab, first.problem, first.layer)
+        assert tab.inner_text(".rp-why") == first.why
+        tab.focus(".rp-pick")
+        tab.keyboard.press("Home")
+        tab.wait_for_timeout(200)
         check(tab, problems[0], 2)
         assert tab.is_disabled(".rp-before")
         tab.focus(".rp-pick")
@@ -186,8 +193,8 @@ def test_keyboard_chooses_responses_and_layers_and_figures_follow(toy: Run, page
 
 @pytest.mark.browser
 def test_a_step_is_chosen_by_keyboard_tap_or_token(toy: Run, page: Path, browser: Browser) -> None:  # noqa: F811
-    mi = toy.mi
-    part = mi[(mi["problem"] == mi["problem"].iloc[0]) & (mi["layer"] == 2)].reset_index(drop=True)
+    mi, first = toy.mi, opening(toy.peaks)
+    part = mi[(mi["problem"] == first.problem) & (mi["layer"] == first.layer)].reset_index(drop=True)
     peaks = part.loc[part["is_peak"], "step"].tolist()
     assert len(peaks) >= 2
 
