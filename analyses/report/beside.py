@@ -38,7 +38,7 @@ class Lens:
         >>> ids, half = np.array([[[7, 9]]]), np.array([[[0.75, 0.25]]])
         >>> found = Lens([2], ids, half, {7: " is", 9: "."}).plain()
         >>> found["words"], found["k"], found["bytes"], np.frombuffer(base64.b64decode(found["at"]), "<u2").tolist()
-        ([' is', '.'], 2, 2, [0, 1])
+        (['␣is', '.'], 2, 2, [0, 1])
         """
         found, at = np.unique(self.ids, return_inverse=True)
         narrow = len(found) < _NARROW

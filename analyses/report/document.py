@@ -45,7 +45,7 @@ def report(runs: Sequence[Run]) -> str:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     document = report([trace("toy-reasoner", n=1, out=folder, max_new_tokens=20)])
     >>> document.startswith("<!doctype html>"), document.count("<h2")
-    (True, 8)
+    (True, 9)
 
     The page opens on a response and a layer with peaks (:func:`analyses.report.opening`); response, layer and step that
     the reader chooses stand in its address. The curves of all responses are in the page as long as there is room

@@ -158,9 +158,10 @@ def comparison_item(groups: Sequence[str]) -> dict[str, Any]:
 
 def _figure(height: int, **options: Any) -> Any:
     figure = empty_figure(height, min_border_left=_LEFT, min_border_right=_RIGHT, min_border_top=6, **options)
-    # A dark border is the page itself: its edge would be seen where it ends within a pixel of the screen.
     border = (_PAPER[0], "#00000000")
     _themed(figure, background_fill_color=_PAPER, border_fill_color=border, outline_line_color=_SOFT)
+    # A dark border is the page itself, and so it begins: of a white one the edge would stay, which ends within a pixel.
+    figure.border_fill_color = border[1]
     for axis in figure.axis:
         _themed(
             axis, axis_label_text_color=_INK, major_label_text_color=_INK, axis_line_color=_SOFT,

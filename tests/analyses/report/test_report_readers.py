@@ -34,8 +34,7 @@ def test_hostile_text_is_inert_everywhere(hostile: Run, browser: Browser) -> Non
                 tab.mouse.move(x, y)
                 tab.wait_for_timeout(60)
                 tips += [(plot, text) for text in tab.locator(".bk-tooltip-row-value").all_inner_texts()]
-        for token in tab.locator(".rp-text").first.locator(".rp-t").all()[:20]:
-            token.click()  # the text scrolls in its box; each is told of below
+        tab.eval_on_selector_all(".rp-t", "all => all.slice(0, 20).forEach(token => token.click())")  # each is told of
         tab.locator(".rp-before").first.click()
         tab.locator(".rp-layer").first.select_option(index=0)
         tab.locator(".rp-peaks button").first.click()
