@@ -72,7 +72,8 @@ def beside(run: Run, steps: dict[Key, int], first: Key, room: int = LENS_ROOM) -
     """
     sure = dict(_sure(run, steps))
     lenses = dict(_lenses(run, steps, first, room))
-    return {key: Beside(*sure.get(key, (None, None)), lenses.get(key)) for key in steps}
+    known = {key: sure.get(key, (None, None)) for key in steps}
+    return {key: Beside(logprob, entropy, lenses.get(key)) for key, (logprob, entropy) in known.items()}
 
 
 def _sure(run: Run, steps: dict[Key, int]) -> Iterator[tuple[Key, tuple[np.ndarray, np.ndarray]]]:
@@ -109,8 +110,8 @@ def _responses(
         return
     pending: tuple[Key, list[pandas.DataFrame]] | None = None
     for part in run.parts(table, ["problem", "sample", *columns]):
-        for (problem, sample), rows in part.groupby(["problem", "sample"], sort=False, observed=True):
-            key = (str(problem), int(sample))
+        for _, rows in part.groupby(["problem", "sample"], sort=False, observed=True):
+            key = (str(rows["problem"].iloc[0]), int(rows["sample"].iloc[0]))
             if pending is not None and pending[0] != key:
                 yield pending[0], pd.concat(pending[1])
                 pending = None

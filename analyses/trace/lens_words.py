@@ -70,17 +70,19 @@ def keep_lens(tracer: Tracer, run: Run, count: int | None = None) -> bool:
 
 
 def _chosen(tracer: Tracer, peaks: pandas.DataFrame, count: int | None) -> Iterator[Cell]:
-    """The responses, the one that is shown first at the head; those of problems that the tracer was not given are not
-    among them."""
+    """The responses, the one that is shown first at the head, of the problems that the tracer was given."""
     first = opening(peaks)
-    rows = peaks.groupby(["problem", "sample"], sort=False, observed=True)["n_steps"].agg(["size", "first"])
-    cells = {Cell(str(problem), int(sample)): int(row.prod()) for (problem, sample), row in rows.iterrows()}
+    columns = (peaks[name].tolist() for name in ("problem", "sample", "n_steps"))
+    cells: dict[Cell, int] = {}  # scores of each, in the order of the run
+    for problem, sample, steps in zip(*columns, strict=True):
+        cell = Cell(str(problem), int(sample))
+        cells[cell] = cells.get(cell, 0) + int(steps)
     head = Cell(first.problem, first.sample)
     done, work = 0, 0.0
     for cell in [head, *(cell for cell in cells if cell != head)]:
-        work += float(min(cells[cell], PLACES)) * tracer.facts.d_model * tracer.facts.d_vocab
         if cell.problem not in tracer.problems:
             continue
+        work += float(min(cells[cell], PLACES)) * tracer.facts.d_model * tracer.facts.d_vocab
         if (count is None and done and work > WORK) or (count is not None and done >= count):
             return
         done += 1
