@@ -242,7 +242,7 @@ def details_table(rows: Mapping[str, object] | Iterable[tuple[str, object]]) -> 
     """
     pairs = rows.items() if isinstance(rows, Mapping) else rows
     body = "".join(f'<tr><th scope="row">{_text(name)}</th><td>{_plain(value)}</td></tr>' for name, value in pairs)
-    return f'{STYLE}<div class="pl-scroll"><table class="pl-table">{body}</table></div>'
+    return f'{STYLE}{_scrolling("Details")}<table class="pl-table">{body}</table></div>'
 
 
 def table(
@@ -266,9 +266,14 @@ def table(
     more = f'<div class="pl-legend">... {left} more row{"s" if left > 1 else ""}</div>' if left else ""
     title = f"<caption>{_text(caption)}</caption>" if caption else ""
     return (
-        f'{STYLE}<div class="pl-scroll"><table class="pl-table">{title}<thead><tr>{head}</tr></thead>'
+        f'{STYLE}{_scrolling(caption or "Table")}<table class="pl-table">{title}<thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{more}"
     )
+
+
+def _scrolling(label: str) -> str:
+    """The start of a box that scrolls sideways: it is reached by the keyboard, and has a name."""
+    return f'<div class="pl-scroll" role="group" tabindex="0" aria-label="{_text(label)}">'
 
 
 def _floats(values: Tensor | Sequence[float | int]) -> list[float]:

@@ -80,6 +80,8 @@ class Browser:
         dark: bool = False,
         script: bool = True,
         patience: float = 10.0,
+        touch: bool = False,
+        at: str = "",
         actions: Callable[[Any], Any] | None = None,
     ) -> Rendered:
         """Open a page, given as HTML or as a file, and wait until it is quiet.
@@ -89,9 +91,13 @@ class Browser:
             dark: whether the reader prefers dark pages.
             script: False turns JavaScript off.
             patience: seconds to wait for figures to be drawn.
+            touch: whether the screen can be touched.
+            at: what the address of a file ends on, like "#part".
             actions: called with Playwright's page before its text is taken; what it returns is `result`.
         """
-        return self._thread.submit(self._rendered, page, width, height, dark, script, patience, actions).result()
+        return self._thread.submit(
+            self._rendered, page, width, height, dark, script, patience, touch, at, actions
+        ).result()
 
     def _rendered(
         self,
@@ -101,6 +107,8 @@ class Browser:
         dark: bool,
         script: bool,
         patience: float,
+        touch: bool,
+        at: str,
         actions: Callable[[Any], Any] | None,
     ) -> Rendered:
         from playwright.sync_api import TimeoutError
@@ -111,6 +119,7 @@ class Browser:
             color_scheme="dark" if dark else "light",
             offline=True,
             java_script_enabled=script,
+            has_touch=touch,
         )
         try:
             tab = context.new_page()
@@ -125,7 +134,7 @@ class Browser:
             main = page.resolve().as_uri() if isinstance(page, Path) else None
 
             def asked(request: Any) -> None:
-                if request.url != main and not request.url.startswith(("data:", "blob:", "about:")):
+                if request.url.split("#")[0] != main and not request.url.startswith(("data:", "blob:", "about:")):
                     out.requests.append(request.url)
 
             tab.on("request", asked)
@@ -133,7 +142,7 @@ class Browser:
             tab.on("console", lambda m: out.console_errors.append(m.text) if m.type in ("error", "warning") else None)
             tab.on("pageerror", lambda error: out.page_errors.append(str(error)))
             if main is not None:
-                tab.goto(main, wait_until="load")
+                tab.goto(main + at, wait_until="load")
             else:
                 tab.set_content(str(page), wait_until="load")
             if script:
@@ -170,6 +179,19 @@ _READ = """() => {
   visit(document);
   return [texts.join("\\n"), document.documentElement.outerHTML];
 }"""
+
+
+def barriers(tab: Any) -> list[str]:
+    """What axe-core finds in a page that is serious or critical: rule, element, and what is wrong with it."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(tab).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
 
 
 def executable() -> str | None:

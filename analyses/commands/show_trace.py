@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from analyses.report.opening import Opening, opening
 from analyses.report.resembling import excess_sentence, explained_sentence
 from analyses.report.summary import COLUMNS, null_sentence, summary
 from analyses.store.run import Run
@@ -70,9 +71,11 @@ def show(run: Run) -> None:
             listed = ", ".join(f"{short(word)} {count}" for word, count in facts[key].get(layer, [])) or "none"
             if facts[key] or key == "words":
                 console.print(Text.assemble((f"Tokens {done} at peaks of layer {layer}: ", "bold"), listed))
+    opened = opening(peaks)  # as the page opens
     console.print(
         Text.assemble(
-            (f"\nOne response, the tokens that peaks of layer {last} predict marked:\n", "bold"), _marked(run, last)
+            (f"\nOne response, the tokens that peaks of layer {opened.layer} predict marked:\n", "bold"),
+            _marked(run, opened),
         )
     )
     console.print(
@@ -117,15 +120,11 @@ def _cell(name: str, value: float | None) -> str:
     return f"{value:.1%}" if name == "ratio" else f"{value:.3f}" if name == "mean_mi" else f"{value:.1f}"
 
 
-def _marked(run: Run, layer: int) -> Any:
-    """A response as text, its peaks reversed and in brackets: the median one, by peaks, of those that have any."""
+def _marked(run: Run, shown: Opening) -> Any:
+    """A response as text, its peaks reversed and in brackets."""
     from rich.text import Text
 
-    peaks = run.table("peaks.parquet", ["problem", "sample", "n_peaks"], where={"layer": layer})
-    peaks = peaks.sort_values("n_peaks", kind="stable")
-    peaks = peaks[peaks["n_peaks"] > 0] if peaks["n_peaks"].any() else peaks
-    chosen = peaks.iloc[len(peaks) // 2]
-    where = {"problem": str(chosen["problem"]), "sample": int(chosen["sample"]), "layer": layer}
+    where = {"problem": shown.problem, "sample": shown.sample, "layer": shown.layer}
     rows = run.table("mi.parquet", ["token", "is_peak"], where=where)
     tokens = rows["token"].tolist()
     peaks_at = {place: "" for place, is_peak in enumerate(rows["is_peak"]) if is_peak}
@@ -133,7 +132,7 @@ def _marked(run: Run, layer: int) -> Any:
     inputs = [_first_input(run, where), *tokens[:-1]]
     listed = "; ".join(f"step {step} {between(inputs[step], tokens[step])}" for step in list(peaks_at)[:_LISTED])
     more = f" and {len(peaks_at) - _LISTED} more" if len(peaks_at) > _LISTED else ""
-    text = Text(f"[{chosen['problem']}] ", style="dim").append(marked_tokens(tokens, peaks_at))
+    text = Text(f"[{shown.problem}] ", style="dim").append(marked_tokens(tokens, peaks_at))
     return text.append("\nIts peaks: ", style="not dim bold").append(f"{listed or 'none'}{more}", style="not dim")
 
 

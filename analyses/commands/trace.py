@@ -86,6 +86,13 @@ def trace(
             show_default="20 in a new run",
         ),
     ] = None,
+    lens: Annotated[
+        int | None,
+        typer.Option(
+            help="Responses of which the report has the words of the logit lens; 0 is none.",
+            show_default="as many as cost little",
+        ),
+    ] = None,
     thinking_markers: Annotated[
         list[str] | None, typer.Option(help="What opens and closes thinking beside what is known: '<plan>...</plan>'.")
     ] = None,
@@ -108,6 +115,7 @@ def trace(
     from analyses.trace.probing import Probing
     from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, check_work
     from analyses.trace.tracing import trace as run_trace
+    from interp.arguments import as_whole
     from interp.loading.layers import check_layers
     from probes.scale import sigma_of
 
@@ -126,6 +134,7 @@ def trace(
     TraceSettings(**settings)
     Probing(**probing)
     check_work("trace", n, batch_size, workers)
+    lens = None if lens is None else as_whole(lens, "trace", "lens", 0)
     columns = {"question": question, "solution": solution, "answer": answer}
     chosen = None if problems is None else load_problems(problems, n=n, **columns)
     needs_pool = null or excess != 0
@@ -147,7 +156,7 @@ def trace(
             show_estimate(found)
         return
     with progress_bar(enabled=not silent) as progress:
-        run = run_trace(loaded, chosen, out, retry_failed=retry_failed, progress=progress, **common)
+        run = run_trace(loaded, chosen, out, lens=lens, retry_failed=retry_failed, progress=progress, **common)
     for name, (before, now) in run.replaced.items():
         if name in TABLE_SETTINGS and before is not None:  # an older run did not note it
             say(f"{name} is {now} now and was {before}: the tables are derived anew with it")

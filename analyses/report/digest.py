@@ -2,7 +2,8 @@
 
 1. `peaks.parquet` gives the statistics of each response and layer, ``tokens.csv`` the words at peaks.
 2. `mi.parquet` is read response by response, so that a run larger than memory can be told: sums of scores, how often
-   each word stands anywhere (for its lift), and the curves of the first responses, as many as the page has room for.
+   each word stands anywhere (for its lift), and the curves of the response that the page opens on and of the first
+   ones, as many as the page has room for; then what is known of their steps beside (:mod:`analyses.report.beside`).
 3. `responses.parquet`, where the run has it, gives questions, answers and verdicts.
 """
 
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyses.report.beside import Beside, beside
 from analyses.report.counted import TOLD, counted_words
 from analyses.report.lift import OtherTokens, Word, WordCount
+from analyses.report.opening import Opening, opening
 from analyses.stats import Estimate, proportion
 from analyses.store.columns import INPUT, PREDICTED, SCORE, stored_names
 from analyses.store.run import Run
@@ -64,7 +67,9 @@ class Digest:
             some responses.
         words, others: by position (the tokens that peaks have read, "input", where the run's tables have them, and
             those that they predict, "predicted"), then by layer.
-        curves: of the first responses, as many as there was room for.
+        opening: the response and the layer that the page opens on.
+        curves: of that response and of the first ones, as many as there was room for.
+        beside: what is known of their steps beside the scores.
         told: whether the run has a responses.parquet.
         failures: responses that could not be made.
     """
@@ -77,7 +82,9 @@ class Digest:
     by_layer: pandas.DataFrame
     words: dict[str, dict[int, list[Word]]]
     others: dict[str, dict[int, OtherTokens]]
+    opening: Opening
     curves: list[Curves] = field(repr=False)
+    beside: dict[tuple[str, int], Beside] = field(repr=False)
     told: bool
     failures: int
 
@@ -138,6 +145,10 @@ def digest(run: Run, room: int) -> Digest:
     counts = {name: WordCount(tokens[tokens["position"] == name], layers, names) for name in there}
     kept: list[Curves] = []
     sums = []
+    first = opening(peaks)
+    shown_first = (first.problem, first.sample)
+    own = peaks[(peaks["problem"] == first.problem) & (peaks["sample"] == first.sample)]
+    room -= int(own["n_steps"].sum())  # the response that the page opens on is kept, wherever it stands
     expected = set(zip(peaks["problem"], peaks["sample"].map(int), peaks["layer"].map(int), strict=True))
     for curves in _curves(run):
         if not expected.issuperset((curves.problem, curves.sample, layer) for layer in curves.layers):
@@ -152,8 +163,9 @@ def digest(run: Run, room: int) -> Digest:
         sums += [
             (curves.problem, curves.sample, layer, value) for layer, value in zip(curves.layers, total, strict=True)
         ]
-        room -= curves.mi.size
-        if room >= 0 or not kept:
+        is_first = (curves.problem, curves.sample) == shown_first
+        room -= 0 if is_first else curves.mi.size
+        if is_first or room >= 0:
             kept.append(curves)
     if len(sums) != len(peaks):
         raise _unfit(run, f"{len(peaks)} rows in peaks.parquet for {len(sums)} trajectories in mi.parquet")
@@ -177,7 +189,8 @@ def digest(run: Run, room: int) -> Digest:
         run, run.path.resolve().name, layers, responses, statistics, by_layer,
         {name: {layer: count.words(layer) for layer in layers} for name, count in counts.items()},
         {name: {layer: count.others(layer) for layer in layers} for name, count in counts.items()},
-        kept, told, len(run.failures()),
+        first, kept, beside(run, {(one.problem, one.sample): len(one.tokens) for one in kept}, shown_first), told,
+        len(run.failures()),
     )  # fmt: skip
 
 

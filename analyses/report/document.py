@@ -1,20 +1,24 @@
 """The report of a trace, or of several: one page that holds everything it shows and asks for nothing.
 
 1. `digest` reads each run's tables into numbers.
-2. `parts` and `made` make of them what needs no script, `explorer`, `words` and `verdicts` what the reader chooses in.
-3. `report` puts both into a page, `write_report` writes that whole or not at all.
+2. `explorer` is the first screen: a response and a layer with peaks (`opening` says which), and a bar to choose others
+   by, which the whole page follows.
+3. `parts` and `made` make what needs no script, `words` and `verdicts` what shows the layer chosen.
+4. `report` puts both into a page, `write_report` writes that whole or not at all.
 """
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
 from analyses.report.digest import Digest, digest
-from analyses.report.explorer import explorer
+from analyses.report.explorer import explorer, left_out
 from analyses.report.made import made, meaning
 from analyses.report.nulls import depth, has_depth, has_null, survivors
-from analyses.report.parts import comparison, headline, statistics
+from analyses.report.parts import comparison, headline, response_rows, statistics
+from analyses.report.resembling import explained_sentence
 from analyses.report.resembling_table import has_resemblance, resembling
 from analyses.report.script import REPORT_SCRIPT
 from analyses.report.style import REPORT_STYLE
@@ -25,7 +29,7 @@ from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Run
 from analyses.views.page import page
 from analyses.views.parts import navigation, section
-from analyses.views.wording import escaped, name_of
+from analyses.views.wording import escaped, name_of, several
 from interp.errors import InputError
 
 __all__ = ["refresh_report", "report", "write_report"]
@@ -41,10 +45,12 @@ def report(runs: Sequence[Run]) -> str:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     document = report([trace("toy-reasoner", n=1, out=folder, max_new_tokens=20)])
     >>> document.startswith("<!doctype html>"), document.count("<h2")
-    (True, 8)
+    (True, 9)
 
-    The curves of all responses are in the page as long as there is room (280 000 scores, layers times steps, shared by
-    the runs); beyond, those of the first responses. The tables count all responses.
+    The page opens on a response and a layer with peaks (:func:`analyses.report.opening`); response, layer and step that
+    the reader chooses stand in its address. The curves of all responses are in the page as long as there is room
+    (280 000 scores, layers times steps, shared by the runs); beyond, that one's and those of the first responses. The
+    tables count all responses.
 
     Raises:
         InputError: no run; one that lacks the tables of a trace or has no responses.
@@ -55,15 +61,15 @@ def report(runs: Sequence[Run]) -> str:
     anchors = [f"r{k}" for k in range(len(runs))]
     if len(runs) == 1:
         title = f"peaklens report: {name_of(runs[0].settings.get('model', digests[0].name))}"
-        body = f"{_top(digests[0])}{_nav(digests[0], 0)}{_parts(digests[0], 0, 2)}"
+        body = f"{_top(digests[0], title)}{_contents(digests[0], 0, 2)}"
     else:
         title = f"peaklens report: {len(runs)} runs"
         names = {anchor: one.name for one, anchor in zip(digests, anchors, strict=True)}
-        body = navigation("Runs", names)
+        body = f"<h1>{escaped(title)}</h1>{navigation('Runs', names)}"
         body += section("runs", "The runs beside each other", comparison(digests, anchors))
         for k, (one, anchor) in enumerate(zip(digests, anchors, strict=True)):
-            body += section(anchor, one.name, f"{_top(one)}{_nav(one, k)}{_parts(one, k, 3)}")
-    return page(title, [body, REPORT_SCRIPT], needs=("bokeh", "circuitsvis"), head=REPORT_STYLE)
+            body += section(anchor, one.name, f"{_made_when(one)}{_contents(one, k, 3)}")
+    return page(title, [body, REPORT_SCRIPT], needs=("bokeh",), head=REPORT_STYLE, heading=False)
 
 
 def write_report(runs: Sequence[Run], path: str | Path) -> Path:
@@ -95,13 +101,26 @@ def refresh_report(run: Run) -> bool:
     return True
 
 
-def _top(one: Digest) -> str:
-    return f'<p class="pl-sub">Run {escaped(one.name)}, made {escaped(one.run.created.replace("T", " "))}</p>'
+def _top(one: Digest, title: str) -> str:
+    return f'<header class="rp-top"><h1>{escaped(title)}</h1>{_made_when(one)}</header>'
+
+
+def _made_when(one: Digest) -> str:
+    when = escaped(one.run.created.split("+")[0].replace("T", " "))
+    count = several(len(one.responses), "response")
+    return f'<p class="pl-sub">Run {escaped(one.name)}, {count}<span class="rp-when">, made {when}</span></p>'
+
+
+def _contents(one: Digest, run: int, level: int) -> str:
+    """What is explained away is said first; then the response that is shown, then everything else."""
+    explained = explained_sentence(one.statistics)
+    said = f'<p class="rp-first"><strong>{html.escape(explained)}</strong></p>' if explained else ""
+    return f"{said}{explorer(one, run, level)}{_nav(one, run)}{_parts(one, run, level)}"
 
 
 _SECTIONS = {
     "summary": "In short",
-    "responses": "One response at a time",
+    "responses": "All responses",
     "peaks": "Peaks by layer",
     "resembles": "What peaks resemble",
     "nulls": "Peaks against wrong answers",
@@ -124,13 +143,14 @@ def _nav(one: Digest, run: int) -> str:
 
 
 def _parts(one: Digest, run: int, level: int) -> str:
+    places = {(curves.problem, curves.sample): k for k, curves in enumerate(one.curves)}
     contents = {
         "summary": lambda: f'<div class="rp-headline">{headline(one)}</div>',
-        "responses": lambda: explorer(one, run, level + 1),
+        "responses": lambda: f"{response_rows(one, places)}{left_out(one)}",
         "peaks": lambda: statistics(one),
         "resembles": lambda: resembling(one),
         "nulls": lambda: survivors(one),
-        "words": lambda: thinking(one, run),
+        "words": lambda: thinking(one),
         "depth": lambda: depth(one),
         "verdicts": lambda: groups(one, run),
         "meaning": lambda: meaning(one),

@@ -1,9 +1,12 @@
 """The figures of a report, each once and empty: the page's script fills them with the response and layer chosen.
 
 A figure of every response would take far more room than the numbers do. The script finds the models by the names given
-here: ``line``, ``peaks``, ``limit``, ``cells``, ``dots``, ``undefined``, ``row``, ``colours``, ``steps`` and ``height``
-in the curves, ``groups``, ``medians``, ``height`` and ``figure`` in the comparison. Text of models and files comes into
-columns alone, which tooltips escape.
+here: ``line``, ``peaks``, ``limit``, ``cells``, ``dots``, ``undefined``, ``row``, ``colours``, ``steps``, ``height``,
+``curve`` and ``map`` in the curves, ``groups``, ``medians``, ``height`` and ``figure`` in the comparison. Text of
+models and files comes into columns alone, which tooltips escape.
+
+Colours are those of a light page; what a dark one needs stands in tags, "property|light|dark" (:func:`_themed`), by
+which the script paints.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ __all__ = ["comparison_item", "curves_item"]
 
 _BLUE, _UNDEFINED = "#0072b2", "#bdbdbd"
 _CELLS = ("x", "y", "dw", "dh", "step", "layer", "input", "token", "value", "peak")
-_LEFT = 58  # pixels left of both figures, so that their steps stand below each other
+_LEFT, _RIGHT = 52, 58  # pixels beside both figures, so that their steps stand below each other
+_INK, _SOFT, _GRID = ("#333333", "#c9d1d9"), ("#999999", "#4a535e"), ("#e6e6e6", "#2b323a")
+_PAPER = ("#ffffff", "#15191e")
+_LINE = (_BLUE, "#5cb0ea")
 
 
 def curves_item(layers: Sequence[int], run: int) -> dict[str, Any]:
@@ -41,16 +47,20 @@ def _line(steps: Any, run: int) -> Any:
     from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
     height = Range1d(start=0, end=1, name="height")
-    figure = _figure(height=230, x_range=steps, y_range=height, y_axis_label="nHSIC", tags=[run])
-    figure.xaxis.major_label_text_font_size = "0px"
-    figure.xaxis.major_tick_line_color = None
+    figure = _figure(
+        height=165, x_range=steps, y_range=height, y_axis_label="nHSIC", tags=[run], name="curve",
+        toolbar_location="right",
+    )  # fmt: skip
+    figure.xaxis.visible = False
     data = ColumnDataSource({"step": [], "value": [], "input": [], "token": [], "peak": []}, name="line")
     limit = ColumnDataSource({"step": [], "value": []}, name="limit")
     peaks = ColumnDataSource({"step": [], "value": []}, name="peaks")
-    figure.line("step", "value", source=limit, color="#b03a00", line_dash="dashed", width=1.2)
-    figure.line("step", "value", source=data, color=_BLUE, width=1.5)
+    dashed = figure.line("step", "value", source=limit, line_dash="dashed", width=1.2)
+    _themed(dashed.glyph, line_color=("#b03a00", "#ff9d66"))
+    _themed(figure.line("step", "value", source=data, width=1.5).glyph, line_color=_LINE)
     # Points too: a value between two undefined ones is on no line.
-    figure.scatter("step", "value", source=data, size=3.5, color=_BLUE)
+    dots = figure.scatter("step", "value", source=data, size=3.5)
+    _themed(dots.glyph, line_color=_LINE, fill_color=_LINE)
     figure.scatter(
         "step", "value", source=peaks, marker="circle_dot", size=11, fill_color="#ffffff", line_color="#000000",
         line_width=1.6,
@@ -69,10 +79,10 @@ def _heatmap(steps: Any, layers: Sequence[int], run: int) -> Any:
 
     count = len(layers)
     figure = _figure(
-        height=min(520, 120 + max(13, min(36, 400 // count)) * count), x_range=steps, y_range=(-0.5, count - 0.5),
-        x_axis_label="step", y_axis_label="layer", tags=[run], toolbar_location=None,
+        height=56 + min(240, max(130, 34 * count)), x_range=steps, y_range=(-0.5, count - 0.5),
+        x_axis_label="step", y_axis_label="layer", tags=[run], toolbar_location=None, name="map",
     )  # fmt: skip
-    figure.grid.grid_line_color = None
+    figure.grid.visible = False
     mapper = LinearColorMapper(palette="Viridis256", low=0, high=1, nan_color=_UNDEFINED, name="colours")
     # One cell, from which the script learns what kind of array an image is.
     blank: dict[str, Any] = {name: [0] for name in _CELLS}
@@ -98,10 +108,11 @@ def _heatmap(steps: Any, layers: Sequence[int], run: int) -> Any:
     figure.yaxis.major_label_overrides = {i: str(layers[i]) for i in range(0, count, every)}
     _cursor(figure)
     bar = ColorBar(
-        color_mapper=mapper, orientation="horizontal", height=10, title="nHSIC", padding=4, name="bar",
-        major_label_text_color="#333333", title_text_color="#333333", title_text_font_style="normal",
+        color_mapper=mapper, width=9, padding=4, name="bar", major_label_text_font_size="10px", label_standoff=4,
+        bar_line_color=None,
     )  # fmt: skip
-    figure.add_layout(bar, "below")
+    _themed(bar, major_label_text_color=_INK, background_fill_color=_PAPER)
+    figure.add_layout(bar, "right")
     return figure
 
 
@@ -110,9 +121,8 @@ def _cursor(figure: Any) -> None:
     from bokeh.models import CustomJS
     from bokeh.models.annotations import Span
 
-    line = Span(
-        location=0, dimension="height", line_color="#c2185b", line_width=1.5, line_dash="solid", tags=["cursor"]
-    )
+    line = Span(location=0, dimension="height", line_width=1.5, line_dash="solid", tags=["cursor"])
+    _themed(line, line_color=("#c2185b", "#ff6fa8"))
     figure.add_layout(line)
     tapped = 'document.dispatchEvent(new CustomEvent("peaklens-tap", {detail: {run: RUN, x: cb_obj.x, y: ROW}}))'
     row = "cb_obj.y" if figure.yaxis[0].axis_label == "layer" else "null"
@@ -130,19 +140,39 @@ def comparison_item(groups: Sequence[str]) -> dict[str, Any]:
 
     count, height = len(groups), Range1d(start=0, end=1, name="height")
     figure = _figure(height=320, x_range=(-0.6, count - 0.4), y_range=height, y_axis_label="nHSIC", name="figure")
+    figure.min_border_right = 14
     dots = ColumnDataSource({"x": [], "y": [], "name": [], "group": [], "colour": [], "steps": []}, name="groups")
     medians = ColumnDataSource({"x0": [], "x1": [], "y": []}, name="medians")
     drawn = figure.scatter(
         "x", "y", source=dots, size=9, fill_color="colour", fill_alpha=0.65, line_color="#222222", line_width=0.8
     )
-    figure.segment("x0", "y", "x1", "y", source=medians, line_color="#000000", line_width=3)
+    bars = figure.segment("x0", "y", "x1", "y", source=medians, line_width=3)
+    _themed(bars.glyph, line_color=("#000000", "#ffffff"))
     tips = [("response", "@name"), ("", "@group"), ("value", "@y{%.4g}"), ("steps", "@steps")]
     figure.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"@y": "printf"}))
     figure.xaxis.ticker = FixedTicker(ticks=list(range(count)))
     figure.xaxis.major_label_overrides = dict(enumerate(groups))
-    figure.xgrid.grid_line_color = None
+    figure.xgrid.visible = False
     return dict(json_item(figure))
 
 
 def _figure(height: int, **options: Any) -> Any:
-    return empty_figure(height, min_border_left=_LEFT, min_border_right=14, **options)
+    figure = empty_figure(height, min_border_left=_LEFT, min_border_right=_RIGHT, min_border_top=6, **options)
+    border = (_PAPER[0], "#00000000")
+    _themed(figure, background_fill_color=_PAPER, border_fill_color=border, outline_line_color=_SOFT)
+    # A dark border is the page itself, and so it begins: of a white one the edge would stay, which ends within a pixel.
+    figure.border_fill_color = border[1]
+    for axis in figure.axis:
+        _themed(
+            axis, axis_label_text_color=_INK, major_label_text_color=_INK, axis_line_color=_SOFT,
+            major_tick_line_color=_SOFT,
+        )  # fmt: skip
+    for grid in figure.grid:
+        _themed(grid, grid_line_color=_GRID)
+    return figure
+
+
+def _themed(model: Any, **colours: tuple[str, str]) -> None:
+    """Give a model its colours on light paper, and say in its tags what they are on dark."""
+    model.tags = [*model.tags, *(f"{name}|{light}|{dark}" for name, (light, dark) in colours.items())]
+    model.update(**{name: light for name, (light, _) in colours.items()})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.report.counted import TOLD
 from analyses.report.digest import Digest
-from analyses.report.resembling import excess_sentence, explained_sentence
+from analyses.report.resembling import excess_sentence
 from analyses.report.shown import shown_as, verdict
 from analyses.report.summary import null_sentence, summary
 from analyses.store.columns import PREDICTED, is_void
@@ -63,7 +64,8 @@ def headline(one: Digest) -> str:
         )
     sentences.append(f"{ratio}. A peak is a step above Q3 + {plain(tau)} IQR of its layer.")
     sentences.append(_words_sentence(one))
-    sentences.append(escaped(excess_sentence(one.statistics, settings.get("excess"), last)))
+    # Our own words, whose thin spaces are to stay spaces: `escaped` would show them as what they are.
+    sentences.append(html.escape(excess_sentence(one.statistics, settings.get("excess"), last)))
     if settings.get("null") and not is_void(settings):
         sentences.append(escaped(null_sentence(one.run, summary(one.run))))
     sentences.append(_accuracy_sentence(one))
@@ -85,9 +87,7 @@ def headline(one: Digest) -> str:
         "or nats; a peak says that this step's vector resembles the answer's vector more than other steps' do, not "
         "that the step carries information about the answer."
     )
-    first = explained_sentence(one.statistics)
-    opening = f'<p class="rp-first"><strong>{escaped(first)}</strong></p>' if first else ""
-    return f'{opening}<dl class="rp-tiles">{cells}</dl>{text}{caveat}'
+    return f'<dl class="rp-tiles">{cells}</dl>{text}{caveat}'
 
 
 def _listed(layers: Sequence[int]) -> str:
@@ -150,7 +150,7 @@ def statistics(one: Digest) -> str:
         cells += "".join(cell(float(row[name]), shown_as(name, float(row[name]))) for name in _COLUMNS)
         rows.append(f'<tr><th scope="row" class="pl-n" data-v="{layer}">{layer}</th>{cells}</tr>')
     caption = "Peaks by layer, means over responses"
-    return data_table(caption, heads, rows, label="Peaks by layer", kind="rp-sort rp-statistics") + small(
+    return data_table(caption, heads, rows, label="Means by layer", kind="rp-sort rp-statistics") + small(
         "Intervals are steps between neighbouring peaks; their means are over the n responses that have at least two "
         "peaks. AOM is the mean distance of peaks from the median in interquartile ranges, over the n responses where "
         "it is defined. The ratio is the mean of the responses' ratios."
@@ -158,10 +158,13 @@ def statistics(one: Digest) -> str:
 
 
 def response_rows(one: Digest, places: Mapping[tuple[str, int], int]) -> str:
-    """All responses in a table; those that have a place among the curves can be opened."""
+    """All responses in a table; those that have a place among the curves can be opened.
+
+    The page's script fills the numbers of another layer in as one is chosen.
+    """
     import pandas as pd
 
-    last = one.statistics[one.statistics["layer"] == one.last]
+    last = one.statistics[one.statistics["layer"] == one.opening.layer]
     keys = ["problem", "sample"]
     rows = one.responses.merge(
         last[[*keys, "n_peaks", "ratio", "interval_mean", "mean_mi", "sum_mi"]], on=keys, how="left"
@@ -169,7 +172,7 @@ def response_rows(one: Digest, places: Mapping[tuple[str, int], int]) -> str:
     columns = ["response", "verdict", "steps", "peaks", "ratio", "mean interval", "mean nHSIC", "sum of nHSIC"]
     heads = [column(name, k > 1) for k, name in enumerate(columns)]
     body = []
-    for row in rows.head(_ROWS).to_dict("records"):
+    for number, row in enumerate(rows.head(_ROWS).to_dict("records")):
         name, place = escaped(label_of(one, row)), places.get((row["problem"], row["sample"]))
         if place is not None:
             name = f'<button type="button" class="rp-open" data-open="{place}">{name}</button>'
@@ -179,9 +182,9 @@ def response_rows(one: Digest, places: Mapping[tuple[str, int], int]) -> str:
             for key in ("n_steps", "n_peaks", "ratio", "interval_mean", "mean_mi", "sum_mi")
             for value in [float("nan") if pd.isna(row[key]) else float(row[key])]
         )
-        body.append(f'<tr><th scope="row">{name}</th><td>{verdict(status)}</td>{numbers}</tr>')
+        body.append(f'<tr data-row="{number}"><th scope="row">{name}</th><td>{verdict(status)}</td>{numbers}</tr>')
     more = small(f"The first {_ROWS} of {len(rows)} responses.") if len(rows) > _ROWS else ""
-    caption = f"Responses, peaks of layer {one.last}"
+    caption = f'Responses, peaks of <span class="rp-of-layer">layer {one.opening.layer}</span>'
     table = data_table(caption, heads, body, label="Responses", kind="rp-sort rp-responses")
     return f'<div class="rp-tall">{table}</div>{more}'
 

@@ -10,7 +10,7 @@ from analyses.report.digest import Digest
 from analyses.report.lift import TOP_WORDS, Word
 from analyses.stats.association import DRAWS, FEWEST_PROBLEMS
 from analyses.views.drawing import short
-from analyses.views.parts import cell, column, data_table, options, small, token_code
+from analyses.views.parts import cell, column, data_table, small, token_code
 from analyses.views.wording import escaped, percent, plain, several
 
 __all__ = ["thinking"]
@@ -18,21 +18,14 @@ __all__ = ["thinking"]
 _FEW = 5  # a word at fewer peaks is greyed
 
 
-def thinking(one: Digest, run: int) -> str:
+def thinking(one: Digest) -> str:
     """Words at peaks with their lift, by layer: by the token that peaks have read, then by the one they predict."""
-    picker = ""
-    if len(one.layers) > 1:
-        layers = options([(layer, f"layer {layer}") for layer in one.layers], one.last)
-        picker = (
-            '<div class="rp-controls rp-live-only" role="group" aria-label="Choose a layer" hidden><label>Layer '
-            f'<select class="rp-words-layer" id="r{run}-words-layer">{layers}</select></label></div>'
-        )
     tables = "".join(_words_of(one, layer) for layer in one.layers)
-    return f'<div class="rp-thinking">{picker}{tables}</div>{_note(one)}'
+    return f"{tables}{_note(one)}"
 
 
 def _words_of(one: Digest, layer: int) -> str:
-    hidden = "" if layer == one.last else " hidden"
+    hidden = "" if layer == one.opening.layer else " hidden"
     tables = "".join(_table_of(one, position, layer) for position in one.words)
     return f'<div class="rp-by-layer" data-layer="{layer}"{hidden}>{tables}</div>'
 

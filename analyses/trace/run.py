@@ -58,6 +58,11 @@ class TraceRun(Run):
         return self.table("steps.parquet")
 
     @property
+    def lens(self) -> pandas.DataFrame:
+        """The table lens.parquet: one row a (response, layer, step, rank), words of the logit lens where kept."""
+        return self.table("lens.parquet")
+
+    @property
     def responses(self) -> pandas.DataFrame:
         """The table responses.parquet: one row a response."""
         return self.table("responses.parquet")

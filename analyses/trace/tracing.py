@@ -9,7 +9,8 @@
    problems, samples or layers extend the run (missing layers are scored by reading the stored response once more).
 5. Where other measures, nulls or depths are asked for, each response is read once more (:mod:`analyses.trace.reread`).
 6. Tables are derived from the cells: mi.parquet, peaks.parquet, steps.parquet, responses.parquet, tokens.csv (see
-   :mod:`analyses.trace.tables`), and a page to look at, report.html.
+   :mod:`analyses.trace.tables`); the words of the logit lens of some responses (:mod:`analyses.trace.lens_words`); and
+   a page to look at, report.html.
 
 Source: Qian et al. 2025, arXiv 2506.02867. nHSIC is a dependence score of coordinates, not bits of information.
 """
@@ -25,6 +26,7 @@ from typing import Any
 from analyses.problems import Problem
 from analyses.store.run import Run
 from analyses.trace.inputs import name_or_model, pool_of, traced_problems
+from analyses.trace.lens_words import keep_lens
 from analyses.trace.others import other_references, pinned_others
 from analyses.trace.probing import check_measures, probing_of
 from analyses.trace.prompting import goes_on_with
@@ -38,7 +40,7 @@ from analyses.trace.wrong_answers import wrong_answers
 from analyses.work.batches import Batch, do_batches, plan_batches
 from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Work
-from interp.arguments import Texts
+from interp.arguments import Texts, as_whole
 from interp.decoding import ProgressBar
 from interp.errors import InputError
 from interp.loading.layers import check_layers
@@ -82,6 +84,7 @@ def trace(
     null_statistic: str = "score",
     null_seed: Whole = 0,
     excess: Whole | None = None,
+    lens: Whole | None = None,
 ) -> TraceRun:
     """Trace a model on problems into a run folder; see the module for what happens.
 
@@ -109,6 +112,9 @@ def trace(
             :class:`analyses.trace.settings.TraceSettings`.
         probes, null, null_match, null_statistic, null_seed, excess: what is asked beside nHSIC, see
             :class:`analyses.trace.probing.Probing`.
+        lens: responses of which the words of the logit lens are kept at every (layer, step), in lens.parquet and in the
+            report, the one that it opens on first; 0 for none, None for what the run was asked before, or as many as
+            cost little where there is a report (at least one).
 
     Raises:
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded; at the end,
@@ -122,6 +128,7 @@ def trace(
 
     model = name_or_model(model)
     n, batch_size, workers = check_work("trace", n, batch_size, workers)
+    lens = None if lens is None else as_whole(lens, "trace", "lens", 0)
     probing = probing_of(probes, null, null_match, null_statistic, null_seed, excess)
     options = TraceSettings(
         max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
@@ -169,6 +176,8 @@ def trace(
         )
         failed |= do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
+    if report or lens is not None:
+        keep_lens(tracer, run, lens)
     for sentence in response_warnings(run.table("responses.parquet", OF_RESPONSES), options.max_new_tokens):
         warnings.warn(sentence, RunWarning, stacklevel=2)
     if report:

@@ -71,6 +71,11 @@ window.peaklensShow1 = window.peaklensShow1 || function (id) {
     box.appendChild(line);
   }
   function reachable() {
+    // Headings of a library are none of the page's, and what it paints has the name of the view.
+    live.querySelectorAll("h2,h3,h4").forEach(function (name) { name.setAttribute("role", "presentation"); });
+    live.querySelectorAll("canvas:not([aria-label])").forEach(function (canvas) {
+      canvas.setAttribute("aria-label", root.getAttribute("aria-label"));
+    });
     live.querySelectorAll("h4").forEach(function (name) {
       var button = name.parentElement.parentElement;
       if (button.tabIndex === 0) return;

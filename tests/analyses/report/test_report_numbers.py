@@ -11,6 +11,7 @@ import pytest
 from browser import Browser, browser  # noqa: F401  (a fixture)
 from report_pages import FRAME, model, ready, rows_of, shown
 
+from analyses.report.opening import opening
 from analyses.store import Run
 
 
@@ -23,7 +24,7 @@ def test_numbers_equal_those_of_the_tables(toy: Run, page: Path, browser: Browse
             "headline": tab.inner_text(".rp-headline"),
             "layers": rows_of(tab, ".rp-statistics"),
             "responses": rows_of(tab, ".rp-responses"),
-            "medians": rows_of(tab, ".rp-medians"),
+            "medians": rows_of(tab, ".rp-by-layer:not([hidden]) .rp-medians"),
             "words": {
                 (layer, position): rows_of(tab, f".rp-by-layer[data-layer='{layer}'] .rp-{position}")
                 for layer in (0, 1, 2)
@@ -122,7 +123,11 @@ def test_keyboard_chooses_responses_and_layers_and_figures_follow(toy: Run, page
         assert part.loc[part["mi"] > limit, "step"].tolist() == steps
         whole = mi[mi["problem"] == problem]
         cells = model(tab, "cells")
-        assert cells["image"][0] == pytest.approx(whole["mi"].tolist(), rel=1e-6)
+        assert cells["value"][0] == pytest.approx(whole["mi"].tolist(), rel=1e-6)
+        limits = whole.groupby("layer")["mi"].quantile([0.25, 0.75]).unstack()
+        low, line_at = whole.groupby("layer")["mi"].min(), 2.5 * limits[0.75] - 1.5 * limits[0.25]
+        share = (whole["mi"] - whole["layer"].map(low)) / whole["layer"].map(line_at - low)
+        assert cells["image"][0] == pytest.approx(share.clip(upper=1).tolist(), abs=1e-5)
         assert cells["token"][0] == whole["token"].astype(str).tolist()
         assert cells["input"][0] == whole["input_token"].astype(str).tolist()
         assert cells["layer"][0] == whole["layer"].tolist()
@@ -131,25 +136,31 @@ def test_keyboard_chooses_responses_and_layers_and_figures_follow(toy: Run, page
         assert list(zip(dots["y"], dots["x"], strict=True)) == list(zip(marked["layer"], marked["step"], strict=True))
         facts = tab.inner_text(".rp-facts")
         row = responses.set_index("problem").loc[problem]
-        assert problem in facts
+        assert tab.inner_text(".rp-name") == f"{problem}, layer {layer}"
         assert row["question"] in facts
         assert row["status"].replace("_", " ") in facts
-        tokens = tab.eval_on_selector_all(".rp-text .colored-tokens > span", "all => all.map(s => s.textContent)")
-        assert [t.replace("\u2060", "") for t in tokens] == part["token"].astype(str).tolist()
+        tokens = tab.eval_on_selector_all(".rp-text .rp-t", "all => all.map(s => s.textContent)")
+        assert tokens == part["token"].astype(str).tolist()
         outlined = tab.eval_on_selector_all(
-            ".rp-text .colored-tokens > span > span",
+            ".rp-text .rp-t",
             "all => all.map(s => getComputedStyle(s).outlineStyle === 'solid' && "
             "getComputedStyle(s).textDecorationLine)",
         )
         assert [step for step, mark in enumerate(outlined) if mark == "underline"] == steps
-        assert problem in tab.inner_text(".rp-figure figcaption")
-        assert f"layer {layer}" in tab.inner_text(".rp-figure figcaption")
+        assert problem in tab.inner_text("#r0-curves-alt")
+        assert f"layer {layer}" in tab.inner_text("#r0-curves-alt")
         listed = tab.eval_on_selector_all(".rp-peaks button", "all => all.map(b => b.textContent)")
         at = part.set_index("step")
         assert listed == [f"{step} after `{at['input_token'][step]}`, before `{at['token'][step]}`" for step in steps]
 
     def drive(tab: Any) -> None:
         ready(tab)
+        first = opening(toy.peaks)
+        check(tab, first.problem, first.layer)
+        assert tab.inner_text(".rp-why") == first.why
+        tab.focus(".rp-pick")
+        tab.keyboard.press("Home")
+        tab.wait_for_timeout(200)
         check(tab, problems[0], 2)
         assert tab.is_disabled(".rp-before")
         tab.focus(".rp-pick")
@@ -182,8 +193,8 @@ def test_keyboard_chooses_responses_and_layers_and_figures_follow(toy: Run, page
 
 @pytest.mark.browser
 def test_a_step_is_chosen_by_keyboard_tap_or_token(toy: Run, page: Path, browser: Browser) -> None:  # noqa: F811
-    mi = toy.mi
-    part = mi[(mi["problem"] == mi["problem"].iloc[0]) & (mi["layer"] == 2)].reset_index(drop=True)
+    mi, first = toy.mi, opening(toy.peaks)
+    part = mi[(mi["problem"] == first.problem) & (mi["layer"] == first.layer)].reset_index(drop=True)
     peaks = part.loc[part["is_peak"], "step"].tolist()
     assert len(peaks) >= 2
 
@@ -209,7 +220,7 @@ def test_a_step_is_chosen_by_keyboard_tap_or_token(toy: Run, page: Path, browser
         tab.focus(".rp-peak-before")
         tab.keyboard.press("Enter")
         at(tab, peaks[0])
-        tab.click(".rp-text .colored-tokens > span:nth-of-type(4)")
+        tab.click(".rp-text .rp-t:nth-of-type(4)")
         at(tab, 3)
         tab.click(".rp-peaks button:last-of-type")
         at(tab, peaks[-1])
@@ -237,10 +248,11 @@ def test_other_choices_by_keyboard(toy: Run, page: Path, browser: Browser) -> No
             "() => Array.from(document.querySelectorAll('.rp-by-layer')).filter(d => d.offsetParent)"
             ".map(d => d.dataset.layer)"
         )
-        assert tab.evaluate(visible) == ["2"]
-        tab.focus(".rp-words-layer")
+        assert set(tab.evaluate(visible)) == {"2"}
+        tab.focus(".rp-layer")
         tab.keyboard.press("ArrowUp")
-        assert tab.evaluate(visible) == ["1"]
+        assert set(tab.evaluate(visible)) == {"1"}
+        tab.keyboard.press("ArrowDown")
         # Right against wrong
         of = dict(zip(responses["problem"], responses["status"], strict=True))
         values = {
@@ -268,7 +280,7 @@ def test_other_choices_by_keyboard(toy: Run, page: Path, browser: Browser) -> No
         compared("mean_mi", 2)
         tab.keyboard.press("ArrowDown")
         compared("n_peaks", 2)
-        tab.focus(".rp-group-layer")
+        tab.focus(".rp-layer")
         tab.keyboard.press("ArrowUp")
         compared("n_peaks", 1)
         # Sorting
@@ -282,6 +294,10 @@ def test_other_choices_by_keyboard(toy: Run, page: Path, browser: Browser) -> No
         assert [int(row[0]["text"]) for row in rows_of(tab, ".rp-statistics")] == order[::-1]
         # Colours by rank: from 0 to 1 in every layer, in the order of the values
         tab.focus(".rp-scale")
+        tab.keyboard.press("ArrowDown")
+        tab.wait_for_timeout(200)
+        cells = model(tab, "cells")
+        assert cells["image"] == cells["value"]
         tab.keyboard.press("ArrowDown")
         tab.wait_for_timeout(200)
         cells = model(tab, "cells")

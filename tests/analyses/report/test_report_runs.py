@@ -17,8 +17,9 @@ from report_pages import made_run, noise, ready, refusal, rows_of
 
 from analyses.report import report, write_report
 from analyses.report.digest import digest
-from analyses.report.explorer import explorer
+from analyses.report.explorer import explorer, left_out
 from analyses.report.made import command
+from analyses.report.opening import opening
 from analyses.stats import associations
 from analyses.store import Run
 
@@ -29,18 +30,19 @@ def test_several_runs_are_compared(toy: Run, tmp_path: Path, browser: Browser) -
 
     def read(tab: Any) -> dict[str, Any]:
         ready(tab)
-        second = tab.locator(".rp-explorer").nth(1)
+        second = tab.locator("#r1-bar")
         return {
             "rows": rows_of(tab, ".rp-comparison"),
             "titles": tab.locator("h2").all_inner_texts(),
             "layers": second.locator(".rp-layer option").all_inner_texts(),
-            "spans": [box.locator(".colored-tokens > span").count() for box in tab.locator(".rp-explorer").all()],
+            "spans": [box.locator(".rp-t").count() for box in tab.locator(".rp-explorer").all()],
         }
 
     got = browser.rendered(report([toy, other]), width=1400, actions=read).check().result
     assert got["titles"] == ["The runs beside each other", "toy", "other"]
     assert got["layers"] == ["layer 0", "layer 3", "layer 5", "layer 9"]
-    assert got["spans"] == [int(toy.mi["step"][toy.mi["problem"] == toy.mi["problem"].iloc[0]].max()) + 1, 50]
+    first = opening(toy.peaks).problem
+    assert got["spans"] == [int(toy.mi["step"][toy.mi["problem"] == first].max()) + 1, 50]
     for run, layer, row in zip((toy, other), (2, 9), got["rows"], strict=True):
         responses, peaks = run.table("responses.parquet"), run.peaks
         means = peaks[peaks["layer"] == layer].mean(numeric_only=True)
@@ -67,11 +69,16 @@ def test_twenty_problems_thirty_layers_are_under_5_mb(tmp_path: Path, browser: B
 def test_what_there_is_no_room_for_is_left_to_the_tables(tmp_path: Path) -> None:
     run = big(tmp_path / "run", 6, 2, 50)
     one = digest(run, room=250)  # a response has 100 scores
-    assert [curves.problem for curves in one.curves] == ["gsm8k/0", "gsm8k/1"]
+    # The one that the page opens on, of six with as many peaks, has its place; then the first
+    assert (one.opening.problem, one.opening.layer) == ("gsm8k/3", 1)
+    assert [curves.problem for curves in one.curves] == ["gsm8k/0", "gsm8k/3"]
     assert (len(one.responses), one.by_layer["n"].tolist()) == (6, [6, 6])
+    assert "room for the curves of 2 responses, which can be opened; 4 more are in the tables" in left_out(one)
+    document = report([run])
+    assert document.count('class="rp-open"') == document.count('class="rp-response"') == 6
     part = explorer(one, 0)
-    assert "the first 2 responses; 4 more are in the tables" in part
-    assert part.count('class="rp-open"') == part.count('class="rp-response"') == 2
+    assert part.count('class="rp-response"') == 2
+    assert '<option value="1" selected>gsm8k/3' in part
     assert len(digest(run, room=1).curves) == 1
 
 

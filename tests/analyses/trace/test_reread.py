@@ -279,7 +279,7 @@ def test_a_run_that_outgrows_its_null_says_so(model: object, tmp_path: Path) -> 
     assert "None can with so few: 3 layers need at least 59 wrong answers." in null_sentence(run, facts)
     page = report([run])
     assert "Nothing can survive here" in page
-    short = page[page.index("rp-headline") : page.index("One response at a time</h2>")]
+    short = page[page.index("rp-headline") : page.index("All responses</h2>")]
     assert "Against 19 wrong answers a response" in short, "the verdict stands in what is said first"
     assert "None can with so few" in short
 
