@@ -15,6 +15,7 @@ from analyses.report.explorer import explorer
 from analyses.report.made import made, meaning
 from analyses.report.nulls import depth, has_depth, has_null, survivors
 from analyses.report.parts import comparison, headline, statistics
+from analyses.report.positions import both_positions
 from analyses.report.resembling_table import has_resemblance, resembling
 from analyses.report.script import REPORT_SCRIPT
 from analyses.report.style import REPORT_STYLE
@@ -128,7 +129,7 @@ def _parts(one: Digest, run: int, level: int) -> str:
         "summary": lambda: f'<div class="rp-headline">{headline(one)}</div>',
         "responses": lambda: explorer(one, run, level + 1),
         "peaks": lambda: statistics(one),
-        "resembles": lambda: resembling(one),
+        "resembles": lambda: resembling(one) + both_positions(one),
         "nulls": lambda: survivors(one),
         "words": lambda: thinking(one, run),
         "depth": lambda: depth(one),

@@ -8,6 +8,7 @@ from typing import Any
 
 from analyses.report.counted import TOLD
 from analyses.report.digest import Digest
+from analyses.report.positions import reference_told
 from analyses.report.resembling import excess_sentence, explained_sentence
 from analyses.report.shown import shown_as, verdict
 from analyses.report.summary import null_sentence, summary
@@ -40,14 +41,13 @@ def headline(one: Digest) -> str:
     count = len(one.responses)
     of = f" to {several(one.problems, 'problem')}" if one.problems < count else ""
     steps = int(one.responses["n_steps"].sum())
-    layers = _listed(one.layers)
+    layers, position = _listed(one.layers), settings.get("reference_position", "last")
     low, high = float(means["ratio"].min()), float(means["ratio"].max())
     tau = settings.get("tau", 1.5)
     scored = f"{escaped(settings.get('site', 'the residual stream'))} of {layers}"
-    reference = escaped(settings.get("reference", "solution"))
     sentences = [
         f"<b>{model}</b> gave {several(count, 'response')}{of}, {several(steps, 'step')} in all. Each step was scored "
-        f"by nHSIC at {scored} against the last token of the gold {reference}."
+        f"by nHSIC at {scored} against {escaped(reference_told(settings))}."
     ]
     ratio = f"At the last layer ({last}), <b>{percent(at['ratio'])}</b> of a response's steps are peaks"
     if len(one.layers) > 1:
@@ -63,7 +63,7 @@ def headline(one: Digest) -> str:
         )
     sentences.append(f"{ratio}. A peak is a step above Q3 + {plain(tau)} IQR of its layer.")
     sentences.append(_words_sentence(one))
-    sentences.append(escaped(excess_sentence(one.statistics, settings.get("excess"), last)))
+    sentences.append(escaped(excess_sentence(one.statistics, settings.get("excess"), last, position)))
     if settings.get("null") and not is_void(settings):
         sentences.append(escaped(null_sentence(one.run, summary(one.run))))
     sentences.append(_accuracy_sentence(one))
@@ -85,7 +85,7 @@ def headline(one: Digest) -> str:
         "or nats; a peak says that this step's vector resembles the answer's vector more than other steps' do, not "
         "that the step carries information about the answer."
     )
-    first = explained_sentence(one.statistics)
+    first = explained_sentence(one.statistics, position)
     opening = f'<p class="rp-first"><strong>{escaped(first)}</strong></p>' if first else ""
     return f'{opening}<dl class="rp-tiles">{cells}</dl>{text}{caveat}'
 

@@ -115,8 +115,11 @@ def _earlier_name(tracer: Tracer) -> str:
 
 def _named(tracer: Tracer) -> dict[str, Any]:
     options = {k: v for k, v in asdict(tracer.options).items() if k not in ("layers", "samples")}
-    # Those of the tables count where they are given, so that folders from before they were there keep their names
+    # Those of the tables and the position of references count where they are given, so that folders from before they
+    # were there keep their names
     pinned = {k: v for k, v in options.items() if v or k == "tau" or k not in TABLE_SETTINGS}
+    if pinned["reference_position"] == "last":
+        del pinned["reference_position"]
     return pinned | {"dtype": f"torch.{tracer.settings['dtype']}"}
 
 

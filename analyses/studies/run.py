@@ -46,6 +46,7 @@ def run_study(
     max_new_tokens: Whole = 256,
     prompt: str = "auto",
     reference: str = "solution",
+    reference_position: str = "last",
     layers: str | Whole | Sequence[Whole] = "all",
     site: str = "resid_post",
     temperature: Number = 0.0,
@@ -78,8 +79,8 @@ def run_study(
         calibrate: problems whose responses give what hangs on the run as a whole (means, rates, orders of words): the
             first of the problem source, whatever ``n`` is (:mod:`analyses.studies.calibration`). 32 unless given, or
             those that the folder was begun with.
-        max_new_tokens, prompt, reference, layers, site, temperature, top_p, seed, samples, sigma, eps, drop_top, tau,
-            thinking_markers, final_prompts: of the traces it stands on, see
+        max_new_tokens, prompt, reference, reference_position, layers, site, temperature, top_p, seed, samples, sigma,
+            eps, drop_top, tau, thinking_markers, final_prompts: of the traces it stands on, see
             :class:`analyses.trace.settings.TraceSettings`.
 
     Raises:
@@ -89,9 +90,9 @@ def run_study(
     out, watch = Path(out), watch or Watch()
     n, batch_size, workers = check_work("study", n, batch_size, workers)
     options = TraceSettings(
-        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
-        temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
-        tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
+        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, reference_position=reference_position,
+        layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
+        eps=eps, drop_top=drop_top, tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
     plan = plan_study(study, model, problems, n, words, calibrate, options, out)
     study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
