@@ -22,14 +22,8 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "ENDS",
-    "OTHERS_ARE",
-    "Resemblance",
-    "excess_sentence",
-    "explained_sentence",
-    "resemblance_facts",
-    "resemblances",
-]
+    "ENDS", "OTHERS_ARE", "Resemblance", "excess_sentence", "explained_sentence", "resemblance_facts", "resemblances",
+]  # fmt: skip
 
 NEARLY_ALL = 0.9
 ENDS = {"last": "ends on", "predicts": "was read at"}

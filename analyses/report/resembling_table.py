@@ -70,9 +70,9 @@ def _cells(one: Resemblance, intervals: bool, asked: bool) -> str:
 def _note(one: Digest) -> str:
     position = one.run.settings.get("reference_position", "last")
     text = (
-        f"A step has just read its input token: the token before the one that it predicts. The reference "
-        f"{ENDS[position]} a token too, and a step that has read a token of the same kind (a digit, a number, a word, a full stop ...) may "
-        "score high for that alone, whatever the answer is."
+        "A step has just read its input token: the token before the one that it predicts. The reference "
+        f"{ENDS[position]} a token too, and a step that has read a token of the same kind (a digit, a number, a word, "
+        "a full stop ...) may score high for that alone, whatever the answer is."
     )
     asked = one.run.settings.get("excess")
     if not asked:

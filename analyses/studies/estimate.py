@@ -57,7 +57,9 @@ def estimate_study(
     )  # fmt: skip
     plan = plan_study(study, model, problems, n, words, calibrate, options)
     study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
-    with warmed_up(bridge, chosen, options, batch_size, study.probing()) as warm:
+    probing = dict(study.probing())
+    excess = probing.pop("excess", 0)  # in the same pass as decoding
+    with warmed_up(bridge, chosen, options, batch_size, probing, excess=excess) as warm:
         few = warm.problems
         lab = Lab(bridge, few, options, warm.run, words, calibrating=[problem.id for problem in few])
         if study.calibrates(lab):

@@ -19,6 +19,8 @@ from analyses.studies.progress import Watch
 from analyses.studies.report import study_report
 from analyses.studies.spec import Spec, StartWorker
 from analyses.thinking import WordUse, word_uses
+from analyses.trace.inputs import pool_of
+from analyses.trace.others import most_of_pool
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.work.batches import do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
@@ -108,7 +110,9 @@ def run_study(
             remedy="Leave it out, or choose another folder.",
         )
 
-    traces = Baselines(shared, study.probing(), batch_size, workers, retry_failed, watch)
+    asked = study.probing()
+    pool = pool_of(problems, None, chosen, most_of_pool(asked["excess"])) if asked.get("excess") else ()
+    traces = Baselines(shared, asked, batch_size, workers, retry_failed, watch, pool)
     if calibrates:
         # First, and alone, so that they are decoded in the same batches whatever the study's problems are.
         wanted = None if stored is None else stored.problems

@@ -39,6 +39,7 @@ __all__ = [
     "DEFAULT_OTHERS",
     "OTHERS_FILE",
     "OtherReferences",
+    "most_of_pool",
     "other_references",
     "pinned_others",
 ]
@@ -255,10 +256,20 @@ def other_references(
     count = (0 if begun else DEFAULT_OTHERS) if asked is None else asked
     if not count:
         return None
-    pool = sorted(make_pool(_POOL * count), key=lambda problem: shuffled(_SEED, problem.id))[: _POOL * count]
+    most = most_of_pool(count)
+    pool = sorted(make_pool(most), key=lambda problem: shuffled(_SEED, problem.id))[:most]
     options = tracer.options
     beside = None if options.reference == "answer" else other_position(options.reference_position)
     return OtherReferences(tracer, pool, count, beside)
+
+
+def most_of_pool(count: int) -> int:
+    """How many problems a run keeps to draw so many references from.
+
+    >>> most_of_pool(20)
+    200
+    """
+    return _POOL * count
 
 
 def pinned_others(tracer: Tracer, folder: Path, pinned: Mapping[str, Any]) -> OtherReferences:
