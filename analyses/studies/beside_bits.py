@@ -3,8 +3,9 @@
 1. `place_values` takes from the baseline's mi.parquet what stands at each place of each response: the score, whether it
    is a peak, and the standardised excess with the reference read at its last token and where it predicts its answer
    (:mod:`analyses.trace.references`).
-2. `over_places`: do places with more bits have more of it? Spearman's rank correlation of the means over problems, with
-   a bootstrap over problems that draws bits and measure together (percentiles, 95 %).
+2. `over_places`: do places with more bits have more of it? Spearman's rank correlation of the means over problems. Two
+   things may be chance: the problems, for which there is a bootstrap that draws bits and measure together (percentiles,
+   95 %), and which of so few places are high, for which places are permuted.
 3. `over_problems`: at one place, do problems whose answer the probe tells better have more of it? Spearman's rank
    correlation over problems, with the interval of Bonett and Wright 2000 (Psychometrika 65:23).
 """
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from analyses.store.run import Cell
 
 __all__ = [
-    "EXCESS", "MEASURES", "PlaceValues", "over_places", "over_problems", "place_values", "said_of_measures",
+    "EXCESS", "MEASURES", "PlaceValues", "over_places", "over_problems", "place_values", "said_of_places",
     "said_over_problems",
 ]  # fmt: skip
 
@@ -38,12 +39,12 @@ EXCESS = {position: f"excess_{position}" for position in POSITIONS}
 
 MEASURES = {
     SCORE: "nHSIC",
-    EXCESS["last"]: "the standardised excess with the reference read at its last token",
-    EXCESS["predicts"]: "that read where it predicts its answer",
+    EXCESS["last"]: "the excess read at the last token",
+    EXCESS["predicts"]: "the excess read where the reference predicts its answer",
 }
 """What is compared with bits, in words."""
 
-DRAWS = 1000
+DRAWS, CHANCE = 1000, 0.05
 _FEWEST_PLACES, _FEWEST_PROBLEMS = 4, 10
 _Z = 1.959963984540054  # of 95 %
 
@@ -84,28 +85,35 @@ def place_values(
 
 def over_places(
     bits: Float64[np.ndarray, "place problem"], measure: Float64[np.ndarray, "place problem"], seed: int
-) -> tuple[float, float, float]:
-    """Rank correlation over places of mean bits with the mean of a measure, with its interval.
+) -> tuple[float, float, float, float]:
+    """Rank correlation over places of mean bits with the mean of a measure, its interval over problems, and its p.
 
-    >>> bits = np.arange(5.0)[:, None] + np.zeros((5, 20))
-    >>> over_places(bits, -bits, seed=0)
-    (-1.0, -1.0, -1.0)
+    >>> bits = np.arange(9.0)[:, None] + np.zeros((9, 20))
+    >>> found = over_places(bits, -bits, seed=0)
+    >>> found[:3], found[3] < 0.01
+    ((-1.0, -1.0, -1.0), True)
+
+    The p (two-sided, at least 1 / 1001) is of permuted places, as if these were independent: neighbours are not, so it
+    is rather too small.
 
     NaN with fewer than 4 places that have both, and where either is the same at all of them.
     """
     known = np.isfinite(bits).any(axis=1) & np.isfinite(measure).any(axis=1)
     bits, measure = bits[known], measure[known]
     if len(bits) < _FEWEST_PLACES:
-        return math.nan, math.nan, math.nan
-    count = bits.shape[1]
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(float)
+        return math.nan, math.nan, math.nan, math.nan
+    count, dice = bits.shape[1], np.random.default_rng(seed)
+    times = dice.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(float)
     drawn = _spearman(_means(bits, times), _means(measure, times))
     drawn = drawn[np.isfinite(drawn)]
-    found = float(_spearman(_means(bits, np.ones((1, count))), _means(measure, np.ones((1, count))))[0])
+    x, y = (_means(values, np.ones((1, count))) for values in (bits, measure))
+    found = float(_spearman(x, y)[0])
     if not len(drawn) or math.isnan(found):
-        return found, math.nan, math.nan
+        return found, math.nan, math.nan, math.nan
     low, high = map(float, np.quantile(drawn, [0.025, 0.975]))
-    return found, min(low, found), max(high, found)
+    permuted = np.abs(_spearman(np.repeat(x, DRAWS, axis=0), dice.permuted(np.repeat(y, DRAWS, axis=0), axis=1)))
+    p = (1 + int((permuted >= abs(found) - 1e-12).sum())) / (1 + DRAWS)
+    return found, min(low, found), max(high, found), p
 
 
 def over_problems(
@@ -130,23 +138,21 @@ def over_problems(
     return found, math.tanh(math.atanh(found) - half), math.tanh(math.atanh(found) + half), count
 
 
-def said_of_measures(label: str, row: Mapping[str, Any], alignment: str) -> str:
-    """Which of the measures goes with bits over the places of a table's row: the sentence of the page."""
-    told, goes, against = [], [], []
+def said_of_places(label: str, row: Mapping[str, Any]) -> str:
+    """Which of the measures goes with bits over all places of a layer: a sentence from a row of the table."""
+    told, goes = [], []
     for name, words in MEASURES.items():
-        value, low, high = (row[f"spearman_{name}{end}"] for end in ("", "_low", "_high"))
-        if value != value:
-            continue
-        told.append(f"with {words} {value:+.2f} [{low:+.2f}, {high:+.2f}]")
-        goes += [words] if low > 0 else []
-        against += [words] if high < 0 else []
+        value, low, high, p = (row[f"spearman_{name}{end}"] for end in ("", "_low", "_high", "_p"))
+        if value == value:
+            told.append(f"{words} {value:+.2f} [{low:+.2f}, {high:+.2f}] (p = {p:.2g})")
+            goes += [words] if low > 0 and p <= CHANCE else []
     if not told:
         return ""
-    verdict = f"What rises where bits do is {_listed(goes)}" if goes else "None of them clearly rises where bits do"
-    fall = f"; {_listed(against)} {'falls' if len(against) == 1 else 'fall'}" if against else ""
+    verdict = f"What goes with them is {_listed(goes)}" if goes else "None of these clearly goes with them"
     return (
-        f"Rank correlation over {row['places']} places ({alignment}, last layer) of bits about {label}: "
-        f"{', '.join(told)} (bootstrap over problems, 95 %). {verdict}{fall}."
+        f"Bits about {label} over the {row['places']} different places of the last layer, rank correlations with means "
+        f"over problems: {'; '.join(told)}. {verdict} (in brackets 95 %, bootstrap over problems; p by permuting places "
+        "as if each stood for itself, which neighbours do not)."
     )
 
 
@@ -156,17 +162,18 @@ def said_over_problems(table: pandas.DataFrame, labels: Mapping[str, str]) -> li
     last = table[(table["layer"] == table["layer"].max()) & table["bits"].notna()]
     for target, part in last.groupby("target", sort=False):
         row = part.loc[part["bits"].idxmax()]
-        told = [
-            f"with {words} {row[f'spearman_{name}']:+.2f} [{row[f'spearman_{name}_low']:+.2f}, "
-            f"{row[f'spearman_{name}_high']:+.2f}]"
-            for name, words in MEASURES.items()
-            if row[f"spearman_{name}"] == row[f"spearman_{name}"]
-        ]
+        told, goes = [], []
+        for name, words in MEASURES.items():
+            value, low, high = (row[f"spearman_{name}{end}"] for end in ("", "_low", "_high"))
+            if value == value:
+                told.append(f"{words} {value:+.2f} [{low:+.2f}, {high:+.2f}]")
+                goes += [words] if low > 0 else []
         if told:
+            verdict = f"What goes with them is {_listed(goes)}" if goes else "None of these clearly goes with them"
             said.append(
-                f"Over {row['n']} problems, at the place of the last layer with most bits about {labels[str(target)]} "
-                f"({row['alignment']}, {row['at']:g}: {row['bits']:.2f}): rank correlation of a problem's bits "
-                f"{', '.join(told)}."
+                f"Bits about {labels[str(target)]} of each of {row['n']} problems, where the last layer has most of "
+                f"them ({row['alignment']}, {row['at']:g}: {row['bits']:.2f} on average), rank correlations over problems: "
+                f"{'; '.join(told)}. {verdict}."
             )
     return said
 

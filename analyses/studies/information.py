@@ -39,7 +39,7 @@ from analyses.studies.beside_bits import (
     over_places,
     over_problems,
     place_values,
-    said_of_measures,
+    said_of_places,
     said_over_problems,
 )  # fmt: skip
 from analyses.studies.options import option, seed_option
@@ -101,7 +101,7 @@ class Information(AlignedStudy):
         keys = ["layer", "alignment", "event", "at"]
         table = pd.DataFrame(rows).merge(scores, on=keys, how="left")
         # Last layer first, and what is told soonest: a page shows the first rows.
-        ranked = {"alignment": _ALIGNMENTS, "target": tuple(_LABELS)}
+        ranked = {"alignment": (*_ALIGNMENTS, "all"), "target": tuple(_LABELS)}
         table = table.sort_values(
             ["layer", "alignment", "event", "target", "probe", "at"],
             ascending=[False, True, True, True, True, True],
@@ -212,11 +212,8 @@ class Information(AlignedStudy):
                 f"[{row['after_low']:.2f}, {row['after_high']:.2f}] bits of {row['entropy']:.2f}, n = {row['n']:.0f}."
             )
         compared = tables["information_and_nhsic"]
-        for row in compared[compared["layer"] == table["layer"].max()].to_dict("records"):
-            if text := said_of_measures(_LABELS[row["target"]], row, row["alignment"]):
-                peaks = row["spearman_peak_share"]
-                more = f" With the share of peaks: {peaks:+.2f}." if peaks == peaks else ""
-                said.append(f"{text}{more}")
+        here = compared[(compared["layer"] == table["layer"].max()) & (compared["alignment"] == "all")]
+        said += [said_of_places(_LABELS[row["target"]], row) for row in here.to_dict("records")]
         said += said_over_problems(tables["information_over_problems"], _LABELS)
         said += _depends(table, self.permutations)
         silent = [_LABELS[str(name)] for name, part in table.groupby("target", sort=False) if not part["n"].any()]
@@ -237,7 +234,7 @@ class Information(AlignedStudy):
 
 _Key: TypeAlias = tuple[int, str, str]  # layer, label, probe
 _Each: TypeAlias = Float64[np.ndarray, "place problem"]
-_ENDS = ("", "_low", "_high")
+_ENDS = ("", "_low", "_high", "_p")
 _ALIGNMENTS = ("end", "event", "relative")
 _LABELS = {"running": "the value being computed", "stated": "the stated answer", "answer": "the gold answer"}
 
@@ -333,13 +330,19 @@ def _onsets(table: pandas.DataFrame) -> pandas.DataFrame:
 def _over_places(
     study: AlignedStudy, bits: Mapping[_Key, _Each], values: Mapping[int, PlaceValues]
 ) -> pandas.DataFrame:
-    """Whether places with more bits have more of a measure: rank correlations over places, by layer."""
+    """Whether places with more bits have more of a measure: rank correlations over places, by layer.
+
+    The alignment "all" are all of its places.
+    """
     import pandas as pd
 
     rows = []
     for (layer, target, probe), each in bits.items():
-        for alignment in dict.fromkeys(place.alignment for place in study.places):
+        alignments = dict.fromkeys(place.alignment for place in study.places)
+        different = _different(values[layer][SCORE])
+        for alignment in (*alignments, "all"):
             chosen = [k for k, place in enumerate(study.places) if place.alignment == alignment]
+            chosen = different if alignment == "all" else chosen
             gained = each[chosen]
             row: dict[str, Any] = {"layer": layer, "alignment": alignment, "target": target, "probe": probe}
             row["places"] = int((np.isfinite(gained) & np.isfinite(values[layer][SCORE][chosen])).any(axis=1).sum())
@@ -367,6 +370,11 @@ def _over_problems(
             }  # fmt: skip
             for name in MEASURES:
                 *found, row["n"] = over_problems(each[k], values[layer][name][k])
-                row |= {f"spearman_{name}{end}": value for end, value in zip(_ENDS, found, strict=True)}
+                row |= {f"spearman_{name}{end}": value for end, value in zip(_ENDS[:3], found, strict=True)}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _different(values: Float64[np.ndarray, "place problem"]) -> list[int]:
+    """Places that are not the same step in every response: the end of a response has several names."""
+    return sorted(np.unique(values, axis=0, return_index=True, equal_nan=True)[1].tolist())
