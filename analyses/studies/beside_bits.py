@@ -151,8 +151,8 @@ def said_of_places(label: str, row: Mapping[str, Any]) -> str:
     verdict = f"What goes with them is {_listed(goes)}" if goes else "None of these clearly goes with them"
     return (
         f"Bits about {label} over the {row['places']} different places of the last layer, rank correlations with means "
-        f"over problems: {'; '.join(told)}. {verdict} (in brackets 95 %, bootstrap over problems; p by permuting places "
-        "as if each stood for itself, which neighbours do not)."
+        f"over problems: {'; '.join(told)}. {verdict} (in brackets 95 %, bootstrap over problems; p by permuting "
+        "places as if each stood for itself, which neighbours do not)."
     )
 
 
@@ -172,8 +172,8 @@ def said_over_problems(table: pandas.DataFrame, labels: Mapping[str, str]) -> li
             verdict = f"What goes with them is {_listed(goes)}" if goes else "None of these clearly goes with them"
             said.append(
                 f"Bits about {labels[str(target)]} of each of {row['n']} problems, where the last layer has most of "
-                f"them ({row['alignment']}, {row['at']:g}: {row['bits']:.2f} on average), rank correlations over problems: "
-                f"{'; '.join(told)}. {verdict}."
+                f"them ({row['alignment']}, {row['at']:g}: {row['bits']:.2f} on average), rank correlations over "
+                f"problems: {'; '.join(told)}. {verdict}."
             )
     return said
 
