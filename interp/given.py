@@ -21,7 +21,7 @@ from interp.rows import Row
 from interp.sampling import widened
 from interp.sites import Site
 
-__all__ = ["Given", "by_length", "decided", "paired"]
+__all__ = ["Given", "by_length", "checked_positions", "decided", "paired"]
 
 LOGIT_BYTES = 1 << 29  # of a batch's logits, before fewer rows are taken at a time
 
@@ -122,6 +122,29 @@ def paired(
         raise InputError(
             operation, expected=f"{len(ids)} responses, one a prompt", received=str(len(found)), remedy="Pair them."
         )
+    return found
+
+
+def checked_positions(positions: Sequence[Sequence[int]], ids: list[list[int]], last_only: bool) -> list[list[int]]:
+    """The positions to keep of each text, counted from its end, whatever its padding."""
+    if last_only or len(positions) != len(ids):
+        raise InputError(
+            "encode",
+            expected="last_only, or a list of positions for each text",
+            received="both" if last_only else f"{len(positions)} lists for {len(ids)} texts",
+            remedy="Choose one, and give as many lists as texts.",
+        )
+    found = []
+    for some, text in zip(positions, ids, strict=True):
+        wanted = as_wholes(some, "encode", "positions")
+        if strange := [place for place in wanted if not -len(text) <= place < len(text)]:
+            raise InputError(
+                "encode",
+                expected=f"positions from {-len(text)} to {len(text) - 1} of a text of {len(text)} tokens",
+                received=str(strange[0]),
+                remedy="Count the tokens as encode gives them, special ones too.",
+            )
+        found.append([place % len(text) - len(text) for place in wanted])
     return found
 
 

@@ -21,7 +21,7 @@ from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import generation_rules
-from interp.given import Given, by_length, decided, paired
+from interp.given import Given, by_length, checked_positions, decided, paired
 from interp.metrics import AnswerMetric, Metric, prepared_metric
 from interp.passes import as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
 from interp.prompts import encode_prompts
@@ -48,7 +48,7 @@ class Encoding:
     """A text run through a model on its own.
 
     ``residuals[site]`` is ``[layer, pos, d_model]`` (``ln_final`` ``[1, pos, d_model]``); with ``last_only`` pos has
-    length 1.
+    length 1, with ``positions`` as many as were named.
     """
 
     token_ids: Int[Tensor, " pos"]
@@ -76,6 +76,7 @@ def encode(
     *,
     record: Judged[ResidualSites | None] = None,
     last_only: bool = False,
+    positions: Sequence[Sequence[int]] | None = None,
     batch_size: Whole | None = None,
 ) -> list[Encoding]:
     """Residuals of given texts (strings, chat messages or token ids), special tokens as the tokenizer adds them.
@@ -89,11 +90,12 @@ def encode(
         texts: as the prompts of :func:`interp.decode`; one alone is one, none are no encodings.
         record: which layers and sites; all layers' resid_post unless given.
         last_only: keep the last position alone, as the reference ``a[l]`` of a gold solution needs.
+        positions: keep these positions of each text alone, in this order, one list a text.
         batch_size: texts at a time, at most; 16 unless given.
 
     Raises:
-        InputError: empty text, ids outside the vocabulary, layer or site out of range, larger than the context or
-            memory.
+        InputError: empty text, ids outside the vocabulary, layer, site or position out of range, larger than the
+            context or memory.
     """
     record = as_record(record, "encode") or ResidualSites()
     if isinstance(record, ResidualStream):
@@ -108,7 +110,8 @@ def encode(
     ids = encode_prompts(engine.facts.tokenizer, texts, engine.facts, "encode")
     check_context(ids, 0, engine.facts, "encode")
     size = as_batch_size(batch_size, "encode")
-    counts = [1 if last_only else len(text) for text in ids]
+    kept = None if positions is None else checked_positions(positions, ids, last_only)
+    counts = [1 if last_only else len(text) for text in ids] if kept is None else list(map(len, kept))
     remedy = "Record fewer layers, or pass last_only=True or fewer texts."
     rows, columns = min(size, len(ids)), max(map(len, ids), default=0)
     check_memory("encode", engine, rows, columns, remedy, record, plan, sum(counts))
@@ -118,8 +121,9 @@ def encode(
     with engine.evaluating():
         for begin in range(0, len(order), size):
             batch = order[begin : begin + size]
+            write = _write if kept is None else partial(_write_at, [kept[n] for n in batch])
             reads = {
-                place: partial(_write, [stored[n][number] for n in batch]) for number, place in enumerate(plan.places)
+                place: partial(write, [stored[n][number] for n in batch]) for number, place in enumerate(plan.places)
             }
             pad, fed = padded([ids[n] for n in batch], engine.device)
             with engine.tapped(reads, {}):
@@ -377,3 +381,11 @@ def _measured(
 def _write(targets: list[Float[Tensor, "_ d_model"]], residual: Float[Tensor, "row pos d_model"]) -> None:
     for target, row in zip(targets, residual, strict=True):
         target.copy_(row[-target.shape[0] :])
+
+
+def _write_at(
+    positions: list[list[int]], targets: list[Float[Tensor, "_ d_model"]], residual: Float[Tensor, "row pos d_model"]
+) -> None:
+    """Positions counted from the end, since rows are padded on the left."""
+    for kept, target, row in zip(positions, targets, residual, strict=True):
+        target.copy_(row[kept])

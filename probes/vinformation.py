@@ -50,7 +50,8 @@ class VInformation:
 
     NaN where too few problems are valid, and in `control_bits` without a control. Exactly 0 with the interval [0, 0]
     means that in every fold the training problems chose to ignore the vector. `entropy` is the held-out cross-entropy
-    of the training frequencies, so that `entropy - bits` is that of the probe.
+    of the training frequencies, so that `entropy - bits` is that of the probe. `each` are the bits of each problem,
+    whose mean is `bits`; NaN where it lacks the place.
     """
 
     bits: Float64[Tensor, "*lead"]
@@ -64,6 +65,7 @@ class VInformation:
     folds: int
     level: float
     seed: int
+    each: Float64[Tensor, "*lead problem"] | None = None
 
     @property
     def selectivity(self) -> Float64[Tensor, "*lead"]:
@@ -112,7 +114,8 @@ class VInformation:
         >>> v_information(y[None, :, None].float(), y, draws=100).to_dict()["accuracy"]
         [1.0]
         """
-        columns = {f.name: getattr(self, f.name) for f in fields(self)} | {"selectivity": self.selectivity}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "each"}
+        columns["selectivity"] = self.selectivity
         return {name: column.reshape(-1).tolist() for name, column in columns.items() if isinstance(column, Tensor)}
 
 
@@ -213,6 +216,7 @@ def v_information(
         folds=folds,
         level=float(level),
         seed=seed,
+        each=torch.where(flat_valid & enough[:, None], gain[:, 0], math.nan).reshape(*lead, n),
     )
 
 

@@ -20,10 +20,13 @@ __all__ = [
     "MaxNewTokens",
     "Model",
     "N",
+    "Position",
     "Problems",
     "Prompt",
     "PromptMode",
     "QuestionColumn",
+    "Reference",
+    "ReferencePosition",
     "Samples",
     "Seed",
     "SolutionColumn",
@@ -43,6 +46,16 @@ class PromptMode(StrEnum):
     chat = "chat"
 
 
+class Reference(StrEnum):
+    solution = "solution"
+    answer = "answer"
+
+
+class Position(StrEnum):
+    last = "last"
+    predicts = "predicts"
+
+
 Model = Annotated[
     str,
     typer.Option(
@@ -57,6 +70,10 @@ N = Annotated[int | None, typer.Option("--n", "-n", help="The first N problems."
 Prompt = Annotated[
     PromptMode,
     typer.Option(help="The question as it is (raw), in the chat template (chat), or chat where there is one (auto)."),
+]
+ReferencePosition = Annotated[
+    Position,
+    typer.Option(help="Where the reference is read: its last token, or where it predicts its answer's first token."),
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Response tokens at most.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from analyses.report.opening import Opening, opening
+from analyses.report.positions import position_sentence, reference_told
 from analyses.report.resembling import excess_sentence, explained_sentence
 from analyses.report.summary import COLUMNS, null_sentence, summary
 from analyses.store.run import Run
@@ -47,7 +48,7 @@ def show(run: Run) -> None:
     site, sigma = run.settings["site"], run.settings["sigma"]
     console.print(
         f"\n[b]{facts['model']}[/b]: {facts['responses']} responses, {facts['steps']} steps, {_asked(facts['prompt'])}"
-        f"scored at {site} against the last token of the gold {run.settings['reference']} (nHSIC, sigma = {sigma}; "
+        f"scored at {site} against {reference_told(run.settings)} (nHSIC, sigma = {sigma}; "
         "a dependence score, not bits)\n"
     )
     for sentence in facts.get("warnings", []):
@@ -60,11 +61,13 @@ def show(run: Run) -> None:
         table.add_row(str(row["layer"]), *(_cell(name, row[name]) for name in COLUMNS))
     console.print(table)
     console.print()
-    peaks = run.table("peaks.parquet")
-    if first := explained_sentence(peaks):
+    peaks, position = run.table("peaks.parquet"), run.settings["reference_position"]
+    if first := explained_sentence(peaks, position):
         console.print(Text.assemble(("What peaks resemble: ", "bold"), first), soft_wrap=True)
-    if said := excess_sentence(peaks, run.settings.get("excess"), last):
+    if said := excess_sentence(peaks, run.settings.get("excess"), last, position):
         console.print(Text.assemble((f"Peaks of layer {last}: ", "bold"), said), soft_wrap=True)
+    if said := position_sentence(run):
+        console.print(Text.assemble((f"Where the reference is read, layer {last}: ", "bold"), said), soft_wrap=True)
     numbers = [row["layer"] for row in facts["layers"]]
     for layer in sorted({numbers[len(numbers) // 3], numbers[2 * len(numbers) // 3], last}):
         for key, done in (("input_words", "read"), ("words", "predicted")):

@@ -17,10 +17,12 @@ from analyses.commands.options import (
     MaxNewTokens,
     Model,
     N,
+    Position,
     Problems,
     Prompt,
     PromptMode,
     QuestionColumn,
+    ReferencePosition,
     Samples,
     Seed,
     SolutionColumn,
@@ -64,6 +66,7 @@ def study(
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 16,
     prompt: Prompt = PromptMode.auto,
+    reference_position: ReferencePosition = Position.last,
     layers: Annotated[str, typer.Option(help='Layers of the baseline\'s nHSIC: "all" or numbers.')] = "all",
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -93,8 +96,8 @@ def study(
         return
     chosen = make_study(name, dict(pair_of(option) for option in options or ()))
     settings: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "prompt": str(prompt), "layers": layers_of(layers),
-        "temperature": temperature, "top_p": top_p, "samples": samples, "seed": seed,
+        "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference_position": str(reference_position),
+        "layers": layers_of(layers), "temperature": temperature, "top_p": top_p, "samples": samples, "seed": seed,
     }  # fmt: skip
     TraceSettings(**settings)
     check_work("study", n, batch_size, workers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +18,13 @@ from analyses.commands.options import (
     MaxNewTokens,
     Model,
     N,
+    Position,
     Problems,
     Prompt,
     PromptMode,
     QuestionColumn,
+    Reference,
+    ReferencePosition,
     Samples,
     Seed,
     SolutionColumn,
@@ -34,11 +36,6 @@ from analyses.commands.options import (
 )  # fmt: skip
 
 __all__ = ["trace"]
-
-
-class Reference(StrEnum):
-    solution = "solution"
-    answer = "answer"
 
 
 def trace(
@@ -54,9 +51,8 @@ def trace(
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(help="Responses decoded together.")] = 8,
     prompt: Prompt = PromptMode.auto,
-    reference: Annotated[
-        Reference, typer.Option(help="The text whose last token stands for the answer.")
-    ] = Reference.solution,
+    reference: Annotated[Reference, typer.Option(help="The text that stands for the answer.")] = Reference.solution,
+    reference_position: ReferencePosition = Position.last,
     layers: Annotated[str, typer.Option(help='"all" or numbers, e.g. "0,5,-1".')] = "all",
     site: Annotated[str, typer.Option(help="resid_post, resid_pre, resid_mid or ln_final.")] = "resid_post",
     temperature: Temperature = 0.0,
@@ -122,6 +118,7 @@ def trace(
     bandwidths = [sigma_of("trace", part) for part in sigma.split(",")]
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "prompt": str(prompt), "reference": str(reference),
+        "reference_position": str(reference_position),
         "layers": layers_of(layers), "site": site, "temperature": temperature, "top_p": top_p, "samples": samples,
         "seed": seed, "sigma": bandwidths[0], "eps": eps, "drop_top": drop_top, "tau": tau,
         "thinking_markers": [pair.split("...", 1) for pair in thinking_markers or ()],

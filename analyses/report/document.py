@@ -18,6 +18,7 @@ from analyses.report.explorer import explorer, left_out
 from analyses.report.made import made, meaning
 from analyses.report.nulls import depth, has_depth, has_null, survivors
 from analyses.report.parts import comparison, headline, response_rows, statistics
+from analyses.report.positions import both_positions
 from analyses.report.resembling import explained_sentence
 from analyses.report.resembling_table import has_resemblance, resembling
 from analyses.report.script import REPORT_SCRIPT
@@ -113,7 +114,8 @@ def _made_when(one: Digest) -> str:
 
 def _contents(one: Digest, run: int, level: int) -> str:
     """What is explained away is said first; then the response that is shown, then everything else."""
-    explained = explained_sentence(one.statistics)
+    position = one.run.settings.get("reference_position", "last")
+    explained = explained_sentence(one.statistics, position)
     said = f'<p class="rp-first"><strong>{html.escape(explained)}</strong></p>' if explained else ""
     return f"{said}{explorer(one, run, level)}{_nav(one, run)}{_parts(one, run, level)}"
 
@@ -148,7 +150,7 @@ def _parts(one: Digest, run: int, level: int) -> str:
         "summary": lambda: f'<div class="rp-headline">{headline(one)}</div>',
         "responses": lambda: f"{response_rows(one, places)}{left_out(one)}",
         "peaks": lambda: statistics(one),
-        "resembles": lambda: resembling(one),
+        "resembles": lambda: resembling(one) + both_positions(one),
         "nulls": lambda: survivors(one),
         "words": lambda: thinking(one),
         "depth": lambda: depth(one),

@@ -84,8 +84,8 @@ def command(one: Digest) -> tuple[str, str]:
         remarks.append("PROBLEMS.jsonl stands for the problem file, which a run does not name.")
     words.append(("--n", len(problems)))
     flags = (
-        "max_new_tokens", "prompt", "reference", "site", "temperature", "top_p", "seed", "sigma", "eps", "drop_top",
-        "tau", "dtype",
+        "max_new_tokens", "prompt", "reference", "reference_position", "site", "temperature", "top_p", "seed", "sigma",
+        "eps", "drop_top", "tau", "dtype",
     )  # fmt: skip
     words += [(f"--{name.replace('_', '-')}", settings[name]) for name in flags if name in settings]
     words.append(("--layers", ",".join(map(str, settings.get("layers", one.layers)))))

@@ -9,6 +9,7 @@ from typing import Any
 
 from analyses.report.counted import TOLD
 from analyses.report.digest import Digest
+from analyses.report.positions import reference_told
 from analyses.report.resembling import excess_sentence
 from analyses.report.shown import shown_as, verdict
 from analyses.report.summary import null_sentence, summary
@@ -41,14 +42,13 @@ def headline(one: Digest) -> str:
     count = len(one.responses)
     of = f" to {several(one.problems, 'problem')}" if one.problems < count else ""
     steps = int(one.responses["n_steps"].sum())
-    layers = _listed(one.layers)
+    layers, position = _listed(one.layers), settings.get("reference_position", "last")
     low, high = float(means["ratio"].min()), float(means["ratio"].max())
     tau = settings.get("tau", 1.5)
     scored = f"{escaped(settings.get('site', 'the residual stream'))} of {layers}"
-    reference = escaped(settings.get("reference", "solution"))
     sentences = [
         f"<b>{model}</b> gave {several(count, 'response')}{of}, {several(steps, 'step')} in all. Each step was scored "
-        f"by nHSIC at {scored} against the last token of the gold {reference}."
+        f"by nHSIC at {scored} against {escaped(reference_told(settings))}."
     ]
     ratio = f"At the last layer ({last}), <b>{percent(at['ratio'])}</b> of a response's steps are peaks"
     if len(one.layers) > 1:
@@ -65,7 +65,7 @@ def headline(one: Digest) -> str:
     sentences.append(f"{ratio}. A peak is a step above Q3 + {plain(tau)} IQR of its layer.")
     sentences.append(_words_sentence(one))
     # Our own words, whose thin spaces are to stay spaces: `escaped` would show them as what they are.
-    sentences.append(html.escape(excess_sentence(one.statistics, settings.get("excess"), last)))
+    sentences.append(html.escape(excess_sentence(one.statistics, settings.get("excess"), last, position)))
     if settings.get("null") and not is_void(settings):
         sentences.append(escaped(null_sentence(one.run, summary(one.run))))
     sentences.append(_accuracy_sentence(one))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
+    "ENDS",
+    "OTHERS_ARE",
     "Resemblance",
     "excess_sentence",
     "explained_sentence",
@@ -31,6 +33,10 @@ __all__ = [
 ]
 
 NEARLY_ALL = 0.9
+ENDS = {"last": "ends on", "predicts": "was read at"}
+"""What a reference does with the token that its stream has just read, by where it is read."""
+OTHERS_ARE = {"last": "end on the same kind of token", "predicts": "begin their answer with the same kind of token"}
+"""How references of other answers are like the own one, by where they are read."""
 _KINDS = {
     "digit": "a digit", "number": "a number", "letter": "a letter", "word": "a word", "stop": "a full stop",
     "punctuation": "a punctuation mark", "TeX": "a token of TeX", "mixed": "a token of letters and signs",
@@ -168,26 +174,29 @@ def _kinds(peaks: pandas.DataFrame) -> dict[str, int]:
     return {str(kind): int(count) for kind, count in counts.items()}
 
 
-def _ends_on(kinds: Mapping[str, int]) -> tuple[str, str]:
+def _ends_on(kinds: Mapping[str, int], position: str) -> tuple[str, str]:
     """What such a step has just read, and what to call the kind."""
     if len(kinds) == 1:
         name = _KINDS.get(next(iter(kinds)), "a token")
-        return name, f"{name}, as their references end on"
+        return name, f"{name}, as their references {'end on' if position == 'last' else 'were read at'}"
     listed = ", ".join(f"{_KINDS.get(kind, kind)} {count} times" for kind, count in kinds.items())
     return (
-        "a token of the kind that their reference ends on",
-        f"a token of the kind that their reference ends on ({listed})",
+        f"a token of the kind that their reference {ENDS[position]}",
+        f"a token of the kind that their reference {ENDS[position]} ({listed})",
     )
 
 
-def explained_sentence(peaks: pandas.DataFrame) -> str:
-    """That what peaks have just read explains them, where it does; else the empty text."""
+def explained_sentence(peaks: pandas.DataFrame, position: str = "last") -> str:
+    """That what peaks have just read explains them, where it does; else the empty text.
+
+    ``position`` is where the run's references are read.
+    """
     found = resemblances(peaks)
     layers = [one for one in found if one.explained]
     if not layers:
         return ""
     where = "At every layer" if len(layers) == len(found) else f"At {_listed([one.layer for one in layers])}"
-    shown, kind = layers[-1], _ends_on(_kinds(peaks))[1]
+    shown, kind = layers[-1], _ends_on(_kinds(peaks), position)[1]
     return (
         f"{where} nearly all peaks have just read {kind}: {_share(shown, peaks)}. "
         f"{'Its' if len(layers) == 1 else 'Their'} peaks show which kind of token was read; whether they are about the "
@@ -206,14 +215,16 @@ def _share(one: Resemblance, peaks: pandas.DataFrame) -> str:
     )
 
 
-def excess_sentence(peaks: pandas.DataFrame, asked: Mapping[str, Any] | None, layer: int) -> str:
+def excess_sentence(
+    peaks: pandas.DataFrame, asked: Mapping[str, Any] | None, layer: int, position: str = "last"
+) -> str:
     """What the peaks of a layer resemble, and how other answers score there."""
     found = {one.layer: one for one in resemblances(peaks)}
     if layer not in found:
         return ""
     one, text = found[layer], ""
     if one.after_kind is not None:
-        text = f"Right after {_ends_on(_kinds(peaks))[0]}: {_share(one, peaks)}. "
+        text = f"Right after {_ends_on(_kinds(peaks), position)[0]}: {_share(one, peaks)}. "
     if not asked:
         return text.strip()
     others = resemblance_facts(peaks, asked)["others"]
@@ -230,8 +241,7 @@ def excess_sentence(peaks: pandas.DataFrame, asked: Mapping[str, Any] | None, la
     if others["fewer"]:
         text += (
             f"{others['fewer']} of {several(others['responses'], 'response')} had fewer than {others['references']}, "
-            f"as the pool holds no more that end on the same kind of token; {plain(others['undefined'])} too few for a "
-            "spread."
+            f"as the pool holds no more that {OTHERS_ARE[position]}; {plain(others['undefined'])} too few for a spread."
         )
     return text.strip()
 

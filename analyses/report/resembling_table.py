@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analyses.report.digest import Digest
-from analyses.report.resembling import Resemblance, resemblances
+from analyses.report.resembling import ENDS, OTHERS_ARE, Resemblance, resemblances
 from analyses.stats.association import FEWEST_PROBLEMS
 from analyses.views.parts import cell, column, data_table, small
 from analyses.views.wording import percent, plain, several
@@ -12,16 +12,16 @@ __all__ = ["has_resemblance", "resembling"]
 
 _AFTER = {
     "peaks": "Steps above Q3 + tau IQR of their layer",
-    "after its kind": "Share of peaks that have just read a token of the kind that the reference ends on",
+    "after its kind": "Share of peaks that have just read a token of the kind that the reference {ends}",
     "all steps": "The same share of all steps",
-    "after its token": "Share of peaks that have just read the very token that the reference ends on",
+    "after its token": "Share of peaks that have just read the very token that the reference {ends}",
     "all steps, token": "The same share of all steps",
 }
 _EXCESS = {
     "others as high": "At peaks, share of other answers' references that score at least as high as the own one",
     "anywhere": "The same share over all steps",
     "peaks of the excess": "Steps above Q3 + tau IQR of the standardised excess",
-    "of these after its kind": "Those that have just read a token of the kind that the reference ends on",
+    "of these after its kind": "Those that have just read a token of the kind that the reference {ends}",
 }
 
 
@@ -33,8 +33,8 @@ def resembling(one: Digest) -> str:
     """What the steps at peaks have just read, and how other answers score there, by layer."""
     found = resemblances(one.statistics)
     asked = one.run.settings.get("excess")
-    names = _AFTER | (_EXCESS if asked else {})
-    heads = [column("layer", True), *(column(name, True, hint) for name, hint in names.items())]
+    names, ends = _AFTER | (_EXCESS if asked else {}), ENDS[one.run.settings.get("reference_position", "last")]
+    heads = [column("layer", True), *(column(name, True, hint.format(ends=ends)) for name, hint in names.items())]
     intervals = one.problems >= FEWEST_PROBLEMS
     rows = [
         f'<tr><th scope="row" class="pl-n" data-v="{layer.layer}">{layer.layer}</th>'
@@ -68,17 +68,18 @@ def _cells(one: Resemblance, intervals: bool, asked: bool) -> str:
 
 
 def _note(one: Digest) -> str:
+    position = one.run.settings.get("reference_position", "last")
     text = (
-        "A step has just read its input token: the token before the one that it predicts. The reference ends on a "
-        "token too, and a step that has read a token of the same kind (a digit, a number, a word, a full stop ...) may "
-        "score high for that alone, whatever the answer is."
+        "A step has just read its input token: the token before the one that it predicts. The reference "
+        f"{ENDS[position]} a token too, and a step that has read a token of the same kind (a digit, a number, a word, "
+        "a full stop ...) may score high for that alone, whatever the answer is."
     )
     asked = one.run.settings.get("excess")
     if not asked:
         return text
     return (
-        f"{text} Each response was also scored beside up to {asked['references']} references of other answers that end "
-        "on the same kind of token. Where half of them score at least as high as the own one, a peak says nothing of "
+        f"{text} Each response was also scored beside up to {asked['references']} references of other answers that "
+        f"{OTHERS_ARE[position]}. Where half of them score at least as high as the own one, a peak says nothing of "
         "this answer. The excess is the own score less their mean, standardised by their standard deviation; its peaks "
         "are by the same rule. It is descriptive: the null (peaklens trace --null K) is the test."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analyses.report.counted import counted_words
+from analyses.report.positions import position_facts
 from analyses.report.resembling import resemblance_facts
 from analyses.report.warned import OF_RESPONSES, response_counts, response_warnings
 from analyses.store.columns import CLOSENESS, INPUT, PREDICTED, SIGNIFICANT, WRONG_ANSWERS, is_void
@@ -25,19 +26,24 @@ VOID_NULL = (
     "This run was asked for a null by an earlier version, whose wrong answers could be right ones: its p-values say "
     "nothing. The same command with --null makes them anew, without decoding anything again."
 )
-_MATCHED = "their references matched with the own one's end as far as there are such"
+_MATCHED = {
+    "last": "their references matched with the own one's end as far as there are such",
+    "predicts": "their references matched with the own one's first token of the answer as far as there are such",
+}
+_MATCH = {"last": "end on", "predicts": "begin their answer with"}
 _ENDINGS = {
-    "token": "end on the same token",
-    "before": "end on the same kind of token (a digit, a word, a full stop ...) after the same token",
-    "kind": "end on the same kind of token",
-    "none": "end on another kind of token",
+    "token": "{} the same token",
+    "before": "{} the same kind of token (a digit, a word, a full stop ...) after the same token",
+    "kind": "{} the same kind of token",
+    "none": "{} another kind of token",
 }
 
 
 def summary(run: Run, top: int = 15) -> dict[str, Any]:
     """Means over responses by layer, and the words most often at peaks, as JSON-able data.
 
-    ``resembles`` is what peaks have just read and how other answers score there, by layer, where the run says it.
+    ``resembles`` is what peaks have just read and how other answers score there, by layer, where the run says it;
+    ``reference_positions`` is which steps the excess points to, by where references are read.
     ``interval`` means are over the responses that have at least two peaks, ``aom`` over those with one. ``input_words``
     are the tokens that peaks have read, ``words`` those that they predict, without the spaces around them.
     """
@@ -47,6 +53,8 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
         "run": str(run.path),
         "model": run.settings["model"],
         "prompt": run.settings.get("prompt"),
+        "reference": run.settings.get("reference"),
+        "reference_position": run.settings.get("reference_position"),
         "failed": len(run.failures()),
         **_responses(run),
         "responses": int(len(peaks) / max(1, peaks["layer"].nunique())),
@@ -60,6 +68,8 @@ def summary(run: Run, top: int = 15) -> dict[str, Any]:
     }
     if resembling := resemblance_facts(peaks, run.settings.get("excess")):
         facts["resembles"] = resembling
+    if positions := position_facts(run):
+        facts["reference_positions"] = positions
     if (null := run.settings.get("null")) and not is_void(run.settings):
         drawn = run.table(WRONG_ANSWERS)
         survive = peaks.groupby("layer")[["n_peaks", "n_significant"]].sum()
@@ -116,8 +126,11 @@ def matched_sentence(run: Run) -> str:
     if not total:
         return "No response was scored against them yet."
     counts = {name: int(drawn[name].sum()) for name in CLOSENESS}
-    listed = ", ".join(f"{counts[name]:,} {ending}" for name, ending in _ENDINGS.items() if counts[name])
-    chosen = "whatever their references end on" if run.settings["null"]["null_match"] == "none" else _MATCHED
+    position = run.settings.get("reference_position", "last")
+    does = _MATCH[position]
+    listed = ", ".join(f"{counts[name]:,} {ending.format(does)}" for name, ending in _ENDINGS.items() if counts[name])
+    any_of_them = run.settings["null"]["null_match"] == "none"
+    chosen = f"whatever their references {does}" if any_of_them else _MATCHED[position]
     different = drawn["different_answers"]
     least, most = int(different.min()), int(different.max())
     return (

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
-    "CLOSENESS", "EXCESS_COLUMNS", "INPUT", "NULL_COLUMNS", "PREDICTED", "RENAMED", "RESPONSE_COLUMNS", "SCORE",
-    "SIGNIFICANT", "WRONG_ANSWERS", "is_void", "stored_names",
+    "CLOSENESS", "EXCESS_COLUMNS", "INPUT", "NULL_COLUMNS", "POSITIONS", "PREDICTED", "REFERENCE_POSITIONS", "RENAMED",
+    "RESPONSE_COLUMNS", "SCORE", "SIGNIFICANT", "STEP_KINDS", "WRONG_ANSWERS", "excess_positions", "is_void",
+    "stored_names",
 ]  # fmt: skip
 
 SCORE = "nhsic"
@@ -29,6 +30,15 @@ CLOSENESS = ("token", "before", "kind", "none")
 """How the end of a wrong reference is matched with the end of the own one, closest first."""
 
 NULL_COLUMNS = ("null_mean", "null_sd", "p_step", "p_family", "p_holm", "p_random")
+
+POSITIONS = ("last", "predicts")
+"""Where a reference is read: at its last token, or where it predicts the first token of its answer."""
+
+REFERENCE_POSITIONS = "reference_positions.parquet"
+"""The table of the excess at both positions by what steps are about to say, or have just read."""
+
+STEP_KINDS = ("states", "result", "says", "within", "has_stated", "has_said", "other")
+"""Steps by what they have to do with the answer, see :mod:`analyses.trace.answer_steps`."""
 
 EXCESS_COLUMNS = ("excess", "excess_standardised")
 """Of a score over other answers' references: in its own unit, and in their standard deviations."""
@@ -51,6 +61,18 @@ def stored_names(table: str, wanted: Iterable[str], there: Iterable[str]) -> dic
     known, renamed = set(there), RENAMED.get(table, {})
     others = {**renamed, **{new: old for old, new in renamed.items()}}
     return {name: others[name] if name not in known and others.get(name) in known else name for name in wanted}
+
+
+def excess_positions(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """At which positions of the reference a run has the excess, its own first; none where it was not asked.
+
+    >>> excess_positions({"reference_position": "last", "excess": {"references": 20, "beside": "predicts"}})
+    ('last', 'predicts')
+    """
+    asked = settings.get("excess")
+    if not asked:
+        return ()
+    return (settings.get("reference_position", "last"), *([asked["beside"]] if asked.get("beside") else []))
 
 
 def is_void(settings: Mapping[str, Any]) -> bool:

@@ -4,7 +4,8 @@
 2. `merge_pinned` compares a folder's with those of now. Any difference is refused, key by key with both values, except
    in the settings that may grow (lists and dicts such as layers and problems, which are merged), and in those that are
    only noted: no cell depends on them, so the present value takes the place of the earlier one.
-3. `read_pinned` reads a ``run.json`` and refuses one that is damaged or of another format.
+3. `read_pinned` reads a ``run.json`` and refuses one that is damaged or of another format. A setting of a trace that an
+   earlier version did not pin reads as what that version did.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = ["FORMAT", "Judge", "differences", "json_values", "merge_pinned", "rea
 FORMAT = 1
 _KEYS = {"format": int, "kind": str, "created": str, "settings": dict, "provenance": dict}
 _ABSENT = object()
+_THEN = {"reference_position": "last"}  # of traces that pin none: what there was before it could be chosen
 
 Judge = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], list[str]]]
 """Compares the provenance of a folder with that of now: what the folder is to hold of it, and the differences."""
@@ -79,6 +81,9 @@ path; a run is the folder given as output.
     wrong = [key for key, kind in _KEYS.items() if not isinstance(pinned.get(key), kind)]
     if wrong:
         raise _damaged(file, f"no usable {', '.join(wrong)}")
+    for settings in (pinned["settings"], pinned["settings"].get("baseline")):
+        if isinstance(settings, dict) and "reference" in settings:  # of a trace, or of what a study stands on
+            settings.update({name: value for name, value in _THEN.items() if name not in settings})
     return pinned
 
 

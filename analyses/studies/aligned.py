@@ -212,7 +212,8 @@ def usable_bits(
         return v_information(x, labels, valid=valid, control=control, **options)
     nothing = torch.full(known.shape, float("nan"), dtype=torch.float64)
     columns = dict.fromkeys(("bits", "low", "high", "entropy", "control_bits", "accuracy"), nothing)
-    return VInformation(**columns, n=known, probe=probe, folds=folds, level=0.95, seed=seed)
+    each = torch.full(valid.shape, float("nan"), dtype=torch.float64)
+    return VInformation(**columns, n=known, probe=probe, folds=folds, level=0.95, seed=seed, each=each)
 
 
 def _rows_of(

@@ -36,6 +36,8 @@ class Baselines:
         probing: what they hold beside nHSIC: fields of :class:`analyses.trace.probing.Probing`.
         batch_size, workers, retry_failed: as for :func:`analyses.trace.tracing.trace`.
         watch: is told of the progress.
+        pool: whose references the excess is over, where ``probing`` asks for it: all that the problem source has,
+            whatever the number of problems.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Baselines:
     workers: int
     retry_failed: bool
     watch: Watch
+    pool: Sequence[Problem] = ()
 
     def trace(self, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> TraceRun:
         """The baseline with a response to each of these problems, or its failure."""
@@ -79,7 +82,7 @@ class Baselines:
             return trace(
                 model, problems, path, batch_size=self.batch_size, workers=self.workers,
                 retry_failed=self.retry_failed, report=False, progress=begin, on_done=self.watch.cells,
-                **asdict(options), **{"excess": 0, **self.probing},
+                pool=list(self.pool) or None, **asdict(options), **{"excess": 0, **self.probing},
             )  # fmt: skip
 
 
@@ -115,8 +118,11 @@ def _earlier_name(tracer: Tracer) -> str:
 
 def _named(tracer: Tracer) -> dict[str, Any]:
     options = {k: v for k, v in asdict(tracer.options).items() if k not in ("layers", "samples")}
-    # Those of the tables count where they are given, so that folders from before they were there keep their names
+    # Those of the tables and the position of references count where they are given, so that folders from before they
+    # were there keep their names
     pinned = {k: v for k, v in options.items() if v or k == "tau" or k not in TABLE_SETTINGS}
+    if pinned["reference_position"] == "last":
+        del pinned["reference_position"]
     return pinned | {"dtype": f"torch.{tracer.settings['dtype']}"}
 
 

@@ -30,6 +30,7 @@ def estimate_study(
     max_new_tokens: Whole = 256,
     prompt: str = "auto",
     reference: str = "solution",
+    reference_position: str = "last",
     layers: str | Whole | Sequence[Whole] = "all",
     site: str = "resid_post",
     temperature: Number = 0.0,
@@ -50,13 +51,15 @@ def estimate_study(
     """
     n, batch_size, workers = check_work("study", n, batch_size, workers)
     options = TraceSettings(
-        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
-        temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
-        tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
+        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, reference_position=reference_position,
+        layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
+        eps=eps, drop_top=drop_top, tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
     plan = plan_study(study, model, problems, n, words, calibrate, options)
     study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
-    with warmed_up(bridge, chosen, options, batch_size, study.probing()) as warm:
+    probing = dict(study.probing())
+    excess = probing.pop("excess", 0)  # in the same pass as decoding
+    with warmed_up(bridge, chosen, options, batch_size, probing, excess=excess) as warm:
         few = warm.problems
         lab = Lab(bridge, few, options, warm.run, words, calibrating=[problem.id for problem in few])
         if study.calibrates(lab):

@@ -6,8 +6,11 @@
 3. Whether there is any dependence at all: HSIC with problems as samples and a permutation test, at the same places and
    labels (:mod:`probes.samplewise`).
 4. Beside it, across problems and after a stated reduction, the information between the stream and the answer's own
-   representation (Gaussian and nearest-neighbour, each with a control of shuffled problems), and mean nHSIC and the
-   share of peaks at these steps.
+   representation (Gaussian and nearest-neighbour, each with a control of shuffled problems); and at these steps mean
+   nHSIC, the share of peaks, and the standardised excess over other answers with the reference read at its last token
+   and where it predicts its answer.
+5. Which of these goes with bits: rank correlations over places and over problems, with intervals
+   (:mod:`analyses.studies.beside_bits`).
 
 Since the prompt determines the answer, Shannon information about it is there from the start: what grows along a
 response is *usable* information (Xu et al. 2020), that a probe of the family can read.
@@ -19,7 +22,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -30,8 +33,18 @@ from analyses.stats import holm
 from analyses.store.columns import SCORE
 from analyses.studies.aligned import AlignedStudy, Gathered, Target, check_answers, present, usable_bits
 from analyses.studies.base import StudyData
+from analyses.studies.beside_bits import (
+    MEASURES,
+    PlaceValues,
+    over_places,
+    over_problems,
+    place_values,
+    said_of_places,
+    said_over_problems,
+)  # fmt: skip
 from analyses.studies.options import option, seed_option
 from analyses.studies.setup import Setup
+from analyses.trace.others import DEFAULT_OTHERS
 from probes.information import gaussian_mi, ksg_mi, reduce_dimensions
 from probes.samplewise import sample_hsic
 from probes.vinformation import MIN_PROBLEMS_PER_FOLD
@@ -76,17 +89,19 @@ class Information(AlignedStudy):
 
         steps = self.steps(data)
         targets = self.targets(data, steps)
-        scores = _scores(self, data, steps)
+        values = place_values(data, self.responses_here(data), steps)
+        scores = _scores(self, values)
         rows: list[dict[str, Any]] = []
+        each: dict[_Key, _Each] = {}
         continuous: list[dict[str, Any]] = []
         for gathered in self.layers(data):
             for target in targets:
-                rows += self._bits(gathered, target, steps)
+                rows += self._bits(gathered, target, steps, each)
             continuous += self._continuous(gathered, steps)
         keys = ["layer", "alignment", "event", "at"]
         table = pd.DataFrame(rows).merge(scores, on=keys, how="left")
         # Last layer first, and what is told soonest: a page shows the first rows.
-        ranked = {"alignment": _ALIGNMENTS, "target": tuple(_LABELS)}
+        ranked = {"alignment": (*_ALIGNMENTS, "all"), "target": tuple(_LABELS)}
         table = table.sort_values(
             ["layer", "alignment", "event", "target", "probe", "at"],
             ascending=[False, True, True, True, True, True],
@@ -98,18 +113,31 @@ class Information(AlignedStudy):
             "information": table,
             "information_continuous": beside,
             "information_onsets": _onsets(table),
-            "information_and_nhsic": _agreement(table),
-        }
+            "information_and_nhsic": _over_places(self, each, values).sort_values(
+                ["layer", "alignment", "target"], ascending=[False, True, True], kind="stable", ignore_index=True,
+                key=lambda column: column.map(ranked[column.name].index) if column.name in ranked else column,
+            ),
+            "information_over_problems": _over_problems(self, each, values),
+        }  # fmt: skip
 
-    def _bits(self, gathered: Gathered, target: Target, steps: torch.Tensor) -> Iterator[dict[str, Any]]:
+    def probing(self) -> dict[str, Any]:
+        return {"excess": DEFAULT_OTHERS}
+
+    def _bits(
+        self, gathered: Gathered, target: Target, steps: torch.Tensor, each: dict[_Key, _Each]
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of a layer and label; ``each`` is given the bits of each problem."""
         here = present(target, steps)
         labels = target.labels.expand_as(here).clamp(min=0)
         tested = self._dependence(gathered, labels, here)
         for probe in self.probes:
-            columns = usable_bits(
+            found = usable_bits(
                 gathered.residuals, labels, here, probe=probe, folds=self.folds, seed=self.seed,
                 n_classes=max(2, len(target.names)),
-            ).to_dict()  # fmt: skip
+            )  # fmt: skip
+            assert found.each is not None
+            each[gathered.layer, target.name, probe] = found.each.cpu().numpy()
+            columns = found.to_dict()
             for k, place in enumerate(self.places):
                 yield {
                     "layer": gathered.layer, "alignment": place.alignment, "event": place.event, "at": place.at,
@@ -183,13 +211,10 @@ class Information(AlignedStudy):
                 f"{row['before']:.2f} [{row['before_low']:.2f}, {row['before_high']:.2f}] to {row['after']:.2f} "
                 f"[{row['after_low']:.2f}, {row['after_high']:.2f}] bits of {row['entropy']:.2f}, n = {row['n']:.0f}."
             )
-        for row in tables["information_and_nhsic"].to_dict("records"):
-            if row["layer"] == table["layer"].max() and row["spearman"] == row["spearman"]:
-                said.append(
-                    f"Last layer, {row['places']} places ({row['alignment']}): rank correlation of bits about "
-                    f"{_LABELS[row['target']]} with mean nHSIC {row['spearman']:+.2f}, with the share of peaks "
-                    f"{row['spearman_peaks']:+.2f}."
-                )
+        compared = tables["information_and_nhsic"]
+        here = compared[(compared["layer"] == table["layer"].max()) & (compared["alignment"] == "all")]
+        said += [said_of_places(_LABELS[row["target"]], row) for row in here.to_dict("records")]
+        said += said_over_problems(tables["information_over_problems"], _LABELS)
         said += _depends(table, self.permutations)
         silent = [_LABELS[str(name)] for name, part in table.groupby("target", sort=False) if not part["n"].any()]
         if silent:
@@ -207,6 +232,9 @@ class Information(AlignedStudy):
         return said
 
 
+_Key: TypeAlias = tuple[int, str, str]  # layer, label, probe
+_Each: TypeAlias = Float64[np.ndarray, "place problem"]
+_ENDS = ("", "_low", "_high", "_p")
 _ALIGNMENTS = ("end", "event", "relative")
 _LABELS = {"running": "the value being computed", "stated": "the stated answer", "answer": "the gold answer"}
 
@@ -254,33 +282,25 @@ def _few(layers: list[Any], most: int = 5) -> list[Any]:
     return [layers[round(k * (len(layers) - 1) / (most - 1))] for k in range(most)]
 
 
-def _scores(study: AlignedStudy, data: StudyData, steps: torch.Tensor) -> pandas.DataFrame:
-    """Mean nHSIC and share of peaks at each place and layer, over the responses that have the place."""
+def _scores(study: AlignedStudy, values: Mapping[int, PlaceValues]) -> pandas.DataFrame:
+    """Mean nHSIC, share of peaks and mean excess at each place and layer, over the responses that have the place."""
     import pandas as pd
 
-    cells = study.responses_here(data)
-    where = pd.DataFrame(
-        [
-            {"problem": cell.problem, "sample": cell.sample, "step": step, "place": k}
-            for n, cell in enumerate(cells)
-            for k, step in enumerate(steps[:, n].tolist())
-            if step >= 0
-        ]
-    )
-    sums = []
-    for part in data.lab.baseline.parts("mi.parquet", ["problem", "sample", "layer", "step", SCORE, "is_peak"]):
-        mi = data.of_these(part).astype({"problem": str})
-        found = where.merge(mi, on=["problem", "sample", "step"]).groupby(["layer", "place"])[[SCORE, "is_peak"]]
-        sums.append(found.sum().join(found.count().add_suffix("_count")))
-    totals = pd.concat(sums).groupby(level=["layer", "place"]).sum()
-    means = pd.DataFrame({name: totals[name] / totals[f"{name}_count"] for name in (SCORE, "is_peak")}).reset_index()
-    names = pd.DataFrame(
-        [
-            {"place": k, "alignment": place.alignment, "event": place.event, "at": place.at}
-            for k, place in enumerate(study.places)
-        ]
-    )
-    return means.merge(names, on="place").rename(columns={"is_peak": "peak_share"}).drop(columns="place")
+    rows = [
+        {
+            "layer": layer, "alignment": place.alignment, "event": place.event, "at": place.at,
+            **{name: _mean(some[k]) for name, some in here.items()},
+        }
+        for layer, here in sorted(values.items())
+        for k, place in enumerate(study.places)
+        if np.isfinite(here[SCORE][k]).any()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _mean(values: Float64[np.ndarray, " problem"]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _onsets(table: pandas.DataFrame) -> pandas.DataFrame:
@@ -307,18 +327,54 @@ def _onsets(table: pandas.DataFrame) -> pandas.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _agreement(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Whether places with more bits have more nHSIC, or more peaks: rank correlation over places, by layer."""
+def _over_places(
+    study: AlignedStudy, bits: Mapping[_Key, _Each], values: Mapping[int, PlaceValues]
+) -> pandas.DataFrame:
+    """Whether places with more bits have more of a measure: rank correlations over places, by layer.
+
+    The alignment "all" are all of its places.
+    """
     import pandas as pd
 
     rows = []
-    keys = ["layer", "alignment", "target", "probe"]
-    for key, part in table.groupby(keys, sort=False):
-        part = part.dropna(subset=["bits", "nhsic"])
-        row: dict[str, Any] = dict(zip(keys, key, strict=True))
-        row["places"] = len(part)
-        for name, column in (("spearman", "nhsic"), ("spearman_peaks", "peak_share")):
-            varied = len(part) >= 4 and part[column].nunique() > 1 and part["bits"].nunique() > 1
-            row[name] = float(part["bits"].corr(part[column], method="spearman")) if varied else float("nan")
-        rows.append(row)
+    for (layer, target, probe), each in bits.items():
+        alignments = dict.fromkeys(place.alignment for place in study.places)
+        different = _different(values[layer][SCORE])
+        for alignment in (*alignments, "all"):
+            chosen = [k for k, place in enumerate(study.places) if place.alignment == alignment]
+            chosen = different if alignment == "all" else chosen
+            gained = each[chosen]
+            row: dict[str, Any] = {"layer": layer, "alignment": alignment, "target": target, "probe": probe}
+            row["places"] = int((np.isfinite(gained) & np.isfinite(values[layer][SCORE][chosen])).any(axis=1).sum())
+            for name in (*MEASURES, "peak_share"):
+                found = over_places(gained, values[layer][name][chosen], study.seed)
+                row |= {f"spearman_{name}{end}": value for end, value in zip(_ENDS, found, strict=True)}
+            # By their older names too
+            row |= {"spearman": row[f"spearman_{SCORE}"], "spearman_peaks": row["spearman_peak_share"]}
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _over_problems(
+    study: AlignedStudy, bits: Mapping[_Key, _Each], values: Mapping[int, PlaceValues]
+) -> pandas.DataFrame:
+    """At each place, whether problems with more bits have more of a measure: rank correlations over problems."""
+    import pandas as pd
+
+    rows = []
+    for (layer, target, probe), each in bits.items():
+        for k, place in enumerate(study.places):
+            row: dict[str, Any] = {
+                "layer": layer, "alignment": place.alignment, "event": place.event, "at": place.at, "target": target,
+                "probe": probe, "bits": _mean(each[k]),
+            }  # fmt: skip
+            for name in MEASURES:
+                *found, row["n"] = over_problems(each[k], values[layer][name][k])
+                row |= {f"spearman_{name}{end}": value for end, value in zip(_ENDS[:3], found, strict=True)}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _different(values: Float64[np.ndarray, "place problem"]) -> list[int]:
+    """Places that are not the same step in every response: the end of a response has several names."""
+    return sorted(np.unique(values, axis=0, return_index=True, equal_nan=True)[1].tolist())

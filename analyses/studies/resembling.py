@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from analyses.report.positions import position_sentence
 from analyses.report.resembling import excess_sentence, explained_sentence, resemblance_frame
 from analyses.store.run import Run
 from analyses.studies.page import markdown_table, markdown_text, write_table
@@ -46,7 +47,10 @@ class Traced:
         frame = resemblance_frame(peaks)
         n = peaks["problem"].nunique()
         last = int(frame["layer"].max())
-        said = [explained_sentence(peaks), f"Layer {last}. {excess_sentence(peaks, asked, last)}"]
+        at = self.run.settings["reference_position"]
+        said = [explained_sentence(peaks, at), f"Layer {last}. {excess_sentence(peaks, asked, last, at)}"]
+        if both := position_sentence(self.run):
+            said.append(f"Where the reference is read, layer {last}: {both}")
         every = -(-len(frame) // ROWS)
         shown = frame.iloc[::-1].iloc[::every].iloc[::-1]
         return [

@@ -19,6 +19,8 @@ from analyses.studies.progress import Watch
 from analyses.studies.report import study_report
 from analyses.studies.spec import Spec, StartWorker
 from analyses.thinking import WordUse, word_uses
+from analyses.trace.inputs import pool_of
+from analyses.trace.others import most_of_pool
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.work.batches import do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
@@ -46,6 +48,7 @@ def run_study(
     max_new_tokens: Whole = 256,
     prompt: str = "auto",
     reference: str = "solution",
+    reference_position: str = "last",
     layers: str | Whole | Sequence[Whole] = "all",
     site: str = "resid_post",
     temperature: Number = 0.0,
@@ -78,8 +81,8 @@ def run_study(
         calibrate: problems whose responses give what hangs on the run as a whole (means, rates, orders of words): the
             first of the problem source, whatever ``n`` is (:mod:`analyses.studies.calibration`). 32 unless given, or
             those that the folder was begun with.
-        max_new_tokens, prompt, reference, layers, site, temperature, top_p, seed, samples, sigma, eps, drop_top, tau,
-            thinking_markers, final_prompts: of the traces it stands on, see
+        max_new_tokens, prompt, reference, reference_position, layers, site, temperature, top_p, seed, samples, sigma,
+            eps, drop_top, tau, thinking_markers, final_prompts: of the traces it stands on, see
             :class:`analyses.trace.settings.TraceSettings`.
 
     Raises:
@@ -89,9 +92,9 @@ def run_study(
     out, watch = Path(out), watch or Watch()
     n, batch_size, workers = check_work("study", n, batch_size, workers)
     options = TraceSettings(
-        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
-        temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
-        tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
+        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, reference_position=reference_position,
+        layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
+        eps=eps, drop_top=drop_top, tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
     plan = plan_study(study, model, problems, n, words, calibrate, options, out)
     study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
@@ -107,7 +110,9 @@ def run_study(
             remedy="Leave it out, or choose another folder.",
         )
 
-    traces = Baselines(shared, study.probing(), batch_size, workers, retry_failed, watch)
+    asked = study.probing()
+    pool = pool_of(problems, None, chosen, most_of_pool(asked["excess"])) if asked.get("excess") else ()
+    traces = Baselines(shared, asked, batch_size, workers, retry_failed, watch, pool)
     if calibrates:
         # First, and alone, so that they are decoded in the same batches whatever the study's problems are.
         wanted = None if stored is None else stored.problems

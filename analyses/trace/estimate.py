@@ -143,6 +143,7 @@ def estimate_trace(
     max_new_tokens: Whole = 256,
     prompt: str = "auto",
     reference: str = "solution",
+    reference_position: str = "last",
     layers: str | Whole | Sequence[Whole] = "all",
     site: str = "resid_post",
     temperature: Number = 0.0,
@@ -178,9 +179,9 @@ def estimate_trace(
     model = name_or_model(model)
     probing = probing_of(probes, null, null_match, null_statistic, null_seed, excess)
     options = TraceSettings(
-        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
-        temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
-        tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
+        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, reference_position=reference_position,
+        layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
+        eps=eps, drop_top=drop_top, tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
     chosen = traced_problems(model, problems, n)
     bridge = load_model(model) if isinstance(model, str) else model

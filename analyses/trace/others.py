@@ -2,9 +2,10 @@
 
 1. Which: other answers whose reference ends on the same kind of token, nearly the same set for all problems
    (:meth:`analyses.trace.wrong_answers.WrongAnswers.alike`), from a pool that the run keeps (``others.jsonl``).
-2. Each reference is read and factorised once, for whichever response meets it.
-3. A response's steps are scored with its own reference and with the others in one call, while it is decoded; those of
-   a run that is asked later, or for more layers, from reading it once more.
+2. Each reference is read and factorised once, for whichever response meets it; at both positions
+   (:mod:`analyses.trace.references`), the run's own and the one *beside* it, in one pass.
+3. A response's steps are scored with its own reference and with the others, at both positions, in one call, while it is
+   decoded; those of a run that is asked later, or for more layers, from reading it once more.
 
 What comes of it is :func:`probes.excess`. It is on unless turned off, descriptive, and no test: that is the null's.
 """
@@ -12,15 +13,17 @@ What comes of it is :func:`probes.excess`. It is on unless turned off, descripti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from analyses.problems import Problem
 from analyses.store.pinned import read_pinned
+from analyses.trace.references import other_position
 from analyses.trace.wrong_answers import Drawn, WrongAnswers, pool_pins, pool_told, read_pool, shuffled
 from interp.errors import InputError
 from interp.reading import encode
@@ -36,6 +39,7 @@ __all__ = [
     "DEFAULT_OTHERS",
     "OTHERS_FILE",
     "OtherReferences",
+    "most_of_pool",
     "other_references",
     "pinned_others",
 ]
@@ -54,31 +58,49 @@ _SEED = 0
 class OtherReferences:
     """References of other answers, for one model, read and factorised once."""
 
-    def __init__(self, tracer: Tracer, pool: Sequence[Problem], count: int) -> None:
+    def __init__(self, tracer: Tracer, pool: Sequence[Problem], count: int, beside: str | None = None) -> None:
         self.tracer, self.count = tracer, count
-        self.wrong = WrongAnswers(tracer, pool, count, "kind", _SEED)
+        self.positions = (tracer.options.reference_position, *([] if beside is None else [beside]))
+        first = WrongAnswers(tracer, pool, count, "kind", _SEED)
+        self.wrong = {self.positions[0]: first} | {
+            position: WrongAnswers(tracer, pool, count, "kind", _SEED, position, first)
+            for position in self.positions[1:]
+        }
         self.known: dict[str, int] = {}  # the row of each reference that was read
-        self.vectors: dict[int, Float[Tensor, "other d_model"]] = {}  # by layer
-        self.factors: dict[tuple[int, torch.device], AnswerFactor] = {}
+        self.vectors: dict[tuple[str, int], Float[Tensor, "other d_model"]] = {}  # by position and layer
+        self.factors: dict[tuple[str, int, torch.device], AnswerFactor] = {}
 
     @property
     def pins(self) -> dict[str, Any]:
         """What ``run.json`` holds of them."""
-        return {"references": self.count, "pool": self.wrong.pins}
+        beside = {"beside": self.positions[1]} if self.positions[1:] else {}
+        return {"references": self.count, "pool": self.wrong[self.positions[0]].pins, **beside}
 
     def keep(self, folder: Path) -> None:
         """Write the pool into a run's folder, unless it is there."""
-        self.wrong.keep(folder, OTHERS_FILE)
+        self.wrong[self.positions[0]].keep(folder, OTHERS_FILE)
 
-    def drawn(self, problem: str) -> Drawn:
-        """The other answers of a traced problem: fewer than asked, or none, where the pool has no more."""
-        return self.wrong.alike(problem)
+    def drawn(self, problem: str, position: str | None = None) -> Drawn:
+        """The other answers of a traced problem: fewer than asked, or none, where the pool has no more.
+
+        None either where its own reference has no such position.
+        """
+        position = position or self.positions[0]
+        if self.tracer.references[problem].place(position) is None:
+            return Drawn((), {}, 0)
+        return self.wrong[position].alike(problem)
 
     def told(self, problem: str, layers: Sequence[int]) -> dict[str, Any]:
         """What a cell says of them: which they are, and what was asked at which layers."""
-        drawn = self.drawn(problem)
+        drawn, more = self.drawn(problem), {}
+        for position in self.positions[1:]:
+            reference = self.tracer.references[problem]
+            why = "" if reference.place(position) is not None else reference.why
+            others = list(self.drawn(problem, position).problems)
+            more = {"excess_beside": {"position": position, "problems": others, "why": why}}
         return {
             "excess": self.wanted(layers), "excess_problems": list(drawn.problems), "excess_matched": drawn.matched,
+            **more,
         }  # fmt: skip
 
     def wanted(self, layers: Sequence[int]) -> dict[str, Any]:
@@ -87,23 +109,30 @@ class OtherReferences:
 
     def read(self, problems: Sequence[str], layers: Sequence[int]) -> None:
         """Read what these problems need and what was not read yet; before decoding, which a model cannot be read in."""
-        names = dict.fromkeys(name for problem in problems for name in self.drawn(problem).problems)
-        if any(layer not in self.vectors for layer in layers) and self.known:
+        names = dict.fromkeys(
+            name for place in self.positions for problem in problems for name in self.drawn(problem, place).problems
+        )
+        if any((self.positions[0], layer) not in self.vectors for layer in layers) and self.known:
             # Other layers than before: all of the references anew, at all layers asked so far
             names, self.known = dict.fromkeys([*self.known, *names]), {}
             self.factors.clear()
-        wanted = sorted({*self.vectors, *layers})
+        wanted = sorted({*(layer for _, layer in self.vectors), *layers})
         new = [name for name in names if name not in self.known]
         if not new:
             return
         site = self.tracer.options.site
-        texts = [self.wrong.reference(name) for name in new]
+        texts = [self.wrong[self.positions[0]].readable[name] for name in new]
+        # One without a position is drawn for none there: its last token fills the row
+        places = [[-1 if (at := text.place(p)) is None else at for p in self.positions] for text in texts]
+        longest = [len(text.ids) if -1 in some else max(some) + 1 for text, some in zip(texts, places, strict=True)]
         record = ResidualSites(layers=tuple(wanted), sites=(site,))
-        read = encode(self.tracer.model, texts, record=record, last_only=True)
-        rows = torch.stack([encoding.residuals[site][:, 0].cpu() for encoding in read])  # [new, layer, d_model]
-        for place, layer in enumerate(wanted):
-            before = [self.vectors[layer]] if self.known else []
-            self.vectors[layer] = torch.cat([*before, rows[:, place]])
+        cut = [text.ids[:length] for text, length in zip(texts, longest, strict=True)]
+        read = encode(self.tracer.model, cut, record=record, positions=places)
+        rows = torch.stack([encoding.residuals[site].cpu() for encoding in read])  # [new, layer, position, d_model]
+        for row, layer in enumerate(wanted):
+            for number, position in enumerate(self.positions):
+                before = [self.vectors[position, layer]] if self.known else []
+                self.vectors[position, layer] = torch.cat([*before, rows[:, row, number]])
         self.known |= {name: len(self.known) + place for place, name in enumerate(new)}
 
     def scored(
@@ -111,28 +140,53 @@ class OtherReferences:
         problems: Sequence[str],
         layers: Sequence[int],
         steps: Float[Tensor, "row layer step d_model"],
-        own: Float[Tensor, "row layer d_model"],
+        own: Float[Tensor, "row position layer d_model"],
     ) -> list[dict[str, Float64[Tensor, "layer step"]]]:
         """What a cell keeps of each row: the scores ``mi`` with its own reference, and the excess over the others."""
         if steps.device.type == "mps":  # which has no float64
             steps, own = steps.cpu(), own.cpu()
         self.read(problems, layers)
-        names = [self.drawn(problem).problems for problem in problems]
-        most = 1 + max(map(len, names))
+        met = [_Met([self.drawn(problem, position).problems for problem in problems]) for position in self.positions]
+        most = sum(one.width for one in met)
         found = torch.empty(len(problems), len(layers), most, steps.shape[2], dtype=torch.float64, device=steps.device)
+        undefined = own.isnan().any(dim=-1).any(dim=-1)  # a reference without the position: nothing is drawn for it
+        own = torch.where(own.isnan(), own[:, :1], own)
         for place, layer in enumerate(layers):
-            mine = factor_answers(own[:, place], **self._kernel)
-            shared = self._factor(layer, names, steps.device)
-            every = mine if shared is None else mine.beside(shared[0])
-            rows = [] if shared is None else [[len(mine.whitened) + shared[1][name] for name in some] for some in names]
-            # Shorter rows are filled up with their own reference, and cut below
-            index = torch.tensor([[i, *some, *[i] * (most - 1 - len(some))] for i, some in enumerate(rows)])
-            index = index if len(index) else torch.arange(len(names))[:, None]
+            every: AnswerFactor | None = None
+            index: list[Tensor] = []
+            for number, (position, one) in enumerate(zip(self.positions, met, strict=True)):
+                factor = factor_answers(own[:, number, place], **self._kernel)
+                begin = 0 if every is None else len(every.whitened)
+                shared = self._factor(position, layer, one.names, steps.device)
+                index.append(begin + one.rows(len(factor.whitened), {} if shared is None else shared[1]))
+                factor = factor if shared is None else factor.beside(shared[0])
+                every = factor if every is None else every.beside(factor)
+            assert every is not None
+            rows = torch.cat(index, dim=1)
             size = max(1, _AT_ONCE // (most * every.whitened[0].nbytes))
-            for begin in range(0, len(index), size):
-                some_rows = slice(begin, begin + size)
-                found[some_rows, place] = nhsic_with(steps[some_rows, place, None], every.chosen(index[some_rows]))
-        return [_kept(one[:, 0].cpu(), one[:, 1 : 1 + len(some)].cpu()) for one, some in zip(found, names, strict=True)]
+            for begin in range(0, len(rows), size):
+                some = slice(begin, begin + size)
+                found[some, place] = nhsic_with(steps[some, place, None], every.chosen(rows[some]))
+        return [self._kept(one.cpu(), met, row, undefined[row].tolist()) for row, one in enumerate(found)]
+
+    def _kept(
+        self, scores: Float64[Tensor, "layer met step"], met: Sequence[_Met], row: int, undefined: Sequence[bool]
+    ) -> dict[str, Tensor]:
+        """The tensors of a row: of the run's own position by plain names, of the one beside it by its name."""
+        kept: dict[str, Tensor] = {}
+        for position, one, lacks in zip(self.positions, met, undefined, strict=True):
+            own, others = scores[:, 0], scores[:, 1 : 1 + len(one.names[row])]
+            scores, found = scores[:, one.width :], excess(own, others)
+            if position == self.positions[0]:
+                kept |= {
+                    "mi": own, "excess:difference": found.difference, "excess:standardised": found.standardised,
+                    "excess:as_high": found.as_high,
+                }  # fmt: skip
+                continue
+            nothing = torch.full_like(own, torch.nan)
+            kept[f"excess:{position}_difference"] = nothing if lacks else found.difference
+            kept[f"excess:{position}_standardised"] = nothing if lacks else found.standardised
+        return kept
 
     @property
     def _kernel(self) -> dict[str, Any]:
@@ -140,12 +194,12 @@ class OtherReferences:
         return {"sigma": options.sigma, "eps": options.eps, "drop_top": options.drop_top}
 
     def _factor(
-        self, layer: int, names: Sequence[Sequence[str]], device: torch.device
+        self, position: str, layer: int, names: Sequence[Sequence[str]], device: torch.device
     ) -> tuple[AnswerFactor, Mapping[str, int]] | None:
         """The factors of a layer and the row of each reference in them; held as long as those of all layers fit."""
         if not self.known or not any(names):
             return None
-        vectors, held = self.vectors[layer], self.factors.get((layer, device))
+        vectors, held = self.vectors[position, layer], self.factors.get((position, layer, device))
         have = 0 if held is None else len(held.whitened)
         if have < len(vectors):
             new = factor_answers(vectors[have:].to(device), **self._kernel)
@@ -154,19 +208,25 @@ class OtherReferences:
                 some = sorted({name for row in names for name in row})
                 part = vectors[[self.known[name] for name in some]].to(device)
                 return factor_answers(part, **self._kernel), {name: row for row, name in enumerate(some)}
-            held = self.factors[layer, device] = whole
+            held = self.factors[position, layer, device] = whole
         assert held is not None
         return held, self.known
 
 
-def _kept(own: Float64[Tensor, "layer step"], others: Float64[Tensor, "layer other step"]) -> dict[str, Tensor]:
-    found = excess(own, others)
-    return {
-        "mi": own,
-        "excess:difference": found.difference,
-        "excess:standardised": found.standardised,
-        "excess:as_high": found.as_high,
-    }
+@dataclass(frozen=True)
+class _Met:
+    """The references that each row meets at one position: its own, then the named others."""
+
+    names: Sequence[Sequence[str]]
+
+    @property
+    def width(self) -> int:
+        return 1 + max(map(len, self.names))
+
+    def rows(self, own: int, known: Mapping[str, int]) -> Int64[Tensor, "row met"]:
+        """Their places among the own references and then the others; short rows are filled up with their own."""
+        listed = [[own + known[name] for name in names] for names in self.names]
+        return torch.tensor([[i, *some, *[i] * (self.width - 1 - len(some))] for i, some in enumerate(listed)])
 
 
 def other_references(
@@ -196,8 +256,20 @@ def other_references(
     count = (0 if begun else DEFAULT_OTHERS) if asked is None else asked
     if not count:
         return None
-    pool = sorted(make_pool(_POOL * count), key=lambda problem: shuffled(_SEED, problem.id))[: _POOL * count]
-    return OtherReferences(tracer, pool, count)
+    most = most_of_pool(count)
+    pool = sorted(make_pool(most), key=lambda problem: shuffled(_SEED, problem.id))[:most]
+    options = tracer.options
+    beside = None if options.reference == "answer" else other_position(options.reference_position)
+    return OtherReferences(tracer, pool, count, beside)
+
+
+def most_of_pool(count: int) -> int:
+    """How many problems a run keeps to draw so many references from.
+
+    >>> most_of_pool(20)
+    200
+    """
+    return _POOL * count
 
 
 def pinned_others(tracer: Tracer, folder: Path, pinned: Mapping[str, Any]) -> OtherReferences:
@@ -216,4 +288,4 @@ def pinned_others(tracer: Tracer, folder: Path, pinned: Mapping[str, Any]) -> Ot
             received="no such file" if pool is None else f"another pool, {pool_told(pool_pins(pool))}",
             remedy="Restore the file from a copy, or choose another folder.",
         )
-    return OtherReferences(tracer, pool, pinned["references"])
+    return OtherReferences(tracer, pool, pinned["references"], pinned.get("beside"))

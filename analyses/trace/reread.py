@@ -106,7 +106,8 @@ class Rereader:
             if self.others is not None and lacks_excess:
                 found |= self._excess(cell, data, self.others)
                 payload |= self.others.told(cell.problem, self.layers)
-                payload["reference_end"] = self.tracer.references[cell.problem][-1]
+                position = self.tracer.options.reference_position
+                payload["reference_end"] = self.tracer.references[cell.problem].read(position)[-1]
             if lacks and self.wrong is not None:
                 drawn = self.wrong.drawn(cell.problem)
                 payload |= {
@@ -144,11 +145,11 @@ class Rereader:
     def _excess(self, cell: Cell, data: CellData, others: Beside) -> dict[str, Tensor]:
         """The own reference beside those of other answers."""
         layers = data.payload["layers"]
-        answers = self.tracer.answers(cell.problem, layers)
+        answers = self.tracer.answers_at(cell.problem, layers, others.positions)
         found: dict[str, list[Tensor]] = {}
         for some in self._slices(data, len(layers)):
             steps = self.tracer.read_steps(data, layers[some])
-            scored = others.scored([cell.problem], layers[some], steps[None], answers[None, some])[0]
+            scored = others.scored([cell.problem], layers[some], steps[None], answers[None, :, some])[0]
             for name, values in scored.items():
                 found.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in found.items() if name != "mi"}  # that of decoding stays

@@ -14,6 +14,7 @@ import torch
 
 from analyses.grading import Reading
 from analyses.problems import Problem
+from analyses.store.columns import POSITIONS
 from interp.arguments import Judged, as_number, as_whole, refused
 from interp.errors import InputError
 from interp.prompts import Prompt
@@ -154,7 +155,9 @@ class TraceSettings:
     Attributes:
         prompt: "raw" (the question as it is, like the paper's scripts), "chat" (the model's chat template), or "auto":
             chat where the model has a template; which it is, is settled and pinned (:mod:`analyses.trace.prompting`).
-        reference: the text whose last token is the answer's representation: "solution" or "answer".
+        reference: the text that stands for the answer: "solution" or "answer".
+        reference_position: where it is read: "last", its last token, as in the paper; or "predicts", the position
+            before the answer's first token (:mod:`analyses.trace.references`). Runs of earlier versions are "last".
         site: resid_post, resid_pre, resid_mid or ln_final.
         sigma, eps, drop_top: of :func:`probes.nhsic` (sigma a number, or "median"); tau: of :func:`probes.tukey_peaks`.
         samples: responses a problem; more than one needs a temperature.
@@ -165,6 +168,7 @@ class TraceSettings:
     max_new_tokens: Whole = 256
     prompt: str = "auto"
     reference: str = "solution"
+    reference_position: str = "last"
     layers: str | Whole | Sequence[Whole] = "all"
     site: str = "resid_post"
     temperature: Number = 0.0
@@ -182,6 +186,14 @@ class TraceSettings:
         operation = "trace"
         one_of(operation, "prompt", self.prompt, ("auto", "raw", "chat"))
         one_of(operation, "reference", self.reference, ("solution", "answer"))
+        one_of(operation, "reference_position", self.reference_position, POSITIONS)
+        if self.reference_position == "predicts" and self.reference == "answer":
+            raise InputError(
+                operation,
+                expected="reference solution where it is read at the position that predicts the answer",
+                received="reference answer, which has nothing before the answer",
+                remedy="Leave --reference at solution, or --reference-position at last.",
+            )
         tokens, heat, top_p, seed = check_sampling(
             operation, self.max_new_tokens, self.temperature, self.top_p, self.seed
         )

@@ -6,7 +6,11 @@
   maximum over this trajectory's steps), p_holm (over its layers too), is_significant (p_holm at most 0.05) and
   p_random (against random vectors)
   With the excess: excess and excess_standardised (own score less the mean over other answers' references, and that in
-  their standard deviations, see :func:`probes.excess`), and is_excess_peak (Tukey's rule on the latter)
+  their standard deviations, see :func:`probes.excess`), and is_excess_peak (Tukey's rule on the latter);
+  the same with references read at the other position: excess_predicts, excess_standardised_predicts and
+  is_excess_peak_predicts (..._last where the run's own position is predicts, see :mod:`analyses.trace.references`)
+- ``reference_positions.parquet``  with the excess, one row a (problem, sample, layer, kind of step): it at both
+  positions, by what steps are about to say or have just read (:mod:`analyses.trace.answer_steps`)
 - ``peaks.parquet``  one row a (problem, sample, layer, site): the columns of the paper's Table 1, mean MI and AOM; with
   a null n_significant, the peaks that survive it, and null_floor, what random vectors reach once in twenty; and the
   columns of :mod:`analyses.trace.likeness`: what steps and peaks have just read, and how other answers score there
@@ -40,16 +44,18 @@ from torch import Tensor
 from analyses.grading import Grader, Reading, reading_of, response_of
 from analyses.store.columns import (
     CLOSENESS,
-    EXCESS_COLUMNS,
     NULL_COLUMNS,
+    REFERENCE_POSITIONS,
     RESPONSE_COLUMNS,
     SCORE,
     SIGNIFICANT,
     WRONG_ANSWERS,
+    excess_positions,
 )  # fmt: skip
 from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Cell, CellData, Run
 from analyses.store.tables import RowGroups
+from analyses.trace.answer_steps import excess_by_kind, excess_columns, kinds_table
 from analyses.trace.likeness import Likeness, likeness_schema
 from analyses.trace.probing import Probing
 from analyses.trace.trajectory import peaks_where_defined
@@ -73,12 +79,13 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
     if is_fresh(run.path, "tables", digest):
         return False
     site, tau, probing = run.settings["site"], run.settings["tau"], Probing.pinned(run.settings)
-    reading, asked_excess = reading_of(run.settings), bool(run.settings.get("excess"))
-    likeness = Likeness(tokenizer, asked_excess)
+    reading, positions = reading_of(run.settings), excess_positions(run.settings)
+    likeness = Likeness(tokenizer, bool(positions))
     rows: list[tuple[dict[str, Any], str, bool]] = []
     drawn: list[dict[str, Any]] = []
     words = PeakWords()
-    schemas = [_mi_schema(probing, asked_excess), _steps_schema(probing), _peaks_schema(probing, asked_excess)]
+    schemas = [_mi_schema(probing, positions), _steps_schema(probing), _peaks_schema(probing, bool(positions))]
+    by_kind: list[dict[str, Any]] = []
     names = ["mi.parquet", "steps.parquet", "peaks.parquet"]
     with ExitStack() as stack:
         # The writers end after the row groups that are held, as the stack is unwound backwards
@@ -88,25 +95,31 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
             data = run.read(cell)
             inputs = _Inputs.of(data, tokenizer)
             peaks = tukey_peaks(data.tensors["mi"], tau)
-            more = _more(data, probing) | (_excess(data, tau) if asked_excess else {})
+            more = _more(data, probing) | _excess(data, tau, positions)
             to_mi.add(_as(schemas[0], _rows(cell, site, data, inputs, peaks, more)))
             to_steps.add(_as(schemas[1], _steps(cell, data, inputs, probing)))
             to_peaks.add(_as(schemas[2], _peaks(cell, site, data, peaks, more, probing, likeness)))
             rows.append(_response(cell, data.payload, reading))
             drawn += _drawn(cell, data.payload) if probing.null else []
+            by_kind += excess_by_kind(cell, data, more, positions, reading)
             words.add(data.payload["layers"], peaks, inputs.ids, data.tensors["token_ids"])
     run.write_table("responses.parquet", _graded(rows, reading))
     run.write_table("tokens.csv", words.table(site, vocabulary_of(tokenizer, d_vocab)))
-    if probing.null:
-        run.write_table(WRONG_ANSWERS, _drawn_table(drawn))
-    else:
-        (run.path / WRONG_ANSWERS).unlink(missing_ok=True)
-    written = [*names, "responses.parquet", "tokens.csv", *([WRONG_ANSWERS] if probing.null else [])]
+    written = [*names, "responses.parquet", "tokens.csv"]
+    for name, asked, make in (
+        (WRONG_ANSWERS, bool(probing.null), lambda: _drawn_table(drawn)),
+        (REFERENCE_POSITIONS, bool(positions), lambda: kinds_table(by_kind, positions)),
+    ):
+        if asked:
+            run.write_table(name, make())
+            written.append(name)
+        else:
+            (run.path / name).unlink(missing_ok=True)
     stamp(run.path, "tables", digest, written)
     return True
 
 
-def _mi_schema(probing: Probing, asked_excess: bool) -> pa.Schema:
+def _mi_schema(probing: Probing, positions: Sequence[str]) -> pa.Schema:
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
@@ -115,8 +128,11 @@ def _mi_schema(probing: Probing, asked_excess: bool) -> pa.Schema:
             ("problem", text), ("sample", pa.int32()), ("layer", pa.int32()), ("site", text), ("step", pa.int32()),
             ("input_token_id", pa.int32()), ("input_token", text), ("token_id", pa.int32()), ("token", text),
             (SCORE, pa.float64()), ("is_peak", pa.bool_()),
-            *((name, pa.float64()) for name in EXCESS_COLUMNS if asked_excess),
-            *([("is_excess_peak", pa.bool_())] if asked_excess else []),
+            *(
+                (name, pa.bool_() if name.startswith("is_") else pa.float64())
+                for position in positions
+                for name in excess_columns(position, positions)
+            ),
             *((name, pa.float64()) for name in probing.measures),
             *((name, pa.float64()) for name in NULL_COLUMNS if probing.null),
             *([("is_significant", pa.bool_())] if probing.null else []),
@@ -312,14 +328,16 @@ def _more(data: CellData, probing: Probing) -> dict[str, np.ndarray]:
     return {name: values.reshape(-1).numpy() for name, values in found.items()}
 
 
-def _excess(data: CellData, tau: float) -> dict[str, np.ndarray]:
+def _excess(data: CellData, tau: float, positions: Sequence[str]) -> dict[str, np.ndarray]:
     """Columns of the excess; undefined (NaN, no peak) in a response that was not scored beside other answers yet."""
     missing = torch.full(data.tensors["mi"].shape, torch.nan, dtype=torch.float64)
-    names = ("difference", "standardised")
-    values = [data.tensors.get(f"excess:{name}", missing) for name in names]
-    found = dict(zip(EXCESS_COLUMNS, values, strict=True))
-    marked = {"is_excess_peak": peaks_where_defined(values[1], tau)}
-    return {name: tensor.reshape(-1).numpy() for name, tensor in (found | marked).items()}
+    found: dict[str, Tensor] = {}
+    for position in positions:
+        kept = "excess:" if position == positions[0] else f"excess:{position}_"
+        values = [data.tensors.get(f"{kept}{name}", missing) for name in ("difference", "standardised")]
+        columns = (*values, peaks_where_defined(values[1], tau))
+        found |= dict(zip(excess_columns(position, positions), columns, strict=True))
+    return {name: tensor.reshape(-1).numpy() for name, tensor in found.items()}
 
 
 def _steps(cell: Cell, data: CellData, inputs: _Inputs, probing: Probing) -> pa.Table:

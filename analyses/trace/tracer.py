@@ -12,7 +12,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -28,6 +28,7 @@ from analyses.store.run import Cell, CellData, Run
 from analyses.trace.inputs import check_ids_differ
 from analyses.trace.prompting import prompt_for
 from analyses.trace.provenance import RunWarning, compare_provenance, provenance_of
+from analyses.trace.references import Reference, reference_from
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
 from analyses.work.batches import Batch, guarded
@@ -55,6 +56,9 @@ CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough 
 class Beside(Protocol):
     """Other answers' references that responses are scored beside (:class:`analyses.trace.others.OtherReferences`)."""
 
+    @property
+    def positions(self) -> tuple[str, ...]: ...
+
     def read(self, problems: Sequence[str], layers: Sequence[int]) -> None: ...
 
     def scored(
@@ -62,7 +66,7 @@ class Beside(Protocol):
         problems: Sequence[str],
         layers: Sequence[int],
         steps: Float[Tensor, "row layer step d_model"],
-        own: Float[Tensor, "row layer d_model"],
+        own: Float[Tensor, "row position layer d_model"],
     ) -> list[dict[str, Float64[Tensor, "layer step"]]]: ...
 
     def told(self, problem: str, layers: Sequence[int]) -> dict[str, Any]: ...
@@ -90,7 +94,7 @@ class Tracer:
         self.asked = {problem.id: problem.digest for problem in problems}
         self.problems: dict[str, Problem] = {}
         self.prompts: dict[str, list[int]] = {}
-        self.references: dict[str, list[int]] = {}
+        self.references: dict[str, Reference] = {}
         self.refused: dict[Cell, str] = {}
         self.others: Beside | None = None  # beside which responses are scored while they are decoded
         errors: list[Exception] = []
@@ -106,11 +110,12 @@ class Tracer:
 
     def _take(self, problem: Problem) -> None:
         """Encode a problem's texts, which may be too long for the model or nothing it can read."""
-        encode_one = partial(encode_prompt, self.model.tokenizer, facts=self.facts, operation="trace")
-        prompt = encode_one(self.options.prompt_of(problem))
-        reference = encode_one(self.options.reference_of(problem))
+        prompt = encode_prompt(self.model.tokenizer, self.options.prompt_of(problem), self.facts, "trace")
+        text, position = self.options.reference_of(problem), self.options.reference_position
+        reference = reference_from(self.model.tokenizer, text, problem.answer, self.facts, "trace")
         check_context([prompt], self.options.max_new_tokens, self.facts, "trace")
-        check_context([reference], 0, self.facts, "trace")
+        check_context([reference.ids], 0, self.facts, "trace")
+        reference.read(position)  # refuses one that has no such position
         self.problems[problem.id] = problem
         self.prompts[problem.id], self.references[problem.id] = prompt, reference
 
@@ -129,8 +134,9 @@ class Tracer:
             noted=NOTED,
             judge=self.judge,
             correctable=True,
-            # A double in a cell, at most as much again in the tables; two and a half more with the excess
-            need_bytes=(16 if self.others is None else 56) * values,
+            # A double in a cell, at most as much again in the tables; two and a half more with the excess, and two more
+            # with that at the other position
+            need_bytes=(16 if self.others is None else 24 + 32 * len(self.others.positions)) * values,
         )
 
     def check_fits(self, folder: Path) -> None:
@@ -171,9 +177,25 @@ class Tracer:
 
     def answers(self, problem: str, layers: Sequence[int]) -> Float[Tensor, "layer d_model"]:
         """``a[l]``; each reference is read alone, so that it does not depend on its batch."""
-        record = ResidualSites(layers=layers, sites=(self.options.site,))
-        encoding = encode(self.model, [self.references[problem]], record=record, last_only=True)[0]
-        return encoding.residuals[self.options.site][:, 0]
+        return self.answers_at(problem, layers, (self.options.reference_position,))[0]
+
+    def answers_at(
+        self, problem: str, layers: Sequence[int], positions: Sequence[str]
+    ) -> Float[Tensor, "position layer d_model"]:
+        """``a[l]`` at several positions of the reference, from one pass; NaN at one that it has not."""
+        reference, site = self.references[problem], self.options.site
+        places = [reference.place(position) for position in positions]
+        read = [place for place in places if place is not None]
+        record = ResidualSites(layers=layers, sites=(site,))
+        ids = reference.ids[: max(read) + 1]
+        kept = encode(self.model, [ids], record=record, positions=[read])[0].residuals[site].transpose(0, 1)
+        rows = iter(kept)
+        return torch.stack([torch.full_like(kept[0], torch.nan) if at is None else next(rows) for at in places])
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Where references are read: the run's own position, and the one beside it where that is asked."""
+        return (self.options.reference_position,) if self.others is None else self.others.positions
 
     def score(
         self, steps: Float[Tensor, "*lead step d_model"], answers: Float[Tensor, "*lead d_model"]
@@ -188,7 +210,7 @@ class Tracer:
 
     def decode_batch(self, run: Run, batch: Batch, report: Report) -> None:
         options = self.options
-        answers = torch.stack([self.answers(cell.problem, self.layers) for cell in batch])
+        answers = torch.stack([self.answers_at(cell.problem, self.layers, self.positions) for cell in batch])
         if self.others is not None:
             self.others.read([cell.problem for cell in batch], self.layers)
         scorer = _Scorer(self, [cell.problem for cell in batch], answers)
@@ -229,7 +251,7 @@ class Tracer:
             "finish_reason": rollout.finish_reason,
             "seed": rollout.settings["seed"],
             "batch": mates,
-            "reference_end": self.references[cell.problem][-1],
+            "reference_end": self.references[cell.problem].read(self.options.reference_position)[-1],
         }
         if self.others is not None:
             payload |= self.others.told(cell.problem, self.layers)
@@ -286,7 +308,9 @@ def _unreadable(error: Exception) -> InputError:
 class _Scorer:
     """Takes streamed residuals and scores them ``CHUNK_STEPS`` at a time, with the other references where asked."""
 
-    def __init__(self, tracer: Tracer, problems: Sequence[str], answers: Float[Tensor, "row layer d_model"]) -> None:
+    def __init__(
+        self, tracer: Tracer, problems: Sequence[str], answers: Float[Tensor, "row position layer d_model"]
+    ) -> None:
         self.tracer, self.problems, self.answers = tracer, problems, answers
         self.rows: list[int] = []
         self.held: list[Float[Tensor, "layer row d_model"]] = []
@@ -308,7 +332,7 @@ class _Scorer:
     def _scores(self, steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
         tracer, answers = self.tracer, self.answers[self.rows]
         if tracer.others is None:
-            return [{"mi": mi} for mi in tracer.score(steps, answers).cpu()]
+            return [{"mi": mi} for mi in tracer.score(steps, answers[:, 0]).cpu()]
         return tracer.others.scored([self.problems[row] for row in self.rows], tracer.layers, steps, answers)
 
     def finish(self) -> list[dict[str, Tensor]]:

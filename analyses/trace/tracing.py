@@ -1,10 +1,11 @@
 """Trace: let a model think about problems and score every (layer, step) against the gold answer.
 
 1. The reference text of each problem (its gold solution, or its answer) goes through the model on its own; the residual
-   stream at its last token is ``a[l]``.
+   stream at its last token, or where it predicts its answer (:mod:`analyses.trace.references`), is ``a[l]``.
 2. The model responds in batches; a streaming recorder hands each step's residual streams to nHSIC, some steps at a
    time, so that no residual is kept.
-3. So do references of other answers (:mod:`analyses.trace.others`), unless turned off: the excess over them.
+3. So do references of other answers (:mod:`analyses.trace.others`), unless turned off: the excess over them, with
+   references read at both positions.
 4. Each response with its scores becomes one cell of the run folder. The same command goes on where it stopped; more
    problems, samples or layers extend the run (missing layers are scored by reading the stored response once more).
 5. Where other measures, nulls or depths are asked for, each response is read once more (:mod:`analyses.trace.reread`).
@@ -66,6 +67,7 @@ def trace(
     max_new_tokens: Whole = 256,
     prompt: str = "auto",
     reference: str = "solution",
+    reference_position: str = "last",
     layers: str | Whole | Sequence[Whole] = "all",
     site: str = "resid_post",
     temperature: Number = 0.0,
@@ -91,8 +93,9 @@ def trace(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = trace("toy-reasoner", n=2, out=folder, max_new_tokens=20)
-    ...     " ".join(run.mi.columns[5:])
-    'input_token_id input_token token_id token nhsic mi is_peak excess excess_standardised is_excess_peak'
+    ...     list(run.mi.columns)[9:]
+    ['nhsic', 'mi', 'is_peak', 'excess', 'excess_standardised', 'is_excess_peak', 'excess_predicts',
+     'excess_standardised_predicts', 'is_excess_peak_predicts']
 
     Args:
         model: a loaded model or a name for :func:`interp.load_model`.
@@ -107,8 +110,8 @@ def trace(
         pool: where other answers are taken from, for the excess and for a null: a file or problems; unless given, all
             problems of the file that ``problems`` names, or of the toys. The run keeps it: a run that grows, asked for
             the null again or not, draws from the pool it began with.
-        max_new_tokens, prompt, reference, layers, site, temperature, top_p, seed, samples, sigma, eps, drop_top, tau,
-            thinking_markers, final_prompts: what the run is pinned to, see
+        max_new_tokens, prompt, reference, reference_position, layers, site, temperature, top_p, seed, samples, sigma,
+            eps, drop_top, tau, thinking_markers, final_prompts: what the run is pinned to, see
             :class:`analyses.trace.settings.TraceSettings`.
         probes, null, null_match, null_statistic, null_seed, excess: what is asked beside nHSIC, see
             :class:`analyses.trace.probing.Probing`.
@@ -131,9 +134,9 @@ def trace(
     lens = None if lens is None else as_whole(lens, "trace", "lens", 0)
     probing = probing_of(probes, null, null_match, null_statistic, null_seed, excess)
     options = TraceSettings(
-        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, layers=layers, site=site,
-        temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma, eps=eps, drop_top=drop_top,
-        tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
+        max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, reference_position=reference_position,
+        layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
+        eps=eps, drop_top=drop_top, tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
     chosen = traced_problems(model, problems, n)
     if isinstance(model, str):

@@ -7,7 +7,8 @@ r"""Wrong answers: whose answer a response is scored against to see what a peak 
 3. Its reference ends like the problem's own, or the null would be beaten by whatever tells the end. In this order, each
    as far as there are any: on the same **token**; on the same kind of token after the same token **before** it; on the
    same **kind** of token (:func:`token_kind`); on **none** of these. Where the last token *is* the answer, as on the
-   toys, no wrong answer ends on the same token, and the second is the closest there can be.
+   toys, no wrong answer ends on the same token, and the second is the closest there can be. Where references are read
+   at the position that predicts the answer, they end on the answer's first token, after the one that has been read.
 4. Which are drawn depends on the seed, the problem and the pool alone. No two of them have the same reference.
 
 Source: the null of Westfall & Young 1993 asks for exchangeable answers; matching is what makes them so.
@@ -37,10 +38,10 @@ from analyses.store.atomic import disk_errors, locked, replacing
 from analyses.store.columns import CLOSENESS, SIGNIFICANT, is_void
 from analyses.store.pinned import read_pinned, write_pinned
 from analyses.trace.provenance import RunWarning
+from analyses.trace.references import Reference, reference_from
 from analyses.trace.token_kinds import token_kind, token_kinds
 from interp.errors import InputError
 from interp.passes import check_context
-from interp.prompts import encode_prompt
 from probes.many_tests import nulls_needed, smallest_p
 
 if TYPE_CHECKING:
@@ -83,8 +84,19 @@ class Drawn:
 class WrongAnswers:
     """Draws wrong answers from a pool, for one model and one kind of reference."""
 
-    def __init__(self, tracer: Tracer, pool: Sequence[Problem], count: int, match: str, seed: int) -> None:
-        self.tracer, self.count, self.match, self.seed = tracer, count, match, seed
+    def __init__(
+        self,
+        tracer: Tracer,
+        pool: Sequence[Problem],
+        count: int,
+        match: str,
+        seed: int,
+        position: str | None = None,
+        like: WrongAnswers | None = None,
+    ) -> None:
+        """`position` of the references, the run's own unless given; `like` has encoded the same pool already."""
+        self.tracer, self.count, self.match, self.seed, self._like = tracer, count, match, seed, like
+        self.position = position or tracer.options.reference_position
         self.pool = {problem.id: problem for problem in sorted(pool, key=lambda problem: problem.id)}
         self.pins = pool_pins(self.pool.values())
         self._drawn: dict[str, Drawn] = {}
@@ -111,8 +123,8 @@ class WrongAnswers:
                 lines.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.pool.values())
 
     def reference(self, name: str) -> list[int]:
-        """Token ids of the reference of a problem of the pool."""
-        return self._encoded[name]
+        """Token ids of the reference of a problem of the pool, up to where it is read."""
+        return self._encoded[name].read(self.position)
 
     def alike(self, problem: str) -> Drawn:
         """Wrong answers whose reference ends on the same kind of token, the same for all problems as far as can be.
@@ -133,7 +145,7 @@ class WrongAnswers:
             self._drawn[problem] = self._as_drawn(chosen, closeness)
         return self._drawn[problem]
 
-    def _draw(self, problem: Problem, reference: list[int]) -> Drawn:
+    def _draw(self, problem: Problem, reference: Reference) -> Drawn:
         dice = random.Random(f"{self.seed}:{problem.id}")
         own = answer_keys(problem.answer)
         closeness = self._closeness(problem, reference, own)
@@ -164,15 +176,16 @@ class WrongAnswers:
             len({self._keys[place] for place in chosen}),
         )
 
-    def _closeness(self, problem: Problem, reference: list[int], own: frozenset[Hashable]) -> np.ndarray:
+    def _closeness(self, problem: Problem, reference: Reference, own: frozenset[Hashable]) -> np.ndarray:
         """For each reference of the pool its place in ``CLOSENESS``, -1 where it is no wrong answer."""
-        last, before, kind = _end(reference)[0], _end(reference)[1], self._kind(reference[-1])
+        last, before = reference.end(self.position)
+        kind = self._kind(last)
         lasts, befores, kinds = self._ends
         alike = kinds == kind
         found = np.where(lasts == last, 0, np.where(alike & (befores == before), 1, np.where(alike, 2, 3)))
         for key in own:
             found[self._by_key.get(key, [])] = -1
-        if (same := self._places.get(tuple(reference))) is not None:
+        if (same := self._places.get(tuple(reference.read(self.position)))) is not None:
             found[same] = -1
         return found
 
@@ -184,25 +197,31 @@ class WrongAnswers:
         return any(decide(answer, other) or decide(other, answer) for other in others)
 
     @cached_property
-    def _encoded(self) -> dict[str, list[int]]:
-        """References that the model can read; a problem of the pool that it cannot read is no wrong answer."""
+    def _encoded(self) -> dict[str, Reference]:
+        """References that can be read at the position; a problem of the pool without one is no wrong answer."""
+        found = self.readable if self._like is None else self._like.readable
+        return {name: one for name, one in found.items() if one.place(self.position) is not None}
+
+    @cached_property
+    def readable(self) -> dict[str, Reference]:
+        """References that the model can read."""
         tracer, found = self.tracer, {}
         for name, problem in self.pool.items():
             try:
                 text = tracer.options.reference_of(problem)
-                ids = encode_prompt(tracer.model.tokenizer, text, tracer.facts, "trace")
-                check_context([ids], 0, tracer.facts, "trace")
+                reference = reference_from(tracer.model.tokenizer, text, problem.answer, tracer.facts, "trace")
+                check_context([reference.ids], 0, tracer.facts, "trace")
             except InputError:
                 continue
-            found[name] = ids
+            found[name] = reference
         return found
 
     @cached_property
     def _alike(self) -> list[list[str]]:
         """Ids of the pool, those with the very same reference together."""
         groups: dict[tuple[int, ...], list[str]] = {}
-        for name, ids in self._encoded.items():
-            groups.setdefault(tuple(ids), []).append(name)
+        for name, reference in self._encoded.items():
+            groups.setdefault(tuple(reference.read(self.position)), []).append(name)
         return list(groups.values())
 
     @cached_property
@@ -216,7 +235,7 @@ class WrongAnswers:
 
     @cached_property
     def _places(self) -> dict[tuple[int, ...], int]:
-        return {tuple(self._encoded[name]): place for place, name in enumerate(self._names)}
+        return {tuple(self.reference(name)): place for place, name in enumerate(self._names)}
 
     @cached_property
     def _keys(self) -> list[frozenset[Hashable]]:
@@ -232,8 +251,8 @@ class WrongAnswers:
 
     @cached_property
     def _ends(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The last token, the one before it, and the kind of the last, of each reference."""
-        ends = [_end(self._encoded[name]) for name in self._names]
+        """The token at which each reference ends, the one before it, and the kind of the first (`Reference.end`)."""
+        ends = [self._encoded[name].end(self.position) for name in self._names]
         lasts, befores = np.array(ends, dtype=np.int64).reshape(-1, 2).T
         kinds = {last: self._kind(last) for last in set(lasts.tolist())}
         return lasts, befores, np.array([kinds[last] for last in lasts.tolist()], dtype=object)
@@ -245,10 +264,6 @@ class WrongAnswers:
 def shuffled(seed: int, name: str) -> str:
     """What to sort by for a shuffled order in which a problem has its place whatever others there are."""
     return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).hexdigest()
-
-
-def _end(ids: Sequence[int]) -> tuple[int, int]:
-    return ids[-1], ids[-2] if len(ids) > 1 else -1
 
 
 _WHOLE = "a whole number without a unit"  # a mark among the keys, not one of them

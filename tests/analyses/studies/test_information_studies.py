@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +16,7 @@ from analyses.store import Cell, Run
 from analyses.studies import make_study
 from analyses.studies.aligned import check_answers, label_answers, usable_bits
 from analyses.studies.base import StudyResult
+from analyses.studies.beside_bits import over_places, over_problems
 from analyses.studies.places import places_of, steps_at
 from analyses.studies.run import run_study
 from analyses.toys.running import running_values
@@ -181,6 +183,79 @@ def test_nhsic_beside_the_bits_is_that_of_the_same_steps(information: StudyResul
     row = at(information, layer=1, alignment="end", at=-1.0, target="answer")
     assert row["nhsic"] == pytest.approx(expected["mi"].mean())
     assert row["peak_share"] == pytest.approx(expected["is_peak"].mean())
+    # The excess of both positions too: right before the end the stated digit has been read, at -2 it is to be said
+    before = mi[mi["step"] == last - 2]
+    for position, end in (("last", ""), ("predicts", "_predicts")):
+        column = f"excess_standardised{end}"
+        assert row[f"excess_{position}"] == pytest.approx(expected[column].mean())
+        assert at(information, layer=1, alignment="end", at=-2.0, target="answer")[
+            f"excess_{position}"
+        ] == pytest.approx(before[column].mean())
+    assert Run.open(baseline).settings["excess"]["beside"] == "predicts"
+    assert at(information, layer=2, alignment="end", at=-2.0, target="answer")["excess_predicts"] > 10
+    assert abs(at(information, layer=2, alignment="end", at=-1.0, target="answer")["excess_predicts"]) < 1
+
+
+def test_what_goes_with_bits_is_told(information: StudyResult) -> None:
+    """Rank correlations by pandas, from the tables alone; on the toy the predicting reference goes with bits."""
+    table = information.tables["information"]
+    table = table[(table["layer"] == 2) & (table["target"] == "answer")]
+    beside = information.tables["information_and_nhsic"]
+    beside = beside[(beside["layer"] == 2) & (beside["target"] == "answer")].set_index("alignment")
+    assert list(beside.index) == ["end", "event", "all"]
+    for name in ("nhsic", "excess_last", "excess_predicts"):
+        ends = table[table["alignment"] == "end"]
+        row = beside.loc["end"]
+        assert row[f"spearman_{name}"] == pytest.approx(ends["bits"].corr(ends[name], method="spearman"))
+        assert row[f"spearman_{name}_low"] <= row[f"spearman_{name}"] <= row[f"spearman_{name}_high"]
+        known = table.dropna(subset=["bits"])
+        assert beside.loc["all", f"spearman_{name}"] == pytest.approx(
+            known["bits"].corr(known[name], method="spearman")
+        )
+    assert beside.loc["all", "places"] == table["bits"].notna().sum()
+    assert beside.loc["end", "spearman"] == beside.loc["end", "spearman_nhsic"]
+    problems = information.tables["information_over_problems"]
+    most = problems[(problems["layer"] == 2) & (problems["target"] == "answer") & (problems["alignment"] == "end")]
+    most = most.loc[most["bits"].idxmax()]
+    assert most["n"] == N
+    assert most["spearman_excess_predicts_low"] > 0.4
+    assert most["spearman_nhsic_low"] < 0.2
+    said = " ".join(information.readings)
+    assert "What goes with them is the excess read where the reference predicts its answer" in said
+    assert "different places of the last layer, rank correlations with means over problems: nHSIC" in said
+
+
+def test_rank_correlations_are_the_literal_ones() -> None:
+    """Spearman's coefficient by pandas in a loop over drawn problems, and over permuted places."""
+    dice = np.random.default_rng(1)
+    level = np.arange(7.0)[:, None]
+    bits = 0.3 * level + dice.normal(size=(7, 60))
+    measure = level % 4 + dice.normal(size=(7, 60))
+    bits[dice.random((7, 60)) < 0.2] = np.nan
+    measure[dice.random((7, 60)) < 0.1] = np.nan
+    rho, low, high, p = over_places(bits, measure, seed=3)
+
+    def spearman(x: np.ndarray, y: np.ndarray) -> float:
+        return float(pd.Series(x).corr(pd.Series(y), method="spearman"))
+
+    x, y = np.nanmean(bits, axis=1), np.nanmean(measure, axis=1)
+    assert rho == pytest.approx(spearman(x, y))
+    drawn = []
+    for _ in range(600):
+        some = dice.integers(0, 60, 60)
+        drawn.append(spearman(np.nanmean(bits[:, some], axis=1), np.nanmean(measure[:, some], axis=1)))
+    np.testing.assert_allclose([low, high], np.quantile(drawn, [0.025, 0.975]), atol=0.12)
+    permuted = [abs(spearman(x, dice.permutation(y))) >= abs(rho) - 1e-12 for _ in range(600)]
+    assert p == pytest.approx(np.mean(permuted), abs=0.06)
+    one, other = bits[6], measure[6]
+    known = ~(np.isnan(one) | np.isnan(other))
+    found, low, high, n = over_problems(one, other)
+    assert (found, n) == (pytest.approx(spearman(one[known], other[known])), known.sum())
+    half = 1.96 * math.sqrt((1 + found**2 / 2) / (n - 3))
+    np.testing.assert_allclose(np.arctanh([low, high]), [math.atanh(found) - half, math.atanh(found) + half], rtol=1e-3)
+    assert all(map(math.isnan, over_places(bits[:3], measure[:3], seed=0)))
+    assert all(map(math.isnan, over_places(bits, np.ones((7, 60)), seed=0)))
+    assert over_problems(one[:9], other[:9])[0] != over_problems(one[:9], other[:9])[0]
 
 
 def test_onsets_and_agreement_follow_from_the_table(information: StudyResult) -> None:
