@@ -131,6 +131,8 @@ def to_html(notebook: NotebookNode) -> str:
         template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True
     )
     body, _ = exporter.from_notebook_node(notebook)
+    # pandas' tables scroll sideways on a phone (the page's style): so that the keyboard reaches them too
+    body = body.replace('class="dataframe"', 'class="dataframe" tabindex="0"')
     needs = [name for name in BUNDLES if bundle(name) in body]
     for name in needs:
         body = body.replace(bundle(name), "")

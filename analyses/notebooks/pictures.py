@@ -14,7 +14,7 @@ from analyses.views.pictures import screenshot
 
 __all__ = ["main"]
 
-WIDTH, HEIGHT = 1300, 790  # of the first screen: what the report opens on, down to the list of peaks
+WIDTH, HEIGHT = 1300, 750  # of the first screen: what the report opens on, down to the list of peaks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -79,7 +79,7 @@ def _heatmap(steps: Any, layers: Sequence[int], run: int) -> Any:
 
     count = len(layers)
     figure = _figure(
-        height=56 + min(240, max(130, 34 * count)), x_range=steps, y_range=(-0.5, count - 0.5),
+        height=56 + min(200, max(130, 34 * count)), x_range=steps, y_range=(-0.5, count - 0.5),
         x_axis_label="step", y_axis_label="layer", tags=[run], toolbar_location=None, name="map",
     )  # fmt: skip
     figure.grid.visible = False
@@ -96,7 +96,8 @@ def _heatmap(steps: Any, layers: Sequence[int], run: int) -> Any:
     for colour, width in (("#000000", 4), ("#ffffff", 1.6)):  # seen on any colour
         figure.rect("x", "y", width="width", height=1, source=row, fill_color=None, line_color=colour, line_width=width)
     figure.scatter(
-        "x", "y", source=ColumnDataSource({"x": [], "y": []}, name="dots"), marker="circle_dot", size=7,
+        "x", "y", source=ColumnDataSource({"x": [], "y": []}, name="dots"), marker="circle_dot",
+        size=7 if count <= 12 else 4.5,
         fill_color="#ffffff", line_color="#000000", line_width=1.2,
     )  # fmt: skip
     tips = [

@@ -247,6 +247,18 @@ def excess_sentence(
 
 
 def _listed(layers: list[int]) -> str:
+    """Layers by their numbers, neighbours together.
+
+    >>> _listed([4]), _listed([0, 1, 2, 5, 6, 9])
+    ('layer 4', '6 layers (0 to 2, 5, 6, 9)')
+    """
     if len(layers) == 1:
         return f"layer {layers[0]}"
-    return f"{len(layers)} layers ({', '.join(map(str, layers))})"
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    told = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"{len(layers)} layers ({', '.join(told)})"

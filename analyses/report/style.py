@@ -109,7 +109,7 @@ REPORT_STYLE = (
     ".rp-known div{gap:0 5px}.rp-lens h3{display:inline;font-size:inherit}.rp-lens ol{display:inline}"
     ".rp-lens li{display:inline-flex;gap:5px;font-size:inherit;line-height:1.7;margin-left:10px}"
     ".rp-share{display:none}}"
-    "@media (max-width:560px){body{padding:6px 10px 48px}.rp-top h1{font-size:1.1rem}.rp-when{display:none}"
+    "@media (max-width:560px){body{padding:6px 10px 48px}.rp-top h1{font-size:1rem}.rp-when{display:none}"
     ".rp-tiles{grid-template-columns:1fr 1fr}.rp-tile strong{font-size:1.25rem}.rp-head,.rp-first{font-size:.82rem;"
     "line-height:1.35}.rp-first strong{font-weight:inherit}.rp-head{margin:.2em 0}h2.rp-name,h3.rp-name{font-size:1rem}"
     ".rp-which .rp-before,.rp-which .rp-after{padding:5px 8px}"

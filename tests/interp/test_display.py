@@ -92,7 +92,15 @@ def test_hostile_text_is_inert_and_shown(make) -> None:  # type: ignore[no-untyp
     piece = make()
     seen = Reader(piece)
     assert set(seen.tags) <= ALLOWED
-    assert {name for name, _ in seen.attributes} <= {"class", "style", "title", "scope", "role", "aria-label"}
+    assert {name for name, _ in seen.attributes} <= {
+        "class",
+        "style",
+        "title",
+        "scope",
+        "role",
+        "aria-label",
+        "tabindex",
+    }
     assert "url(" not in piece
     assert "http" not in piece
     piece.encode("utf-8")

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
-from browser import Browser, browser  # noqa: F401
+from browser import Browser, barriers, browser  # noqa: F401
 from hostile import HOSTILE as ANY
 
 from analyses.report import report
@@ -79,10 +79,11 @@ def test_a_page_says_how_it_was_made_as_the_page_of_a_trace_does(page: Path) -> 
 @pytest.mark.browser
 def test_hostile_text_is_inert_and_rows_are_low(page: Path, browser: Browser) -> None:  # noqa: F811
     highest = "() => Math.max(...[...document.querySelectorAll('tr')].map(row => row.offsetHeight))"
-    rendered = browser.rendered(page, actions=lambda shown: shown.evaluate(highest))
+    rendered = browser.rendered(page, dark=True, actions=lambda shown: (shown.evaluate(highest), barriers(shown)))
     rendered.check()
     assert HOSTILE[2] in rendered.text
-    assert rendered.result < 200, "a remark does not make its row a screen high"
+    assert rendered.result[1] == []
+    assert rendered.result[0] < 200, "a remark does not make its row a screen high"
 
 
 @pytest.mark.browser

@@ -12,7 +12,7 @@ from typing import Any
 import pandas
 import pytest
 import torch
-from browser import Browser, browser  # noqa: F401  (a fixture)
+from browser import Browser, barriers, browser  # noqa: F401  (a fixture)
 from view_samples import (
     HOSTILE,
     LIVE,
@@ -38,9 +38,12 @@ def test_every_view_is_drawn_offline_and_hostile_text_is_inert(browser: Browser,
     made = hostile_views()
     file = tmp_path / "all.html"
     file.write_text(page(NASTY, list(made.values())), encoding="utf-8")
-    seen = browser.rendered(file, width=width, actions=lambda tab: [tab.evaluate(s) for s in (PWNED, LIVE, OVERFLOW)])
+    ask = (PWNED, LIVE, OVERFLOW)
+    seen = browser.rendered(
+        file, width=width, dark=width == 390, actions=lambda tab: [*(tab.evaluate(s) for s in ask), barriers(tab)]
+    )
     seen.check()
-    assert seen.result == ["inert", [bool(view.needs) for view in made.values()], 0]
+    assert seen.result == ["inert", [bool(view.needs) for view in made.values()], 0, []]
     text = re.sub(r"\s+", " ", seen.text)
     for name, view in made.items():
         assert re.sub(r"\s+", " ", visible(view.title)) in text, name
