@@ -327,9 +327,7 @@ def _onsets(table: pandas.DataFrame) -> pandas.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _over_places(
-    study: AlignedStudy, bits: Mapping[_Key, _Each], values: Mapping[int, PlaceValues]
-) -> pandas.DataFrame:
+def _over_places(study: Information, bits: Mapping[_Key, _Each], values: Mapping[int, PlaceValues]) -> pandas.DataFrame:
     """Whether places with more bits have more of a measure: rank correlations over places, by layer.
 
     The alignment "all" are all of its places.

@@ -13,7 +13,8 @@ What comes of it is :func:`probes.excess`. It is on unless turned off, descripti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class OtherReferences:
         self.known: dict[str, int] = {}  # the row of each reference that was read
         self.vectors: dict[tuple[str, int], Float[Tensor, "other d_model"]] = {}  # by position and layer
         self.factors: dict[tuple[str, int, torch.device], AnswerFactor] = {}
+        self.ranks: dict[tuple[str, int, torch.device], list[int]] = {}  # of each row of them
 
     @property
     def pins(self) -> dict[str, Any]:
@@ -116,6 +118,7 @@ class OtherReferences:
             # Other layers than before: all of the references anew, at all layers asked so far
             names, self.known = dict.fromkeys([*self.known, *names]), {}
             self.factors.clear()
+            self.ranks.clear()
         wanted = sorted({*(layer for _, layer in self.vectors), *layers})
         new = [name for name in names if name not in self.known]
         if not new:
@@ -127,7 +130,11 @@ class OtherReferences:
         longest = [len(text.ids) if -1 in some else max(some) + 1 for text, some in zip(texts, places, strict=True)]
         record = ResidualSites(layers=tuple(wanted), sites=(site,))
         cut = [text.ids[:length] for text, length in zip(texts, longest, strict=True)]
-        read = encode(self.tracer.model, cut, record=record, positions=places)
+        # One at a time, as the own ones are: what is found does not depend on which others are read
+        read = [
+            encode(self.tracer.model, [ids], record=record, positions=[some])[0]
+            for ids, some in zip(cut, places, strict=True)
+        ]
         rows = torch.stack([encoding.residuals[site].cpu() for encoding in read])  # [new, layer, position, d_model]
         for row, layer in enumerate(wanted):
             for number, position in enumerate(self.positions):
@@ -154,14 +161,20 @@ class OtherReferences:
         for place, layer in enumerate(layers):
             every: AnswerFactor | None = None
             index: list[Tensor] = []
+            rank = 1
             for number, (position, one) in enumerate(zip(self.positions, met, strict=True)):
                 factor = factor_answers(own[:, number, place], **self._kernel)
                 begin = 0 if every is None else len(every.whitened)
                 shared = self._factor(position, layer, one.names, steps.device)
                 index.append(begin + one.rows(len(factor.whitened), {} if shared is None else shared[1]))
-                factor = factor if shared is None else factor.beside(shared[0])
+                rank = max(rank, factor.whitened.shape[1])
+                if shared is not None:
+                    rank = max(rank, *(shared[2][shared[1][name]] for names in one.names for name in names))
+                    factor = factor.beside(shared[0])
                 every = factor if every is None else every.beside(factor)
             assert every is not None
+            # Only as many rows as these references have: the shape, and so the rounding, is that of this batch alone
+            every = replace(every, whitened=every.whitened[:, :rank])
             rows = torch.cat(index, dim=1)
             size = max(1, _AT_ONCE // (most * every.whitened[0].nbytes))
             for begin in range(0, len(rows), size):
@@ -195,22 +208,28 @@ class OtherReferences:
 
     def _factor(
         self, position: str, layer: int, names: Sequence[Sequence[str]], device: torch.device
-    ) -> tuple[AnswerFactor, Mapping[str, int]] | None:
-        """The factors of a layer and the row of each reference in them; held as long as those of all layers fit."""
+    ) -> tuple[AnswerFactor, Mapping[str, int], Sequence[int]] | None:
+        """The factors of a layer, the row of each reference in them, and the rank of each row.
+
+        They are held as long as those of all layers fit.
+        """
         if not self.known or not any(names):
             return None
         vectors, held = self.vectors[position, layer], self.factors.get((position, layer, device))
         have = 0 if held is None else len(held.whitened)
         if have < len(vectors):
-            new = factor_answers(vectors[have:].to(device), **self._kernel)
-            whole = new if held is None else held.beside(new)
+            new = [factor_answers(vector[None].to(device), **self._kernel) for vector in vectors[have:]]
+            whole = reduce(AnswerFactor.beside, new if held is None else [held, *new])
+            ranks = [*self.ranks.get((position, layer, device), ()), *(one.whitened.shape[1] for one in new)]
             if whole.whitened.nbytes * len(self.vectors) > MAX_BYTES:
                 some = sorted({name for row in names for name in row})
                 part = vectors[[self.known[name] for name in some]].to(device)
-                return factor_answers(part, **self._kernel), {name: row for row, name in enumerate(some)}
+                alone = factor_answers(part, **self._kernel)
+                return alone, {name: row for row, name in enumerate(some)}, [alone.whitened.shape[1]] * len(some)
             held = self.factors[position, layer, device] = whole
+            self.ranks[position, layer, device] = ranks
         assert held is not None
-        return held, self.known
+        return held, self.known, self.ranks[position, layer, device]
 
 
 @dataclass(frozen=True)

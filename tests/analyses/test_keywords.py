@@ -45,7 +45,8 @@ def toy() -> Any:
 def test_a_keyword_of_trace_reaches_what_it_names(name: str, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each keyword alone is changed; it arrives as itself, and nothing else is changed by it."""
     values: dict[str, Any] = {
-        "max_new_tokens": 7, "prompt": "raw", "reference": "answer", "layers": [1], "site": "resid_pre",
+        "max_new_tokens": 7, "prompt": "raw", "reference": "answer", "reference_position": "predicts", "layers": [1],
+        "site": "resid_pre",
         "temperature": 0.5, "top_p": 0.5, "seed": 3, "samples": 2, "sigma": 10.0, "eps": 0.1, "drop_top": 1, "tau": 3.0,
         "thinking_markers": [["<plan>", "</plan>"]], "final_prompts": ["So:"], "probes": ("nhsic", "r2"), "null": 99,
         "null_match": "none", "null_statistic": "standardised", "null_seed": 5, "excess": 30,

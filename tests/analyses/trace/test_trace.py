@@ -65,7 +65,8 @@ def test_tables_are_tidy(run: Run) -> None:
     mi, peaks, tokens = run.mi, run.peaks, run.tokens
     tokens_of_a_step = ["input_token_id", "input_token", "token_id", "token"]
     columns = ["problem", "sample", "layer", "site", "step", *tokens_of_a_step, "nhsic", "mi", "is_peak"]
-    columns += ["excess", "excess_standardised", "is_excess_peak"]
+    for end in ("", "_predicts"):
+        columns += [f"excess{end}", f"excess_standardised{end}", f"is_excess_peak{end}"]
     assert list(mi.columns) == columns
     assert not mi.isna().any().any()
     assert not mi.duplicated(["problem", "sample", "layer", "site", "step"]).any()
