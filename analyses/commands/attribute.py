@@ -92,7 +92,8 @@ def _show(found: Attributed, top: int) -> None:
             total = f", in all {number(float(first['total']))}" if "total" in last else ""
             told = f"{name} at step {step}, {where}" + (f", against `{against}`" if against else "") + total
             console.print(Text(told, style="bold"), soft_wrap=True)
-            parts = [f"{row.component} {row.share:+.3g}" for row in last.top(top).itertuples()]
+            best = last.top(top)
+            parts = [f"{who} {share:+.3g}" for who, share in zip(best["component"], best["share"], strict=True)]
             console.print(Text(f"  {'  '.join(parts)}"), soft_wrap=True)
         if len(places) > _TOLD:
             console.print(Text(f"... and {len(places) - _TOLD} more steps in the table"))

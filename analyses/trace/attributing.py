@@ -32,7 +32,7 @@ from analyses.trace.settings import TraceSettings
 from analyses.trace.tracer import Tracer
 from analyses.trace.trajectory import Trajectory
 from analyses.views.frames import ShareTable
-from interp.arguments import Judged, Whole, Wholes, as_wholes
+from interp.arguments import Judged, Whole, Wholes, as_whole, as_wholes
 from interp.errors import InputError
 from interp.loading.models import load_model
 from interp.types import Bridge
@@ -61,7 +61,7 @@ class Asked:
     token_ids: Int[Tensor, " step"]
     layer: int
     steps: tuple[int, ...]
-    contrast: str | int | None
+    contrast: Any
     problems: Any
 
     @property
@@ -175,7 +175,7 @@ def attribute_run(
     else:
         loaded = model
     _check_model(loaded, opened, options)
-    data = opened.read(Cell(problem, int(sample)))
+    data = opened.read(Cell(problem, trajectory.sample))
     asked = Asked(
         opened, loaded, trajectory, data.tensors["prompt_ids"], data.tensors["token_ids"], number, chosen, contrast,
         problems,
@@ -193,8 +193,8 @@ def check_asked(
     Raises:
         InputError: as `attribute_run`.
     """
-    trajectory = Trajectory.from_run(run, problem, sample)
-    number = trajectory.layers[trajectory.row(layer)]
+    trajectory = Trajectory.from_run(run, problem, as_whole(sample, "attribute", "sample", 0))
+    number = trajectory.layers[trajectory.row(as_whole(layer, "attribute", "layer"))]
     return trajectory, number, _steps(trajectory, number, steps, peaks)
 
 
