@@ -4,6 +4,7 @@ Each method gives a table that shows itself; the interventions themselves are in
 """
 
 from analyses.attribution.logits import logit_attribution
+from analyses.attribution.matched import matched_contrasts
 from analyses.attribution.patching import patch_sweep
 
-__all__ = ["logit_attribution", "patch_sweep"]
+__all__ = ["logit_attribution", "matched_contrasts", "patch_sweep"]

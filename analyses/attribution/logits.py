@@ -76,8 +76,8 @@ def logit_attribution(
             those, one each.
         token: whose logit, an id or a text of one token; that of the token emitted at each step unless given.
         contrast: attribute the difference to another token's logit: ``"best other"`` (the highest logit beside the
-            target's), a token, or tokens by target, ``{"Wait": "So"}`` (frequency-matched words, say, as
-            :func:`interp.interventions.matched_random_tokens` draws them).
+            target's), a token, or tokens by target, ``{"Wait": "then"}`` (words as frequent that are no thinking
+            words: :func:`analyses.attribution.matched_contrasts`).
         exclude: ids never taken for the best other: with thinking words here it is the best other that is none.
         read_at: layers whose stream the final norm reads: the last, which gives the model's own logit; several, or
             ``"all"``, for the logit lens at each.

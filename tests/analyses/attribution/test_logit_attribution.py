@@ -10,10 +10,11 @@ import pandas
 import pytest
 import torch
 
-from analyses.attribution import logit_attribution
+from analyses.attribution import logit_attribution, matched_contrasts
 from analyses.attribution import logits as home
 from analyses.views.frames import ShareTable
-from interp import InputError, load_model
+from interp import InputError, decode, load_model
+from interp.interventions import thinking_token_ids
 from interp.writes import read_writes
 
 PRE_NORM = [family for family in F.FAMILIES if family != "gemma3"]
@@ -214,3 +215,22 @@ def test_capped_logits_and_tied_embeddings(tied: bool) -> None:
     expected = [float(logits[step, token] - logits[step, 7]) for step, token in enumerate(RESPONSES[0])]
     np.testing.assert_allclose(summed(table), expected, rtol=1e-5, atol=1e-5)
     assert table.loc[table["kind"] == "logit_cap", "share"].abs().max() > 0.1
+
+
+def test_matched_contrasts_are_the_nearest_words_in_frequency() -> None:
+    model = F.pair("toy")[1]
+    rollouts = decode(model, F.texts("toy", 3), max_new_tokens=80)
+    thinking = thinking_token_ids(model, ["Wait", "So", "Okay"])
+    found = matched_contrasts(rollouts, thinking, exclude=["Hmm", "Therefore"])
+    counts: dict[str, int] = {}
+    for token in (token for rollout in rollouts for token in rollout.tokens):
+        counts[token] = counts.get(token, 0) + 1
+    others = [word for word in counts if word.isalpha() and word not in ("Wait", "So", "Okay", "Hmm", "Therefore")]
+    for word, ids in thinking.items():
+        nearest = min(abs(np.log(counts[other] / max(1, counts.get(word, 0)))) for other in others)
+        for token in ids:
+            (partner,) = [other for other in others if model.tokenizer.convert_tokens_to_ids(other) == found[token]]
+            assert abs(np.log(counts[partner] / max(1, counts.get(word, 0)))) == pytest.approx(nearest)
+    steps = [step for step, token in enumerate(rollouts[0].token_ids.tolist()) if token in found]
+    table = logit_attribution(model, rollouts[0].prompt_ids, rollouts[0].token_ids, steps, contrast=found)
+    assert table["contrast_id"].tolist() == [found[token] for token in table["target_id"]]
