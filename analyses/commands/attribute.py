@@ -13,6 +13,7 @@ from analyses.commands.options import Device, DeviceMap, Dtype
 
 if TYPE_CHECKING:
     from analyses.trace.attributing import Attributed
+    from analyses.views.frames import ShareTable
 
 __all__ = ["attribute"]
 
@@ -63,10 +64,17 @@ def attribute(
         _show(found, top)
 
 
+def _shares(found: Attributed) -> dict[str, ShareTable]:
+    """The tables of components; others are written and not shown."""
+    from analyses.views.frames import ShareTable
+
+    return {name: table for name, table in found.tables.items() if isinstance(table, ShareTable)}
+
+
 def _facts(found: Attributed, top: int) -> dict[str, object]:
     shown = ["step", "read_at", "component", "kind", "layer", "head", "share", "total"]
     tables = {}
-    for name, table in found.tables.items():
+    for name, table in _shares(found).items():
         kept = table.top(top)
         tables[name] = json.loads(kept[[column for column in shown if column in kept]].to_json(orient="records"))
     return {"files": [str(file) for file in found.files], "steps": list(found.asked.steps), "top": tables}
@@ -82,7 +90,7 @@ def _show(found: Attributed, top: int) -> None:
     console, asked = Console(highlight=False), found.asked
     trajectory = asked.trajectory
     console.print(Text(f"\n{trajectory!r}"), soft_wrap=True)
-    for name, table in found.tables.items():
+    for name, table in _shares(found).items():
         places = list(table.groupby("step", sort=True))
         for step, rows in places[:_TOLD]:
             last = rows[rows["read_at"] == rows["read_at"].max()] if "read_at" in rows else rows

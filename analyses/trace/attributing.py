@@ -2,8 +2,8 @@
 
 1. The run is opened and its model loaded, or taken; both must be of one another, as where a run goes on.
 2. The response's tokens are read once more, prompt and all; nothing is decoded.
-3. Each of `TABLES` makes a table of the steps asked for, each of `PAGES` a page; they are written into the run's folder
-   ``attribution/<problem>/sample<n>-layer<l>-<steps>/``, with ``attribution.json`` beside them.
+3. Each of `ATTRIBUTIONS` makes tables of the steps asked for, each of `PAGES` a page; they are written into the run's
+   folder ``attribution/<problem>/sample<n>-layer<l>-<steps>/``, with ``attribution.json`` beside them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from analyses.store.atomic import disk_errors, make_folder, quote_name, replacin
 from analyses.store.run import Cell, Run
 from analyses.store.tables import write_frame
 from analyses.trace.inputs import traced_problems
+from analyses.trace.others import pinned_others
 from analyses.trace.settings import TraceSettings
 from analyses.trace.tracer import Tracer
 from analyses.trace.trajectory import Trajectory
-from analyses.views.frames import ShareTable
 from interp.arguments import Judged, Whole, Wholes, as_whole, as_wholes
 from interp.errors import InputError
 from interp.loading.models import load_model
 from interp.types import Bridge
 
-__all__ = ["PAGES", "TABLES", "Asked", "Attributed", "attribute_run", "check_asked"]
+__all__ = ["ATTRIBUTIONS", "PAGES", "Asked", "Attributed", "attribute_run", "check_asked"]
 
 Problems = str | Path | Sequence[Problem] | None
 
@@ -83,8 +83,29 @@ class Asked:
         Raises:
             InputError: no file with the problem where it is not bundled, or another problem under its id.
         """
-        name, model_name = self.trajectory.problem, str(self.run.settings["model"])
-        listed = traced_problems(model_name, self.problems, None)
+        return self._tracer.answers(self.trajectory.problem, [self.layer])[0]
+
+    @cached_property
+    def others(self) -> Float[Tensor, "other d_model"] | None:
+        """The same of the other answers that the run scored this response beside; ``None`` where it has none.
+
+        Raises:
+            InputError: as `answer`; the run's pool of other answers is gone.
+        """
+        pinned = self.run.settings.get("excess")
+        if not pinned:
+            return None
+        name = self.trajectory.problem
+        found = pinned_others(self._tracer, self.run.path, pinned)
+        found.read([name], [self.layer])
+        rows = [found.known[other] for other in found.drawn(name).problems]
+        return found.vectors[self.layer][rows] if rows else None
+
+    @cached_property
+    def _tracer(self) -> Tracer:
+        """The run's own settings and this problem, with the model."""
+        name = self.trajectory.problem
+        listed = traced_problems(str(self.run.settings["model"]), self.problems, None)
         found = [problem for problem in listed if problem.id == name]
         if not found:
             raise InputError(
@@ -100,20 +121,21 @@ class Asked:
                 received="another question, solution or answer under its id",
                 remedy="Pass the file that the run was made from.",
             )
-        return Tracer(self.model, found, _options(self.run)).answers(name, [self.layer])[0]
+        return Tracer(self.model, found, self.options)
 
 
-def _logits(asked: Asked) -> pandas.DataFrame:
+def _logits(asked: Asked) -> dict[str, pandas.DataFrame]:
     """Shares in the emitted token's logit; through the lens at the layer asked about too, where it is a block's end."""
     last = int(asked.model.cfg.n_layers) - 1
     read_at = sorted({asked.layer, last}) if asked.options.site == "resid_post" else [last]
-    return logit_attribution(
+    shares = logit_attribution(
         asked.model, asked.prompt_ids, asked.token_ids, list(asked.steps), contrast=asked.contrast, read_at=read_at
-    ).drop(columns="response")
+    )
+    return {"logits": shares.drop(columns="response")}
 
 
-TABLES: dict[str, Callable[[Asked], pandas.DataFrame]] = {"logits": _logits}
-"""What is asked of the steps, by the name of its file. A new attribution is an entry here."""
+ATTRIBUTIONS: list[Callable[[Asked], Mapping[str, pandas.DataFrame]]] = [_logits]
+"""What is asked of the steps: each gives tables by the names of their files. A new attribution is an entry here."""
 
 PAGES: dict[str, Callable[[Asked, Mapping[str, pandas.DataFrame]], str]] = {}
 """Pages about the steps, from what was asked and its tables: their HTML by the name of its file."""
@@ -125,7 +147,7 @@ class Attributed:
 
     folder: Path
     asked: Asked
-    tables: dict[str, ShareTable]
+    tables: dict[str, pandas.DataFrame]
     files: tuple[Path, ...]
 
 
@@ -180,7 +202,7 @@ def attribute_run(
         opened, loaded, trajectory, data.tensors["prompt_ids"], data.tensors["token_ids"], number, chosen, contrast,
         problems,
     )  # fmt: skip
-    found = {name: _named(asked, make(asked)) for name, make in TABLES.items()}
+    found = {name: _named(asked, table) for make in ATTRIBUTIONS for name, table in make(asked).items()}
     pages = {name: make(asked, found) for name, make in PAGES.items()}
     return Attributed(_folder(asked, peaks), asked, found, _written(asked, peaks, found, pages, csv))
 
@@ -249,13 +271,13 @@ def _check_model(model: Bridge, run: Run, options: TraceSettings) -> None:
         ) from error
 
 
-def _named(asked: Asked, table: pandas.DataFrame) -> ShareTable:
-    """A table with the response's name in front."""
+def _named(asked: Asked, table: pandas.DataFrame) -> pandas.DataFrame:
+    """A table, of the kind that it is, with the response's name in front."""
     named = table.copy()
     for place, name in enumerate(("problem", "sample")):
         if name not in named.columns:
             named.insert(place, name, getattr(asked.trajectory, name))
-    return ShareTable(named)
+    return named
 
 
 def _folder(asked: Asked, peaks: bool) -> Path:
@@ -268,7 +290,7 @@ def _folder(asked: Asked, peaks: bool) -> Path:
 
 
 def _written(
-    asked: Asked, peaks: bool, tables: Mapping[str, ShareTable], pages: Mapping[str, str], csv: bool
+    asked: Asked, peaks: bool, tables: Mapping[str, pandas.DataFrame], pages: Mapping[str, str], csv: bool
 ) -> tuple[Path, ...]:
     """Write everything, each file whole."""
     folder, files = _folder(asked, peaks), []
@@ -295,6 +317,6 @@ def _written(
             files.append(folder / name)
     for name, table in tables.items():
         file = folder / f"{name}.{'csv' if csv else 'parquet'}"
-        write_frame(file, table.to_frame())
+        write_frame(file, pandas.DataFrame(table))
         files.append(file)
     return tuple(files)

@@ -28,7 +28,7 @@ PROBLEM = "toy-000"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TraceRun:
     folder = tmp_path_factory.mktemp("attribute") / "run"
-    return trace(F.pair("toy")[1], n=2, out=folder, max_new_tokens=60, layers=[0, 2], excess=0, report=False)
+    return trace(F.pair("toy")[1], n=2, out=folder, max_new_tokens=60, layers=[0, 2], excess=3, report=False)
 
 
 def hf_logits(run: Run) -> torch.Tensor:
@@ -95,7 +95,7 @@ def test_peaks_are_those_of_the_run(run: TraceRun, peaklens: Command) -> None:
     assert all(Path(line).is_file() for line in out.split())
 
 
-def test_what_is_asked_knows_the_answer_and_the_other_steps(run: TraceRun) -> None:
+def test_what_is_asked_knows_the_answer_and_the_other_steps(run: TraceRun, tmp_path: Path) -> None:
     """The score of the run, from what a score's attribution is handed."""
     model = F.pair("toy")[1]
     asked = attributing.attribute_run(run, PROBLEM, 5, layer=2, model=model).asked
@@ -104,6 +104,13 @@ def test_what_is_asked_knows_the_answer_and_the_other_steps(run: TraceRun) -> No
     options = asked.options
     scores = nhsic(stream, asked.answer, sigma=options.sigma, eps=options.eps, drop_top=options.drop_top)
     torch.testing.assert_close(scores, asked.trajectory.mi[1], atol=1e-4, rtol=1e-4)
+    assert asked.others is not None
+    assert len(asked.others) == 3
+    beside = [
+        nhsic(stream, other, sigma=options.sigma, eps=options.eps, drop_top=options.drop_top) for other in asked.others
+    ]
+    kept = run.read(Cell(PROBLEM)).tensors["excess:difference"][1]
+    torch.testing.assert_close(scores - torch.stack(beside).mean(0), kept, atol=1e-4, rtol=1e-4)
     peaks = asked.trajectory.peaks(2)["step"].tolist()
     assert sorted([*asked.other_steps, *peaks]) == list(range(60))
     problem = bundled_problems(1)[0]
@@ -111,6 +118,8 @@ def test_what_is_asked_knows_the_answer_and_the_other_steps(run: TraceRun) -> No
     again = attributing.attribute_run(run, PROBLEM, 5, layer=2, model=model, problems=[changed])
     with pytest.raises(InputError, match="another question, solution or answer under its id"):
         _ = again.asked.answer
+    plain = trace(model, n=1, out=tmp_path / "plain", max_new_tokens=8, excess=0, report=False)
+    assert attributing.attribute_run(plain, PROBLEM, 5, model=model).asked.others is None
     again = attributing.attribute_run(run, PROBLEM, 5, model=model, problems=bundled_problems(3)[1:])
     with pytest.raises(InputError, match=f"a problem file with '{PROBLEM}'.* 2 problems without it"):
         _ = again.asked.answer
@@ -149,6 +158,16 @@ def test_a_layer_without_peaks_and_a_run_without_scores_are_refused(tmp_path: Pa
     other.write(Cell("ducks"), {"prompt_ids": torch.tensor([5])}, {"tokens": []})
     with pytest.raises(InputError, match=r"a run with scores \(kind trace\), received kind watch"):
         attributing.attribute_run(other, "ducks", 0)
+
+
+def test_further_attributions_and_pages_are_entries(run: TraceRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = pandas.DataFrame({"step": [5], "difference": [0.5]})
+    monkeypatch.setattr(attributing, "ATTRIBUTIONS", [*attributing.ATTRIBUTIONS, lambda asked: {"ends": ends}])
+    monkeypatch.setattr(attributing, "PAGES", {"circuit": lambda asked, tables: f"<p>{sorted(tables)} é</p>"})
+    found = attributing.attribute_run(run, PROBLEM, 5, model=F.pair("toy")[1])
+    assert [file.name for file in found.files] == ["attribution.json", "circuit.html", "logits.parquet", "ends.parquet"]
+    assert (found.folder / "circuit.html").read_text(encoding="utf-8") == "<p>['ends', 'logits'] é</p>"
+    assert pandas.read_parquet(found.folder / "ends.parquet")["problem"].tolist() == [PROBLEM]
 
 
 def test_a_long_list_of_steps_has_a_folder_of_its_own(run: TraceRun) -> None:

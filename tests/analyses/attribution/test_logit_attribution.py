@@ -14,7 +14,7 @@ from analyses.attribution import logit_attribution, matched_contrasts
 from analyses.attribution import logits as home
 from analyses.views.frames import ShareTable
 from interp import InputError, decode, load_model
-from interp.interventions import thinking_token_ids
+from interp.interventions import SteerResidual, thinking_token_ids
 from interp.writes import read_writes
 
 PRE_NORM = [family for family in F.FAMILIES if family != "gemma3"]
@@ -143,6 +143,25 @@ def test_steps_in_parts_are_those_of_one_pass(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(home, "MAX_BYTES", 2 * 23 * 44 * 4)  # two steps
     parts = logit_attribution(model, PROMPTS, RESPONSES, [[2, 0], [3, 1, 0]])
     pandas.testing.assert_frame_equal(whole.to_frame(), parts.to_frame(), rtol=1e-4, atol=1e-5)
+
+
+def test_shares_of_a_pass_that_was_intervened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steered at the input of the first block, in one response of two; also where its steps are read in parts."""
+    model, hf = F.bridge("llama"), F.hf_model("llama")
+    steer = SteerResidual(torch.ones(44), 0, site="resid_pre", positions="all", scale=0.5, rows=[1])
+    plain = logit_attribution(model, PROMPTS, RESPONSES, [[2], [0, 3]])
+    whole = logit_attribution(model, PROMPTS, RESPONSES, [[2], [0, 3]], interventions=steer)
+    monkeypatch.setattr(home, "MAX_BYTES", 19 * 44 * 4)  # one step
+    parts = logit_attribution(model, PROMPTS, RESPONSES, [[2], [0, 3]], interventions=steer)
+    pandas.testing.assert_frame_equal(whole.to_frame(), parts.to_frame(), rtol=1e-4, atol=1e-5)
+    assert summed(whole)[0].tolist() == pytest.approx(summed(plain)[0].tolist(), rel=1e-5)
+    handle = hf.model.layers[0].register_forward_pre_hook(lambda _m, args: (args[0] + 0.5, *args[1:]))
+    try:
+        logits = hf_logits("llama", 1)
+    finally:
+        handle.remove()
+    expected = [float(logits[step, RESPONSES[1][step]]) for step in (0, 3)]
+    assert summed(whole)[1].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_the_table_ranks_sums_and_shows_itself() -> None:
