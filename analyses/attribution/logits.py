@@ -149,10 +149,9 @@ def _as_steps(steps: Any, counts: list[int]) -> list[list[int]]:
     operation = "logit_attribution"
     if steps is None:
         return [list(range(count)) for count in counts]
-    if is_whole(steps) or (len(counts) == 1 and all(map(is_whole, _listed(steps)))):
-        listed: list[Any] = [steps]
-    else:
-        listed = as_list(steps, operation, "steps", "steps, one list a response")
+    listed: list[Any] = [steps] if is_whole(steps) else as_list(steps, operation, "steps", "steps, one list a response")
+    if len(counts) == 1 and all(map(is_whole, listed)):
+        listed = [listed]
     if len(listed) != len(counts):
         raise InputError(
             operation,
@@ -170,12 +169,8 @@ def _as_steps(steps: Any, counts: list[int]) -> list[list[int]]:
                 received=str([step for step in wanted if not -count <= step < count][:5]),
                 remedy=f"The response has {count} tokens; step t predicts token t.",
             )
-        found.append([step % count for step in wanted])
+        found.append(list(dict.fromkeys(step % count for step in wanted)))
     return found
-
-
-def _listed(steps: Any) -> list[Any]:
-    return as_list(steps, "logit_attribution", "steps", "steps")
 
 
 def _token(token: Any, facts: ModelFacts, operation: str) -> int:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from interp.arguments import Judged, Texts, Wholes
+from interp.arguments import Judged, Texts, Wholes, as_wholes
 from interp.interventions import matched_random_tokens
 from interp.rollout import Rollout
 
@@ -43,11 +43,11 @@ def matched_contrasts(
     """
     listed = [rollouts] if isinstance(rollouts, Rollout) else list(rollouts)
     uses = Counter(token for rollout in listed for token in rollout.token_ids.tolist())
-    others = [*(list(exclude) if not isinstance(exclude, str) else [exclude])]
+    others = [exclude] if isinstance(exclude, str) else list(exclude)
     found: dict[int, int] = {}
     for word, ids in dict(token_ids).items():
         rest = [*others, *(other for other in token_ids if other != word)]
         drawn = matched_random_tokens(listed, {word: ids}, draws=1, keep=keep, nearest=1, exclude=rest)[0]
         partner = max((token for some in drawn.values() for token in some), key=lambda token: (uses[token], -token))
-        found |= dict.fromkeys(ids if isinstance(ids, Iterable) else [ids], partner)
-    return {int(token): int(partner) for token, partner in found.items()}
+        found |= dict.fromkeys(as_wholes(ids, "match contrasts", "token_ids"), partner)
+    return found

@@ -85,6 +85,7 @@ def _show(found: Attributed, top: int) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from analyses.views.frames import ShareTable
     from interp.display import between, number, short
 
     console, asked = Console(highlight=False), found.asked
@@ -100,7 +101,7 @@ def _show(found: Attributed, top: int) -> None:
             total = f", in all {number(float(first['total']))}" if "total" in last else ""
             told = f"{name} at step {step}, {where}" + (f", against `{against}`" if against else "") + total
             console.print(Text(told, style="bold"), soft_wrap=True)
-            best = last.top(top)
+            best = ShareTable(last).top(top)
             parts = [f"{who} {share:+.3g}" for who, share in zip(best["component"], best["share"], strict=True)]
             console.print(Text(f"  {'  '.join(parts)}"), soft_wrap=True)
         if len(places) > _TOLD:

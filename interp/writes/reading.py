@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +42,7 @@ ATTENTION_BYTES = 1 << 30  # of a batch's attention patterns in one layer, befor
 @overload
 def read_writes(
     model: Bridge,
-    prompts: str | Sequence[int],
+    prompts: str | Sequence[int] | Sequence[Mapping[str, Any]],
     responses: Prompts,
     places: Places,
     *,

@@ -140,6 +140,13 @@ def test_steps_in_parts_are_those_of_one_pass(monkeypatch: pytest.MonkeyPatch) -
     model = F.bridge("gpt2")
     whole = logit_attribution(model, PROMPTS, RESPONSES, [[2, 0], [3, 1, 0]])
     assert whole.groupby("response")["step"].unique().map(list).tolist() == [[0, 2], [0, 1, 3]]
+    twice = logit_attribution(model, PROMPTS[1], RESPONSES[1], (step for step in (3, 0, -1, 1)))
+    pandas.testing.assert_frame_equal(
+        twice.drop(columns="response").to_frame(),
+        whole[whole["response"] == 1].drop(columns="response").reset_index(drop=True).to_frame(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     monkeypatch.setattr(home, "MAX_BYTES", 2 * 23 * 44 * 4)  # two steps
     parts = logit_attribution(model, PROMPTS, RESPONSES, [[2, 0], [3, 1, 0]])
     pandas.testing.assert_frame_equal(whole.to_frame(), parts.to_frame(), rtol=1e-4, atol=1e-5)
