@@ -1,8 +1,9 @@
-"""Which part of a model, and which step, brought an answer about: attribution by intervention.
+"""Which part of a model, and which step, brought an answer about: shares of what was written, and interventions.
 
 Each method gives a table that shows itself; the interventions themselves are in :mod:`interp.interventions`.
 """
 
+from analyses.attribution.logits import logit_attribution
 from analyses.attribution.patching import patch_sweep
 
-__all__ = ["patch_sweep"]
+__all__ = ["logit_attribution", "patch_sweep"]

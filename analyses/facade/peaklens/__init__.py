@@ -16,10 +16,12 @@ Text through a model
     decode (generate, with interventions and recording), read (a response that is there already), encode (texts on
     their own), score (how likely a response, an answer, or what a metric says)
     ResidualSites, ResidualStream, StepResiduals (what to record); Rollout, Encoding, Scores (what comes back)
+    read_writes (what each component wrote into the residual stream); Writes, Component
 
 Interventions
     interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
     Intervention, Step, Row, Positions, Site (to write one's own)
+    logit_attribution (each component's share in a logit)
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
 
 Measures of one response
@@ -50,13 +52,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import probes
     from analyses import grading, stats, studies, views
-    from analyses.attribution import patch_sweep
+    from analyses.attribution import logit_attribution, patch_sweep
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
     from analyses.studies.run import run_study
     from analyses.trace import TraceRun, Trajectory, trace
     from interp import (
+        Component,
         Encoding,
         InputError,
         Intervention,
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
         Site,
         Step,
         StepResiduals,
+        Writes,
         answer_log_probability,
         bundled_model_path,
         decode,
@@ -81,6 +85,7 @@ if TYPE_CHECKING:
         logit_difference,
         pull_model,
         read,
+        read_writes,
         score,
     )
     from probes import (
@@ -128,6 +133,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCORES",
     "BandwidthSweep",
+    "Component",
     "Condition",
     "Depth",
     "Encoding",
@@ -154,6 +160,7 @@ __all__ = [
     "TraceRun",
     "Trajectory",
     "VInformation",
+    "Writes",
     "answer_log_probability",
     "bandwidth_sweep",
     "bundled_model_path",
@@ -176,6 +183,7 @@ __all__ = [
     "load_model",
     "load_problems",
     "log_probability",
+    "logit_attribution",
     "logit_difference",
     "make_study",
     "median_distance",
@@ -191,6 +199,7 @@ __all__ = [
     "pull_model",
     "random_answers",
     "read",
+    "read_writes",
     "reduce_dimensions",
     "run_study",
     "sample_hsic",
@@ -222,15 +231,17 @@ _ANALYSES = {
     "Trajectory": "analyses.trace",
     "bundled_problems": "analyses.problems",
     "load_problems": "analyses.problems",
+    "logit_attribution": "analyses.attribution",
     "make_study": "analyses.studies",
     "patch_sweep": "analyses.attribution",
     "run_study": "analyses.studies.run",
     "trace": "analyses.trace",
 }
 _INTERP = {
-    "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream", "Rollout",
-    "Row", "Scores", "Site", "Step", "StepResiduals", "answer_log_probability", "bundled_model_path", "decode",
-    "encode", "list_models", "load_model", "log_probability", "logit_difference", "pull_model", "read", "score",
+    "Component", "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream",
+    "Rollout", "Row", "Scores", "Site", "Step", "StepResiduals", "Writes", "answer_log_probability",
+    "bundled_model_path", "decode", "encode", "list_models", "load_model", "log_probability", "logit_difference",
+    "pull_model", "read", "read_writes", "score",
 }  # fmt: skip
 
 
