@@ -22,7 +22,7 @@ from analyses.trace import others, trace
 from analyses.trace.likeness import Likeness
 from analyses.trace.others import OtherReferences
 from analyses.trace.settings import TraceSettings
-from analyses.trace.token_kinds import token_kind
+from analyses.token_kinds import token_kind
 from analyses.trace.tracer import Tracer
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense, tukey_peaks
