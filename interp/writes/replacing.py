@@ -71,9 +71,10 @@ def replaced_streams(
             context or memory holds.
     """
     operation = "replace writes"
-    engine, ids, text = one_text(model, prompt, response, operation)
+    engine, ids, answer = one_text(model, prompt, response, operation)
+    text = [*ids, *answer[:-1]]
     (layer,) = resolve_layers(layer, engine.facts.n_layers, operation)
-    last, shape = len(text) - len(ids), (len(components), engine.facts.d_model)
+    last, shape = len(answer) - 1, (len(components), engine.facts.d_model)
     wrong = [step for step, change in changes.items() if not 0 <= step <= last or tuple(change.shape) != shape]
     above = [component for component in components if component.layer > layer]
     if wrong or above:
@@ -109,7 +110,7 @@ def replaced_streams(
 
 
 def one_text(model: Bridge, prompt: Prompts, response: Prompts, operation: str) -> tuple[Engine, list[int], list[int]]:
-    """The engine, the prompt's ids, and those of prompt and response up to the position of the last step."""
+    """The engine, and the ids of one prompt and its response, which fit the context."""
     engine = engine_for(model)
     prompts = encode_prompts(engine.facts.tokenizer, prompt, engine.facts, operation)
     answers = paired(response, prompts, engine.facts, operation)
@@ -117,9 +118,8 @@ def one_text(model: Bridge, prompt: Prompts, response: Prompts, operation: str) 
         raise InputError(
             operation, expected="one prompt and its response", received=f"{len(prompts)}", remedy="Give one at a time."
         )
-    text = prompts[0] + answers[0]
-    check_context([text], 0, engine.facts, operation)
-    return engine, prompts[0], text[:-1]
+    check_context([prompts[0] + answers[0]], 0, engine.facts, operation)
+    return engine, prompts[0], answers[0]
 
 
 def extended(engine: Engine, cache: RowCache, ids: Int[Tensor, "1 pos"]) -> None:

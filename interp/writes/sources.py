@@ -90,7 +90,8 @@ def read_sources(model: Bridge, prompt: Prompts, response: Prompts, places: Any,
             whose heads write something else than their patterns say.
     """
     operation = "read sources"
-    engine, ids, text = one_text(model, prompt, response, operation)
+    engine, ids, answer = one_text(model, prompt, response, operation)
+    text = [*ids, *answer[:-1]]
     anatomy = engine.anatomy()
     for head in heads:
         known = head.kind == "head" and head.layer < engine.facts.n_layers
@@ -101,7 +102,7 @@ def read_sources(model: Bridge, prompt: Prompts, response: Prompts, places: Any,
                 received=str(head),
                 remedy='Write Component("head", 3, 2), of layer 3 its head 2.',
             )
-    (groups,) = as_places(places, [len(text) - len(ids) + 1], True)
+    (groups,) = as_places(places, [len(answer)], True)
     tape = _Patterns(engine, heads, groups, len(ids), len(text))
     kept = tape.patterns.nbytes + tape.values.nbytes
     most = max((anatomy.n_heads(head.layer) for head in heads), default=1)
