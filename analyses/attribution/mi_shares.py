@@ -143,10 +143,7 @@ def sources_of(
         words = text_pieces(model_facts(model).tokenizer, found.token_ids[:end].tolist())
         places = [p - len(ids) + 1 if p >= len(ids) - 1 else None for p in range(end)]
         for one, some in zip(shared, best, strict=True):
-            gradient = one.path.gradient[place].to(
-                found.patterns.device if found.patterns.device.type != "mps" else "cpu"
-            )
-            split = found.split(gradient.expand(len(heads), -1))
+            split = found.split(one.path.gradient[place].expand(len(heads), -1))
             for number in some:
                 n = numbers.index(number)
                 frames.append(
