@@ -36,7 +36,7 @@ from interp.sites import resolve_layers
 from interp.token_text import inputs_of, last_piece, text_pieces
 from interp.types import Bridge
 from interp.writes import read_writes, replaced_streams
-from interp.writes.replacing import one_text
+from interp.writes.replacing import block_output, one_text
 from probes import nhsic, tukey_peaks
 
 __all__ = ["mi_attribution"]
@@ -119,7 +119,7 @@ def mi_attribution(
     (at,) = resolve_layers(as_whole(layer, _OPERATION, "layer"), facts.n_layers, _OPERATION)
     total = as_text(total, _OPERATION, "total", ("top", "all", "none"))
     top, heads = as_whole(top, _OPERATION, "top", 1), as_whole(sources, _OPERATION, "sources", 0)
-    stream = _encoded(model, [[*ids, *said[:-1]]], at, last_only=False)[0][len(ids) - 1 :]
+    stream = _scored(block_output(engine, [*ids, *said[:-1]], at, _OPERATION)[len(ids) - 1 :])
     own = _references(model, answer, at, stream, "answer")
     if len(own) != 1:
         raise InputError(_OPERATION, expected="one answer", received=f"{len(own)}", remedy="Give the rest as others.")
@@ -176,7 +176,7 @@ def _references(model: Bridge, given: Any, at: int, stream: Tensor, name: str) -
         rows = given.detach()[None] if given.ndim == 1 else given.detach()
     else:
         texts = as_list(given, _OPERATION, name, "texts")
-        rows = torch.cat([row[-1:] for row in _encoded(model, texts, at, last_only=True)]) if texts else stream[:0]
+        rows = _read(model, texts, at) if texts else stream[:0]
     if rows.ndim != 2 or rows.shape[1] != stream.shape[1] or not len(rows) or not rows.is_floating_point():
         raise InputError(
             _OPERATION,
@@ -187,9 +187,12 @@ def _references(model: Bridge, given: Any, at: int, stream: Tensor, name: str) -
     return rows.to(stream.device)
 
 
-def _encoded(model: Bridge, texts: list[Any], at: int, *, last_only: bool) -> list[Float[Tensor, "pos d_model"]]:
-    """The output of block `at` for each text."""
-    record = ResidualSites(layers=[at])
-    found = [one.residuals["resid_post"][0] for one in encode(model, texts, record=record, last_only=last_only)]
-    # A device without float64 has no score either.
-    return [one.cpu() if one.device.type == "mps" else one for one in found]
+def _read(model: Bridge, texts: list[Any], at: int) -> Float[Tensor, "reference d_model"]:
+    """The output of block `at` at the end of each text."""
+    read = encode(model, texts, record=ResidualSites(layers=[at]), last_only=True)
+    return _scored(torch.cat([one.residuals["resid_post"][0] for one in read]))
+
+
+def _scored(stream: Tensor) -> Tensor:
+    """Where it can be scored: a device without float64 has no score either."""
+    return stream.cpu() if stream.device.type == "mps" else stream

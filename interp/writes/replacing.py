@@ -29,7 +29,7 @@ from interp.sites import Site, resolve_layers
 from interp.types import Bridge
 from interp.writes.components import Component
 
-__all__ = ["COLUMNS", "extended", "one_text", "replaced_streams"]
+__all__ = ["COLUMNS", "block_output", "extended", "one_text", "replaced_streams"]
 
 #: Columns read at a time where many precede a step: eager attention makes a pattern of all of them.
 COLUMNS = 512
@@ -120,6 +120,23 @@ def one_text(model: Bridge, prompt: Prompts, response: Prompts, operation: str) 
         )
     check_context([prompts[0] + answers[0]], 0, engine.facts, operation)
     return engine, prompts[0], answers[0]
+
+
+@torch.no_grad()
+def block_output(engine: Engine, ids: Sequence[int], layer: int, operation: str) -> Float[Tensor, "pos d_model"]:
+    """The output of a block for one text, read some columns at a time.
+
+    Raises:
+        InputError: more than the memory holds.
+    """
+    patterns = 3 * engine.anatomy().n_heads(layer) * min(COLUMNS, len(ids)) * len(ids) * engine.dtype.itemsize
+    check_memory(operation, engine, 1, len(ids), "Give a shorter text.", besides=patterns)
+    seen: list[Tensor] = []
+    cache = engine.new_cache([0], capacity=len(ids))
+    reads = {Site("resid_post", layer): lambda residual: seen.append(residual[0].clone())}
+    with engine.evaluating(), engine.tapped(reads, {}):
+        extended(engine, cache, torch.tensor([list(ids)], device=engine.device))
+    return torch.cat(seen)
 
 
 def extended(engine: Engine, cache: RowCache, ids: Int[Tensor, "1 pos"]) -> None:
