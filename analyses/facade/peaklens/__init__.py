@@ -21,18 +21,22 @@ Text through a model
 Interventions
     interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
     Intervention, Step, Row, Positions, Site (to write one's own)
-    logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with)
+    logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with),
+    mi_attribution, MiAttribution (each component's share in a score of a step with the answer)
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
 
 Measures of one response
     nhsic, nhsic_dense, bandwidth_sweep, BandwidthSweep, median_distance, pearson_r2, cosine, cka, kernel_cka,
     linear_cka, SCORES
     tukey_peaks, top_k_peaks, peak_statistics, PeakStatistics, thinking_tokens, ThinkingToken
-    null_test, NullTest, null_scores, random_answers, nulls_needed, holm_over_layers, settling_depth, Depth
+    null_test, NullTest, null_scores, random_answers, nulls_needed, holm_over_layers, settling_depth, Depth,
+    excess, Excess
+    nhsic_gradient, kernel_cka_gradient, pearson_r2_gradient, cosine_gradient, GRADIENTS; score_function, ScoreFunction,
+    integrated_gradient, IntegratedGradient, Differentiable (how a score changes with the vector)
 
 Measures across problems
-    v_information, VInformation, gaussian_mi, ksg_mi, discrete_mi, entropy_bits, reduce_dimensions, Information
-    sample_hsic, SampleHsic, error_bounds, ErrorBounds
+    v_information, VInformation, answer_probe, AnswerProbe, gaussian_mi, ksg_mi, discrete_mi,
+    entropy_bits, reduce_dimensions, Information, sample_hsic, SampleHsic, error_bounds, ErrorBounds
 
 Runs and studies
     trace, TraceRun, Trajectory; attribute_run (of a finished one); Problem, bundled_problems, load_problems
@@ -52,7 +56,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import probes
     from analyses import grading, stats, studies, views
-    from analyses.attribution import logit_attribution, matched_contrasts, patch_sweep
+    from analyses.attribution import (
+        MiAttribution,
+        logit_attribution,
+        matched_contrasts,
+        mi_attribution,
+        patch_sweep,
+    )
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
@@ -89,38 +99,52 @@ if TYPE_CHECKING:
         score,
     )
     from probes import (
+        GRADIENTS,
         SCORES,
+        AnswerProbe,
         BandwidthSweep,
         Depth,
+        Differentiable,
         ErrorBounds,
+        Excess,
         Information,
+        IntegratedGradient,
         NullTest,
         PeakStatistics,
         SampleHsic,
+        ScoreFunction,
         ThinkingToken,
         VInformation,
+        answer_probe,
         bandwidth_sweep,
         cka,
         cosine,
+        cosine_gradient,
         discrete_mi,
         entropy_bits,
         error_bounds,
+        excess,
         gaussian_mi,
         holm_over_layers,
+        integrated_gradient,
         kernel_cka,
+        kernel_cka_gradient,
         ksg_mi,
         linear_cka,
         median_distance,
         nhsic,
         nhsic_dense,
+        nhsic_gradient,
         null_scores,
         null_test,
         nulls_needed,
         peak_statistics,
         pearson_r2,
+        pearson_r2_gradient,
         random_answers,
         reduce_dimensions,
         sample_hsic,
+        score_function,
         settling_depth,
         thinking_tokens,
         top_k_peaks,
@@ -131,17 +155,23 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "GRADIENTS",
     "SCORES",
+    "AnswerProbe",
     "BandwidthSweep",
     "Component",
     "Condition",
     "Depth",
+    "Differentiable",
     "Encoding",
     "ErrorBounds",
+    "Excess",
     "Information",
     "InputError",
+    "IntegratedGradient",
     "Intervention",
     "Metric",
+    "MiAttribution",
     "NullTest",
     "PeakStatistics",
     "Positions",
@@ -151,6 +181,7 @@ __all__ = [
     "Rollout",
     "Row",
     "SampleHsic",
+    "ScoreFunction",
     "Scores",
     "Site",
     "Step",
@@ -162,22 +193,27 @@ __all__ = [
     "VInformation",
     "Writes",
     "answer_log_probability",
+    "answer_probe",
     "attribute_run",
     "bandwidth_sweep",
     "bundled_model_path",
     "bundled_problems",
     "cka",
     "cosine",
+    "cosine_gradient",
     "decode",
     "discrete_mi",
     "encode",
     "entropy_bits",
     "error_bounds",
+    "excess",
     "gaussian_mi",
     "grading",
     "holm_over_layers",
+    "integrated_gradient",
     "interventions",
     "kernel_cka",
+    "kernel_cka_gradient",
     "ksg_mi",
     "linear_cka",
     "list_models",
@@ -189,14 +225,17 @@ __all__ = [
     "make_study",
     "matched_contrasts",
     "median_distance",
+    "mi_attribution",
     "nhsic",
     "nhsic_dense",
+    "nhsic_gradient",
     "null_scores",
     "null_test",
     "nulls_needed",
     "patch_sweep",
     "peak_statistics",
     "pearson_r2",
+    "pearson_r2_gradient",
     "probes",
     "pull_model",
     "random_answers",
@@ -206,6 +245,7 @@ __all__ = [
     "run_study",
     "sample_hsic",
     "score",
+    "score_function",
     "settling_depth",
     "stats",
     "studies",
@@ -234,7 +274,9 @@ _ANALYSES = {
     "attribute_run": "analyses.trace",
     "bundled_problems": "analyses.problems",
     "load_problems": "analyses.problems",
+    "MiAttribution": "analyses.attribution",
     "logit_attribution": "analyses.attribution",
+    "mi_attribution": "analyses.attribution",
     "make_study": "analyses.studies",
     "matched_contrasts": "analyses.attribution",
     "patch_sweep": "analyses.attribution",
