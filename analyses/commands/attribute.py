@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyses.commands.common import load_chosen
-from analyses.commands.options import Device, DeviceMap, Dtype
+from analyses.commands.options import Device, DeviceMap, Dtype, names_of
 
 if TYPE_CHECKING:
+    import pandas
+
     from analyses.trace.attributing import Attributed
     from analyses.views.frames import ShareTable
 
@@ -31,7 +33,22 @@ def attribute(
         str, typer.Option(help='The token whose logit is subtracted: its text, "best other", or "none".')
     ] = "best other",
     problems: Annotated[
-        Path | None, typer.Option(help="The problem file of the run, for what asks about scores; toys have theirs.")
+        Path | None, typer.Option(help="The problem file of the run, for shares in scores; toys have theirs.")
+    ] = None,
+    measures: Annotated[
+        str | None,
+        typer.Option(
+            help='Scores shared out: "nhsic,nhsic/drop4,r2,nhsic excess".', show_default="the run's own, and these"
+        ),
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help='Scores are compared with the mean of "non-peaks", or with a "matched" step each.')
+    ] = "non-peaks",
+    total: Annotated[
+        str | None,
+        typer.Option(
+            help='Total effects by intervention: "top", "all", "none".', show_default="top; none with --peaks"
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The run's model, where it lies elsewhere now.")] = None,
     top: Annotated[int, typer.Option(help="Components shown of each step.")] = 8,
@@ -42,7 +59,7 @@ def attribute(
     quiet: Annotated[bool, typer.Option("--quiet", help="Write the tables, print where they are.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Files and top components as JSON.")] = False,
 ) -> None:
-    """Which heads, MLPs and embeddings wrote what a step of a finished run says; nothing is decoded anew."""
+    """Which heads, MLPs and embeddings wrote what a step of a finished run says, and its score; nothing is decoded."""
     from analyses.store.run import Run
     from analyses.trace.attributing import attribute_run, check_asked
     from interp.arguments import as_whole
@@ -54,7 +71,8 @@ def attribute(
     loaded = load_chosen(name, device, dtype or opened.settings.get("dtype"), device_map, silent=quiet or as_json)
     found = attribute_run(
         opened, problem, step, peaks=peaks, layer=layer, sample=sample, problems=problems, model=loaded, csv=csv,
-        contrast=None if contrast == "none" else contrast,
+        contrast=None if contrast == "none" else contrast, reference=reference, total=total,
+        measures=None if measures is None else names_of(measures),
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(_facts(found, top)))
@@ -72,38 +90,47 @@ def _shares(found: Attributed) -> dict[str, ShareTable]:
 
 
 def _facts(found: Attributed, top: int) -> dict[str, object]:
-    shown = ["step", "read_at", "component", "kind", "layer", "head", "share", "total"]
-    tables = {}
-    for name, table in _shares(found).items():
-        kept = table.top(top)
-        tables[name] = json.loads(kept[[column for column in shown if column in kept]].to_json(orient="records"))
-    return {"files": [str(file) for file in found.files], "steps": list(found.asked.steps), "top": tables}
+    best = {name: json.loads(table.top(top).to_json(orient="records")) for name, table in _shares(found).items()}
+    return {"files": [str(file) for file in found.files], "steps": list(found.asked.steps), "top": best}
 
 
 def _show(found: Attributed, top: int) -> None:
-    """The largest shares of each step, the last stream's of several that were read."""
+    """The largest shares at each step: of what the last stream says, and of each score."""
     from rich.console import Console
     from rich.text import Text
 
     from analyses.views.frames import ShareTable
-    from interp.display import between, number, short
+    from interp.display import between
 
     console, asked = Console(highlight=False), found.asked
-    trajectory = asked.trajectory
-    console.print(Text(f"\n{trajectory!r}"), soft_wrap=True)
-    for name, table in _shares(found).items():
-        places = list(table.groupby("step", sort=True))
-        for step, rows in places[:_TOLD]:
-            last = rows[rows["read_at"] == rows["read_at"].max()] if "read_at" in rows else rows
-            first = last.iloc[0]
-            where = between(first["input_token"], first["token"]) if "token" in last else ""
-            against = short(first["contrast"]) if "contrast" in last and isinstance(first["contrast"], str) else ""
-            total = f", in all {number(float(first['total']))}" if "total" in last else ""
-            told = f"{name} at step {step}, {where}" + (f", against `{against}`" if against else "") + total
-            console.print(Text(told, style="bold"), soft_wrap=True)
-            best = ShareTable(last).top(top)
-            parts = [f"{who} {share:+.3g}" for who, share in zip(best["component"], best["share"], strict=True)]
-            console.print(Text(f"  {'  '.join(parts)}"), soft_wrap=True)
-        if len(places) > _TOLD:
-            console.print(Text(f"... and {len(places) - _TOLD} more steps in the table"))
+    console.print(Text(f"\n{asked.trajectory!r}"), soft_wrap=True)
+    tables = _shares(found)
+    for step in asked.steps[:_TOLD]:
+        where = between(asked.trajectory.input_tokens[step], asked.trajectory.tokens[step])
+        console.print(Text(f"\nStep {step}, {where}", style="bold"), soft_wrap=True)
+        for name, table in tables.items():
+            rows = table[table["step"] == step]
+            if "read_at" in rows:
+                rows = rows[rows["read_at"] == rows["read_at"].max()]
+            for _, part in rows.groupby("measure", sort=False) if "measure" in rows else [("", rows)]:
+                best = ShareTable(part).top(top)
+                parts = [f"{who} {share:+.3g}" for who, share in zip(best["component"], best["share"], strict=True)]
+                told = Text(_told(name, part, found))
+                console.print(told.append(f": {'  '.join(parts)}"), soft_wrap=True)
+    if len(asked.steps) > _TOLD:
+        console.print(Text(f"... and {len(asked.steps) - _TOLD} more steps in the tables"))
     console.print(Text.assemble(("\nFiles: ", "bold"), ", ".join(map(str, found.files))), soft_wrap=True)
+
+
+def _told(name: str, rows: pandas.DataFrame, found: Attributed) -> str:
+    """What the shares of a step sum to."""
+    from interp.display import number, short
+
+    first = rows.iloc[0]
+    if name != "mi":
+        against = f" less that of `{short(first['contrast'])}`" if isinstance(first["contrast"], str) else ""
+        return f"logit of `{short(first['target'])}`{against}, {number(float(first['total']))}"
+    ends = found.tables["mi_ends"]
+    end = ends[(ends["step"] == first["step"]) & (ends["measure"] == first["measure"])].iloc[0]
+    value, reference = number(float(end["value"])), number(float(end["reference_value"]))
+    return f"{first['measure']} at layer {found.asked.layer}, {value} where the reference has {reference}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -16,8 +17,9 @@ from processes import Command
 
 from analyses.problems import bundled_problems
 from analyses.store.run import Cell, Run
-from analyses.trace import TraceRun, attributing, trace
-from interp import InputError, load_model, read
+from analyses.trace import TraceRun, attributing, trace, tracer
+from analyses.trace.provenance import RunWarning
+from interp import InputError, decoding, load_model, read
 from interp.engines.bridge import BridgeEngine
 from interp.record import ResidualSites
 from probes import nhsic
@@ -49,16 +51,20 @@ def test_the_tables_are_of_the_stored_tokens_and_nothing_is_decoded(
         return forward(self, ids, *args)
 
     monkeypatch.setattr(BridgeEngine, "forward", counted)
+    for home in (decoding, tracer):
+        monkeypatch.setattr(home, "decode", None)
     before = run.files()
     steps = ["--step", "41", "--step", "3", "--step", "-1"]
     code, out, said = peaklens("attribute", str(run.path), "--problem", PROBLEM, *steps, "--layer", "0")
     assert code == 0, said
     whole = sum(len(run.read(Cell(PROBLEM)).tensors[name]) for name in ("prompt_ids", "token_ids"))
-    assert passes == [2, 1, whole - 1], "two passes at load, and one over prompt and response"
-    assert "against `" in out
+    assert passes[:3] == [2, 1, whole - 1], "two passes at load, and one over prompt and response"
+    assert " less that of `" in out
+    assert "nhsic at layer 0, " in out
     assert run.files() == before
     folder = run.path / "attribution" / PROBLEM / "sample0-layer0-step3-41-59"
-    assert {file.name for file in folder.iterdir()} == {"logits.parquet", "attribution.json"}
+    tables = {f"{name}.parquet" for name in ("logits", "mi", "mi_ends", "mi_sources")}
+    assert {file.name for file in folder.iterdir()} == {*tables, "attribution.json"}
     table = pandas.read_parquet(folder / "logits.parquet")
     assert table["step"].unique().tolist() == [3, 41, 59]
     assert table["read_at"].unique().tolist() == [0, 2]
@@ -85,6 +91,15 @@ def test_peaks_are_those_of_the_run(run: TraceRun, peaklens: Command) -> None:
     mine = run.mi[(run.mi["problem"] == PROBLEM) & (run.mi["layer"] == 2) & run.mi["is_peak"]]
     assert told["steps"] == mine["step"].tolist() != []
     assert len(told["top"]["logits"]) == 3 * len(told["steps"])
+    ends = pandas.read_csv(next(file for file in told["files"] if file.endswith("mi_ends.csv")))
+    scores = ends[ends["measure"] == "nhsic"].set_index("step")["value"]
+    np.testing.assert_allclose(scores[mine["step"]], mine["nhsic"], rtol=1e-4)
+    excess = ends[ends["measure"] == "nhsic excess"].set_index("step")["value"]
+    np.testing.assert_allclose(excess[mine["step"]], mine["excess"], rtol=1e-3, atol=1e-5)
+    whole = pandas.read_csv(next(file for file in told["files"] if file.endswith("mi.csv")))
+    sums = whole.groupby(["measure", "step"])["share"].sum()
+    np.testing.assert_allclose(sums, ends.set_index(["measure", "step"])["difference"][sums.index], rtol=2e-3)
+    assert whole["total"].isna().all(), "total effects of every peak only where they are asked for"
     table = Run.open(run.path).path / "attribution" / PROBLEM / "sample0-layer2-peaks" / "logits.csv"
     assert str(table) in told["files"]
     shares, logits = pandas.read_csv(table), hf_logits(run)
@@ -115,14 +130,29 @@ def test_what_is_asked_knows_the_answer_and_the_other_steps(run: TraceRun, tmp_p
     assert sorted([*asked.other_steps, *peaks]) == list(range(60))
     problem = bundled_problems(1)[0]
     changed = type(problem)(id=problem.id, question=problem.question, solution="1 + 1 is 2", answer="2")
-    again = attributing.attribute_run(run, PROBLEM, 5, layer=2, model=model, problems=[changed])
     with pytest.raises(InputError, match="another question, solution or answer under its id"):
-        _ = again.asked.answer
+        attributing.attribute_run(run, PROBLEM, 5, layer=2, model=model, problems=[changed])
     plain = trace(model, n=1, out=tmp_path / "plain", max_new_tokens=8, excess=0, report=False)
-    assert attributing.attribute_run(plain, PROBLEM, 5, model=model).asked.others is None
-    again = attributing.attribute_run(run, PROBLEM, 5, model=model, problems=bundled_problems(3)[1:])
+    few = attributing.attribute_run(plain, PROBLEM, 5, model=model, measures="nhsic", total="none")
+    assert few.asked.others is None
+    assert set(few.tables["mi"]["measure"]) == {"nhsic"}
     with pytest.raises(InputError, match=f"a problem file with '{PROBLEM}'.* 2 problems without it"):
-        _ = again.asked.answer
+        attributing.attribute_run(run, PROBLEM, 5, model=model, problems=bundled_problems(3)[1:])
+
+
+def test_scores_that_cannot_be_shared_out_are_said(tmp_path: Path) -> None:
+    model = load_model("toy-reasoner")
+    pre = trace(model, n=1, out=tmp_path / "pre", max_new_tokens=8, site="resid_pre", excess=0, report=False)
+    with pytest.warns(RunWarning, match="scores are not attributed: the run scored resid_pre"):
+        found = attributing.attribute_run(pre, PROBLEM, 5, model=model)
+    assert list(found.tables) == ["logits"]
+    assert found.tables["logits"]["read_at"].unique().tolist() == [2]
+    mine = load_model("mine", hf_model=copy.deepcopy(F.pair("toy")[0]), tokenizer=model.tokenizer, device="cpu")
+    own = trace(mine, bundled_problems(1), out=tmp_path / "own", max_new_tokens=8, excess=0, report=False)
+    with pytest.warns(RunWarning, match="name it with --problems"):
+        attributing.attribute_run(own, PROBLEM, 5, model=mine)
+    found = attributing.attribute_run(own, PROBLEM, 5, model=mine, problems=bundled_problems(1))
+    assert {"mi", "mi_ends", "mi_sources"} < set(found.tables)
 
 
 def test_wrong_input_ends_in_one_line(run: TraceRun, peaklens: Command, tmp_path: Path) -> None:
@@ -163,15 +193,16 @@ def test_a_layer_without_peaks_and_a_run_without_scores_are_refused(tmp_path: Pa
 def test_further_attributions_and_pages_are_entries(run: TraceRun, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = pandas.DataFrame({"step": [5], "difference": [0.5]})
     monkeypatch.setattr(attributing, "ATTRIBUTIONS", [*attributing.ATTRIBUTIONS, lambda asked: {"ends": ends}])
-    monkeypatch.setattr(attributing, "PAGES", {"circuit": lambda asked, tables: f"<p>{sorted(tables)} é</p>"})
+    monkeypatch.setattr(attributing, "PAGES", {"circuit": lambda asked, tables: f"<p>{sorted(tables)[:3]} é</p>"})
     found = attributing.attribute_run(run, PROBLEM, 5, model=F.pair("toy")[1])
-    assert [file.name for file in found.files] == ["attribution.json", "circuit.html", "logits.parquet", "ends.parquet"]
-    assert (found.folder / "circuit.html").read_text(encoding="utf-8") == "<p>['ends', 'logits'] é</p>"
+    assert {file.name for file in found.files} >= {"attribution.json", "circuit.html", "mi.parquet", "ends.parquet"}
+    assert (found.folder / "circuit.html").read_text(encoding="utf-8") == "<p>['ends', 'logits', 'mi'] é</p>"
     assert pandas.read_parquet(found.folder / "ends.parquet")["problem"].tolist() == [PROBLEM]
 
 
-def test_a_long_list_of_steps_has_a_folder_of_its_own(run: TraceRun) -> None:
+def test_a_long_list_of_steps_has_a_folder_of_its_own(run: TraceRun, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = load_model("toy-reasoner")
+    monkeypatch.setattr(attributing, "ATTRIBUTIONS", [])
     some, more = (attributing.attribute_run(run, PROBLEM, range(n), model=model) for n in (30, 31))
     assert some.folder != more.folder
     assert some.folder.name.startswith("sample0-layer2-step30-")
