@@ -16,10 +16,13 @@ Text through a model
     decode (generate, with interventions and recording), read (a response that is there already), encode (texts on
     their own), score (how likely a response, an answer, or what a metric says)
     ResidualSites, ResidualStream, StepResiduals (what to record); Rollout, Encoding, Scores (what comes back)
+    read_writes (what each component wrote into the residual stream); Writes, Component
 
 Interventions
     interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
     Intervention, Step, Row, Positions, Site (to write one's own)
+    logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with),
+    mi_attribution, MiAttribution (each component's share in a score of a step with the answer)
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
 
 Measures of one response
@@ -28,13 +31,15 @@ Measures of one response
     tukey_peaks, top_k_peaks, peak_statistics, PeakStatistics, thinking_tokens, ThinkingToken
     excess, Excess, null_test, NullTest, null_scores, random_answers, nulls_needed, holm_over_layers
     settling_depth, Depth
+    nhsic_gradient, kernel_cka_gradient, pearson_r2_gradient, cosine_gradient, GRADIENTS; score_function, ScoreFunction,
+    integrated_gradient, IntegratedGradient, Differentiable (how a score changes with the vector)
 
 Measures across problems
-    v_information, VInformation, gaussian_mi, ksg_mi, discrete_mi, entropy_bits, reduce_dimensions, Information
-    sample_hsic, SampleHsic, error_bounds, ErrorBounds
+    v_information, VInformation, answer_probe, AnswerProbe, gaussian_mi, ksg_mi, discrete_mi,
+    entropy_bits, reduce_dimensions, Information, sample_hsic, SampleHsic, error_bounds, ErrorBounds
 
 Runs and studies
-    trace, TraceRun, Trajectory; Problem, bundled_problems, load_problems
+    trace, TraceRun, Trajectory; attribute_run (of a finished one); Problem, bundled_problems, load_problems
     run_study, make_study, Study, Condition
 
 Rooms
@@ -51,13 +56,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import probes
     from analyses import grading, stats, studies, views
-    from analyses.attribution import patch_sweep
+    from analyses.attribution import (
+        MiAttribution,
+        logit_attribution,
+        matched_contrasts,
+        mi_attribution,
+        patch_sweep,
+    )
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
     from analyses.studies.run import run_study
-    from analyses.trace import TraceRun, Trajectory, trace
+    from analyses.trace import TraceRun, Trajectory, attribute_run, trace
     from interp import (
+        Component,
         Encoding,
         InputError,
         Intervention,
@@ -71,6 +83,7 @@ if TYPE_CHECKING:
         Site,
         Step,
         StepResiduals,
+        Writes,
         answer_log_probability,
         bundled_model_path,
         decode,
@@ -82,43 +95,56 @@ if TYPE_CHECKING:
         logit_difference,
         pull_model,
         read,
+        read_writes,
         score,
     )
     from probes import (
+        GRADIENTS,
         SCORES,
+        AnswerProbe,
         BandwidthSweep,
         Depth,
+        Differentiable,
         ErrorBounds,
         Excess,
         Information,
+        IntegratedGradient,
         NullTest,
         PeakStatistics,
         SampleHsic,
+        ScoreFunction,
         ThinkingToken,
         VInformation,
+        answer_probe,
         bandwidth_sweep,
         cka,
         cosine,
+        cosine_gradient,
         discrete_mi,
         entropy_bits,
         error_bounds,
         excess,
         gaussian_mi,
         holm_over_layers,
+        integrated_gradient,
         kernel_cka,
+        kernel_cka_gradient,
         ksg_mi,
         linear_cka,
         median_distance,
         nhsic,
         nhsic_dense,
+        nhsic_gradient,
         null_scores,
         null_test,
         nulls_needed,
         peak_statistics,
         pearson_r2,
+        pearson_r2_gradient,
         random_answers,
         reduce_dimensions,
         sample_hsic,
+        score_function,
         settling_depth,
         thinking_tokens,
         top_k_peaks,
@@ -129,17 +155,23 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "GRADIENTS",
     "SCORES",
+    "AnswerProbe",
     "BandwidthSweep",
+    "Component",
     "Condition",
     "Depth",
+    "Differentiable",
     "Encoding",
     "ErrorBounds",
     "Excess",
     "Information",
     "InputError",
+    "IntegratedGradient",
     "Intervention",
     "Metric",
+    "MiAttribution",
     "NullTest",
     "PeakStatistics",
     "Positions",
@@ -149,6 +181,7 @@ __all__ = [
     "Rollout",
     "Row",
     "SampleHsic",
+    "ScoreFunction",
     "Scores",
     "Site",
     "Step",
@@ -158,12 +191,16 @@ __all__ = [
     "TraceRun",
     "Trajectory",
     "VInformation",
+    "Writes",
     "answer_log_probability",
+    "answer_probe",
+    "attribute_run",
     "bandwidth_sweep",
     "bundled_model_path",
     "bundled_problems",
     "cka",
     "cosine",
+    "cosine_gradient",
     "decode",
     "discrete_mi",
     "encode",
@@ -173,33 +210,42 @@ __all__ = [
     "gaussian_mi",
     "grading",
     "holm_over_layers",
+    "integrated_gradient",
     "interventions",
     "kernel_cka",
+    "kernel_cka_gradient",
     "ksg_mi",
     "linear_cka",
     "list_models",
     "load_model",
     "load_problems",
     "log_probability",
+    "logit_attribution",
     "logit_difference",
     "make_study",
+    "matched_contrasts",
     "median_distance",
+    "mi_attribution",
     "nhsic",
     "nhsic_dense",
+    "nhsic_gradient",
     "null_scores",
     "null_test",
     "nulls_needed",
     "patch_sweep",
     "peak_statistics",
     "pearson_r2",
+    "pearson_r2_gradient",
     "probes",
     "pull_model",
     "random_answers",
     "read",
+    "read_writes",
     "reduce_dimensions",
     "run_study",
     "sample_hsic",
     "score",
+    "score_function",
     "settling_depth",
     "stats",
     "studies",
@@ -225,17 +271,23 @@ _ANALYSES = {
     "Study": "analyses.studies.base",
     "TraceRun": "analyses.trace",
     "Trajectory": "analyses.trace",
+    "attribute_run": "analyses.trace",
     "bundled_problems": "analyses.problems",
     "load_problems": "analyses.problems",
+    "MiAttribution": "analyses.attribution",
+    "logit_attribution": "analyses.attribution",
+    "mi_attribution": "analyses.attribution",
     "make_study": "analyses.studies",
+    "matched_contrasts": "analyses.attribution",
     "patch_sweep": "analyses.attribution",
     "run_study": "analyses.studies.run",
     "trace": "analyses.trace",
 }
 _INTERP = {
-    "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream", "Rollout",
-    "Row", "Scores", "Site", "Step", "StepResiduals", "answer_log_probability", "bundled_model_path", "decode",
-    "encode", "list_models", "load_model", "log_probability", "logit_difference", "pull_model", "read", "score",
+    "Component", "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream",
+    "Rollout", "Row", "Scores", "Site", "Step", "StepResiduals", "Writes", "answer_log_probability",
+    "bundled_model_path", "decode", "encode", "list_models", "load_model", "log_probability", "logit_difference",
+    "pull_model", "read", "read_writes", "score",
 }  # fmt: skip
 
 
