@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from interp.rollout import Rollout
     from interp.rows import Positions, Row
     from interp.sites import Site
+    from interp.writes.components import Component, Writes
+    from interp.writes.reading import read_writes
 
 __all__ = [
+    "Component",
     "Encoding",
     "InputError",
     "Intervention",
@@ -36,6 +39,7 @@ __all__ = [
     "Site",
     "Step",
     "StepResiduals",
+    "Writes",
     "answer_log_probability",
     "bundled_model_path",
     "decode",
@@ -46,10 +50,12 @@ __all__ = [
     "logit_difference",
     "pull_model",
     "read",
+    "read_writes",
     "score",
 ]
 
 _HOMES = {
+    "Component": "writes.components",
     "Encoding": "reading",
     "InputError": "errors",
     "Intervention": "protocol",
@@ -63,6 +69,7 @@ _HOMES = {
     "Site": "sites",
     "Step": "protocol",
     "StepResiduals": "record",
+    "Writes": "writes.components",
     "answer_log_probability": "metrics",
     "bundled_model_path": "loading.models",
     "decode": "decoding",
@@ -73,6 +80,7 @@ _HOMES = {
     "logit_difference": "metrics",
     "pull_model": "loading.pull",
     "read": "reading",
+    "read_writes": "writes.reading",
     "score": "reading",
 }
 

@@ -299,12 +299,14 @@ def check_memory(
     record: ResidualSites | None = None,
     plan: RecordPlan | None = None,
     positions: int = 0,
+    besides: int = 0,
 ) -> None:
     """Refuse, before anything is computed, what does not fit the free memory of a device.
 
-    That is the keys and values of ``rows`` texts of ``columns`` tokens, and what is kept of ``positions`` in all.
+    That is the keys and values of ``rows`` texts of ``columns`` tokens, what is kept of ``positions`` in all, and
+    ``besides``, in bytes on the model's device.
     """
-    needs = {engine.device: engine.cache_bytes(rows, columns)}
+    needs = {engine.device: engine.cache_bytes(rows, columns) + besides}
     if record is not None and plan is not None and not isinstance(record, ResidualStream):
         device, itemsize = _device(record, engine), (record.dtype or engine.dtype).itemsize
         kept = positions * len(plan.places) * engine.facts.d_model * itemsize

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.engines.anatomy import Anatomy
 from interp.engines.cache import RowCache
 from interp.errors import InputError
 from interp.sites import Site
@@ -111,6 +112,10 @@ class Engine(Protocol):
 
     def tapped(self, reads: Mapping[Site, Read], edits: Mapping[Site, Edit]) -> Any:
         """Context in which every pass shows its residuals ``[row, pos, d_model]``: edits first, then reads."""
+        ...
+
+    def anatomy(self) -> Anatomy:
+        """Where its parts write into the residual stream, and their weights."""
         ...
 
     def shared_boundary(self, layer: int) -> bool:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.engines.anatomy import Anatomy
 from interp.engines.base import Edit, ModelFacts, Read, end_ids, evaluating
 from interp.engines.cache import RowCache
 from interp.errors import InputError
@@ -215,6 +216,9 @@ class BridgeEngine:
                 received=f"{self.facts.name}, whose attention and MLP read the same input",
                 remedy="Use resid_pre and resid_post.",
             )
+
+    def anatomy(self) -> Anatomy:
+        return Anatomy(self.model, self.facts.name)
 
     def shared_boundary(self, layer: int) -> bool:
         # The output below is read after all that is hooked to its block, so what is hooked to this one's input counts.

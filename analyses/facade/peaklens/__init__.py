@@ -16,6 +16,7 @@ Text through a model
     decode (generate, with interventions and recording), read (a response that is there already), encode (texts on
     their own), score (how likely a response, an answer, or what a metric says)
     ResidualSites, ResidualStream, StepResiduals (what to record); Rollout, Encoding, Scores (what comes back)
+    read_writes (what each component wrote into the residual stream); Writes, Component
 
 Interventions
     interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from analyses.studies.run import run_study
     from analyses.trace import TraceRun, Trajectory, trace
     from interp import (
+        Component,
         Encoding,
         InputError,
         Intervention,
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
         Site,
         Step,
         StepResiduals,
+        Writes,
         answer_log_probability,
         bundled_model_path,
         decode,
@@ -81,6 +84,7 @@ if TYPE_CHECKING:
         logit_difference,
         pull_model,
         read,
+        read_writes,
         score,
     )
     from probes import (
@@ -128,6 +132,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCORES",
     "BandwidthSweep",
+    "Component",
     "Condition",
     "Depth",
     "Encoding",
@@ -154,6 +159,7 @@ __all__ = [
     "TraceRun",
     "Trajectory",
     "VInformation",
+    "Writes",
     "answer_log_probability",
     "bandwidth_sweep",
     "bundled_model_path",
@@ -191,6 +197,7 @@ __all__ = [
     "pull_model",
     "random_answers",
     "read",
+    "read_writes",
     "reduce_dimensions",
     "run_study",
     "sample_hsic",
@@ -228,9 +235,10 @@ _ANALYSES = {
     "trace": "analyses.trace",
 }
 _INTERP = {
-    "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream", "Rollout",
-    "Row", "Scores", "Site", "Step", "StepResiduals", "answer_log_probability", "bundled_model_path", "decode",
-    "encode", "list_models", "load_model", "log_probability", "logit_difference", "pull_model", "read", "score",
+    "Component", "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream",
+    "Rollout", "Row", "Scores", "Site", "Step", "StepResiduals", "Writes", "answer_log_probability",
+    "bundled_model_path", "decode", "encode", "list_models", "load_model", "log_probability", "logit_difference",
+    "pull_model", "read", "read_writes", "score",
 }  # fmt: skip
 
 
