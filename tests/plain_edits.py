@@ -56,7 +56,7 @@ def changing(hf: Any, kind: str, layer: int, change: Callable[[Tensor], Tensor])
 
 
 def values(hf: Any, ids: list[int]) -> tuple[Tensor, dict[tuple[str, int], Tensor]]:
-    """Logits ``[pos, d_vocab]`` and every node's values ``[pos, ...]``, which autograd can go back to."""
+    """Logits ``[pos, d_vocab]`` and every node's values ``[1, pos, ...]``, which autograd can go back to."""
     found: dict[tuple[str, int], Tensor] = {}
     with contextstack() as enter:
         for layer in range(len(modules(hf)[0])):

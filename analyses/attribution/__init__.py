@@ -3,8 +3,9 @@
 Each method gives a table that shows itself; the interventions themselves are in :mod:`interp.interventions`.
 """
 
+from analyses.attribution.edge_patching import patch_edges
 from analyses.attribution.effects import Agreement, EdgeEffects, NodeEffects
 from analyses.attribution.node_patching import patch_nodes
 from analyses.attribution.patching import patch_sweep
 
-__all__ = ["Agreement", "EdgeEffects", "NodeEffects", "patch_nodes", "patch_sweep"]
+__all__ = ["Agreement", "EdgeEffects", "NodeEffects", "patch_edges", "patch_nodes", "patch_sweep"]

@@ -165,16 +165,22 @@ def strongest(scores: np.ndarray, verify: Any, operation: str) -> list[int]:
     if isinstance(verify, str):
         as_text(verify, operation, "verify", ("all",))
         return list(range(len(scores)))
-    count = _count(verify, operation, "verify")
-    order = np.argsort(-np.abs(scores), kind="stable")[:count]
-    return sorted(int(n) for n in order if scores[n] != 0)
+    sizes = np.abs(scores)
+    count = min(_count(verify, operation, "verify"), len(sizes))
+    if not count:
+        return []
+    # Ties at the edge fall to the earlier place.
+    least = np.partition(sizes, len(sizes) - count)[len(sizes) - count]
+    above, level = np.flatnonzero(sizes > least), np.flatnonzero(sizes == least)
+    return sorted(int(n) for n in [*above, *level[: count - len(above)]] if sizes[n] > 0)
 
 
-def drawn(live: Sequence[int], sample: Any, seed: Any, operation: str) -> list[int]:
-    """Places drawn at random, without looking at what was estimated there."""
-    count = min(_count(sample, operation, "sample"), len(live))
+def drawn(live: np.ndarray, sample: Any, seed: Any, operation: str) -> list[int]:
+    """Some of the places where ``live`` is true, drawn at random without looking at what was estimated there."""
+    places = np.flatnonzero(live)
+    count = min(_count(sample, operation, "sample"), len(places))
     generator = np.random.default_rng(_count(seed, operation, "seed"))
-    return sorted(int(live[n]) for n in generator.choice(len(live), count, replace=False)) if count else []
+    return sorted(int(n) for n in generator.choice(places, count, replace=False)) if count else []
 
 
 def _count(value: Any, operation: str, name: str) -> int:

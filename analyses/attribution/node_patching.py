@@ -110,7 +110,7 @@ def patch_nodes(
     if estimate:
         scores = np.mean([comparison.estimates(nodes).numpy() for comparison in compared], axis=0)
     top = strongest(scores.reshape(-1), verify, "patch_nodes")
-    sampled = drawn(np.flatnonzero(live).tolist(), sample, seed, "patch_nodes")
+    sampled = drawn(live.reshape(-1), sample, seed, "patch_nodes")
     verified = sorted({*top, *sampled})
     exact = np.full(scores.size, np.nan)
     asked_for = [(nodes[n // len(places)], n % len(places)) for n in verified]

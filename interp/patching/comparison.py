@@ -22,6 +22,7 @@ from interp.patching.references import Reference, reference_values
 from interp.patching.runs import Put, Run
 from interp.patching.texts import Text
 from interp.sampling import widest_float
+from interp.sites import Site
 from interp.types import Bridge
 
 __all__ = ["Comparison"]
@@ -76,22 +77,20 @@ class Comparison:
             return cls(second, others, values, tuple(positions), 1, value, other)
         return cls(own, values, others, tuple(positions), -1, value, other)
 
-    def reaches(self, node: Node, position: int) -> bool:
-        """Whether what is measured can depend on a node at a position, by where the two stand in the forward pass.
+    @staticmethod
+    def reached(node: Node, position: int, last: int, site: Site | None, n_layers: int) -> bool:
+        """Whether what is measured at position ``last`` can depend on a node, by where both stand in the forward pass.
 
         A later position is reached through attention alone, of a layer that the node comes before.
         """
-        return node.depth <= (self._end if position == self.base.position else self._last_attention)
+        layer, stage = depth_of(site, n_layers)
+        if position == last:
+            return node.depth <= (layer, stage)
+        return node.depth <= ((layer, 0) if stage > 0 else (layer - 1, 0))
 
-    @property
-    def _end(self) -> tuple[int, int]:
-        return depth_of(self.base.asked.site, self.base.engine.facts.n_layers)
-
-    @property
-    def _last_attention(self) -> tuple[int, int]:
-        """Of what still reaches a later position: the stream that the last attention before the measured site reads."""
-        layer, stage = self._end
-        return (layer, 0) if stage > 0 else (layer - 1, 0)
+    def reaches(self, node: Node, position: int) -> bool:
+        """Whether what is measured can depend on a node at a position."""
+        return self.reached(node, position, self.base.position, self.base.asked.site, self.base.engine.facts.n_layers)
 
     def moved(self, nodes: Sequence[Node]) -> Bool[Tensor, "node position"]:
         """Where a node has another value in the other run, and what is measured can depend on it."""

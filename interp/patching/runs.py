@@ -61,6 +61,10 @@ class Run:
         self.tokens = torch.tensor([self.ids], device=self.engine.device)
         check_memory(operation, self.engine, batch_size + 2, len(self.ids), "Lower batch_size.")
 
+    def like(self, ids: Sequence[int]) -> Run:
+        """Another text, measured in the same way."""
+        return Run(self.model, ids, self.position, self.asked, self.operation, self.batch_size)
+
     @torch.no_grad()
     def values(self, hooks: Iterable[str], positions: Sequence[int]) -> tuple[float, dict[str, Tensor]]:
         """The metric, and what is at some hook points ``[position, ...]``, of one pass as the text is."""
@@ -84,7 +88,7 @@ class Run:
                 received=f"{self.engine.facts.name}, whose do not",
                 remedy="Choose other kinds of nodes.",
             )
-        return float(self._finite(value)), found
+        return float(self.finite(value)), found
 
     @torch.no_grad()
     def effects(self, patches: Sequence[Sequence[Put]]) -> Float64[Tensor, " patch"]:
@@ -93,7 +97,7 @@ class Run:
         for batch, start, fork in self._batches(patches):
             with self.model.hooks(fwd_hooks=_puts([patches[n] for n in batch], start)):
                 values = self._measured(fork, start, len(batch) + 1)
-            self._finite(values)
+            self.finite(values)
             changes[batch] = (values[1:] - values[0]).double().cpu()
         return changes
 
@@ -150,7 +154,12 @@ class Run:
                 stack.enter_context(self.engine.tapped(reads, {}))
             yield
 
-    def _finite(self, values: Tensor) -> Tensor:
+    def measured(self) -> Float[Tensor, ""]:
+        """The metric of one pass as the text is, with whatever hooks are on; autograd can go back from it."""
+        return self._measured(self.engine.new_cache([0], len(self.ids)), 0, 1)[0]
+
+    def finite(self, values: Tensor) -> Tensor:
+        """Values as they are; refused if one is NaN or infinite."""
         if not values.isfinite().all():
             raise InputError(
                 self.operation,
