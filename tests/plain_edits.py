@@ -94,3 +94,18 @@ def with_node(hf: Any, ids: list[int], node: Node, position: int, value: Tensor)
 
     with changing(hf, kind, layer, put):
         return hf(torch.tensor([ids])).logits[0]
+
+
+def stream_with(hf: Any, ids: list[int], node: Node, position: int, value: Tensor) -> dict[int, Tensor]:
+    """Each block's input ``[pos, d_model]`` in the run in which a node has another value at a position."""
+    found: dict[int, Tensor] = {}
+    with contextstack() as enter:
+        for layer in range(len(modules(hf)[0])):
+
+            def keep(stream: Tensor, layer: int = layer) -> Tensor:
+                found[layer] = stream[0].detach()
+                return stream
+
+            enter(changing(hf, "resid_pre", layer, keep))
+        with_node(hf, ids, node, position, value)
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from interp.arguments import as_text, as_wholes, is_whole
+from interp.arguments import as_text, as_whole, as_wholes
 from interp.engines.base import Engine
 from interp.engines.registry import engine_for
 from interp.errors import InputError
@@ -21,7 +21,7 @@ from interp.patching.texts import Text, as_texts, matched
 from interp.token_text import text_pieces
 from interp.types import Bridge
 
-__all__ = ["Pairs", "drawn", "marked", "pairs_of", "strongest"]
+__all__ = ["Pairs", "Verified", "marked", "pairs_of", "strongest"]
 
 # Roundings of the model's numbers within which two metrics count as the same.
 _FLAT = 32
@@ -160,38 +160,53 @@ def pairs_of(model: Bridge, clean: Any, corrupt: Any, metric: Any, at: Any, dire
     return Pairs(engine, model, own, tuple(against), asked, step, denoise, operation)
 
 
-def strongest(scores: np.ndarray, verify: Any, operation: str) -> list[int]:
-    """The places of the ``verify`` largest magnitudes, or of all; what is exactly 0 is not worth a run."""
-    if isinstance(verify, str):
-        as_text(verify, operation, "verify", ("all",))
-        return list(range(len(scores)))
+@dataclass(frozen=True)
+class Verified:
+    """How many effects are looked at by intervention: the strongest (None: all), and some drawn at random."""
+
+    verify: int | None
+    sample: int
+    seed: int
+
+    @classmethod
+    def of(cls, verify: Any, sample: Any, seed: Any, operation: str) -> Verified:
+        """As users pass them; ``verify`` may be "all"."""
+        if isinstance(verify, str):
+            as_text(verify, operation, "verify", ("all",))
+        count = None if isinstance(verify, str) else as_whole(verify, operation, "verify", 0)
+        return cls(count, as_whole(sample, operation, "sample", 0), as_whole(seed, operation, "seed", 0))
+
+    def strongest(self, scores: np.ndarray) -> list[int]:
+        """The places of the largest magnitudes, or all of them; what is exactly 0 is not worth a run."""
+        return list(range(len(scores))) if self.verify is None else strongest(scores, self.verify)
+
+    def drawn(self, live: np.ndarray) -> list[int]:
+        """Some of the places where ``live`` is true, drawn without looking at what was estimated there."""
+        places = np.flatnonzero(live)
+        count = min(self.sample, len(places))
+        chosen = np.random.default_rng(self.seed).choice(places, count, replace=False) if count else []
+        return sorted(int(n) for n in chosen)
+
+    def told(self) -> dict[str, Any]:
+        """For the settings of a result."""
+        return {
+            "verify": "all" if self.verify is None else self.verify, "sample": self.sample, "seed": self.seed,
+        }  # fmt: skip
+
+
+def strongest(scores: np.ndarray, count: int) -> list[int]:
+    """The places of the ``count`` largest magnitudes that are not 0, in order; ties at the edge fall to the first.
+
+    >>> strongest(np.array([0.0, -3.0, 1.0, 2.0]), 2)
+    [1, 3]
+    """
     sizes = np.abs(scores)
-    count = min(_count(verify, operation, "verify"), len(sizes))
+    count = min(count, len(sizes))
     if not count:
         return []
-    # Ties at the edge fall to the earlier place.
     least = np.partition(sizes, len(sizes) - count)[len(sizes) - count]
     above, level = np.flatnonzero(sizes > least), np.flatnonzero(sizes == least)
     return sorted(int(n) for n in [*above, *level[: count - len(above)]] if sizes[n] > 0)
-
-
-def drawn(live: np.ndarray, sample: Any, seed: Any, operation: str) -> list[int]:
-    """Some of the places where ``live`` is true, drawn at random without looking at what was estimated there."""
-    places = np.flatnonzero(live)
-    count = min(_count(sample, operation, "sample"), len(places))
-    generator = np.random.default_rng(_count(seed, operation, "seed"))
-    return sorted(int(n) for n in generator.choice(places, count, replace=False)) if count else []
-
-
-def _count(value: Any, operation: str, name: str) -> int:
-    if not is_whole(value) or int(value) < 0:
-        raise InputError(
-            operation,
-            expected=f"{name} as a number from 0{' or all' if name == 'verify' else ''}",
-            received=repr(value)[:80],
-            remedy=f"Change {name}.",
-        )
-    return int(value)
 
 
 def marked(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 from torch import Tensor
 
-from analyses.attribution.comparing import Pairs, drawn, marked, pairs_of, strongest
+from analyses.attribution.comparing import Pairs, Verified, marked, pairs_of, strongest
 from analyses.attribution.effects import EdgeEffects
 from interp.arguments import Judged, Prompts, Whole, Wholes, as_list, as_whole
 from interp.errors import InputError
@@ -40,7 +40,7 @@ def patch_edges(
     ports: Judged[str | Iterable[str]] = PORTS,
     points: Whole = 5,
     direction: Judged[str | None] = None,
-    verify: Whole = 20,
+    verify: Judged[Whole | str] = 20,
     sample: Whole = 20,
     keep: Whole = 2000,
     seed: Whole = 0,
@@ -77,7 +77,7 @@ def patch_edges(
         ports: among q, k, v, mlp and out.
         points: for integrated gradients; 0 takes the gradient at the run that is patched (plain EAP). Against a mean or
             zero there is nothing to integrate along, and it has to be 0.
-        verify: how many of the strongest are verified.
+        verify: how many of the strongest are verified, or "all".
         sample: how many are verified that are drawn at random among all whose source differs between the runs.
         keep: how many of the strongest the table has, besides the sample.
 
@@ -93,7 +93,7 @@ def patch_edges(
     targets = [pairs.last] if positions is None and steps is None else pairs.positions(positions, steps)
     read = None if sources is None else pairs.positions(sources, None)
     size, kept = as_whole(batch_size, operation, "batch_size", 1), as_whole(keep, operation, "keep", 1)
-    count = as_whole(points, operation, "points", 0)
+    count, checks = as_whole(points, operation, "points", 0), Verified.of(verify, sample, seed, operation)
     if count and not isinstance(pairs.against[0], Text):
         raise pairs.refused("points=0 against a mean or zero", f"points={count}", "There is no second run to go to.")
     plan = _plan(pairs, model, targets, read, _as_ports(ports, pairs))
@@ -107,10 +107,10 @@ def patch_edges(
         scores += edges.estimates(_inputs(edges, own, against, count)).numpy() / len(pairs.clean)
         live |= edges.moved().numpy()
         compared.append(edges)
-    top = strongest(scores, verify, operation)
-    sampled = drawn(live, sample, seed, operation)
+    top = checks.strongest(scores)
+    sampled = checks.drawn(live)
     verified = sorted({*top, *sampled})
-    shown = sorted({*strongest(scores, kept, operation), *verified})
+    shown = sorted({*strongest(scores, kept), *verified})
     exact = np.full(len(shown), np.nan)
     if verified:
         found = np.mean([edges.exact(verified).numpy() for edges in compared], axis=0)
@@ -118,8 +118,7 @@ def patch_edges(
     settings = {
         **pairs.settings([e.comparison.clean for e in compared], [e.comparison.corrupt for e in compared]),
         "method": "edge attribution patching" + (f", integrated over {count} points" if count else ""),
-        "points": count, "scored": len(plan), "targets": targets, "verify": int(verify), "sample": int(sample),
-        "seed": int(seed),
+        "points": count, "scored": len(plan), "targets": targets, **checks.told(),
     }  # fmt: skip
     frame = _frame(pairs, plan, shown).assign(score=scores[shown], exact=exact)
     where = {place: row for row, place in enumerate(shown)}

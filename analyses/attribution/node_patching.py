@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from analyses.attribution.comparing import Pairs, drawn, marked, pairs_of, strongest
+from analyses.attribution.comparing import Pairs, Verified, marked, pairs_of
 from analyses.attribution.effects import NodeEffects
 from interp.arguments import Judged, Prompts, Whole, Wholes, as_whole
 from interp.patching.asked import PatchMetric
@@ -95,8 +95,11 @@ def patch_nodes(
     chosen = resolve_layers(layers, pairs.engine.facts.n_layers, "patch_nodes")
     nodes = nodes_of(kinds, chosen, int(model.cfg.n_heads), "patch_nodes")
     places = pairs.positions(positions, steps)
-    size = as_whole(batch_size, "patch_nodes", "batch_size", 1)
-    if not estimate and verify != "all":
+    size, checks = (
+        as_whole(batch_size, "patch_nodes", "batch_size", 1),
+        Verified.of(verify, sample, seed, "patch_nodes"),
+    )
+    if not estimate and checks.verify is not None:
         raise pairs.refused('verify="all" where nothing is estimated', repr(verify), "Only estimates can be ranked.")
 
     hooks = list(dict.fromkeys(node.hook_name for node in nodes))
@@ -109,8 +112,8 @@ def patch_nodes(
     scores = np.full(shape, np.nan)
     if estimate:
         scores = np.mean([comparison.estimates(nodes).numpy() for comparison in compared], axis=0)
-    top = strongest(scores.reshape(-1), verify, "patch_nodes")
-    sampled = drawn(live.reshape(-1), sample, seed, "patch_nodes")
+    top = checks.strongest(scores.reshape(-1))
+    sampled = checks.drawn(live.reshape(-1))
     verified = sorted({*top, *sampled})
     exact = np.full(scores.size, np.nan)
     asked_for = [(nodes[n // len(places)], n % len(places)) for n in verified]
@@ -119,8 +122,7 @@ def patch_nodes(
     settings = {
         **pairs.settings([c.clean for c in compared], [c.corrupt for c in compared]),
         "method": "attribution patching" if estimate else "activation patching",
-        "scored": len(nodes) * len(places), "verify": verify if isinstance(verify, str) else int(verify),
-        "sample": int(sample), "seed": int(seed),
+        "scored": len(nodes) * len(places), **checks.told(),
     }  # fmt: skip
     frame = _frame(pairs, nodes, places).assign(score=scores.reshape(-1), exact=exact)
     return NodeEffects(marked(frame, settings, top, sampled), settings)

@@ -9,5 +9,8 @@
 
 from interp.patching.asked import PatchMetric, ResidualMetric, residual_metric
 from interp.patching.nodes import NODE_KINDS, Node
+from interp.patching.references import Reference, mean_writes, zero_writes
 
-__all__ = ["NODE_KINDS", "Node", "PatchMetric", "ResidualMetric", "residual_metric"]
+__all__ = [
+    "NODE_KINDS", "Node", "PatchMetric", "Reference", "ResidualMetric", "mean_writes", "residual_metric", "zero_writes",
+]  # fmt: skip

@@ -125,12 +125,13 @@ class Comparison:
     def exact(self, places: Sequence[tuple[Node, int]]) -> Float64[Tensor, " place"]:
         """What putting in the other value does, of each node at a position (an index of ``positions``)."""
         found = torch.zeros(len(places), dtype=torch.float64)
-        live = [n for n, (node, index) in enumerate(places) if self.reaches(node, self.positions[index])]
-        patches = []
-        for n in live:
-            node, index = places[n]
-            value = self.other_values[node.hook_name][index]
-            put = value if node.head is None else value[node.head]
-            patches.append([Put(node.hook_name, self.positions[index], put, node.head)])
+        live, patches = [], []
+        for n, (node, index) in enumerate(places):
+            now, put = (values[node.hook_name][index] for values in (self.base_values, self.other_values))
+            if node.head is not None:
+                now, put = now[node.head], put[node.head]
+            if self.reaches(node, self.positions[index]) and not torch.equal(now, put):
+                live.append(n)
+                patches.append([Put(node.hook_name, self.positions[index], put, node.head)])
         found[live] = self.sign * self.base.effects(patches)
         return found

@@ -145,13 +145,18 @@ class Edges:
 
     def exact(self, places: Sequence[int]) -> Float64[Tensor, " place"]:
         """What adding the difference of each edge's writer to what its port reads does."""
+        numbers = {writer: n for n, writer in enumerate(self.plan.writers)}
         paths = [
-            Path(port, source, self._moved[self.plan.writers.index(writer), self._at[source]])
+            Path(port, source, self._moved[numbers[writer], self._at[source]])
             for writer, source, port in self.plan.edges(places)
         ]
-        ports = [path.port for path in paths]
-        _, streams = self.run.values(read_hooks(ports, self.run), self.comparison.positions)
-        return self.comparison.sign * path_effects(self.run, paths, streams, self.comparison.positions)
+        found = torch.zeros(len(paths), dtype=torch.float64)
+        live = [n for n, path in enumerate(paths) if bool(path.added.any())]  # adding 0 changes nothing
+        paths = [paths[n] for n in live]
+        hooks = read_hooks([path.port for path in paths], self.run)
+        _, streams = self.run.values(hooks, self.comparison.positions)
+        found[live] = self.comparison.sign * path_effects(self.run, paths, streams, self.comparison.positions)
+        return found
 
     def moved(self) -> Bool[Tensor, " edge"]:
         """Whether each edge's writer has written something else in the other run."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from analyses.attribution import patch_edges
 from interp import load_model
+from interp.patching import residual_metric, zero_writes
 
 MODELS = ("llama", "toy")  # grouped keys and values; as many as there are heads
 
@@ -202,3 +203,74 @@ def test_summed_over_positions_they_are_the_edges_of_transformer_lens(family: st
         assert own == pytest.approx(score, abs=1e-5), (source, target, reader)
         compared += own != 0
     assert compared > 300
+
+
+def test_integrated_gradients_average_over_inputs_between_the_runs() -> None:
+    hf, model = F.pair("llama", torch.float64)
+    clean, corrupt = two_texts("llama")
+    found = patch_edges(model, clean, corrupt, METRIC, ports=("mlp", "q"), points=4, verify=0, sample=0, keep=10**6)
+    plain = Plain(hf, clean, corrupt)
+    first = plain.old["resid_pre", 0].detach()
+    total: dict[tuple[str, str], Tensor] = {}
+    for k in range(1, 5):
+        between = first + k / 4 * (plain.new["resid_pre", 0].detach() - first)
+        with P.changing(hf, "resid_pre", 0, lambda _, between=between: between):
+            there = Plain(hf, clean, corrupt)
+            value = there.logits[-1, 5] - there.logits[-1, 6]
+            slopes = torch.autograd.grad(value, [there.old["head", layer] for layer in range(3)])
+            for layer in range(3):
+                logits, middle = there.middle(corrupt, layer)
+                through = torch.autograd.grad(logits[-1, 5] - logits[-1, 6], middle)[0][0, -1]
+                key = f"L{layer} MLP", "mlp"
+                total[key] = total.get(key, 0) + through / 4
+                for head in range(there.heads):
+                    streams = {p: there.old["resid_pre", layer].detach()[0].requires_grad_() for p in "qkv"}
+                    z = there.z(layer, head, 8, streams)
+                    key = f"L{layer}H{head}", "q"
+                    back = torch.autograd.grad(z, streams["q"], slopes[layer][0, 8, head])[0]
+                    total[key] = total.get(key, 0) + back[8] / 4
+    assert found.settings["method"].endswith("integrated over 4 points")
+    assert len(found.table) > 80
+    for row in found.table.itertuples():
+        expected = float(total[row.target, row.port] @ plain.added(row.source, 8))
+        assert row.score == pytest.approx(expected, abs=2e-6), row
+
+
+def test_edges_into_an_inner_stream_that_is_measured_are_exact_and_complete() -> None:
+    model, (clean, corrupt) = F.bridge("qwen2", torch.float64), two_texts("qwen2")
+    direction = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    linear = residual_metric(lambda stream: stream @ direction, 1)
+    found = patch_edges(model, clean, corrupt, linear, points=0, verify="all", sample=0)
+    out = found.table[found.table["port"] == "out"]
+    assert set(out["target"]) == {"L1 resid_post"}
+    assert not found.table["target"].str.startswith("L2").any()
+    assert out["score"].to_numpy() == pytest.approx(out["exact"].to_numpy(), rel=1e-6)
+    assert out["exact"].sum() == pytest.approx(found.gap, rel=1e-6)  # the writes add up to the stream
+    assert len(out) == 1 + 2 * 5
+    assert (out[out["source"] == "embed"]["exact"] == 0).all()  # of the last token, which is the same in both runs
+
+
+def test_noising_edges_and_edges_against_zero_are_signed_as_what_is_lost() -> None:
+    model, (clean, corrupt) = F.bridge("gpt2", torch.float64), two_texts("gpt2", 6)
+    options: dict[str, Any] = {"points": 0, "verify": "all", "sample": 0, "ports": ("v", "mlp", "out"), "sources": [4]}
+    keys = ["source", "target", "port", "source_position", "position"]
+    lost = patch_edges(model, clean, corrupt, METRIC, direction="noise", **options).table.set_index(keys)
+    back = patch_edges(model, corrupt, clean, METRIC, **options).table.set_index(keys)
+    assert lost["exact"].to_numpy() == pytest.approx(-back["exact"].reindex(lost.index).to_numpy(), abs=1e-9)
+    assert lost["score"].to_numpy() == pytest.approx(-back["score"].reindex(lost.index).to_numpy(), abs=1e-6)
+    zero = patch_edges(model, clean, zero_writes(), METRIC, **options)
+    logits, values = P.values(F.hf_model("gpt2", torch.float64), clean)
+    final = modules(F.hf_model("gpt2", torch.float64))[2]
+    row = zero.table.query("target == 'logits' and source == 'L2 MLP'").iloc[0]
+
+    def without(_m: Any, args: Any) -> Any:
+        stream = args[0].clone()
+        stream[0, -1] -= values["mlp", 2][0, -1].detach()
+        return (stream,)
+
+    handle = final.register_forward_pre_hook(without)
+    try:
+        cut = F.hf_model("gpt2", torch.float64)(torch.tensor([clean])).logits[0]
+    finally:
+        handle.remove()
+    assert row["exact"] == pytest.approx(difference(logits) - difference(cut), abs=1e-8)
