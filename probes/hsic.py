@@ -83,15 +83,16 @@ def nhsic_dense(
     >>> nhsic_dense(steps, steps[0, 0]).shape
     torch.Size([2, 3])
 
-    Unit, errors and source as for `nhsic`.
+    Unit, errors and source as for `nhsic`. It can be differentiated by `steps` and by `answer` (autograd); `nhsic` has
+    its gradient in closed form, `gradients.nhsic_gradient`.
     """
     check_eps("nhsic_dense", eps, SMALLEST_EPS_DENSE)
     kernel = Kernel(sigma, eps, drop_top=drop_top, operation="nhsic_dense")
     kernel.check_pair(steps, answer)
     d_model = answer.shape[-1]
     lead = torch.broadcast_shapes(steps.shape[:-2], answer.shape[:-1])
-    all_steps = steps.detach().expand(*lead, *steps.shape[-2:]).reshape(-1, *steps.shape[-2:])
-    answers = answer.detach().expand(*lead, d_model).reshape(-1, d_model)
+    all_steps = steps.expand(*lead, *steps.shape[-2:]).reshape(-1, *steps.shape[-2:])
+    answers = answer.expand(*lead, d_model).reshape(-1, d_model)
     scores: list[Tensor] = []
     for trajectory, y in zip(all_steps, answers, strict=True):
         keep = kept_coordinates(y[None], drop_top)[0] if drop_top else slice(None)
@@ -111,11 +112,11 @@ def _dense_operator(x: Tensor, name: str, kernel: Kernel) -> Tensor:
     return torch.linalg.solve(ridge, centred, left=False)
 
 
-def _dense_bandwidth(x: Tensor, name: str, sigma: str) -> float:
+def _dense_bandwidth(x: Tensor, name: str, sigma: str) -> Tensor:
     """The literal definition of "median", over all pairs; 1 for a constant vector, whose kernel has no scale."""
     first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
     distance = (x[first] - x[second]).abs().sort().values
-    bandwidth = float((distance[(len(distance) - 1) // 2] + distance[len(distance) // 2]) / 2)
+    bandwidth = (distance[(len(distance) - 1) // 2] + distance[len(distance) // 2]) / 2
     if bandwidth == 0 and distance[-1] > 0:
         raise no_bandwidth("nhsic_dense", name, "one of them")
-    return median_multiple("nhsic_dense", sigma) * bandwidth or 1.0
+    return median_multiple("nhsic_dense", sigma) * bandwidth if bandwidth > 0 else torch.ones_like(bandwidth)

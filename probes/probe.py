@@ -159,6 +159,11 @@ class Net:
         g_first = torch.bmm(both.reshape(places, -1, z.shape[1]), z)
         return torch.cat([g_first.reshape(places, fits, -1), g_second.reshape(places, fits, -1)], dim=-1)
 
+    def matrices(self, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The weights of one fit as they are applied: [C; A] and, with a hidden layer, [B, b]."""
+        first = w[: self.first].reshape(self.rows, self.width)
+        return first, w[self.first :].reshape(self.classes, self.hidden + 1) if self.hidden else None
+
     def curvature(self, spectrum: Tensor) -> Tensor:
         """A diagonal guess of the second derivative: exact for a linear probe that knows the frequencies alone."""
         q = self.offset.exp()

@@ -3,8 +3,8 @@
 The scale of activations differs between layers, steps and models. The median heuristic gives each vector its own
 bandwidth, the median distance between its coordinates, so that a score no longer depends on the scale of any vector.
 
-1. `median_multiple`, `sigma_of`: how a bandwidth is written; 2. `median_distance`: exact, without the d^2 distances;
-3. `rescaled`: what `sigma="median"` means to the estimators.
+1. `median_multiple`, `sigma_of`: how a bandwidth is written; 2. `median_distance`: exact, without the d^2 distances,
+and `median_gradient`, which pair of coordinates it is; 3. `rescaled`: what `sigma="median"` means to the estimators.
 
 Source: Gretton et al. 2012, A kernel two-sample test (median heuristic).
 """
@@ -23,11 +23,21 @@ from probes.checks import check_max_bytes, check_positive, check_tensor
 from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts, vectors_of
 from probes.errors import InputError
 
-__all__ = ["check_sigma", "median_distance", "median_multiple", "no_bandwidth", "rescaled", "sigma_of"]
+__all__ = [
+    "check_sigma",
+    "median_distance",
+    "median_gradient",
+    "median_gradient_over",
+    "median_multiple",
+    "no_bandwidth",
+    "rescaled",
+    "sigma_of",
+]
 
 _MEDIAN = re.compile(r"(?:([0-9]+\.?[0-9]*|\.[0-9]+)\s*\*\s*)?median")
 _MOST_TURNS = 10_000  # halving every fifth time closes any bracket of float64 sooner
 _TEMPORARIES = 32  # float64 vectors alive for each sorted one
+_NEAR = 0.05  # of the median: distances that are about it
 
 
 def sigma_of(operation: str, text: str) -> float | str:
@@ -150,17 +160,96 @@ def _first_guess(x: Tensor) -> Tensor:
 
 def _count(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For sorted rows: #{i < j: x_j - x_i <= t}, the largest such distance, and the smallest beyond t."""
+    within, up_to, beyond = _reach(x, t)
+    return within, up_to.amax(dim=-1), beyond.amin(dim=-1)
+
+
+def _reach(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For sorted rows: #{i < j: x_j - x_i <= t}, and from each coordinate the largest such distance and the next."""
+    end, d = _ends(x, t), x.shape[-1]
+    up_to = x.gather(1, end - 1) - x
+    beyond = (x.gather(1, end.clamp(max=d - 1)) - x).masked_fill_(end == d, math.inf)
+    return (end - torch.arange(1, d + 1, device=x.device)).sum(dim=-1).double(), up_to, beyond
+
+
+def _ends(x: Tensor, t: Tensor) -> Tensor:
+    """For sorted rows and each coordinate i: the first j > i with x_j - x_i > t."""
     bound, d = x + t[:, None], x.shape[-1]
     # Knuth's two-sum: what the addition lost. A sum rounded up must not admit the coordinate it was rounded to.
     part = bound - x
     lost = (x - (bound - part)) + (t[:, None] - part)
     bound = torch.where(lost < 0, torch.nextafter(bound, bound.new_tensor(-math.inf)), bound)
-    end = torch.searchsorted(x, bound, right=True)
-    own = torch.arange(1, d + 1, device=x.device)
-    end = torch.maximum(end, own)
-    last = x.gather(1, end - 1) - x
-    following = (x.gather(1, end.clamp(max=d - 1)) - x).masked_fill_(end == d, math.inf)
-    return (end - own).sum(dim=-1).double(), last.amax(dim=-1), following.amin(dim=-1)
+    return torch.maximum(torch.searchsorted(x, bound, right=True), torch.arange(1, d + 1, device=x.device))
+
+
+def median_gradient(x: Tensor, *, near: float = 0.0) -> Float64[Tensor, "*lead d_model"]:
+    """By each coordinate of `x [*lead, d_model]`, the derivative of its median distance.
+
+    >>> median_gradient(torch.tensor([0.0, 1.0, 3.0])).tolist()  # the middle distance is that of 1 and 3
+    [0.0, -1.0, 1.0]
+
+    One pair of coordinates makes the middle distance, of an even number of pairs two; so the derivative is 1, 0 or -1
+    (or halves). Where distances are tied at the middle there is none; then that of one of the tied pairs is given.
+
+    `x` is taken as it is: finite values are the caller's duty.
+    """
+    rows = x.detach().to(torch.float64).reshape(-1, x.shape[-1])
+    ordered, order = rows.sort(dim=-1)
+    slope = _slope(ordered, _medians(rows))
+    return torch.zeros_like(slope).scatter_(1, order, slope).reshape(x.shape)
+
+
+def median_gradient_over(x: Tensor, step: Tensor) -> Float64[Tensor, "row d_model"]:
+    """About the mean of `median_gradient` over each line from `x - step / 2` to `x + step / 2`, both `[row, d_model]`.
+
+    >>> x, step = torch.arange(40.0).sin()[None], torch.arange(40.0).cos()[None] / 10
+    >>> moved = median_distance(x + step / 2) - median_distance(x - step / 2)
+    >>> torch.allclose((median_gradient_over(x, step) * step).sum(dim=-1), moved)
+    True
+
+    Along a line the pair that makes the middle distance changes from point to point, so that its derivative at one
+    point knows nothing of the others. Instead the mean is taken over all pairs whose distance is within 5 % of the
+    median; of all vectors that move the median by just what it moves on the line, the one nearest to that is given.
+    """
+    rows, step = x.detach().to(torch.float64), step.detach().to(torch.float64)
+    ordered, order = rows.sort(dim=-1)
+    middle = _medians(rows)
+    slope = _slope(ordered, middle)
+    around = _slope_around(ordered, middle)
+    slope = torch.where(around.isfinite().all(dim=-1, keepdim=True), around, slope)
+    slope = torch.zeros_like(slope).scatter_(1, order, slope)
+    moved = _medians(rows + step / 2) - _medians(rows - step / 2)
+    along = step - step.mean(dim=-1, keepdim=True)  # an offset moves no distance
+    size = along.square().sum(dim=-1)
+    missing = torch.where(size > 0, (moved - (slope * step).sum(dim=-1)) / torch.where(size > 0, size, 1.0), 0.0)
+    return slope.addcmul_(along, missing[:, None])
+
+
+def _slope(x: Tensor, middle: Tensor) -> Tensor:
+    """The derivative of the median distances `middle` of sorted rows."""
+    n, d = x.shape
+    pairs = d * (d - 1) // 2
+    # One bit up: a distance that was rounded down to the middle one lies beyond it.
+    middle = torch.nextafter(middle, x.new_tensor(math.inf))
+    within, up_to, beyond = _reach(x, middle)
+    end, out = _ends(x, middle), torch.zeros_like(x)
+    lower = up_to.argmax(dim=-1, keepdim=True)
+    # Between the two middle distances there is none: just half of all are up to their mean, unless they are tied.
+    two = (within == pairs // 2)[:, None] if pairs % 2 == 0 else torch.zeros(n, 1, dtype=torch.bool, device=x.device)
+    share = torch.where(two, 0.5, 1.0).double()
+    out.scatter_add_(1, end.gather(1, lower) - 1, share).scatter_add_(1, lower, -share)
+    upper, rest = beyond.argmin(dim=-1, keepdim=True), torch.where(two, 0.5, 0.0).double()
+    return out.scatter_add_(1, end.gather(1, upper).clamp(max=d - 1), rest).scatter_add_(1, upper, -rest)
+
+
+def _slope_around(x: Tensor, middle: Tensor) -> Tensor:
+    """The mean derivative of distances near the middle one, of sorted rows; not finite where there are none."""
+    low, high = _ends(x, middle * (1 - _NEAR)), _ends(x, middle * (1 + _NEAR))
+    below = (high - low).double()  # pairs in which a coordinate is the lower one
+    marks = torch.zeros(len(x), x.shape[1] + 1, dtype=torch.float64, device=x.device)
+    marks.scatter_add_(1, low, torch.ones_like(x)).scatter_add_(1, high, -torch.ones_like(x))
+    slope = marks.cumsum(dim=1)[:, :-1] - below
+    return slope * (middle / (slope * x).sum(dim=-1))[:, None]
 
 
 def rescaled(

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from probes.folds import Split
-from probes.probe import Family, fit_probe
+from probes.probe import Family, Probe, fit_probe
 
 __all__ = ["MIXED", "Task", "log_frequencies", "mixture"]
 
@@ -42,33 +42,52 @@ class Task:
         self, split: Split
     ) -> tuple[Float64[Tensor, "place set class test"], Float64[Tensor, "place set class"]]:
         """Log-probabilities for what `split` tests, by chosen probes and by the frequencies, in nats."""
-        train, choose, test = split.train, split.choose, split.test
-        ridges = torch.tensor(self.family.ridges, dtype=torch.float32, device=self.x.device)
+        test = split.test
+        best, added = self.choose(split.train, split.choose)
+        whole = torch.cat([split.train, split.choose])
+        base = self.log_frequencies(whole, added)
+        out = base[..., None].repeat(1, 1, 1, len(test)).double()
+        used = (best > 0).any(dim=1).nonzero()[:, 0]
+        if len(used):
+            probe, share = self.refitted(used, best[used], base[used], whole)
+            x, valid = self.x[used][:, test], self.valid[used][:, test]
+            log_q = mixture(probe.log_probabilities(x, valid).double(), out[used], share[..., None, None])
+            out[used] = torch.where((best[used] > 0)[..., None, None], log_q, out[used])
+        return out, base.double()
+
+    def choose(self, train: Tensor, choose: Tensor) -> tuple[Int64[Tensor, "place set"], Float32[Tensor, "place set"]]:
+        """What answers for the problems `choose` best once trained on `train`, and the counts that smooth frequencies.
+
+        0 says to ignore the vector, others number the shares of `MIXED` and within them the family's ridge strengths.
+        """
+        ridges = self._ridges()
         sets, count = self.labels.shape[1], len(ridges)
         # Fits are ordered ridge strength first, label set second.
         labels = self.labels.repeat(1, count, 1)
         ridge = ridges.repeat_interleave(sets).expand(len(self.x), -1)
         added = self._smoothing(train, choose)
-        base = self._log_frequencies(train, added).repeat(1, count, 1)
-        log_q = self._fitted(self.x, labels, self.valid, base, ridge, train, choose)
+        base = self.log_frequencies(train, added).repeat(1, count, 1)
+        probe = self._fitted(self.x, labels, self.valid, base, ridge, train)
+        log_q = probe.log_probabilities(self.x[:, choose], self.valid[:, choose])
         own, plain = (self._own(v, labels, choose) for v in (log_q, base[..., None].expand(-1, -1, -1, len(choose))))
         losses = [self._mean(mixture(own, plain, share), choose).reshape(-1, count, sets) for share in MIXED]
         # Infinity comes first, so that it wins a tie; then the smallest share.
         ignoring = self._mean(plain, choose)[:, None, :sets]
-        best = torch.cat([ignoring, *losses], dim=1).argmin(dim=1)  # [place, set]
-        whole = torch.cat([train, choose])
-        base = self._log_frequencies(whole, added)
-        out = base[..., None].repeat(1, 1, 1, len(test)).double()
-        used = (best > 0).any(dim=1).nonzero()[:, 0]
-        if len(used):
-            chosen = (best[used] - 1).clamp(min=0)
-            log_q = self._fitted(
-                self.x[used], self.labels[used], self.valid[used], base[used], ridges[chosen % count], whole, test
-            ).double()
-            share = torch.tensor(MIXED, dtype=torch.float64, device=self.x.device)[chosen // count][..., None, None]
-            log_q = mixture(log_q, out[used], share)
-            out[used] = torch.where((best[used] > 0)[..., None, None], log_q, out[used])
-        return out, base.double()
+        return torch.cat([ignoring, *losses], dim=1).argmin(dim=1), added
+
+    def refitted(
+        self, places: Tensor, best: Tensor, base: Tensor, rows: Tensor
+    ) -> tuple[Probe, Float64[Tensor, "place set"]]:
+        """Probes of some places as chosen, trained on `rows`, and the shares of the frequencies `base` beside them.
+
+        Where the choice is to ignore the vector they are of no use.
+        """
+        ridges = self._ridges()
+        chosen = (best - 1).clamp(min=0)
+        probe = self._fitted(
+            self.x[places], self.labels[places], self.valid[places], base, ridges[chosen % len(ridges)], rows
+        )
+        return probe, torch.tensor(MIXED, dtype=torch.float64, device=self.x.device)[chosen // len(ridges)]
 
     def _own(self, log_q: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         """[place, fit, row] log-probabilities of the labels."""
@@ -89,23 +108,24 @@ class Task:
         losses = []
         for option in options:
             added = torch.full(self.labels.shape[:2], option, dtype=torch.float32, device=self.x.device)
-            base = self._log_frequencies(train, added)
+            base = self.log_frequencies(train, added)
             own = self._own(base[..., None].expand(-1, -1, -1, len(choose)), self.labels, choose)
             losses.append(self._mean(own, choose))
         options_here = torch.tensor(options, dtype=torch.float32, device=self.x.device)
         return options_here[torch.stack(losses).argmin(dim=0)]
 
-    def _log_frequencies(self, rows: Tensor, added: Tensor) -> Tensor:
+    def log_frequencies(self, rows: Tensor, added: Tensor) -> Float32[Tensor, "place set class"]:
+        """Of the labels of `rows`, smoothed."""
         return log_frequencies(self.labels[:, :, rows], self.valid[:, rows], self.classes, added)
 
-    def _fitted(
-        self, x: Tensor, labels: Tensor, valid: Tensor, base: Tensor, ridge: Tensor, train: Tensor, rows: Tensor
-    ) -> Tensor:
-        """Log-probabilities [place, fit, class, row] for `rows` of probes that were trained on `train`."""
-        probe = fit_probe(
-            x[:, train], labels[:, :, train], valid[:, train], base, ridge, family=self.family, seed=self.seed
+    def _ridges(self) -> Tensor:
+        return torch.tensor(self.family.ridges, dtype=torch.float32, device=self.x.device)
+
+    def _fitted(self, x: Tensor, labels: Tensor, valid: Tensor, base: Tensor, ridge: Tensor, rows: Tensor) -> Probe:
+        """Probes trained on `rows`."""
+        return fit_probe(
+            x[:, rows], labels[:, :, rows], valid[:, rows], base, ridge, family=self.family, seed=self.seed
         )
-        return probe.log_probabilities(x[:, rows], valid[:, rows])
 
 
 def log_frequencies(labels: Tensor, valid: Tensor, classes: int, added: Tensor) -> Float32[Tensor, "place set class"]:

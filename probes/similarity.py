@@ -10,7 +10,7 @@ Source: Kornblith et al. 2019 (CKA); Song et al. 2012 (unbiased HSIC); Cortes et
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -29,7 +29,18 @@ from probes.scoring import paired_scores
 # Float64 vectors of length d alive for each row, and a size of all of them that stays in a core's cache.
 _COPIES, _CACHE_BYTES = 9, 2**24
 
-__all__ = ["SCORES", "SCORE_UNITS", "cka", "cosine", "kernel_cka", "linear_cka", "pearson_r2"]
+__all__ = [
+    "SCORES",
+    "SCORE_UNITS",
+    "angle_cosine",
+    "centred_vector",
+    "cka",
+    "cosine",
+    "kernel_cka",
+    "linear_cka",
+    "pearson_r2",
+    "row_pairs",
+]
 
 
 def cosine(
@@ -43,7 +54,7 @@ def cosine(
     Unit: dimensionless, from -1 to 1; NaN for a zero vector. Not centred: a direction all vectors share counts.
     `drop_top`, `max_bytes`, leading axes and errors as for `nhsic`.
     """
-    return _by_rows("cosine", steps, answer, drop_top, max_bytes, _cosine)
+    return _by_rows("cosine", steps, answer, drop_top, max_bytes, angle_cosine)
 
 
 def pearson_r2(
@@ -61,7 +72,7 @@ def pearson_r2(
     """
 
     def squared(x: Tensor, y: Tensor) -> Tensor:
-        return _cosine(_centred(x), _centred(y)).square_()
+        return angle_cosine(centred_vector(x), centred_vector(y)).square_()
 
     return _by_rows("pearson_r2", steps, answer, drop_top, max_bytes, squared)
 
@@ -185,7 +196,7 @@ def _kernel_bytes(n: int, p: int) -> int:
 
 def _example_kernel(x: Tensor, kernel: str) -> Tensor:
     """[*lead, n, n]. CKA is blind to offset and scale; both are taken out for the digits' sake."""
-    z = _centred(x.detach().double().mT).mT
+    z = centred_vector(x.detach().double().mT).mT
     size = z.abs().amax(dim=(-2, -1), keepdim=True)
     z = z / torch.where(size > 0, size, 1.0)
     if kernel == "linear":
@@ -213,35 +224,53 @@ def _by_rows(
     score: Callable[[Tensor, Tensor], Tensor],
 ) -> Float64[Tensor, "*lead step"]:
     """`score(x, y)` of every step with its answer, `[row, kept]` each in float64, some rows at a time."""
+    lead, pairs = row_pairs(operation, steps, answer, drop_top, max_bytes)
+    out = torch.empty(math.prod(lead) * steps.shape[-2], dtype=torch.float64, device=steps.device)
+    for part, x, y, _ in pairs:
+        out[part] = score(x, y)
+    return out.reshape(*lead, steps.shape[-2])
+
+
+def row_pairs(
+    operation: str, steps: Tensor, answer: Tensor, drop_top: int, max_bytes: int
+) -> tuple[tuple[int, ...], Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]]:
+    """The leading axes of the scores, and the rows of `[*lead, step]`, some at a time, all checked before the first.
+
+    Each with its step and its answer `[row, kept]` in float64, and the coordinates kept if some are left out.
+    """
     check_max_bytes(operation, max_bytes)
     check_pair(operation, steps, answer, drop_top)
     check_device(operation, steps, answer)
     meet = Meetings.of(tuple(steps.shape[:-2]), tuple(answer.shape[:-1]))
     (n_steps, d_model), device = steps.shape[-2:], steps.device
     take, answers = vectors_of(steps), vectors_of(answer)
-    out = torch.empty(len(meet.answer) * n_steps, dtype=torch.float64, device=device)
     if device.type == "cpu":
         max_bytes = min(max_bytes, _CACHE_BYTES)
-    for part in parts(len(out), 8 * _COPIES * d_model, max_bytes):
-        rows = torch.arange(part.start, part.stop)
-        cell, step = rows // n_steps, rows % n_steps
-        own, answer_of = meet.answer[cell].unique(return_inverse=True)
-        x, y = take((meet.trajectory[cell] * n_steps + step).to(device)), answers(own.to(device))
-        answer_of = answer_of.to(device)
-        if drop_top:
-            keep = kept_coordinates(y, drop_top)
-            x, y = x.gather(1, keep[answer_of]), y.gather(1, keep)
-        out[part] = score(x.double(), y.double()[answer_of])
-    return out.reshape(*meet.lead, n_steps)
+
+    def pairs() -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+        for part in parts(len(meet.answer) * n_steps, 8 * _COPIES * d_model, max_bytes):
+            rows = torch.arange(part.start, part.stop)
+            cell, step = rows // n_steps, rows % n_steps
+            own, answer_of = meet.answer[cell].unique(return_inverse=True)
+            x, y = take((meet.trajectory[cell] * n_steps + step).to(device)), answers(own.to(device))
+            answer_of = answer_of.to(device)
+            keep = None
+            if drop_top:
+                own_keep = kept_coordinates(y, drop_top)
+                keep = own_keep[answer_of]
+                x, y = x.gather(1, keep), y.gather(1, own_keep)
+            yield part, x.double(), y.double()[answer_of], keep
+
+    return meet.lead, pairs()
 
 
-def _centred(x: Tensor) -> Tensor:
+def centred_vector(x: Tensor) -> Tensor:
     """Minus the mean; a constant vector becomes exactly 0, which rounding of its mean might not give."""
     constant = x.amax(dim=-1, keepdim=True) == x.amin(dim=-1, keepdim=True)
     return (x - x.mean(dim=-1, keepdim=True)).masked_fill(constant, 0.0)
 
 
-def _cosine(x: Tensor, y: Tensor) -> Tensor:
+def angle_cosine(x: Tensor, y: Tensor) -> Tensor:
     def unit(v: Tensor) -> Tensor:
         # By the largest coordinate first, so that squares of tiny vectors do not vanish; a zero vector is 0 / 0.
         v = v / v.abs().amax(dim=-1, keepdim=True)

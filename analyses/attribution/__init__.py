@@ -1,11 +1,12 @@
-"""Which part of a model, and which step, brought an answer about: attribution by intervention.
+"""Which part of a model, and which step, brought an answer about: shares of what was written, and interventions.
 
 Each method gives a table that shows itself; the interventions themselves are in :mod:`interp.interventions`.
 """
 
 from analyses.attribution.edge_patching import patch_edges
-from analyses.attribution.effects import Agreement, EdgeEffects, NodeEffects
+from analyses.attribution.effects import EdgeEffects, NodeEffects
+from analyses.attribution.logits import logit_attribution
 from analyses.attribution.node_patching import patch_nodes
 from analyses.attribution.patching import patch_sweep
 
-__all__ = ["Agreement", "EdgeEffects", "NodeEffects", "patch_edges", "patch_nodes", "patch_sweep"]
+__all__ = ["EdgeEffects", "NodeEffects", "logit_attribution", "patch_edges", "patch_nodes", "patch_sweep"]

@@ -1,7 +1,8 @@
 """Tables that show themselves: DataFrames with a figure of their own.
 
-`PeakTable` holds one row a peak, `SweepTable` one row a patched (layer, step). They are pandas DataFrames in every
-other way: slices and copies keep the type, `to_frame` gives the plain one.
+`PeakTable` holds one row a peak, `SweepTable` one row a patched (layer, step), `ShareTable` one row a component of a
+model that had a share in something at a place. They are pandas DataFrames in every other way: slices and copies keep
+the type, `to_frame` gives the plain one.
 """
 
 from __future__ import annotations
@@ -11,15 +12,25 @@ from typing import TYPE_CHECKING
 
 import pandas
 
+from interp.arguments import Whole, as_whole
 from interp.display import table
 from interp.errors import InputError
 
 if TYPE_CHECKING:
     from analyses.views.view import View
 
-__all__ = ["PeakTable", "SweepTable"]
+__all__ = ["PeakTable", "ShareTable", "SweepTable"]
 
 _SHOWN = 60  # rows that a notebook shows
+_PLACE = (
+    "problem",
+    "sample",
+    "response",
+    "step",
+    "read_at",
+    "measure",
+    "answer",
+)  # what shares are of, where it has it
 _COUNTED = {"input": "input_token", "predicted": "token"}
 
 
@@ -102,3 +113,58 @@ class SweepTable(_Shown):
 
         self._need(["layer", "step", "token", "effect"])
         return sweep(self, title=title, label=label)
+
+
+class ShareTable(_Shown):
+    """One row a component at a place: ``component``, ``kind``, ``layer``, ``head`` and its ``share``, which add up.
+
+    ``layer`` and ``head`` are missing where a component has none, as the embedding. What a place is, and what the
+    shares are of, is in the other columns.
+
+    >>> row = {"step": [7, 7], "component": ["L0H1", "L0 MLP"], "kind": ["head", "mlp"], "layer": [0, 0]}
+    >>> shares = ShareTable({**row, "head": [1, None], "share": [0.5, -2.0]})
+    >>> shares.top(1)["component"].tolist(), shares.by("layer")["share"].tolist()
+    (['L0 MLP'], [-1.5])
+    """
+
+    @property
+    def _constructor(self) -> Callable[..., ShareTable]:
+        return ShareTable
+
+    @property
+    def _places(self) -> list[str]:
+        return [name for name in _PLACE if name in self.columns]
+
+    def top(self, k: Whole = 10) -> ShareTable:
+        """The k largest shares of each place, whatever their sign, the largest first."""
+        self._need(["share"])
+        k = as_whole(k, "ShareTable.top", "k", 1)
+        ranked = self.assign(_size=self["share"].abs()).sort_values("_size", ascending=False, kind="stable")
+        if not self._places:
+            return ShareTable(ranked.head(k).drop(columns="_size").reset_index(drop=True))
+        kept = ranked.groupby(self._places, sort=False, dropna=False).head(k)
+        order = [*self._places, "_size"]
+        kept = kept.sort_values(order, ascending=[True] * len(self._places) + [False], kind="stable")
+        return ShareTable(kept.drop(columns="_size").reset_index(drop=True))
+
+    def by(self, *columns: str) -> ShareTable:
+        """Sums of shares at each place: ``by("layer")``, ``by("kind")``, ``by("layer", "kind")``.
+
+        What has no layer (the embedding, biases of the final norm) is a row of its own there.
+        """
+        names = list(columns) or ["kind"]
+        self._need([*names, "share"])
+        summed = self.groupby([*self._places, *names], sort=False, dropna=False)["share"].sum()
+        return ShareTable(summed.reset_index())
+
+    def show(self, top: Whole = 15, *, title: str = "") -> View:
+        """The components with the largest shares, averaged over places where there are several."""
+        from analyses.views.figures import bars
+
+        self._need(["component", "share"])
+        top = as_whole(top, "ShareTable.show", "top", 1)
+        mean = self.groupby("component", sort=False)["share"].mean().reset_index()
+        mean = mean.sort_values("share", key=abs, ascending=False, kind="stable").head(top).reset_index(drop=True)
+        places = len(self[self._places].drop_duplicates()) if self._places else 1
+        told = "Largest shares" if places < 2 else f"Largest mean shares over {places} places"
+        return bars(mean, label="component", value="share", reference=0, title=title or told)

@@ -147,6 +147,12 @@ class Anatomy:
         return _scaled(weight, self.logit_scale), _scaled(biases, self.logit_scale)
 
     @property
+    def has_unembed_bias(self) -> bool:
+        """Whether the unembedding adds anything; a bridge gives every family's a bias, of zeros where it had none."""
+        bias = getattr(self.model.unembed.original_component, "bias", None)
+        return isinstance(bias, Tensor) and not bias.is_meta and bool(bias.any())
+
+    @property
     def logit_scale(self) -> float:
         """What the family multiplies its logits by (Cohere), or one over what it divides them by (Granite)."""
         return float(getattr(self._config, "logit_scale", None) or 1.0) / float(

@@ -6,5 +6,6 @@ What shares mean, and tables of them, are for :mod:`analyses.attribution`.
 from interp.writes.components import Component, Writes
 from interp.writes.reading import read_writes
 from interp.writes.readout import Readout, readout_of
+from interp.writes.shares import LogitShares, logit_shares
 
-__all__ = ["Component", "Readout", "Writes", "read_writes", "readout_of"]
+__all__ = ["Component", "LogitShares", "Readout", "Writes", "logit_shares", "read_writes", "readout_of"]

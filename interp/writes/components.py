@@ -15,17 +15,23 @@ from torch import Tensor
 from interp.engines.anatomy import FinalNorm
 from interp.errors import InputError
 
-__all__ = ["KINDS", "Component", "Writes"]
+__all__ = ["KINDS", "READ_KINDS", "Component", "Writes"]
 
 KINDS = ("embed", "pos_embed", "head", "attn_bias", "mlp")
+"""Who writes into the stream."""
+
+READ_KINDS = ("norm_bias", "unembed_bias", "logit_cap")
+"""What has a share in a logit beside them."""
 
 
 @dataclass(frozen=True)
 class Component:
     """One writer: ``kind`` is one of `KINDS`; embeddings have layer -1, and heads alone have a ``head``.
 
-    >>> [Component(*c).label for c in (("embed",), ("head", 3, 2), ("attn_bias", 3), ("mlp", 3))]
-    ['embed', 'L3H2', 'L3 b_O', 'L3 MLP']
+    >>> [Component(*c).label for c in (("embed",), ("head", 3, 2), ("attn_bias", 3), ("mlp", 3), ("norm_bias",))]
+    ['embed', 'L3H2', 'L3 b_O', 'L3 MLP', 'norm bias']
+
+    In the shares of a logit, one of `READ_KINDS`, whose layer is -1 too.
     """
 
     kind: str
@@ -33,11 +39,13 @@ class Component:
     head: int | None = None
 
     def __post_init__(self) -> None:
-        embeds = self.kind in ("embed", "pos_embed")
-        if self.kind not in KINDS or embeds != (self.layer < 0) or (self.kind == "head") != (self.head is not None):
+        layered = self.kind in ("head", "attn_bias", "mlp")
+        known = self.kind in KINDS + READ_KINDS
+        if not known or layered != (self.layer >= 0) or (self.kind == "head") != (self.head is not None):
             raise InputError(
                 "name a component",
-                expected=f"a kind among {', '.join(KINDS)}; a layer for all but embeddings; a head for heads alone",
+                expected=f"a kind among {', '.join(KINDS + READ_KINDS)}; a layer for heads, attention biases and MLPs "
+                "alone, a head for heads alone",
                 received=repr((self.kind, self.layer, self.head)),
                 remedy='Write Component("head", 3, 2), Component("mlp", 3) or Component("embed").',
             )
@@ -47,6 +55,8 @@ class Component:
         """As it stands in tables and figures."""
         if self.kind == "head":
             return f"L{self.layer}H{self.head}"
+        if self.kind in READ_KINDS:
+            return self.kind.replace("_", " ")
         return {"attn_bias": f"L{self.layer} b_O", "mlp": f"L{self.layer} MLP"}.get(self.kind, self.kind)
 
     def __str__(self) -> str:

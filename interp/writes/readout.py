@@ -71,7 +71,7 @@ class Readout:
 
         Of an earlier layer's stream this is the logit lens.
         """
-        normed = self._normed(stream.to(self.dtype))
+        normed = self.normed(stream.to(self.dtype))
         chunks = torch.arange(self.d_vocab).split(_CHUNK) if ids is None else (ids,)
         found = []
         for chunk in chunks:
@@ -97,7 +97,8 @@ class Readout:
             )
         return error / max(spread, 1e-6)
 
-    def _normed(self, stream: Float[Tensor, "*place d_model"]) -> Float[Tensor, "*place d_model"]:
+    def normed(self, stream: Float[Tensor, "*place d_model"]) -> Float[Tensor, "*place d_model"]:
+        """What the unembedding is given."""
         bias = None if self.norm.bias is None else self.norm.bias.to(stream)
         return FinalNorm(self.norm.weight.to(stream), bias, self.norm.eps, self.norm.centred)(stream)
 

@@ -21,7 +21,7 @@ SOURCE = Path(pl.__file__).read_text(encoding="utf-8")
 # What is asked for by name in analyses: the functions a notebook begins with.
 CALLED = {
     "trace", "TraceRun", "Trajectory", "run_study", "make_study", "Study", "Condition", "patch_sweep", "Problem",
-    "load_problems", "bundled_problems",
+    "load_problems", "bundled_problems", "logit_attribution",
 }  # fmt: skip
 ROOMS = {"interventions", "probes", "stats", "views", "studies", "grading"}
 

@@ -21,6 +21,7 @@ Text through a model
 Interventions
     interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
     Intervention, Step, Row, Positions, Site (to write one's own)
+    logit_attribution (each component's share in a logit)
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
 
 Measures of one response
@@ -51,7 +52,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import probes
     from analyses import grading, stats, studies, views
-    from analyses.attribution import patch_sweep
+    from analyses.attribution import logit_attribution, patch_sweep
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
@@ -182,6 +183,7 @@ __all__ = [
     "load_model",
     "load_problems",
     "log_probability",
+    "logit_attribution",
     "logit_difference",
     "make_study",
     "median_distance",
@@ -229,6 +231,7 @@ _ANALYSES = {
     "Trajectory": "analyses.trace",
     "bundled_problems": "analyses.problems",
     "load_problems": "analyses.problems",
+    "logit_attribution": "analyses.attribution",
     "make_study": "analyses.studies",
     "patch_sweep": "analyses.attribution",
     "run_study": "analyses.studies.run",
