@@ -8,5 +8,19 @@ from analyses.attribution.effects import EdgeEffects, NodeEffects
 from analyses.attribution.logits import logit_attribution
 from analyses.attribution.node_patching import patch_nodes
 from analyses.attribution.patching import patch_sweep
+from analyses.attribution.score_metrics import nhsic_metric, score_metric
+from interp.patching import mean_writes, residual_metric, zero_writes
 
-__all__ = ["EdgeEffects", "NodeEffects", "logit_attribution", "patch_edges", "patch_nodes", "patch_sweep"]
+__all__ = [
+    "EdgeEffects",
+    "NodeEffects",
+    "logit_attribution",
+    "mean_writes",
+    "nhsic_metric",
+    "patch_edges",
+    "patch_nodes",
+    "patch_sweep",
+    "residual_metric",
+    "score_metric",
+    "zero_writes",
+]

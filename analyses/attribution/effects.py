@@ -20,7 +20,7 @@ from interp.arguments import Whole, as_text, as_whole
 from interp.display import details_table, table
 from interp.errors import InputError
 
-__all__ = ["Agreement", "EdgeEffects", "Effects", "NodeEffects"]
+__all__ = ["EdgeEffects", "Effects", "NodeEffects", "SampleAgreement"]
 
 E = TypeVar("E", bound="Effects")
 
@@ -30,7 +30,7 @@ _TOLD = ("model", "method", "metric", "against", "direction", "step", "pairs", "
 
 
 @dataclass(frozen=True)
-class Agreement:
+class SampleAgreement:
     """How estimates compare with exact effects over a random sample, drawn before anything was estimated.
 
     Attributes:
@@ -92,16 +92,16 @@ class Effects:
         return rows.iloc[(-rows["exact"].abs()).argsort(kind="stable")].reset_index(drop=True)
 
     @property
-    def agreement(self) -> Agreement:
+    def agreement(self) -> SampleAgreement:
         """Estimates against exact effects, over the random sample alone: the strongest would flatter them."""
         rows = self.table[self.table["is_sample"] & self.table["exact"].notna()]
         if rows.empty:
-            return Agreement(0, math.nan, "", math.nan, math.nan)
+            return SampleAgreement(0, math.nan, "", math.nan, math.nan)
         score, exact = rows["score"].rank(), rows["exact"].rank()
         varied = score.nunique() > 1 and exact.nunique() > 1
         miss = (rows["score"] - rows["exact"]).abs()
         worst = rows.loc[miss.idxmax()] if miss.notna().any() else rows.iloc[0]
-        return Agreement(
+        return SampleAgreement(
             len(rows),
             float(score.corr(exact)) if varied else math.nan,
             self._called(worst),

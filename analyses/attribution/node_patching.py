@@ -66,7 +66,7 @@ def patch_nodes(
             response), :func:`zero_writes` or :func:`mean_writes`; a list if ``clean`` is one.
         metric: :func:`interp.logit_difference` or :func:`interp.log_probability` of the logits at step ``at``,
             :func:`interp.answer_log_probability` of an answer in place of the response from there on, or a
-            :func:`residual_metric` (:func:`nhsic_metric`, :func:`probe_metric`) of the stream at that step. One a text
+            :func:`residual_metric` (:func:`nhsic_metric`, :func:`score_metric`) of the stream at that step. One a text
             if it is a list.
         at: the step; the last unless given. Step t predicts response token t, step 0 is the prompt's last token.
         kinds: among head (its z), mlp, resid_pre, and embed, which is resid_pre of layer 0.

@@ -8,9 +8,10 @@ import pytest
 import torch
 from references import MODELS
 
-from analyses.attribution import patch_nodes
+from analyses.attribution import nhsic_metric, patch_nodes, score_metric
 from interp import answer_log_probability, decode, logit_difference
 from interp.patching import mean_writes, residual_metric, zero_writes
+from probes import answer_probe
 
 METRIC = logit_difference(5, 6)
 
@@ -99,26 +100,19 @@ def test_of_an_inner_stream_what_is_above_has_no_effect_and_what_adds_to_it_is_e
 def test_effects_of_a_score_of_an_inner_stream_are_those_of_plain_hugging_face() -> None:
     hf, model = F.pair("llama", torch.float64)
     clean, corrupt = two_texts("llama")
-    answer = torch.linspace(3, -2, 44, dtype=torch.float64).sin() * 30
+    answer = torch.linspace(3, -2, 44, dtype=torch.float64).sin()
 
     def score(stream: torch.Tensor) -> torch.Tensor:
         return torch.stack([dense_nhsic(row, answer) for row in stream])
 
-    def slope(stream: torch.Tensor) -> torch.Tensor:
-        stream = stream.clone().requires_grad_()
-        with torch.enable_grad():
-            return torch.autograd.grad(score(stream).sum(), stream)[0]
-
-    scaled = residual_metric(lambda stream: score(100 * stream), 1)
-    told = residual_metric(lambda s: score(100 * s.detach()), 1, gradient=lambda s: 100 * slope(100 * s), name="nHSIC")
-    found = patch_nodes(model, clean, corrupt, scaled, positions=[5, 8], verify="all", sample=0)
-    again = patch_nodes(model, clean, corrupt, told, positions=[5, 8], verify=0, sample=0)
-    assert again.table["score"].to_numpy() == pytest.approx(found.table["score"].to_numpy(), abs=1e-12)
-    assert again.settings["metric"] == "nHSIC"
+    found = patch_nodes(model, clean, corrupt, nhsic_metric(answer, 1, sigma=2.0), positions=[5, 8], verify="all")
+    again = patch_nodes(model, clean, corrupt, residual_metric(score, 1), positions=[5, 8], verify=0, sample=0)
+    assert again.table["score"].to_numpy() == pytest.approx(found.table["score"].to_numpy(), rel=1e-6, abs=1e-9)
+    assert found.settings["metric"] == "nhsic"
 
     _, new = P.values(hf, clean)
     _, old = P.values(hf, corrupt)
-    measured = score(100 * old["resid_pre", 2][0, -1:])[0]
+    measured = score(old["resid_pre", 2][0, -1:])[0]
     below = [at for at in old if at[1] < 2]
     slopes = dict(zip(below, torch.autograd.grad(measured, [old[at] for at in below]), strict=True))
     checked = 0
@@ -127,18 +121,33 @@ def test_effects_of_a_score_of_an_inner_stream_are_those_of_plain_hugging_face()
             at, where = (row.kind, row.layer), (0, row.position, row.head) if row.kind == "head" else (0, row.position)
             value, head = new[at][where].detach(), row.head if row.kind == "head" else None
             stream = P.stream_with(hf, corrupt, (row.kind, row.layer, head), row.position, value)
-            changed = score(100 * stream[2][-1:])[0] - measured.detach()
+            changed = score(stream[2][-1:])[0] - measured.detach()
             assert row.exact == pytest.approx(float(changed), abs=1e-8)
             assert row.score == pytest.approx(float(slopes[at][where] @ (value - old[at][where].detach())), abs=1e-8)
             checked += abs(row.exact) > 1e-4
     assert checked > 10
 
 
+def test_bits_that_a_probe_reads_from_a_stream_are_a_metric() -> None:
+    model, (clean, corrupt) = F.bridge("llama", torch.float64), two_texts("llama")
+    vectors = torch.randn(60, 44, generator=torch.Generator().manual_seed(0))
+    labels = (vectors[:, 0] > 0).long()
+    trained = answer_probe(vectors, labels)
+    assert trained.probe is not None
+    bits = patch_nodes(model, clean, corrupt, score_metric(trained.score(1), 1), positions=[8], verify="all")
+    by_hand = residual_metric(lambda stream: trained.score(1).value(stream), 1)
+    again = patch_nodes(model, clean, corrupt, by_hand, positions=[8], verify="all")
+    for column in ("score", "exact"):
+        assert bits.table[column].to_numpy() == pytest.approx(again.table[column].to_numpy(), abs=1e-9)
+    assert bits.settings["metric"] == "v-information"
+    assert bits.table["exact"].abs().max() > 0.01
+
+
 def dense_nhsic(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """The defining formula, which autograd can differentiate."""
     both = []
     for v in (x, y):
-        gram = torch.exp(-(v[:, None] - v[None]).square() / (2 * 50.0**2))
+        gram = torch.exp(-(v[:, None] - v[None]).square() / (2 * 2.0**2))
         centred = gram - gram.mean(1, keepdim=True)
         ridge = 1e-5 * len(v) * torch.eye(len(v), dtype=v.dtype)
         both.append(torch.linalg.solve(centred + ridge, centred, left=False))
