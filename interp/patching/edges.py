@@ -24,7 +24,6 @@ from interp.patching.nodes import Node
 from interp.patching.paths import Path, path_effects, read_hooks
 from interp.patching.ports import Port, port_gradients
 from interp.patching.runs import Run
-from interp.sampling import widest_float
 from interp.sites import Site
 
 __all__ = ["EdgePlan", "Edges", "plan_of", "writers_of"]
@@ -112,6 +111,8 @@ class Edges:
         self.comparison, self.plan = comparison, plan
         self._at = {position: index for index, position in enumerate(comparison.positions)}
         self._moved = self._differences()
+        changed = (self._moved != 0).flatten(1).any(-1).tolist()
+        self._live = {position for position, differs in zip(comparison.positions, changed, strict=True) if differs}
 
     @staticmethod
     def hooks(plan: EdgePlan, n_layers: int) -> list[str]:
@@ -127,13 +128,18 @@ class Edges:
     def estimates(self, inputs: Sequence[Float[Tensor, "pos d_model"]]) -> Float32[Tensor, " edge"]:
         """One number an edge, with the gradient averaged over these inputs of the first block."""
         found = torch.zeros(len(self.plan), dtype=torch.float32)
-        wide = self._moved.dtype
         for embedded in inputs:
-            for n, gradient in port_gradients(self.run, self.plan.ports, embedded):
-                port, begin = self.plan.ports[n], self.plan.begins[n]
-                moved = self._moved[: self.plan.counts[n], [self._at[source] for source in port.sources]]
-                scores = torch.einsum("wpd,pd->pw", moved, gradient.to(moved.device, wide))
-                found[begin : self.plan.begins[n + 1]] += scores.reshape(-1).float().cpu()
+            for slopes in port_gradients(self.run, self.plan.ports, embedded):
+                # Where both runs are the same up to a position nothing is written otherwise.
+                live = [n for n, source in enumerate(slopes.sources) if source in self._live]
+                if not live:
+                    continue
+                count = self.plan.counts[slopes.ports[0]]
+                moved = self._moved[[self._at[slopes.sources[n]] for n in live], :count]
+                scores = moved @ slopes.values[:, live].to(moved).permute(1, 2, 0)
+                for column, n in enumerate(slopes.ports):
+                    begin, end = self.plan.begins[n], self.plan.begins[n + 1]
+                    found[begin:end].view(-1, count)[live] += scores[:, :, column].float().cpu()
         if not found.isfinite().all():
             raise InputError(
                 self.run.operation,
@@ -147,7 +153,7 @@ class Edges:
         """What adding the difference of each edge's writer to what its port reads does."""
         numbers = {writer: n for n, writer in enumerate(self.plan.writers)}
         paths = [
-            Path(port, source, self._moved[numbers[writer], self._at[source]])
+            Path(port, source, self._moved[self._at[source], numbers[writer]])
             for writer, source, port in self.plan.edges(places)
         ]
         found = torch.zeros(len(paths), dtype=torch.float64)
@@ -162,40 +168,40 @@ class Edges:
         """Whether each edge's writer has written something else in the other run."""
         differs = (self._moved != 0).any(-1).cpu()
         parts = [
-            differs[:count, [self._at[source] for source in port.sources]].T.reshape(-1)
+            differs[[self._at[source] for source in port.sources], :count].reshape(-1)
             for port, count in zip(self.plan.ports, self.plan.counts, strict=True)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
 
-    def _differences(self) -> Float[Tensor, "writer position d_model"]:
+    def _differences(self) -> Float[Tensor, "position writer d_model"]:
         """What each writer writes in the other run less what it writes in the base."""
-        wide = widest_float(self.run.engine.device)
+        wide = torch.promote_types(self.run.engine.dtype, torch.float32)
         base = self._written(self.comparison.base_values, wide)
         self._check_additive(base)
         return self._written(self.comparison.other_values, wide) - base
 
-    def _written(self, values: dict[str, Tensor], wide: torch.dtype) -> Float[Tensor, "writer position d_model"]:
+    def _written(self, values: dict[str, Tensor], wide: torch.dtype) -> Float[Tensor, "position writer d_model"]:
         """Of all writers, in their order. Biases of attention are left out: they are the same in every run."""
         anatomy = self.run.engine.anatomy()
-        found = [values[_INPUT].to(wide)[None]]
+        found = [values[_INPUT].to(wide)[:, None]]
         for layer in range(self.run.engine.facts.n_layers):
             z, weight = values[Node("head", layer, 0).hook_name].to(wide), anatomy.output_weights(layer).weight
-            found.append(torch.einsum("phi,him->hpm", z, weight.to(z)))
-            found.append(values[Node("mlp", layer).hook_name].to(z)[None])
-        return torch.cat([part.to(found[0].device) for part in found])
+            found.append(torch.einsum("phi,him->phm", z, weight.to(z)))
+            found.append(values[Node("mlp", layer).hook_name].to(z)[:, None])
+        return torch.cat([part.to(found[0].device) for part in found], dim=1)
 
-    def _check_additive(self, written: Float[Tensor, "writer position d_model"]) -> None:
+    def _check_additive(self, written: Float[Tensor, "position writer d_model"]) -> None:
         """Refuse a model whose stream is not the sum of these writes: what is left over is rounding in all others."""
         engine, anatomy, values = self.run.engine, self.run.engine.anatomy(), self.comparison.base_values
         exact = engine.dtype in (torch.float32, torch.float64)
         relative, digits = (1e-5, 1e-6) if exact else (2.5e-2, 4 * torch.finfo(engine.dtype).eps)
-        before = written[0]
+        before = written[:, 0]
         for layer in range(engine.facts.n_layers):
-            parts = written[[n for n, writer in enumerate(self.plan.writers) if n and writer.layer == layer]]
+            parts = written[:, [n for n, writer in enumerate(self.plan.writers) if n and writer.layer == layer]]
             after, bias = values[f"blocks.{layer}.hook_out"].to(before), anatomy.output_weights(layer).bias
-            missing = (after - before - parts.sum(0) - (0 if bias is None else bias.to(before))).norm(dim=-1)
+            missing = (after - before - parts.sum(1) - (0 if bias is None else bias.to(before))).norm(dim=-1)
             sizes = torch.maximum(before.norm(dim=-1), after.norm(dim=-1))
-            if not bool((missing <= relative * parts.norm(dim=-1).sum(0) + digits * sizes).all()):
+            if not bool((missing <= relative * parts.norm(dim=-1).sum(1) + digits * sizes).all()):
                 worst = float((missing / (after - before).norm(dim=-1)).nan_to_num(torch.inf).max())
                 raise anatomy.refusal(
                     f"whose block {layer} adds what differs by {worst:.2g} of its norm from what its parts write",

@@ -29,7 +29,7 @@ from interp.patching.nodes import Node, depth_of
 from interp.patching.runs import Run
 from interp.sites import Site
 
-__all__ = ["PORTS", "Port", "norm_of", "out_hook", "port_gradients"]
+__all__ = ["PORTS", "Port", "Slopes", "norm_of", "out_hook", "port_gradients"]
 
 PORTS = ("q", "k", "v", "mlp", "out")
 
@@ -77,12 +77,19 @@ def norm_of(run: Run, layer: int) -> Callable[[Tensor], Tensor]:
     return lambda stream: norm(stream[None])[0]
 
 
-def port_gradients(
-    run: Run, ports: Sequence[Port], embedded: Float[Tensor, "pos d_model"]
-) -> Iterator[tuple[int, Float[Tensor, "source d_model"]]]:
-    """The metric's derivative by what each port reads at each of its sources, the first block given ``embedded``.
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """The metric's derivative by what some ports read, all at the same sources; ``ports`` are their numbers."""
 
-    Port by port, as (its place in ``ports``, the gradient); none where nothing measured depends on it.
+    ports: tuple[int, ...]
+    sources: tuple[int, ...]
+    values: Float[Tensor, "port source d_model"]
+
+
+def port_gradients(run: Run, ports: Sequence[Port], embedded: Float[Tensor, "pos d_model"]) -> Iterator[Slopes]:
+    """The metric's derivative by what each port reads, the first block given ``embedded``.
+
+    Some ports at a time, those of a layer's heads together; none where nothing measured depends on it.
     """
     check_gradient_memory(run)
     live: dict[str, Tensor] = {}
@@ -123,34 +130,41 @@ def port_gradients(
         if port.node is None or port.port == "mlp":
             name = end if port.node is None else _mlp(port.node.layer)
             if name in slopes:
-                yield n, slopes[name][0, list(port.sources)]
+                yield Slopes((n,), port.sources, slopes[name][:, list(port.sources)])
 
 
 def _into_heads(
     run: Run, ports: Sequence[Port], layer: int, live: dict[str, Tensor], slopes: dict[str, Tensor]
-) -> Iterator[tuple[int, Float[Tensor, "source d_model"]]]:
+) -> Iterator[Slopes]:
     """Ports of one layer's heads: each head and position sent back through attention on its own, then the norm."""
     z, slope = live[_z(layer)], slopes.get(_z(layer))
     if slope is None:
         return
     inputs = [live[_read(layer, port)] for port in "qkv"]
-    groups: dict[tuple[int, int], list[int]] = {}
+    by_position: dict[int, dict[tuple[int, ...], list[int]]] = {}
     for n, port in enumerate(ports):
         if port.node is not None and port.port != "mlp" and port.node.layer == layer:
-            assert port.node.head is not None
-            groups.setdefault((port.position, port.node.head), []).append(n)
+            by_position.setdefault(port.position, {}).setdefault(port.sources, []).append(n)
     norm = norm_of(run, layer)
-    for (position, head), members in groups.items():
-        alone = torch.zeros_like(z)
-        alone[0, position, head] = slope[0, position, head]
-        back = dict(zip("qkv", torch.autograd.grad(z, inputs, alone, retain_graph=True), strict=True))
-        rows = torch.cat([back[ports[n].port][0, list(ports[n].sources)] for n in members])
-        places = [source for n in members for source in ports[n].sources]
-        with torch.enable_grad(), _frozen(run):
-            stream = live[f"stream {layer}"][places].requires_grad_()
-            through = torch.autograd.grad(norm(stream), stream, rows)[0]
-        for n, gradient in zip(members, through.split([len(ports[n].sources) for n in members]), strict=True):
-            yield n, gradient
+    for position, groups in by_position.items():
+        back: dict[int, dict[str, Tensor]] = {}
+        for head in sorted({_head(ports[n]) for members in groups.values() for n in members}):
+            alone = torch.zeros_like(z)
+            alone[0, position, head] = slope[0, position, head]
+            parts = torch.autograd.grad(z, inputs, alone, retain_graph=True)
+            back[head] = {name: part[0] for name, part in zip("qkv", parts, strict=True)}
+        for sources, members in groups.items():
+            rows = torch.stack([back[_head(ports[n])][ports[n].port][list(sources)] for n in members])
+            with torch.enable_grad():
+                stream = live[f"stream {layer}"][list(sources)].expand_as(rows).clone().requires_grad_()
+                through = torch.autograd.grad(norm(stream.flatten(0, 1)), stream, rows.flatten(0, 1))[0]
+            yield Slopes(tuple(members), sources, through)
+
+
+def _head(port: Port) -> int:
+    assert port.node is not None
+    assert port.node.head is not None
+    return port.node.head
 
 
 def _check(run: Run, value: Tensor, live: dict[str, Tensor], wanted: Sequence[str]) -> None:
