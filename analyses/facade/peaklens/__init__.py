@@ -23,6 +23,9 @@ Interventions
     Intervention, Step, Row, Positions, Site (to write one's own)
     logit_attribution (each component's share in a logit)
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
+    patch_nodes, patch_edges (what heads, MLPs and the connections between them do, estimated and verified),
+    NodeEffects, EdgeEffects (what they give); nhsic_metric, score_metric, residual_metric (what else they measure),
+    zero_writes, mean_writes (in place of a corrupted run)
 
 Measures of one response
     nhsic, nhsic_dense, bandwidth_sweep, BandwidthSweep, median_distance, pearson_r2, cosine, cka, kernel_cka,
@@ -52,7 +55,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import probes
     from analyses import grading, stats, studies, views
-    from analyses.attribution import logit_attribution, patch_sweep
+    from analyses.attribution import (
+        EdgeEffects,
+        NodeEffects,
+        logit_attribution,
+        mean_writes,
+        nhsic_metric,
+        patch_edges,
+        patch_nodes,
+        patch_sweep,
+        residual_metric,
+        score_metric,
+        zero_writes,
+    )
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
@@ -136,12 +151,14 @@ __all__ = [
     "Component",
     "Condition",
     "Depth",
+    "EdgeEffects",
     "Encoding",
     "ErrorBounds",
     "Information",
     "InputError",
     "Intervention",
     "Metric",
+    "NodeEffects",
     "NullTest",
     "PeakStatistics",
     "Positions",
@@ -186,12 +203,16 @@ __all__ = [
     "logit_attribution",
     "logit_difference",
     "make_study",
+    "mean_writes",
     "median_distance",
     "nhsic",
     "nhsic_dense",
+    "nhsic_metric",
     "null_scores",
     "null_test",
     "nulls_needed",
+    "patch_edges",
+    "patch_nodes",
     "patch_sweep",
     "peak_statistics",
     "pearson_r2",
@@ -201,9 +222,11 @@ __all__ = [
     "read",
     "read_writes",
     "reduce_dimensions",
+    "residual_metric",
     "run_study",
     "sample_hsic",
     "score",
+    "score_metric",
     "settling_depth",
     "stats",
     "studies",
@@ -213,6 +236,7 @@ __all__ = [
     "tukey_peaks",
     "v_information",
     "views",
+    "zero_writes",
 ]
 
 _ROOMS = {
@@ -225,6 +249,8 @@ _ROOMS = {
 }
 _ANALYSES = {
     "Condition": "analyses.studies.base",
+    "EdgeEffects": "analyses.attribution",
+    "NodeEffects": "analyses.attribution",
     "Problem": "analyses.problems",
     "Study": "analyses.studies.base",
     "TraceRun": "analyses.trace",
@@ -233,9 +259,16 @@ _ANALYSES = {
     "load_problems": "analyses.problems",
     "logit_attribution": "analyses.attribution",
     "make_study": "analyses.studies",
+    "mean_writes": "analyses.attribution",
+    "nhsic_metric": "analyses.attribution",
+    "patch_edges": "analyses.attribution",
+    "patch_nodes": "analyses.attribution",
     "patch_sweep": "analyses.attribution",
+    "residual_metric": "analyses.attribution",
     "run_study": "analyses.studies.run",
+    "score_metric": "analyses.attribution",
     "trace": "analyses.trace",
+    "zero_writes": "analyses.attribution",
 }
 _INTERP = {
     "Component", "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream",

@@ -86,7 +86,12 @@ def test_a_flat_metric_has_no_shares_and_says_so() -> None:
     assert "the metric is flat" in found._repr_html_()
     assert math.isnan(found.agreement.spearman)
     assert found.agreement.n == 0
-    assert not patch_nodes(F.bridge("llama"), *two_texts("llama"), METRIC, verify=0, sample=0).is_flat
+    texts, metric = two_texts("llama"), residual_metric(lambda stream: 10 + 1e-7 * stream[:, 0], 1, name="nearly flat")
+    nearly = patch_nodes(F.bridge("llama"), *texts, metric, kinds="mlp", verify="all", sample=0)
+    assert nearly.is_flat
+    assert nearly.table["score"].abs().max() > 0
+    assert nearly.table[["share", "exact_share"]].isna().all(axis=None)
+    assert not patch_nodes(F.bridge("llama"), *texts, METRIC, verify=0, sample=0).is_flat
 
 
 def test_pages_hold_hostile_tokens_as_text(nodes: NodeEffects) -> None:
@@ -196,3 +201,16 @@ def test_more_than_the_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) 
     for patch in (patch_nodes, patch_edges):
         with pytest.raises(InputError, match=r"free on cpu|GB of free memory"):
             patch(model, clean, corrupt, log_probability(5), batch_size=1)
+
+
+def test_half_precision_agrees_with_full_to_its_rounding() -> None:
+    texts = two_texts("llama")
+    for patch, options in ((patch_nodes, {"kinds": "mlp"}), (patch_edges, {"points": 0, "ports": "out"})):
+        half, full = (
+            patch(F.bridge("llama", dtype), *texts, METRIC, verify="all", sample=0, **options)
+            for dtype in (torch.bfloat16, torch.float32)
+        )
+        both = half.table.merge(full.table, on=list(half._name) if patch is patch_nodes else ["source"])
+        for column in ("score", "exact"):
+            scale = both[f"{column}_y"].abs().max()
+            assert (both[f"{column}_x"] - both[f"{column}_y"]).abs().max() < 0.1 * scale
