@@ -6,6 +6,8 @@ Each method gives a table that shows itself; the interventions themselves are in
 from analyses.attribution.edge_patching import patch_edges
 from analyses.attribution.effects import EdgeEffects, NodeEffects
 from analyses.attribution.logits import logit_attribution
+from analyses.attribution.mi import mi_attribution
+from analyses.attribution.mi_result import MiAttribution
 from analyses.attribution.node_patching import patch_nodes
 from analyses.attribution.patching import patch_sweep
 from analyses.attribution.score_metrics import nhsic_metric, score_metric
@@ -13,9 +15,11 @@ from interp.patching import mean_writes, residual_metric, zero_writes
 
 __all__ = [
     "EdgeEffects",
+    "MiAttribution",
     "NodeEffects",
     "logit_attribution",
     "mean_writes",
+    "mi_attribution",
     "nhsic_metric",
     "patch_edges",
     "patch_nodes",

@@ -4,7 +4,7 @@
    prompt token at step 0, then the token chosen the step before. A peak after a token like the reference's last one may
    be high for that alone.
 2. `Likeness` counts, for each response and layer, the steps and peaks after the very token that the reference ends on,
-   and after one of its kind (:func:`analyses.trace.token_kinds.token_kind`).
+   and after one of its kind (:func:`analyses.token_kinds.token_kind`).
 3. Where the response was scored beside other answers' references (:mod:`analyses.trace.others`), the share of these
    that score at least as high as the own one, at peaks and anywhere: one half is what an answer like the others has.
 
@@ -23,7 +23,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from analyses.store.run import CellData
-from analyses.trace.token_kinds import token_kinds
+from analyses.token_kinds import token_kinds
 from interp.token_text import token_texts
 
 if TYPE_CHECKING:

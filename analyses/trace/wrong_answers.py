@@ -36,8 +36,8 @@ from analyses.problems import Problem
 from analyses.store.atomic import disk_errors, locked, replacing
 from analyses.store.columns import CLOSENESS, SIGNIFICANT, is_void
 from analyses.store.pinned import read_pinned, write_pinned
+from analyses.token_kinds import token_kind, token_kinds
 from analyses.trace.provenance import RunWarning
-from analyses.trace.token_kinds import token_kind, token_kinds
 from interp.errors import InputError
 from interp.passes import check_context
 from interp.prompts import encode_prompt

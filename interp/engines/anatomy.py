@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,6 +118,21 @@ class Anatomy:
                 stack.callback(_after(self.model.pos_embed, pos).remove)
             yield
 
+    @contextmanager
+    def adding(self, more: Callable[[str, int], Float[Tensor, "row d_model"] | None]) -> Iterator[None]:
+        """Context in which the last position of every pass gets ``more(kind, layer)`` beside what is written there.
+
+        The kind is "attn", for what attention writes as a whole, or "mlp"; None adds nothing. It is added last, to what
+        all other hooks have left, in the units of the stream.
+        """
+        with ExitStack() as stack:
+            for layer, block in enumerate(self.model.blocks):
+                scale = self._scale(layer)
+                for kind, module in (("attn", self._projection(layer)), ("mlp", self._mlp(block))):
+                    put = partial(_added, more=partial(more, kind, layer), scale=scale)
+                    stack.callback(module.register_forward_hook(put).remove)
+            yield
+
     @property
     def has_positions(self) -> bool:
         """Whether positions are embedded and added to the tokens."""
@@ -199,6 +215,19 @@ class Anatomy:
 
 def _scaled(values: Tensor, by: float) -> Tensor:
     return values if by == 1.0 else values * by
+
+
+def _added(
+    _module: torch.nn.Module, _args: Any, output: Any, *, more: Callable[[], Tensor | None], scale: float
+) -> Any:
+    values, extra = output[0] if isinstance(output, tuple) else output, more()
+    if extra is None:
+        return None
+    # Flat [row * pos, d_model] in families whose MLP works on tokens (OPT).
+    shaped = values.reshape(len(extra), -1, values.shape[-1]).clone()
+    shaped[:, -1] += (extra / scale).to(shaped)
+    shaped = shaped.reshape(values.shape)
+    return (shaped, *output[1:]) if isinstance(output, tuple) else shaped
 
 
 def _before(module: Any, show: Callable[[Tensor], None]) -> torch.utils.hooks.RemovableHandle:

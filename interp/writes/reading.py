@@ -32,7 +32,7 @@ from interp.sites import Site
 from interp.types import Bridge
 from interp.writes.components import Component, Writes
 
-__all__ = ["check_additive", "components_of", "read_writes"]
+__all__ = ["as_places", "check_additive", "components_of", "read_writes"]
 
 Places = Any  # groups of steps: [[3], range(5, 9)], [3, 5] for groups of one; of several responses a list of those
 ATTENTION_BYTES = 1 << 30  # of a batch's attention patterns in one layer, before fewer rows are taken at a time
@@ -99,7 +99,7 @@ def read_writes(
     facts, alone = engine.facts, is_one_prompt(prompts)
     ids = encode_prompts(facts.tokenizer, prompts, facts, "read writes")
     answers = paired(responses, ids, facts, "read writes")
-    asked = _as_places(places, [len(answer) for answer in answers], alone)
+    asked = as_places(places, [len(answer) for answer in answers], alone)
     texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     check_context(texts, 0, facts, "read writes")
     given = Given("read writes", engine, ids, [text[:-1] for text in texts], interventions)
@@ -157,7 +157,7 @@ def _dtype(engine: Engine) -> torch.dtype:
     return torch.float64 if engine.dtype == torch.float64 else torch.float32
 
 
-def _as_places(places: Places, counts: list[int], alone: bool) -> list[tuple[tuple[int, ...], ...]]:
+def as_places(places: Places, counts: list[int], alone: bool) -> list[tuple[tuple[int, ...], ...]]:
     """The groups of steps of each response."""
     listed = [places] if alone else as_list(places, "read writes", "places", "places, one list a response")
     if len(listed) != len(counts):

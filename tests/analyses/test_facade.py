@@ -23,6 +23,7 @@ CALLED = {
     "trace", "TraceRun", "Trajectory", "run_study", "make_study", "Study", "Condition", "patch_sweep", "Problem",
     "load_problems", "bundled_problems", "logit_attribution", "patch_nodes", "patch_edges", "NodeEffects",
     "EdgeEffects", "nhsic_metric", "score_metric", "residual_metric", "mean_writes", "zero_writes",
+    "mi_attribution", "MiAttribution",
 }  # fmt: skip
 ROOMS = {"interventions", "probes", "stats", "views", "studies", "grading"}
 

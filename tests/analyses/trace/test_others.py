@@ -18,11 +18,11 @@ from analyses.problems import Problem, bundled_problems
 from analyses.report.resembling import excess_sentence, explained_sentence, resemblances
 from analyses.report.summary import summary
 from analyses.store import Cell, Run
+from analyses.token_kinds import token_kind
 from analyses.trace import others, trace
 from analyses.trace.likeness import Likeness
 from analyses.trace.others import OtherReferences
 from analyses.trace.settings import TraceSettings
-from analyses.trace.token_kinds import token_kind
 from analyses.trace.tracer import Tracer
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense, tukey_peaks
