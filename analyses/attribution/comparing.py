@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.passes import made_with
 from interp.patching.asked import Asked, asked_of
+from interp.patching.comparison import Comparison
 from interp.patching.references import MeanWrites, Reference, ZeroWrites
 from interp.patching.texts import Text, as_texts, matched
 from interp.token_text import text_pieces
@@ -46,6 +47,7 @@ class Pairs:
     step: int
     denoise: bool
     operation: str
+    _only: list[Comparison] = field(default_factory=list)
 
     @property
     def first(self) -> int:
@@ -79,9 +81,22 @@ class Pairs:
             )
         return sorted(set(found))
 
-    def settings(self, clean: list[float], corrupt: list[float]) -> dict[str, Any]:
-        """What the result tells of the comparison, its gap included."""
-        plain, other = float(np.mean(clean)), float(np.mean(corrupt))
+    def comparisons(self, hooks: Sequence[str], positions: Sequence[int], batch_size: int) -> Iterator[Comparison]:
+        """Both runs of each pair, one pair at a time: what they hold of every position need not stay for all pairs."""
+        if len(self.clean) > 1 or not self._only:
+            for own, against, asked in zip(self.clean, self.against, self.asked, strict=True):
+                made = Comparison.of(
+                    self.model, own, against, asked, hooks, positions, self.denoise, self.operation, batch_size
+                )
+                if len(self.clean) == 1:
+                    self._only.append(made)
+                yield made
+        else:
+            yield from self._only  # of a single pair it does
+
+    def settings(self, both: Sequence[tuple[float, float]]) -> dict[str, Any]:
+        """What the result tells of the comparison, its gap included, from the metric of each pair's two runs."""
+        plain, other = (float(np.mean(values)) for values in zip(*both, strict=True))
         gap, size = plain - other, max(1.0, abs(plain), abs(other))
         rounding = _FLAT * (2**-8 if self.engine.dtype.itemsize == 2 else 2**-23)
         against = self.against[0]
@@ -184,8 +199,9 @@ class Verified:
         """Some of the places where ``live`` is true, drawn without looking at what was estimated there."""
         places = np.flatnonzero(live)
         count = min(self.sample, len(places))
-        chosen = np.random.default_rng(self.seed).choice(places, count, replace=False) if count else []
-        return sorted(int(n) for n in chosen)
+        if not count:
+            return []
+        return sorted(int(n) for n in np.random.default_rng(self.seed).choice(places, count, replace=False))
 
     def told(self) -> dict[str, Any]:
         """For the settings of a result."""

@@ -101,22 +101,23 @@ def patch_edges(
     needed = sorted({*targets, *(source for port in plan.ports for source in port.sources)})
 
     hooks = Edges.hooks(plan, pairs.engine.facts.n_layers)
-    compared, scores, live = [], np.zeros(len(plan), dtype=np.float64), np.zeros(len(plan), dtype=bool)
-    for own, against, asked in zip(pairs.clean, pairs.against, pairs.asked, strict=True):
-        edges = Edges(Comparison.of(model, own, against, asked, hooks, needed, pairs.denoise, operation, size), plan)
-        scores += edges.estimates(_inputs(edges, own, against, count)).numpy() / len(pairs.clean)
+    scores, live = np.zeros(len(plan), dtype=np.float64), np.zeros(len(plan), dtype=bool)
+    both = []
+    for compared in pairs.comparisons(hooks, needed, size):
+        edges = Edges(compared, plan)
+        scores += edges.estimates(_inputs(edges, count)).numpy() / len(pairs.clean)
         live |= edges.moved().numpy()
-        compared.append(edges)
+        both.append((compared.clean, compared.corrupt))
     top = checks.strongest(scores)
     sampled = checks.drawn(live)
     verified = sorted({*top, *sampled})
     shown = sorted({*strongest(scores, kept), *verified})
     exact = np.full(len(shown), np.nan)
     if verified:
-        found = np.mean([edges.exact(verified).numpy() for edges in compared], axis=0)
-        exact[np.searchsorted(shown, verified)] = found
+        again = (Edges(compared, plan) for compared in pairs.comparisons(hooks, needed, size))
+        exact[np.searchsorted(shown, verified)] = np.mean([edges.exact(verified).numpy() for edges in again], axis=0)
     settings = {
-        **pairs.settings([e.comparison.clean for e in compared], [e.comparison.corrupt for e in compared]),
+        **pairs.settings(both),
         "method": "edge attribution patching" + (f", integrated over {count} points" if count else ""),
         "points": count, "scored": len(plan), "targets": targets, **checks.told(),
     }  # fmt: skip
@@ -131,6 +132,7 @@ def _plan(
     """All ports at the target positions that what is measured can depend on, in the order of the forward pass."""
     facts, anatomy, site = pairs.engine.facts, pairs.engine.anatomy(), pairs.asked[0].site
     heads = [anatomy.n_heads(layer) for layer in range(facts.n_layers)]
+    up_to = {t: tuple(range(t + 1) if sources is None else (p for p in sources if p <= t)) for t in targets}
     found = []
     for node in writers_of(heads)[1:]:
         for position in targets:
@@ -138,8 +140,7 @@ def _plan(
                 continue
             for port in ports:
                 if node.kind == "head" and port in ("q", "k", "v"):
-                    up_to = range(position + 1) if sources is None else [p for p in sources if p <= position]
-                    found.append(Port(node, port, position, (position,) if port == "q" else tuple(up_to)))
+                    found.append(Port(node, port, position, (position,) if port == "q" else up_to[position]))
                 elif node.kind == port == "mlp":
                     found.append(Port(node, port, position, (position,)))
     if "out" in ports and pairs.last in targets:
@@ -148,14 +149,14 @@ def _plan(
     return plan_of(writers_of(heads), [port for port in found if port.sources], site, facts.n_layers, parallel)
 
 
-def _inputs(edges: Edges, own: Text, against: Any, points: int) -> list[Tensor]:
+def _inputs(edges: Edges, points: int) -> list[Tensor]:
     """What the first block is given: the base's embeddings, or points on the way from them to the other run's."""
     run, everywhere = edges.run, list(range(len(edges.run.ids)))
     base = run.values([_INPUT], everywhere)[1][_INPUT]
     if not points:
         return [base]
-    other_text = own if edges.comparison.sign > 0 else against
-    other = run.like([*other_text.ids, *run.asked.following]).values([_INPUT], everywhere)[1][_INPUT]
+    assert edges.comparison.other is not None  # refused before: against a mean there is no second run
+    other = edges.comparison.other.values([_INPUT], everywhere)[1][_INPUT]
     return [base + (k / points) * (other - base) for k in range(1, points + 1)]
 
 
@@ -163,7 +164,7 @@ def _frame(pairs: Pairs, plan: EdgePlan, places: Sequence[int]) -> pandas.DataFr
     edges, tokens, site = plan.edges(places), pairs.tokens(), pairs.asked[0].site
     end = "logits" if site is None or site.name == "ln_final" else f"L{site.layer} {site.name}"
 
-    def column(values: Iterable[Any], dtype: str) -> Any:
+    def column(values: Iterable[Any], dtype: Any) -> Any:
         return pandas.array(list(values), dtype=dtype)
 
     return pandas.DataFrame(

@@ -100,7 +100,7 @@ class Effects:
         score, exact = rows["score"].rank(), rows["exact"].rank()
         varied = score.nunique() > 1 and exact.nunique() > 1
         miss = (rows["score"] - rows["exact"]).abs()
-        worst = rows.loc[miss.idxmax()] if miss.notna().any() else rows.iloc[0]
+        worst = rows.iloc[int(miss.fillna(-1).to_numpy().argmax())]
         return SampleAgreement(
             len(rows),
             float(score.corr(exact)) if varied else math.nan,

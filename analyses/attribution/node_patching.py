@@ -12,7 +12,6 @@ from analyses.attribution.comparing import Pairs, Verified, marked, pairs_of
 from analyses.attribution.effects import NodeEffects
 from interp.arguments import Judged, Prompts, Whole, Wholes, as_whole
 from interp.patching.asked import PatchMetric
-from interp.patching.comparison import Comparison
 from interp.patching.nodes import Node, nodes_of
 from interp.patching.references import Reference
 from interp.rollout import Rollout
@@ -103,24 +102,22 @@ def patch_nodes(
         raise pairs.refused('verify="all" where nothing is estimated', repr(verify), "Only estimates can be ranked.")
 
     hooks = list(dict.fromkeys(node.hook_name for node in nodes))
-    compared = [
-        Comparison.of(model, own, against, asked, hooks, places, pairs.denoise, "patch_nodes", size)
-        for own, against, asked in zip(pairs.clean, pairs.against, pairs.asked, strict=True)
-    ]
-    shape = (len(nodes), len(places))
-    live = np.any([comparison.moved(nodes).numpy() for comparison in compared], axis=0)
-    scores = np.full(shape, np.nan)
-    if estimate:
-        scores = np.mean([comparison.estimates(nodes).numpy() for comparison in compared], axis=0)
-    top = checks.strongest(scores.reshape(-1))
-    sampled = checks.drawn(live.reshape(-1))
+    scores = np.zeros((len(nodes), len(places))) if estimate else np.full((len(nodes), len(places)), np.nan)
+    live, both = np.zeros(scores.shape, dtype=bool), []
+    for compared in pairs.comparisons(hooks, places, size):
+        if estimate:
+            scores += compared.estimates(nodes).numpy() / len(pairs.clean)
+        live |= compared.moved(nodes).numpy()
+        both.append((compared.clean, compared.corrupt))
+    top, sampled = checks.strongest(scores.reshape(-1)), checks.drawn(live.reshape(-1))
     verified = sorted({*top, *sampled})
     exact = np.full(scores.size, np.nan)
-    asked_for = [(nodes[n // len(places)], n % len(places)) for n in verified]
+    wanted = [(nodes[n // len(places)], n % len(places)) for n in verified]
     if verified:
-        exact[verified] = np.mean([comparison.exact(asked_for).numpy() for comparison in compared], axis=0)
+        again = pairs.comparisons(hooks, places, size)
+        exact[verified] = np.mean([compared.exact(wanted).numpy() for compared in again], axis=0)
     settings = {
-        **pairs.settings([c.clean for c in compared], [c.corrupt for c in compared]),
+        **pairs.settings(both),
         "method": "attribution patching" if estimate else "activation patching",
         "scored": len(nodes) * len(places), **checks.told(),
     }  # fmt: skip
@@ -132,7 +129,7 @@ def _frame(pairs: Pairs, nodes: Sequence[Node], positions: Sequence[int]) -> pan
     count, tokens = len(positions), pairs.tokens()
     steps = [position - pairs.first if position >= pairs.first else None for position in positions]
 
-    def each(values: Sequence[Any], dtype: str) -> Any:
+    def each(values: Sequence[Any], dtype: Any) -> Any:
         return pandas.array([value for value in values for _ in range(count)], dtype=dtype)
 
     return pandas.DataFrame(

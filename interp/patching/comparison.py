@@ -37,6 +37,7 @@ class Comparison:
         other_values: what is put there.
         sign: 1 where moving from base to other is moving to clean.
         clean, corrupt: the metric of both runs; NaN of the corrupted one where there is none.
+        other: the run that the other values are of; None of a mean or zero.
     """
 
     base: Run
@@ -46,6 +47,7 @@ class Comparison:
     sign: int
     clean: float
     corrupt: float
+    other: Run | None = None
 
     @classmethod
     def of(
@@ -74,8 +76,8 @@ class Comparison:
         second = run_of(against)
         other, others = second.values(hooks, positions)
         if denoise:
-            return cls(second, others, values, tuple(positions), 1, value, other)
-        return cls(own, values, others, tuple(positions), -1, value, other)
+            return cls(second, others, values, tuple(positions), 1, value, other, own)
+        return cls(own, values, others, tuple(positions), -1, value, other, second)
 
     @staticmethod
     def reached(node: Node, position: int, last: int, site: Site | None, n_layers: int) -> bool:

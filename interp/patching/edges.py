@@ -10,6 +10,7 @@ writer, as `EdgePlan` counts them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,14 +87,14 @@ def plan_of(
     Args:
         parallel: whether an MLP reads the stream before its own layer's heads have written.
     """
-    counts = []
+    depths, counts = [writer.depth for writer in writers], []
     for port in ports:
         depth = port.depth(site, n_layers)
         if parallel and port.port == "mlp":
             depth = (depth[0], 0)
         # An inner stream that is measured has in it what was written up to its own depth; a head or MLP reads before it
         # writes, and its depth is that of its reading.
-        counts.append(sum(writer.depth <= depth for writer in writers))
+        counts.append(bisect_right(depths, depth))
     return EdgePlan(tuple(writers), tuple(ports), tuple(counts))
 
 

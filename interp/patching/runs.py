@@ -61,10 +61,6 @@ class Run:
         self.tokens = torch.tensor([self.ids], device=self.engine.device)
         check_memory(operation, self.engine, batch_size + 2, len(self.ids), "Lower batch_size.")
 
-    def like(self, ids: Sequence[int]) -> Run:
-        """Another text, measured in the same way."""
-        return Run(self.model, ids, self.position, self.asked, self.operation, self.batch_size)
-
     @torch.no_grad()
     def values(self, hooks: Iterable[str], positions: Sequence[int]) -> tuple[float, dict[str, Tensor]]:
         """The metric, and what is at some hook points ``[position, ...]``, of one pass as the text is."""

@@ -15,7 +15,7 @@ from test_node_patching import METRIC, difference, two_texts
 from torch import Tensor
 
 from analyses.attribution import patch_edges
-from interp import load_model
+from interp import answer_log_probability, load_model
 from interp.patching import residual_metric, zero_writes
 
 MODELS = ("llama", "toy")  # grouped keys and values; as many as there are heads
@@ -274,3 +274,28 @@ def test_noising_edges_and_edges_against_zero_are_signed_as_what_is_lost() -> No
     finally:
         handle.remove()
     assert row["exact"] == pytest.approx(difference(logits) - difference(cut), abs=1e-8)
+
+
+def test_edges_of_several_texts_are_averaged_and_an_answer_is_read_to_its_end() -> None:
+    hf, model = F.pair("llama", torch.float64)
+    clean, corrupt = two_texts("llama", 7)
+    answer = [11, 23, 4]
+    options: dict[str, Any] = {"ports": ("mlp", "out"), "points": 0, "verify": "all", "sample": 0, "keep": 10**6}
+    metric = answer_log_probability(answer)
+    one = patch_edges(model, clean, corrupt, metric, **options)
+    two = patch_edges(model, clean[::-1], corrupt[::-1], metric, **options)
+    both = patch_edges(model, [clean, clean[::-1]], [corrupt, corrupt[::-1]], metric, **options)
+    for column in ("score", "exact"):
+        mean = (one.table[column] + two.table[column]) / 2
+        assert both.table[column].to_numpy() == pytest.approx(mean.to_numpy(), abs=1e-6)
+    plain, ids = Plain(hf, clean, corrupt), [*corrupt, *answer[:-1]]
+
+    def total(logits: Tensor) -> float:
+        return float(logits[-3:].detach().log_softmax(-1)[range(3), answer].sum())
+
+    before = total(hf(torch.tensor([ids])).logits[0])
+    rows = one.table[one.table["target"] == "L1 MLP"]
+    assert len(rows) == 1 + 2 * 4 + 1
+    for row in rows.itertuples():
+        changed, _ = plain.middle(ids, 1, lambda x, row=row: plus(x, plain, row))
+        assert row.exact == pytest.approx(total(changed) - before, abs=1e-7)
