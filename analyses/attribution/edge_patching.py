@@ -16,7 +16,7 @@ from interp.errors import InputError
 from interp.patching.asked import PatchMetric
 from interp.patching.comparison import Comparison
 from interp.patching.edges import EdgePlan, Edges, plan_of, writers_of
-from interp.patching.ports import PORTS, Port
+from interp.patching.ports import PORTS, Port, check_ports
 from interp.patching.references import Reference
 from interp.patching.texts import Text
 from interp.rollout import Rollout
@@ -96,7 +96,9 @@ def patch_edges(
     count, checks = as_whole(points, operation, "points", 0), Verified.of(verify, sample, seed, operation)
     if count and not isinstance(pairs.against[0], Text):
         raise pairs.refused("points=0 against a mean or zero", f"points={count}", "There is no second run to go to.")
-    plan = _plan(pairs, model, targets, read, _as_ports(ports, pairs))
+    wanted = _as_ports(ports, pairs)
+    check_ports(model, pairs.engine.facts.name, wanted, pairs.engine.facts.n_layers, operation)
+    plan = _plan(pairs, model, targets, read, wanted)
     _check_size(plan, pairs)
     needed = sorted({*targets, *(source for port in plan.ports for source in port.sources)})
 

@@ -28,8 +28,9 @@ from interp.patching.gradients import check_gradient_memory
 from interp.patching.nodes import Node, depth_of
 from interp.patching.runs import Run
 from interp.sites import Site
+from interp.types import Bridge
 
-__all__ = ["PORTS", "Port", "Slopes", "norm_of", "out_hook", "port_gradients"]
+__all__ = ["PORTS", "Port", "Slopes", "check_ports", "norm_of", "out_hook", "port_gradients"]
 
 PORTS = ("q", "k", "v", "mlp", "out")
 
@@ -64,16 +65,25 @@ def out_hook(site: Site | None, n_layers: int) -> str:
     return f"blocks.{site.layer}." + {"resid_pre": "hook_in", "resid_mid": "ln2.hook_in"}.get(site.name, "hook_out")
 
 
+def check_ports(model: Bridge, name: str, ports: Sequence[str], layers: int, operation: str) -> None:
+    """Refuse, before anything is run, a model that does not show what these ports read, by its name."""
+    points = {"q": "attn.q.hook_in", "k": "attn.k.hook_in", "v": "attn.v.hook_in", "mlp": "ln2.hook_in"}
+    wanted = [points[port] for port in ports if port in points]
+    wanted += ["ln1.hook_in"] if set(ports) & set("qkv") else []
+    there = set(model.hook_dict)
+    missing = sorted({point for point in wanted for n in range(layers) if f"blocks.{n}.{point}" not in there})
+    if missing:
+        raise InputError(
+            operation,
+            expected=f"blocks with {', '.join(missing)}, where the stream is read",
+            received=f"{name}, whose blocks have none: its attention or its MLP has no input, or no norm, of its own",
+            remedy="Leave these ports out, or patch nodes.",
+        )
+
+
 def norm_of(run: Run, layer: int) -> Callable[[Tensor], Tensor]:
     """The norm that a layer's attention reads through, as the model computes it."""
-    norm = getattr(run.model.blocks[layer], "ln1", None)
-    if norm is None:
-        raise InputError(
-            run.operation,
-            expected="blocks whose attention reads the stream through a norm",
-            received=f"{run.engine.facts.name}, whose block {layer} has none",
-            remedy="Patch nodes instead.",
-        )
+    norm = run.model.blocks[layer].ln1
     return lambda stream: norm(stream[None])[0]
 
 

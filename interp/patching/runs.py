@@ -69,6 +69,8 @@ class Run:
 
         def reader(name: str) -> Callable[..., None]:
             def read(value: Tensor, hook: Any) -> None:
+                if name.endswith("attn.hook_z"):
+                    self._check_heads(value)
                 found[name] = value[0].index_select(0, index.to(value.device)).clone()
 
             return read
@@ -153,6 +155,17 @@ class Run:
     def measured(self) -> Float[Tensor, ""]:
         """The metric of one pass as the text is, with whatever hooks are on; autograd can go back from it."""
         return self._measured(self.engine.new_cache([0], len(self.ids)), 0, 1)[0]
+
+    def _check_heads(self, z: Tensor) -> None:
+        """Refuse attention whose z TransformerLens cuts into something else than its heads (latent attention)."""
+        count = int(self.model.cfg.n_heads)
+        if z.ndim != 4 or z.shape[2] != count:
+            raise InputError(
+                self.operation,
+                expected=f"{count} heads that can be told apart in what attention's output projection reads",
+                received=f"{self.engine.facts.name}, whose z is {list(z.shape[2:])}",
+                remedy="Patch MLPs and residual streams.",
+            )
 
     def finite(self, values: Tensor) -> Tensor:
         """Values as they are; refused if one is NaN or infinite."""

@@ -10,10 +10,11 @@ import hostile
 import pandas as pd
 import pytest
 import torch
+import transformers as t
 from test_node_patching import METRIC, two_texts
 
 from analyses.attribution import EdgeEffects, NodeEffects, patch_edges, patch_nodes
-from interp import InputError, decode, log_probability
+from interp import InputError, decode, load_model, log_probability
 from interp.patching import mean_writes, residual_metric, zero_writes
 
 
@@ -187,6 +188,35 @@ def test_numbers_that_are_none_and_metrics_without_a_gradient_are_told() -> None
 def test_families_whose_writes_do_not_add_up_have_no_edges() -> None:
     with pytest.raises(InputError, match=r"tiny-gemma3 \(Gemma3ForCausalLM\), whose block 0 adds what differs"):
         patch_edges(F.bridge("gemma3"), *two_texts("gemma3"), METRIC)
+
+
+def test_families_that_hide_heads_or_what_is_read_are_refused_by_name() -> None:
+    def tiny(config: t.PretrainedConfig) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            hf = t.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        hf.config.architectures = [type(hf).__name__]
+        return load_model(f"tiny-{config.model_type}", hf_model=hf, device="cpu")
+
+    sizes = {
+        "vocab_size": F.VOCAB, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 4, **F.PAD_EOS,
+    }  # fmt: skip
+    latent = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12}
+    experts = {
+        "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    }  # fmt: skip
+    texts = [7, 12, 5], [7, 6, 5]
+    deepseek = tiny(t.DeepseekV3Config(**sizes, **latent, **experts, first_k_dense_replace=1))
+    with pytest.raises(InputError, match=r"4 heads that can be told apart .* tiny-deepseek_v3, whose z is \[6, 8\]"):
+        patch_nodes(deepseek, *texts, METRIC)
+    assert patch_nodes(deepseek, *texts, METRIC, kinds="mlp", verify=1).table["score"].abs().max() > 0
+    with pytest.raises(InputError, match=r"blocks with attn.k.hook_in, .* received tiny-deepseek_v3"):
+        patch_edges(deepseek, *texts, METRIC)
+    parallel = tiny(t.PhiConfig(**sizes))
+    with pytest.raises(InputError, match=r"blocks with ln2.hook_in, .* received tiny-phi"):
+        patch_edges(parallel, *texts, METRIC)
+    assert patch_edges(parallel, *texts, METRIC, ports=("q", "k", "v", "out"), verify=1).agreement.n == 20
 
 
 def test_more_than_the_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
