@@ -68,7 +68,8 @@ def patch_nodes(
             :func:`residual_metric` (:func:`nhsic_metric`, :func:`score_metric`) of the stream at that step. One a text
             if it is a list.
         at: the step; the last unless given. Step t predicts response token t, step 0 is the prompt's last token.
-        kinds: among head (its z), mlp, resid_pre, and embed, which is resid_pre of layer 0.
+        kinds: among head (its z), mlp, resid_pre, and embed, which is resid_pre of layer 0. A circuit's nodes are
+            embed, head and mlp.
         layers: "all" or some.
         positions: places in the text (0 is the first token); up to that of step ``at``, all unless given.
         steps: the same as steps of the response.
