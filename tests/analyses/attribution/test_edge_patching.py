@@ -240,7 +240,7 @@ def test_edges_into_an_inner_stream_that_is_measured_are_exact_and_complete() ->
     model, (clean, corrupt) = F.bridge("qwen2", torch.float64), two_texts("qwen2")
     direction = torch.linspace(-1, 1, 40, dtype=torch.float64)
     linear = residual_metric(lambda stream: stream @ direction, 1)
-    found = patch_edges(model, clean, corrupt, linear, points=0, verify="all", sample=0)
+    found = patch_edges(model, clean, corrupt, linear, points=0, verify="all", sample=0, ports=("q", "mlp", "out"))
     out = found.table[found.table["port"] == "out"]
     assert set(out["target"]) == {"L1 resid_post"}
     assert not found.table["target"].str.startswith("L2").any()

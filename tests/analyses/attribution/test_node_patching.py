@@ -163,7 +163,7 @@ def test_against_zero_and_means_the_clean_run_is_patched() -> None:
     plain = P.values(hf, clean)[0].detach()
     means = [(mean_writes(source), [8, 9, 10, 11, 12]), (mean_writes(source, [-1, 0]), [8, 12])]
     for reference, at in [(zero_writes(), None), *means]:
-        found = patch_nodes(model, clean, reference, METRIC, positions=[4, 8], verify="all", sample=0)
+        found = patch_nodes(model, clean, reference, METRIC, positions=[4, 8], layers=[0, 2], verify="all", sample=0)
         assert found.settings["direction"] == "noise"
         assert found.gap != found.gap
         assert found.table["share"].isna().all()
