@@ -54,7 +54,7 @@ def patch_edges(
     >>> effects.table.columns[:7].tolist()
     ['source', 'target', 'port', 'source_position', 'position', 'source_token', 'token']
     >>> effects.settings["method"], effects.settings["scored"]
-    ('edge attribution patching, integrated over 5 points', 846)
+    ('edge attribution patching, integrated over 5 points', 1558)
 
     A source writes at a position: the embedding, a head, an MLP. A target reads there before its norm: a head at
     ``position`` its q there, and its k and v at every position up to it; an MLP; and ``out``, what is measured
