@@ -3,10 +3,30 @@
 Each method gives a table that shows itself; the interventions themselves are in :mod:`interp.interventions`.
 """
 
+from analyses.attribution.edge_patching import patch_edges
+from analyses.attribution.effects import EdgeEffects, NodeEffects
 from analyses.attribution.logits import logit_attribution
 from analyses.attribution.matched import matched_contrasts
 from analyses.attribution.mi import mi_attribution
 from analyses.attribution.mi_result import MiAttribution
+from analyses.attribution.node_patching import patch_nodes
 from analyses.attribution.patching import patch_sweep
+from analyses.attribution.score_metrics import nhsic_metric, score_metric
+from interp.patching import mean_writes, residual_metric, zero_writes
 
-__all__ = ["MiAttribution", "logit_attribution", "matched_contrasts", "mi_attribution", "patch_sweep"]
+__all__ = [
+    "EdgeEffects",
+    "MiAttribution",
+    "NodeEffects",
+    "logit_attribution",
+    "matched_contrasts",
+    "mean_writes",
+    "mi_attribution",
+    "nhsic_metric",
+    "patch_edges",
+    "patch_nodes",
+    "patch_sweep",
+    "residual_metric",
+    "score_metric",
+    "zero_writes",
+]

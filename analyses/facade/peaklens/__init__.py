@@ -24,6 +24,9 @@ Interventions
     logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with),
     mi_attribution, MiAttribution (each component's share in a score of a step with the answer)
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
+    patch_nodes, patch_edges (what heads, MLPs and the connections between them do, estimated and verified),
+    NodeEffects, EdgeEffects (what they give); nhsic_metric, score_metric, residual_metric (what else they measure),
+    zero_writes, mean_writes (in place of a corrupted run)
 
 Measures of one response
     nhsic, nhsic_dense, bandwidth_sweep, BandwidthSweep, median_distance, pearson_r2, cosine, cka, kernel_cka,
@@ -57,11 +60,20 @@ if TYPE_CHECKING:
     import probes
     from analyses import grading, stats, studies, views
     from analyses.attribution import (
+        EdgeEffects,
         MiAttribution,
+        NodeEffects,
         logit_attribution,
         matched_contrasts,
+        mean_writes,
         mi_attribution,
+        nhsic_metric,
+        patch_edges,
+        patch_nodes,
         patch_sweep,
+        residual_metric,
+        score_metric,
+        zero_writes,
     )
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.studies import make_study
@@ -163,6 +175,7 @@ __all__ = [
     "Condition",
     "Depth",
     "Differentiable",
+    "EdgeEffects",
     "Encoding",
     "ErrorBounds",
     "Excess",
@@ -172,6 +185,7 @@ __all__ = [
     "Intervention",
     "Metric",
     "MiAttribution",
+    "NodeEffects",
     "NullTest",
     "PeakStatistics",
     "Positions",
@@ -224,14 +238,18 @@ __all__ = [
     "logit_difference",
     "make_study",
     "matched_contrasts",
+    "mean_writes",
     "median_distance",
     "mi_attribution",
     "nhsic",
     "nhsic_dense",
     "nhsic_gradient",
+    "nhsic_metric",
     "null_scores",
     "null_test",
     "nulls_needed",
+    "patch_edges",
+    "patch_nodes",
     "patch_sweep",
     "peak_statistics",
     "pearson_r2",
@@ -242,10 +260,12 @@ __all__ = [
     "read",
     "read_writes",
     "reduce_dimensions",
+    "residual_metric",
     "run_study",
     "sample_hsic",
     "score",
     "score_function",
+    "score_metric",
     "settling_depth",
     "stats",
     "studies",
@@ -255,6 +275,7 @@ __all__ = [
     "tukey_peaks",
     "v_information",
     "views",
+    "zero_writes",
 ]
 
 _ROOMS = {
@@ -267,6 +288,8 @@ _ROOMS = {
 }
 _ANALYSES = {
     "Condition": "analyses.studies.base",
+    "EdgeEffects": "analyses.attribution",
+    "NodeEffects": "analyses.attribution",
     "Problem": "analyses.problems",
     "Study": "analyses.studies.base",
     "TraceRun": "analyses.trace",
@@ -279,9 +302,16 @@ _ANALYSES = {
     "mi_attribution": "analyses.attribution",
     "make_study": "analyses.studies",
     "matched_contrasts": "analyses.attribution",
+    "mean_writes": "analyses.attribution",
+    "nhsic_metric": "analyses.attribution",
+    "patch_edges": "analyses.attribution",
+    "patch_nodes": "analyses.attribution",
     "patch_sweep": "analyses.attribution",
+    "residual_metric": "analyses.attribution",
     "run_study": "analyses.studies.run",
+    "score_metric": "analyses.attribution",
     "trace": "analyses.trace",
+    "zero_writes": "analyses.attribution",
 }
 _INTERP = {
     "Component", "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream",
