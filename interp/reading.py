@@ -47,13 +47,13 @@ __all__ = ["Encoding", "Scores", "encode", "read", "score"]
 class Encoding:
     """A text run through a model on its own.
 
-    ``residuals[site]`` is ``[layer, pos, d_model]`` (``ln_final`` ``[1, pos, d_model]``); with ``last_only`` pos has
-    length 1.
+    ``residuals[site]`` is ``[layer, pos, d_model]`` (``ln_final`` ``[1, pos, d_model]``, sites of heads
+    ``[layer, pos, head, d_head]``); with ``last_only`` pos has length 1.
     """
 
     token_ids: Int[Tensor, " pos"]
     tokens: list[str]
-    residuals: dict[str, Float[Tensor, "_ kept d_model"]]
+    residuals: dict[str, Float[Tensor, "_ kept ..."]]
     layers: tuple[int, ...]
 
 
@@ -119,7 +119,7 @@ def encode(
         for begin in range(0, len(order), size):
             batch = order[begin : begin + size]
             reads = {
-                place: partial(_write, [stored[n][number] for n in batch]) for number, place in enumerate(plan.places)
+                place: partial(_write, targets) for place, targets in plan.targets([stored[n] for n in batch]).items()
             }
             pad, fed = padded([ids[n] for n in batch], engine.device)
             with engine.tapped(reads, {}):
@@ -179,7 +179,7 @@ def read(
             them a list.
         responses: one a prompt, each token ids or text. A text is tokenised alone, without special tokens: that need
             not be how a model would have cut it, and no end-of-sequence token is added. Where it matters pass ids.
-        record: which residual streams to keep; none unless given.
+        record: which residual streams, or what within blocks, to keep; none unless given.
         interventions: those that only edit residuals; their positions are the steps of the response.
         batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
         generation_config: as in :func:`score`: `logprobs` and `entropy` are of the distributions that `decode` would
@@ -218,7 +218,8 @@ def read(
     stored = [] if record is None else [buffer(record, plan, count, engine) for count in counts]
 
     def reads(batch: list[int]) -> dict[Site, Read]:
-        return {place: partial(_write, [stored[n][number] for n in batch]) for number, place in enumerate(plan.places)}
+        kept = plan.targets([stored[n] for n in batch]) if stored else {}
+        return {place: partial(_write, targets) for place, targets in kept.items()}
 
     settings = {**made_with(engine, given.interventions), **rules.told()}
     found: dict[int, Rollout] = {}
@@ -374,6 +375,6 @@ def _measured(
     return torch.stack([values[n] for n in range(len(fed))]) if values else torch.empty(0)
 
 
-def _write(targets: list[Float[Tensor, "_ d_model"]], residual: Float[Tensor, "row pos d_model"]) -> None:
-    for target, row in zip(targets, residual, strict=True):
+def _write(targets: list[Float[Tensor, "_ ..."]], values: Float[Tensor, "row pos ..."]) -> None:
+    for target, row in zip(targets, values, strict=True):
         target.copy_(row[-target.shape[0] :])

@@ -23,7 +23,8 @@ from interp.arguments import Judged, Whole, Wholes, as_whole, as_wholes
 from interp.engines.base import Edit
 from interp.engines.registry import engine_for
 from interp.errors import InputError
-from interp.interventions.residual import Exchange, PatchResidual, check_source, exchanged
+from interp.interventions.at_steps import Exchange, check_source, exchanged
+from interp.interventions.residual import PatchResidual
 from interp.metrics import AnswerMetric, Metric, prepared_metric
 from interp.passes import check_context
 from interp.record import check_memory
