@@ -270,5 +270,5 @@ def test_a_site_that_does_not_fire_or_has_other_heads_is_refused() -> None:
         decode(model, F.prompts(1), max_new_tokens=1, interventions=[Change("z", 1, 0, 0)])
     model = F.load_without_tokenizer("llama")
     model.original_model.config.num_attention_heads = 2
-    with pytest.raises(InputError, match=r"attach to z: expected \[row, pos, 2, 10\], received \[1, 3, 4, 10\]"):
+    with pytest.raises(InputError, match=r"attach to z: expected \[row, pos, 2, 10\], received \[1, 3, 40\]"):
         decode(model, F.prompts(1), max_new_tokens=1, record=ResidualSites(sites=("z",)))
