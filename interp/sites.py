@@ -18,8 +18,8 @@ Heads, ``[head, d_head]`` a position (``blocks.{layer}.attn.hook_q``, ``hook_k``
 - ``q``, ``k``, ``v``  what the projections give, biases included, *before* the norms of q and k that some families have
                   and before rotary embeddings (TransformerLens's ``hook_rot_q`` and ``hook_rot_k`` come after both);
                   k and v have as many heads as the model has key/value heads, each shared by a group of query heads
-- ``z``           each head's mix of values, which the output projection reads: attention then gives ``z W_O + b_O``, of
-                  the z that was put there
+- ``z``           each head's mix of values as the output projection reads it (behind the gate or norm that a few
+                  families have between): attention then gives ``z W_O + b_O``, of the z that was put there
 
 And ``attn_scores``, ``[row, head, query, key]`` of a pass, masked and scaled, before the softmax
 (``blocks.{layer}.attn.hook_attn_scores``): it can be edited, not recorded.

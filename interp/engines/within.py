@@ -32,10 +32,12 @@ class Within:
 
     def check(self, site: Site) -> None:
         """Refuse a place that this model does not have, or at which an edit would come too late."""
-        if site.name in HEAD_SITES:
-            self.facts.shape(site, f"attach to {site.name}")
         if site.hook_name not in self.hook_points:
             raise self._refused(site, f"block {site.layer} of {self.facts.name}, which has no {site.hook_name}")
+        if site.name in HEAD_SITES:
+            self.facts.shape(site, f"attach to {site.name}")
+            if _is_compressed(self.model.blocks[site.layer].attn):
+                raise self._refused(site, f"{self.facts.name}, whose heads share compressed keys and values")
         if site.name == "attn_scores" and _is_native(self.model.blocks[site.layer].attn):
             raise self._refused(site, f"{self.facts.name}, whose attention is computed by Hugging Face's own code")
 
@@ -89,7 +91,7 @@ class Within:
                 expected=f"[row, head, query, key] of {wanted[0]} heads" if site.name == "attn_scores"
                 else f"[row, pos, {', '.join(map(str, wanted))}]",
                 received=received,
-                remedy="Layers whose heads differ from the model's others cannot be recorded or edited by head.",
+                remedy="What this family has there, or in this layer, is of another shape: use another site.",
             )  # fmt: skip
         return value
 
@@ -112,6 +114,13 @@ def _is_native(attention: torch.nn.Module) -> bool:
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
     return type(attention).forward is AttentionBridge.forward
+
+
+def _is_compressed(attention: torch.nn.Module) -> bool:
+    """Whether this is multi-head latent attention, whose projections are not each head's own."""
+    from transformer_lens.model_bridge.generalized_components.mla_attention import MLAAttentionBridge
+
+    return isinstance(attention, MLAAttentionBridge)
 
 
 def _plain(value: Tensor) -> Tensor:
