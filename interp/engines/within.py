@@ -1,10 +1,10 @@
 """Sites within a block of a TransformerLens bridge: where each is read and edited, and what is refused.
 
-An edit is a hook at TransformerLens's own hook point, by its canonical name (an alias would be called twice in
-compatibility mode), after those that a user has put there. A value is read where nothing can act on it any more: as
-the last thing before the module it goes into, or after the module it comes out of, so that plain PyTorch hooks count
-too; where one of TransformerLens's switches leaves that module out, and where a hook point stands alone, at the hook
-point. A site that does not fire in the first pass is refused: an edit there would do nothing.
+An edit is a hook at TransformerLens's own hook point, after those that a user has put there. A value is read where
+nothing can act on it any more: as the last thing before the module it goes into, or after the module it comes out of,
+so that plain PyTorch hooks count too; where one of TransformerLens's switches leaves that module out, and where a hook
+point stands alone, at the hook point. A site that does not fire in the first pass is refused: an edit there would do
+nothing.
 """
 
 from __future__ import annotations

@@ -389,16 +389,3 @@ def test_a_span_outside_a_given_response_is_refused() -> None:
         score(model, F.prompts(2), [[5, 6, 7, 8], [5, 6, 7]], interventions=MaskAttention((2, 4)))
     with pytest.raises(InputError, match="expected response steps below 2"):
         read(model, F.prompts(1), [[5, 6]], interventions=HeadAblate((0, 0), positions=[0, 2]))
-
-
-@pytest.mark.parametrize("family", ["llama"])
-def test_attention_that_hugging_face_computes_is_refused(family: str) -> None:
-    """There the scores are shown after they have been used: an edit would be lost."""
-    from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
-
-    model = F.load_without_tokenizer(family)
-    attention = model.blocks[1].attn
-    attention.__class__ = type("Native", (type(attention),), {"forward": AttentionBridge.forward})
-    message = "attach to attn_scores: expected a model whose blocks compute it.*computed by Hugging Face's own code"
-    with pytest.raises(InputError, match=message):
-        decode(model, F.prompts(1), max_new_tokens=1, interventions=MaskAttention((0, 1), of="prompt"))

@@ -11,7 +11,7 @@ from references import MODELS, WITHIN, Watch, assert_close, hf_residuals, hf_wit
 from torch import Tensor
 
 from interp import InputError, Intervention, Positions, ResidualSites, ResidualStream, Site, decode, encode, read, score
-from interp.interventions import Recompute
+from interp.interventions import MeanAblate, Recompute, SteerResidual
 
 RECORD = ResidualSites(sites=WITHIN)
 
@@ -129,6 +129,37 @@ def test_edits_do_what_hugging_face_does(family: str, site: str) -> None:
     scored = score(model, prompts, [r.token_ids for r in rollouts], interventions=[change])
     for a, b in zip(scored, rollouts, strict=True):
         torch.testing.assert_close(a.logprobs.float(), b.logprobs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+def test_what_blocks_add_is_steered_and_averaged_like_the_stream(family: str) -> None:
+    """And resid_mid is written behind it: attention's edit is seen, what was written is what goes on."""
+    hf, model = F.pair(family, torch.float64)
+    prompt, vector = F.prompts(2)[1], torch.linspace(-1, 1, hf.config.hidden_size, dtype=torch.float64)
+    do = [SteerResidual(vector, 1, "all", site="attn_out", scale=2.0), MeanAblate(vector, -1, [0, 1], site="mlp_out")]
+    (rollout,) = decode(model, [prompt], max_new_tokens=3, interventions=do, record=RECORD)
+    first, last = len(prompt) - 1, len(hf_within(hf, prompt)[1]["z"]) - 1
+
+    def edit(site: str, layer: int, value: Tensor) -> Tensor | None:
+        if (site, layer) == ("attn_out", 1):
+            return value + 2 * vector
+        if (site, layer) == ("mlp_out", last):
+            value[first : first + 2] = vector
+            return value
+        return None
+
+    _, expected = hf_within(hf, [*prompt, *rollout.token_ids.tolist()[:-1]], edit)
+    for site in WITHIN:
+        assert_close(rollout.residuals[site], expected[site][:, first:], site)
+    record = ResidualSites(sites=("attn_out", "resid_mid"))
+    both = [*do, MeanAblate(vector, 1, "all", site="resid_mid")]
+    for some in (both, both[::-1]):
+        (mid,) = decode(model, [prompt], max_new_tokens=1, interventions=some, record=record)
+        torch.testing.assert_close(mid.residuals["attn_out"][1, 0], rollout.residuals["attn_out"][1, 0])
+        assert torch.equal(mid.residuals["resid_mid"][1, 0], vector)
+    message = "SteerResidual: expected the name of a site, one of .*mlp_out, received 'z'. HeadAblate and PatchHead"
+    with pytest.raises(InputError, match=message):
+        SteerResidual(vector, 1, site="z")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
