@@ -77,7 +77,7 @@ class Within:
         """The value in the shape that the site has, told apart by heads."""
         self.awaited.discard(site)
         if site.name == "attn_scores":
-            wanted = (self.facts.n_heads,)
+            wanted = self.facts.shape(Site("z"))[:1]
             fits = value.ndim == 4 and value.shape[1:2] == wanted
         else:
             wanted = self.facts.shape(site)

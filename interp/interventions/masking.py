@@ -98,7 +98,8 @@ class MaskAttention(Intervention):
     def fit(self, request: Request) -> Intervention:
         """Each row's span in its own text; spans outside of it refused."""
         name, ready, count = type(self).__name__, copy(self), request.prompts
-        spans = self.span if isinstance(self.span, dict) else dict.fromkeys(range(count), self.span)
+        for_all = None if isinstance(self.span, dict) else self.span
+        spans: dict[int, Any] = self.span if for_all is None else dict.fromkeys(range(count), for_all)
         ready._spans = {}
         for row, (start, stop) in spans.items():
             place = row + count if row < 0 else row

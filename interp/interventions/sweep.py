@@ -263,16 +263,13 @@ def _at(
     exchange: Exchange | None,
 ) -> Edit:
     """The edit of a site that writes each patch into its row, at its columns."""
-    index = [
-        [row for row, patch in patches for _ in patch.places],
-        [column for some in columns for column in some],
-        [patch.head for _, patch in patches for _ in patch.places],
-    ]
-    if patches[0][1].head is None:
-        index.pop()
-    places = [place for _, patch in patches for place in patch.places]
-    new, sizes = values[(places, *index[2:])], [len(patch.places) for _, patch in patches]
-    numbers = torch.tensor(index)
+    rows = [row for row, patch in patches for _ in patch.places]
+    places = torch.tensor([place for _, patch in patches for place in patch.places], device=values.device)
+    # Of a site without heads there are none here.
+    heads = [patch.head for _, patch in patches for _ in patch.places if patch.head is not None]
+    index = [rows, [column for some in columns for column in some], *([heads] if heads else [])]
+    new = values[places, torch.tensor(heads, device=values.device)] if heads else values[places]
+    sizes, numbers = [len(patch.places) for _, patch in patches], torch.tensor(index)
 
     def edit(residual: Float[Tensor, "row pos ..."]) -> Tensor:
         where = tuple(numbers.to(residual.device))

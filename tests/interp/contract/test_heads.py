@@ -348,7 +348,8 @@ def test_descriptions_tell_sources_apart(source: Callable[[str], list[Rollout]])
 def test_what_cannot_be_done_is_refused_before_any_pass(
     make: Callable[[Rollout], Intervention], message: str, source: Callable[[str], list[Rollout]]
 ) -> None:
-    assert_refused(F.bridge("llama", torch.float64), lambda: make(source("llama")[0]), message)
+    taken = source("llama")[0]  # decoded before passes are counted
+    assert_refused(F.bridge("llama", torch.float64), lambda: make(taken), message)
 
 
 @pytest.mark.parametrize(
