@@ -104,8 +104,7 @@ def test_heads_equal_transformer_lens_patching() -> None:
     torch.testing.assert_close(torch.tensor(ours.to_numpy()), wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("site", ["z", "k", "attn_out"])
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("site", "together"), [("z", False), ("z", True), ("k", False), ("attn_out", True)])
 def test_sites_within_blocks_equal_one_patch_at_a_time(site: str, together: bool) -> None:
     model, target, source = pair("gemma3")
     wanted, at, steps = int(target.token_ids[5]), 5, {1: 3, 4: 0, 5: 7}

@@ -104,29 +104,30 @@ class Change(Intervention):
 
 
 @pytest.mark.parametrize("family", F.FAMILIES)
-@pytest.mark.parametrize("site", WITHIN)
-def test_edits_do_what_hugging_face_does(family: str, site: str) -> None:
-    """Each step's logits, decoded with a cache, are those of one full pass with the same edit, recorded values too."""
+def test_edits_do_what_hugging_face_does(family: str) -> None:
+    """Each step's logits, decoded with a cache, are those of one full pass with the same edit, recorded values too.
+
+    Row n is edited at the n-th site, and the last row is left alone.
+    """
     hf, model = F.pair(family, torch.float64)
-    prompts, watch = F.prompts(3), Watch()
-    record = ResidualSites(sites=(site,))
-    plain = decode(model, prompts, max_new_tokens=5)
-    change = Change(site, 1, 1, 2)
-    rollouts = decode(model, prompts, max_new_tokens=5, interventions=[change, watch], record=record)
-    assert [torch.equal(a.logprobs, b.logprobs) for a, b in zip(rollouts, plain, strict=True)] == [True, True, False]
-    start = len(prompts[2]) - 1
-    ids = [*prompts[2], *rollouts[2].token_ids.tolist()[:-1]]
+    prompts, watch = F.prompts(7), Watch()
+    plain = decode(model, prompts, max_new_tokens=4)
+    changes = [Change(site, 1, 1, row) for row, site in enumerate(WITHIN)]
+    rollouts = decode(model, prompts, max_new_tokens=4, interventions=[*changes, watch], record=RECORD)
+    assert [torch.equal(a.logprobs, b.logprobs) for a, b in zip(rollouts, plain, strict=True)] == [False] * 6 + [True]
+    for row, site in enumerate(WITHIN):
+        start = len(prompts[row]) - 1
 
-    def edit(name: str, layer: int, value: Tensor) -> Tensor | None:
-        if (name, layer) != (site, 1):
-            return None
-        return torch.cat([value[: start + 1], Change.changed(value[start + 1 :])])
+        def edit(name: str, layer: int, value: Tensor, site: str = site, start: int = start) -> Tensor | None:
+            if (name, layer) != (site, 1):
+                return None
+            return torch.cat([value[: start + 1], Change.changed(value[start + 1 :])])
 
-    logits, kept = hf_within(hf, ids, edit)
-    ours = torch.stack(watch._logits[2])
-    assert float((ours - logits[start:]).norm() / logits[start:].norm()) < 1e-5
-    assert_close(rollouts[2].residuals[site], kept[site][:, start:], site)
-    scored = score(model, prompts, [r.token_ids for r in rollouts], interventions=[change])
+        logits, kept = hf_within(hf, [*prompts[row], *rollouts[row].token_ids.tolist()[:-1]], edit)
+        ours = torch.stack(watch._logits[row])
+        assert float((ours - logits[start:]).norm() / logits[start:].norm()) < 1e-5, site
+        assert_close(rollouts[row].residuals[site], kept[site][:, start:], site)
+    scored = score(model, prompts, [r.token_ids for r in rollouts], interventions=changes)
     for a, b in zip(scored, rollouts, strict=True):
         torch.testing.assert_close(a.logprobs.float(), b.logprobs, atol=1e-5, rtol=1e-5)
 
@@ -210,12 +211,13 @@ def test_a_users_own_hooks_keep_firing_and_are_seen(family: str) -> None:
             return value + 1.0
 
         with model.hooks(fwd_hooks=[(name, shift)]):
-            rollouts = decode(model, F.prompts(2), max_new_tokens=3, record=RECORD)
-            change = decode(model, F.prompts(2), max_new_tokens=3, record=RECORD, interventions=[Change(site, 0, 0, 1)])
-        assert len(seen) == 6
-        first = plain[1].residuals[site][0, :1] + 1.0
-        torch.testing.assert_close(rollouts[1].residuals[site][0, :1], first)
-        torch.testing.assert_close(change[1].residuals[site][0, :1], Change.changed(first))
+            rollouts = decode(
+                model, F.prompts(2), max_new_tokens=1, record=RECORD, interventions=[Change(site, 0, 0, 1)]
+            )
+        assert len(seen) == 1
+        first = [rollout.residuals[site][0, :1] + 1.0 for rollout in plain]
+        torch.testing.assert_close(rollouts[0].residuals[site][0, :1], first[0])
+        torch.testing.assert_close(rollouts[1].residuals[site][0, :1], Change.changed(first[1]))
     out = model.blocks[0].attn.o.original_component
     handle = out.register_forward_pre_hook(lambda _m, args: (args[0] + 1.0, *args[1:]))
     try:
@@ -226,20 +228,20 @@ def test_a_users_own_hooks_keep_firing_and_are_seen(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("switch", ["set_use_attn_result", "set_use_split_qkv_input", "set_use_attn_in"])
-def test_transformer_lens_switches_change_nothing(family: str, switch: str) -> None:
+def test_transformer_lens_switches_change_nothing(family: str) -> None:
     model = F.load_without_tokenizer(family)
     plain = decode(model, F.prompts(2), max_new_tokens=3, record=RECORD, interventions=[Change("z", 1, 0, 1)])
-    getattr(model, switch)(True)
-    turned = decode(model, F.prompts(2), max_new_tokens=3, record=RECORD, interventions=[Change("z", 1, 0, 1)])
-    for a, b in zip(plain, turned, strict=True):
-        for site in WITHIN:
-            torch.testing.assert_close(a.residuals[site], b.residuals[site], atol=1e-4, rtol=1e-4)
+    for switch in (model.set_use_attn_result, model.set_use_split_qkv_input, model.set_use_attn_in):
+        switch(True)
+        turned = decode(model, F.prompts(2), max_new_tokens=3, record=RECORD, interventions=[Change("z", 1, 0, 1)])
+        switch(False)
+        for a, b in zip(plain, turned, strict=True):
+            for site in WITHIN:
+                torch.testing.assert_close(a.residuals[site], b.residuals[site], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_an_edit_acts_once_in_compatibility_mode(family: str) -> None:
-    model = F.load_without_tokenizer(family)
+def test_an_edit_acts_once_in_compatibility_mode() -> None:
+    model = F.load_without_tokenizer("gpt2")
     model.enable_compatibility_mode()
     plain = decode(model, F.prompts(1), max_new_tokens=1, record=RECORD)[0].residuals
     for site in WITHIN:
