@@ -55,7 +55,7 @@ def patch_sweep(
     exchange: Judged[Exchange | None] = None,
     batch_size: Whole = 32,
 ) -> pandas.DataFrame:
-    """Put what ``source`` has at a site into ``target``, at one layer (and head) and step at a time: what changes?
+    """Put what ``source`` has at a site into ``target``, a layer (and head) and step at a time, and see what changes.
 
     >>> from interp import ResidualSites, decode, load_model, log_probability
     >>> model = load_model("toy-reasoner")
