@@ -75,7 +75,7 @@ def decode(
             one prompt, a 2-D tensor one a row, and none are no rollouts.
         max_new_tokens: response tokens at most; an intervention's ``extra_tokens`` come on top.
         interventions: one or several, that act in this order, see :mod:`interp.protocol`.
-        record: residual streams to keep or to stream.
+        record: residual streams, or what is within blocks, to keep or to stream.
         temperature: 0 is greedy.
         top_p: nucleus; 1 draws from the whole vocabulary.
         seed: one number, or one a prompt; a row's draws depend on its own seed alone.
@@ -106,7 +106,7 @@ def decode(
     ids = encode_prompts(facts.tokenizer, prompts, facts)
     ready = [prepared(intervention, facts) for intervention in as_interventions(interventions)]
     cap = new_tokens + sum(intervention.extra_tokens for intervention in ready)
-    request = Request("decode", len(ids), new_tokens, cap, tuple(ready))
+    request = Request("decode", len(ids), new_tokens, cap, tuple(ready), tuple(map(len, ids)))
     ready = [intervention.fit(request) for intervention in ready]
     check_context(ids, cap, facts)
     plan = plan_record(record, engine, edited_sites(ready))
@@ -211,7 +211,7 @@ class _Run:
                 last_ids = self._decide(step, draws, scores, slots)
                 if processors is not None:
                     processors.append(slots, last_ids)
-                sink.add([row.index for row in rows], t, tape.values[: len(self.plan.places), : len(rows)])
+                sink.add([row.index for row in rows], t, tape.recorded(self.plan, len(rows)))
                 bar.update(len(rows))
                 t += 1
                 keep = []

@@ -47,8 +47,9 @@ class Given:
                     received=type(intervention).__name__,
                     remedy="Here the tokens are given: nothing is chosen. Use decode for this one.",
                 )
-        steps = max(map(self.steps, range(len(fed))), default=0)
-        request = Request(operation, len(prompts), steps, steps, tuple(ready))
+        each = tuple(map(self.steps, range(len(fed))))
+        steps = max(each, default=0)
+        request = Request(operation, len(prompts), steps, steps, tuple(ready), tuple(map(len, prompts)), each)
         self.interventions = [intervention.fit(request) for intervention in ready]
 
     def steps(self, n: int) -> int:

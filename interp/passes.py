@@ -106,8 +106,11 @@ class Passes:
         return {site: self._edit(site, [i for i in interventions if site in i.edits]) for site in sites}
 
     def _edit(self, site: Site, interventions: list[Intervention]) -> Edit:
-        def edit(residual: Float[Tensor, "row pos d_model"]) -> Tensor | None:
-            count = residual.shape[1]
+        # Attention scores are [row, head, query, key], all else [row, pos, ...].
+        axis = 2 if site.name == "attn_scores" else 1
+
+        def edit(residual: Float[Tensor, "row ..."]) -> Tensor | None:
+            count = residual.shape[axis]
             pos = self.cache.positions(count).masked_fill(~self.cache.real(count), -1)
             at = Positions(self.rows, pos.to(residual.device), self._scratch, self._rerun, self._begin())
             current, changed = residual, False

@@ -56,11 +56,13 @@ class Request:
     """One call, as far as interventions may be checked against it.
 
     Attributes:
-        operation: "decode" or "score".
+        operation: "decode", "read" or "score".
         prompts: how many there are.
+        prompt_lengths: tokens of each.
         max_new_tokens: as asked for; in ``score`` the tokens of the longest response.
         reach: response tokens at most, all interventions' ``extra_tokens`` included.
         interventions: all of the call, in their order.
+        response_lengths: tokens of each response where they are given, the one that a metric measures included.
     """
 
     operation: str
@@ -68,13 +70,15 @@ class Request:
     max_new_tokens: int
     reach: int
     interventions: tuple[Intervention, ...] = ()
+    prompt_lengths: tuple[int, ...] = ()
+    response_lengths: tuple[int, ...] | None = None
 
 
 class Intervention:
     """Base of everything that acts on a response; each method's default does nothing.
 
     Attributes:
-        reads: sites whose value at the current position ``step.residual`` must offer.
+        reads: sites whose value at the current position ``step.residual`` must offer; not attn_scores.
         edits: sites at which ``edit_residual`` is called.
         injects: layers at which it may have a position run again.
         extra_tokens: how many tokens a response may grow beyond ``max_new_tokens`` because of it.
@@ -118,8 +122,12 @@ class Intervention:
     def begin(self, row: Row) -> None:
         """Before the row's prompt is read; ``row.force(...)`` puts tokens at the start of its response."""
 
-    def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
-        """The residual to go on with, or ``None`` to leave it. Must not change ``residual`` in place."""
+    def edit_residual(self, site: Site, residual: Float[Tensor, "row ..."], at: Positions) -> Tensor | None:
+        """What to go on with at ``site``, or ``None`` to leave it. Must not change ``residual`` in place.
+
+        ``residual`` is ``[row, pos, d_model]``, at sites of heads ``[row, pos, head, d_head]``, and at attn_scores
+        ``[row, head, query, key]``: then ``at`` tells the places of the queries, and the last key is the last query.
+        """
         return None
 
     def before_choice(self, step: Step) -> None:
@@ -194,6 +202,8 @@ def prepared(intervention: Intervention, facts: ModelFacts) -> Intervention:
                 name, expected="sites in reads and edits", received=repr(site), remedy='Write Site("resid_post", 3).'
             )
         site.check(facts.n_layers, name)
+    for site in intervention.reads:
+        facts.shape(site, name)
     for layer in intervention.injects:
         Site("resid_pre", layer).check(facts.n_layers, name)
     return intervention
@@ -235,7 +245,7 @@ class Step:
         raw_logits: Float[Tensor, "row d_vocab"],
         engine: Engine,
         cache: RowCache,
-        readings: Callable[[Site], Float[Tensor, "row d_model"]],
+        readings: Callable[[Site], Float[Tensor, "row ..."]],
         passing: Callable[..., Any],
         injects: frozenset[int],
         last_ids: Int[Tensor, "row 1"],
@@ -253,8 +263,8 @@ class Step:
 
     # Before the choice
 
-    def residual(self, site: Site) -> Float[Tensor, "row d_model"]:
-        """The residual stream at ``site`` at the position just run (its last pass); declare it in ``reads``."""
+    def residual(self, site: Site) -> Float[Tensor, "row ..."]:
+        """What is at ``site`` at the position just run (its last pass); declare it in ``reads``."""
         return self._readings(site)
 
     def edit_logits(

@@ -47,13 +47,13 @@ __all__ = ["Encoding", "Scores", "encode", "read", "score"]
 class Encoding:
     """A text run through a model on its own.
 
-    ``residuals[site]`` is ``[layer, pos, d_model]`` (``ln_final`` ``[1, pos, d_model]``); with ``last_only`` pos has
-    length 1, with ``positions`` as many as were named.
+    ``residuals[site]`` is ``[layer, pos, d_model]`` (``ln_final`` ``[1, pos, d_model]``, sites of heads
+    ``[layer, pos, head, d_head]``); with ``last_only`` pos has length 1, with ``positions`` as many as were named.
     """
 
     token_ids: Int[Tensor, " pos"]
     tokens: list[str]
-    residuals: dict[str, Float[Tensor, "_ kept d_model"]]
+    residuals: dict[str, Float[Tensor, "_ kept ..."]]
     layers: tuple[int, ...]
 
 
@@ -123,7 +123,7 @@ def encode(
             batch = order[begin : begin + size]
             write = _write if kept is None else partial(_write_at, [kept[n] for n in batch])
             reads = {
-                place: partial(write, [stored[n][number] for n in batch]) for number, place in enumerate(plan.places)
+                place: partial(write, targets) for place, targets in plan.targets([stored[n] for n in batch]).items()
             }
             pad, fed = padded([ids[n] for n in batch], engine.device)
             with engine.tapped(reads, {}):
@@ -183,7 +183,7 @@ def read(
             them a list.
         responses: one a prompt, each token ids or text. A text is tokenised alone, without special tokens: that need
             not be how a model would have cut it, and no end-of-sequence token is added. Where it matters pass ids.
-        record: which residual streams to keep; none unless given.
+        record: which residual streams, or what within blocks, to keep; none unless given.
         interventions: those that only edit residuals; their positions are the steps of the response.
         batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
         generation_config: as in :func:`score`: `logprobs` and `entropy` are of the distributions that `decode` would
@@ -222,7 +222,8 @@ def read(
     stored = [] if record is None else [buffer(record, plan, count, engine) for count in counts]
 
     def reads(batch: list[int]) -> dict[Site, Read]:
-        return {place: partial(_write, [stored[n][number] for n in batch]) for number, place in enumerate(plan.places)}
+        kept = plan.targets([stored[n] for n in batch]) if stored else {}
+        return {place: partial(_write, targets) for place, targets in kept.items()}
 
     settings = {**made_with(engine, given.interventions), **rules.told()}
     found: dict[int, Rollout] = {}
@@ -378,14 +379,14 @@ def _measured(
     return torch.stack([values[n] for n in range(len(fed))]) if values else torch.empty(0)
 
 
-def _write(targets: list[Float[Tensor, "_ d_model"]], residual: Float[Tensor, "row pos d_model"]) -> None:
-    for target, row in zip(targets, residual, strict=True):
+def _write(targets: list[Float[Tensor, "_ ..."]], values: Float[Tensor, "row pos ..."]) -> None:
+    for target, row in zip(targets, values, strict=True):
         target.copy_(row[-target.shape[0] :])
 
 
 def _write_at(
-    positions: list[list[int]], targets: list[Float[Tensor, "_ d_model"]], residual: Float[Tensor, "row pos d_model"]
+    positions: list[list[int]], targets: list[Float[Tensor, "_ ..."]], values: Float[Tensor, "row pos ..."]
 ) -> None:
     """Positions counted from the end, since rows are padded on the left."""
-    for kept, target, row in zip(positions, targets, residual, strict=True):
+    for kept, target, row in zip(positions, targets, values, strict=True):
         target.copy_(row[kept])

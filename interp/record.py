@@ -1,29 +1,31 @@
-"""Recording residual streams while a model decodes.
+"""Recording residual streams, and what is within blocks, while a model decodes.
 
-1. ``plan_record`` turns "which layers, which sites" into the distinct places to read: ``resid_pre[l+1]`` and
-   ``resid_post[l]`` are one tensor unless something edits between them, and then it is read and stored once.
-2. A :class:`Tape` holds the value of each place at the position just run, ``[place, row, d_model]``; a position that
-   is run again overwrites its rows, so what is kept is the last pass.
-3. At the end of each step a :class:`Sink` takes the tape: for :class:`ResidualSites` into preallocated buffers, one a
-   response; for :class:`ResidualStream` into a callback, storing nothing.
+1. ``plan_record`` turns "which layers, which sites" into the distinct places to read, those of one shape side by side:
+   ``resid_pre[l+1]`` and ``resid_post[l]`` are one tensor unless something edits between them, and then it is read and
+   stored once.
+2. A :class:`Tape` holds the value of each place at the position just run, a block ``[place, row, *shape]`` for each
+   shape; a position that is run again overwrites its rows, so what is kept is the last pass.
+3. At the end of each step a :class:`Sink` takes the tape: for :class:`ResidualSites` into preallocated buffers, a block
+   a shape for each response; for :class:`ResidualStream` into a callback, storing nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
-from interp.engines.base import Engine, Read
+from interp.engines.base import Engine, ModelFacts, Read
 from interp.errors import InputError
-from interp.sites import SITE_NAMES, Site, expand_sites, resolve_layers
+from interp.sites import RECORDED_SITES, Site, expand_sites, resolve_layers
 
 __all__ = [
     "RecordPlan",
@@ -39,19 +41,28 @@ __all__ = [
     "sink_for",
 ]
 
+Shape: TypeAlias = tuple[int, ...]
+Blocks: TypeAlias = Mapping[Shape, Tensor]
+"""What is stored of the places of each shape: ``[place, ..., *shape]``."""
+
 
 @dataclass(frozen=True)
 class ResidualSites:
-    """Ask ``decode`` or ``encode`` to keep residual streams.
+    """Ask ``decode``, ``read`` or ``encode`` to keep residual streams, or what is within blocks.
 
     Args:
         layers: ``"all"``, a layer or several (negative from the end).
-        sites: any of resid_pre, resid_mid, resid_post, ln_final.
+        sites: any of resid_pre, resid_mid, resid_post, ln_final, attn_out, mlp_out (each ``[layer, step, d_model]``)
+            and z, q, k, v (``[layer, step, head, d_head]``, k and v with the model's key/value heads); what they are,
+            and on which side of norms and rotary embeddings, is said in :mod:`interp.sites`.
         dtype: of what is kept; the model's unless given.
         device: where it is kept; the model's unless given.
 
-    >>> ResidualSites(layers=[-1], sites=("resid_post", "ln_final")).sites
-    ('resid_post', 'ln_final')
+    >>> from interp import decode, load_model
+    >>> record = ResidualSites(layers=[0, -1], sites=("resid_post", "z"))
+    >>> rollout = decode(load_model("toy-reasoner"), "6 A * 3 B - 8 ? ->", max_new_tokens=5, record=record)[0]
+    >>> {site: list(values.shape) for site, values in rollout.residuals.items()}
+    {'resid_post': [2, 5, 128], 'z': [2, 5, 4, 32]}
     """
 
     layers: str | Wholes = "all"
@@ -63,10 +74,10 @@ class ResidualSites:
         if not isinstance(self.layers, str) and not is_whole(self.layers):  # a generator is read once, here
             object.__setattr__(self, "layers", tuple(as_wholes(self.layers, "record residuals", "layers")))
         sites = () if isinstance(self.sites, str | Site) or not isinstance(self.sites, Iterable) else tuple(self.sites)
-        if not sites or any(not isinstance(name, str) or name not in SITE_NAMES for name in sites):
+        if not sites or any(not isinstance(name, str) or name not in RECORDED_SITES for name in sites):
             raise InputError(
                 "record residuals",
-                expected=f"sites among {', '.join(SITE_NAMES)}",
+                expected=f"sites among {', '.join(RECORDED_SITES)}",
                 received=repr(self.sites),
                 remedy='For one site write sites=("resid_post",).',
             )
@@ -95,12 +106,13 @@ class ResidualSites:
 class StepResiduals:
     """One step's residuals of the rows still going, valid until the callback returns: clone what you keep.
 
-    ``residuals[site]`` is ``[layer, row, d_model]``; ``rows[i]`` is the place of row ``i`` in the list of prompts.
+    ``residuals[site]`` is ``[layer, row, d_model]``, of heads' sites ``[layer, row, head, d_head]``; ``rows[i]`` is the
+    place of row ``i`` in the list of prompts.
     """
 
     step: int
     rows: list[int]
-    residuals: dict[str, Float[Tensor, "layer row d_model"]]
+    residuals: dict[str, Float[Tensor, "layer row ..."]]
 
 
 @dataclass(frozen=True)
@@ -136,39 +148,68 @@ def as_record(record: Any, operation: str) -> ResidualSites | None:
     return record
 
 
+def _by_shape(places: Iterable[Site], facts: ModelFacts) -> dict[Shape, tuple[Site, ...]]:
+    """Places of one shape together, in their order."""
+    found: dict[Shape, tuple[Site, ...]] = {}
+    for place in places:
+        shape = facts.shape(place)
+        found[shape] = (*found.get(shape, ()), place)
+    return found
+
+
 @dataclass(frozen=True)
 class RecordPlan:
     """The places to read, once each, and which of them make up each site.
 
-    ``views[site]`` lists indices into ``places``; a run of consecutive ones becomes a slice, which shares memory.
+    ``groups[shape]`` are the places of a shape, in the order in which they are stored; ``views[site]`` is a shape and
+    which of its places are the site's, from the first to before the last: a slice, which shares memory.
     """
 
-    places: tuple[Site, ...]
-    views: dict[str, tuple[int, ...]]
+    groups: dict[Shape, tuple[Site, ...]]
+    views: dict[str, tuple[Shape, int, int]]
     layers: tuple[int, ...]
 
-    def by_site(self, stored: Float[Tensor, "place *rest"]) -> dict[str, Float[Tensor, "_ *rest"]]:
+    @property
+    def places(self) -> tuple[Site, ...]:
+        return tuple(place for group in self.groups.values() for place in group)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a position has, of all places."""
+        return sum(len(group) * math.prod(shape) for shape, group in self.groups.items())
+
+    def by_site(self, stored: Blocks) -> dict[str, Float[Tensor, "_ ..."]]:
         """Site to ``[layer, ...]``: what is stored by place, shared and not copied."""
-        return {site: stored[index[0] : index[0] + len(index)] for site, index in self.views.items()}
+        return {site: stored[shape][first:last] for site, (shape, first, last) in self.views.items()}
+
+    def targets(self, stored: Sequence[Blocks]) -> dict[Site, list[Tensor]]:
+        """Where each place's values go: to one tensor for each of what is stored."""
+        return {
+            place: [blocks[shape][number] for blocks in stored]
+            for shape, group in self.groups.items()
+            for number, place in enumerate(group)
+        }
 
 
 def plan_record(record: ResidualSites | None, engine: Engine, edited: Iterable[Site] = ()) -> RecordPlan:
     """Decide what to read; ``edited`` are the sites at which interventions replace the stream."""
     if record is None:
-        return RecordPlan((), {}, ())
+        return RecordPlan({}, {}, ())
     layers = resolve_layers(record.layers, engine.facts.n_layers, "record residuals")
     sites = expand_sites(record.sites, layers)
-    places: list[Site] = []
-    views: dict[str, tuple[int, ...]] = {}
+    groups: dict[Shape, list[Site]] = {}
+    views: dict[str, tuple[Shape, int, int]] = {}
     if {"resid_pre", "resid_post"} <= set(sites) and _one_stream(layers, engine, frozenset(edited)):
-        places += [sites["resid_pre"][0], *sites["resid_post"]]
-        views["resid_pre"] = tuple(range(len(layers)))
-        views["resid_post"] = tuple(range(1, len(layers) + 1))
+        shape = engine.facts.shape(sites["resid_pre"][0])
+        groups[shape] = [sites["resid_pre"][0], *sites["resid_post"]]
+        views["resid_pre"], views["resid_post"] = (shape, 0, len(layers)), (shape, 1, len(layers) + 1)
     for name, members in sites.items():
         if name not in views:
-            views[name] = tuple(range(len(places), len(places) + len(members)))
-            places += members
-    return RecordPlan(tuple(places), views, layers)
+            shape = engine.facts.shape(members[0], "record residuals")
+            group = groups.setdefault(shape, [])
+            views[name] = (shape, len(group), len(group) + len(members))
+            group += members
+    return RecordPlan({shape: tuple(group) for shape, group in groups.items()}, views, layers)
 
 
 def _one_stream(layers: tuple[int, ...], engine: Engine, edited: frozenset[Site]) -> bool:
@@ -181,26 +222,36 @@ def _one_stream(layers: tuple[int, ...], engine: Engine, edited: frozenset[Site]
 
 
 class Tape:
-    """The latest value of each place at the position just run, for the live rows: ``[place, row, d_model]``."""
+    """The latest value of each place at the position just run, for the live rows: ``[place, row, *shape]``."""
 
     def __init__(self, places: Sequence[Site], rows: int, engine: Engine) -> None:
         self.places = tuple(places)
-        self.values = torch.zeros(len(places), rows, engine.facts.d_model, dtype=engine.dtype, device=engine.device)
+        self.groups = _by_shape(self.places, engine.facts)
+        self.values = {
+            shape: torch.zeros(len(group), rows, *shape, dtype=engine.dtype, device=engine.device)
+            for shape, group in self.groups.items()
+        }
+        each = (zip(group, self.values[shape], strict=True) for shape, group in self.groups.items())
+        self._of = {place: held for pairs in each for place, held in pairs}
         self._index: Int[Tensor, " rerun"] | None = None
         self._off = False
 
     def reads(self) -> dict[Site, Read]:
-        """The handlers an engine calls with each place's residual."""
-        return {place: partial(self._write, number) for number, place in enumerate(self.places)}
+        """The handlers an engine calls with each place's value."""
+        return {place: partial(self._write, self._of[place]) for place in self.places}
 
-    def _write(self, number: int, residual: Float[Tensor, "row pos d_model"]) -> None:
+    def _write(self, held: Float[Tensor, "row ..."], value: Float[Tensor, "some pos ..."]) -> None:
         if self._off:
             return
-        last = residual[:, -1].to(self.values)
+        last = value[:, -1].to(held)
         if self._index is None:
-            self.values[number, : last.shape[0]] = last
+            held[: last.shape[0]] = last
         else:
-            self.values[number].index_copy_(0, self._index, last)
+            held.index_copy_(0, self._index, last)
+
+    def recorded(self, plan: RecordPlan, rows: int) -> dict[Shape, Float[Tensor, "place row ..."]]:
+        """What is to be recorded of the live rows; a plan's places are the first of their shape on the tape."""
+        return {shape: self.values[shape][: len(group), :rows] for shape, group in plan.groups.items()}
 
     @contextmanager
     def only(self, index: Int[Tensor, " rerun"] | None) -> Iterator[None]:
@@ -211,15 +262,15 @@ class Tape:
         finally:
             self._index, self._off = None, False
 
-    def value(self, site: Site, rows: int) -> Float[Tensor, "row d_model"]:
-        if site not in self.places:
+    def value(self, site: Site, rows: int) -> Float[Tensor, "row ..."]:
+        if site not in self._of:
             raise InputError(
                 "read a residual",
                 expected="a site listed in the intervention's reads",
                 received=f"{site.name} of layer {site.layer}",
                 remedy="Declare it: only declared sites are held during decoding.",
             )
-        return self.values[self.places.index(site), :rows]
+        return self._of[site][:rows]
 
 
 class Sink:
@@ -228,10 +279,10 @@ class Sink:
     This one lets them go. Rows are told by their places in the list of prompts.
     """
 
-    def add(self, rows: list[int], t: int, values: Float[Tensor, "place row d_model"]) -> None:
-        """Take step ``t`` of these rows; ``values`` are valid until this returns."""
+    def add(self, rows: list[int], t: int, values: Blocks) -> None:
+        """Take step ``t`` of these rows, ``[place, row, *shape]`` of each shape; valid until this returns."""
 
-    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step d_model"]]:
+    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
         """What has been kept of a row that leaves after ``steps`` steps."""
         return {}
 
@@ -248,14 +299,17 @@ class _Keeping(Sink):
         self.buffers = {row: buffer(record, plan, steps, engine, pinned) for row in rows}
         self._wait: Callable[[], None] = torch.cuda.synchronize if pinned else lambda: None
 
-    def add(self, rows: list[int], t: int, values: Float[Tensor, "place row d_model"]) -> None:
+    def add(self, rows: list[int], t: int, values: Blocks) -> None:
         for i, row in enumerate(rows):
-            self.buffers[row][:, t].copy_(values[:, i], non_blocking=True)
+            for shape, held in self.buffers[row].items():
+                held[:, t].copy_(values[shape][:, i], non_blocking=True)
 
-    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step d_model"]]:
+    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
         self._wait()
         whole = self.buffers.pop(row)
-        return self.plan.by_site(whole if steps == whole.shape[1] else whole[:, :steps].clone())
+        return self.plan.by_site(
+            {shape: held if steps == held.shape[1] else held[:, :steps].clone() for shape, held in whole.items()}
+        )
 
 
 class _Streaming(Sink):
@@ -264,7 +318,7 @@ class _Streaming(Sink):
     def __init__(self, record: ResidualStream, plan: RecordPlan) -> None:
         self.record, self.plan = record, plan
 
-    def add(self, rows: list[int], t: int, values: Float[Tensor, "place row d_model"]) -> None:
+    def add(self, rows: list[int], t: int, values: Blocks) -> None:
         device, dtype = self.record.device, self.record.dtype
         views = {site: view.to(device=device, dtype=dtype) for site, view in self.plan.by_site(values).items()}
         self.record.on_step(StepResiduals(t, rows, views))
@@ -283,11 +337,13 @@ def _device(record: ResidualSites, engine: Engine) -> torch.device:
 
 def buffer(
     record: ResidualSites, plan: RecordPlan, count: int, engine: Engine, pinned: bool = False
-) -> Float[Tensor, "place pos d_model"]:
+) -> dict[Shape, Float[Tensor, "place pos ..."]]:
     """Room for ``count`` positions of each place, where and as precise as they are to be kept."""
-    shape = (len(plan.places), count, engine.facts.d_model)
     dtype, device = record.dtype or engine.dtype, _device(record, engine)
-    return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+    return {
+        shape: torch.empty(len(group), count, *shape, dtype=dtype, device=device, pin_memory=pinned)
+        for shape, group in plan.groups.items()
+    }
 
 
 def check_memory(
@@ -309,7 +365,7 @@ def check_memory(
     needs = {engine.device: engine.cache_bytes(rows, columns) + besides}
     if record is not None and plan is not None and not isinstance(record, ResidualStream):
         device, itemsize = _device(record, engine), (record.dtype or engine.dtype).itemsize
-        kept = positions * len(plan.places) * engine.facts.d_model * itemsize
+        kept = positions * plan.numbers * itemsize
         needs[device] = needs.get(device, 0) + kept
     for device, need in needs.items():
         if device.type == "cuda":

@@ -57,7 +57,8 @@ class Rollout:
         logprobs: ``[step]``, nats: log-probability of each emitted token under the distribution it was chosen from, at
             temperature 1: after the model's generation_config and interventions, before any nucleus cut.
         entropy: ``[step]``, nats, of the same distribution.
-        residuals: site to ``[layer, step, d_model]``; step t is the position that predicts response token t.
+        residuals: site to ``[layer, step, d_model]``, sites of heads (z, q, k, v) to ``[layer, step, head, d_head]``;
+            step t is the position that predicts response token t.
         layers: the layers of ``residuals`` (``ln_final`` has one of its own).
         events: where interventions acted (``is_act``), and which never did.
         settings: model, seed, temperature, versions, interventions...
@@ -71,7 +72,7 @@ class Rollout:
     finish_reason: str
     logprobs: Float[Tensor, " step"]
     entropy: Float[Tensor, " step"]
-    residuals: dict[str, Float[Tensor, "_ step d_model"]] = field(default_factory=dict)
+    residuals: dict[str, Float[Tensor, "_ step ..."]] = field(default_factory=dict)
     layers: tuple[int, ...] = ()
     events: list[Event] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)

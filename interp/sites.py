@@ -1,14 +1,34 @@
-"""Where in a model a residual stream is read or written.
+"""Where in a model something is read or written: the residual stream, and what is within a block.
 
-A *site* is one of four places, named as TransformerLens names them, at one layer:
+A *site* is a place at one layer, named as TransformerLens names it. The residual stream, ``[d_model]`` a position:
 
 - ``resid_pre``   the input of block ``layer``          (``blocks.{layer}.hook_in``)
 - ``resid_mid``   the input of the norm before the MLP  (``blocks.{layer}.hook_resid_mid``)
 - ``resid_post``  the output of block ``layer``         (``blocks.{layer}.hook_out``)
 - ``ln_final``    the output of the final norm, weight included; it has no layer (``ln_final.hook_out``)
 
+What a block adds to it, ``[d_model]`` a position (``blocks.{layer}.hook_attn_out``, ``hook_mlp_out``):
+
+- ``attn_out``    what attention adds, bias included; in families that normalise or scale it before the sum (Gemma, OLMo
+                  2, Granite) what comes out of that, so that ``resid_mid = resid_pre + attn_out`` in all of them
+- ``mlp_out``     what the MLP adds, likewise
+
+Heads, ``[head, d_head]`` a position (``blocks.{layer}.attn.hook_q``, ``hook_k``, ``hook_v``, ``hook_z``):
+
+- ``q``, ``k``, ``v``  what the projections give, biases included, *before* the norms of q and k that some families have
+                  and before rotary embeddings (TransformerLens's ``hook_rot_q`` and ``hook_rot_k`` come after both);
+                  k and v have as many heads as the model has key/value heads, each shared by a group of query heads
+- ``z``           each head's mix of values as the output projection reads it (behind the gate or norm that a few
+                  families have between): attention then gives ``z W_O + b_O``, of the z that was put there
+
+And ``attn_scores``, ``[row, head, query, key]`` of a pass, masked and scaled, before the softmax
+(``blocks.{layer}.attn.hook_attn_scores``): it can be edited, not recorded.
+
+None of these needs one of TransformerLens's switches. Those that do (``hook_result``, ``hook_q_input``,
+``hook_k_input``, ``hook_v_input``, ``hook_attn_in``, ``hook_mlp_in``) are no sites.
+
 Glossary of axis names used in every annotation: ``batch`` or ``row`` (responses being decoded together), ``pos`` (token
-position), ``layer``, ``step`` (response token), ``d_model``, ``d_vocab``.
+position), ``layer``, ``step`` (response token), ``head``, ``d_model``, ``d_head``, ``d_vocab``.
 """
 
 from __future__ import annotations
@@ -19,17 +39,35 @@ from dataclasses import dataclass
 from interp.arguments import Judged, Wholes, as_whole, as_wholes
 from interp.errors import InputError
 
-__all__ = ["SITE_NAMES", "Site", "expand_sites", "resolve_layers"]
+__all__ = [
+    "HEAD_SITES", "RECORDED_SITES", "SITE_NAMES", "WRITE_SITES", "Site", "expand_sites", "resolve_layers",
+]  # fmt: skip
 
 SITE_NAMES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
+"""The residual stream."""
+WRITE_SITES = ("attn_out", "mlp_out")
+"""What a block adds to it."""
+HEAD_SITES = ("q", "k", "v", "z")
+"""What each head has of its own."""
+RECORDED_SITES = (*SITE_NAMES, *WRITE_SITES, *HEAD_SITES)
+_EDITED_SITES = (*RECORDED_SITES, "attn_scores")
+_HOOKS = {
+    "resid_pre": "hook_in",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_out",
+    **{name: f"hook_{name}" for name in WRITE_SITES},
+    **{name: f"attn.hook_{name}" for name in (*HEAD_SITES, "attn_scores")},
+}
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One place of the residual stream.
+    """One place.
 
     >>> Site("resid_post", 3).hook_name
     'blocks.3.hook_out'
+    >>> Site("z", 3).hook_name
+    'blocks.3.attn.hook_z'
     >>> Site("ln_final").hook_name
     'ln_final.hook_out'
     """
@@ -39,12 +77,12 @@ class Site:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", as_whole(self.layer, "choose a site", "a layer"))
-        if self.name not in SITE_NAMES:
+        if self.name not in _EDITED_SITES:
             raise InputError(
                 "choose a site",
-                expected=f"one of {', '.join(SITE_NAMES)}",
+                expected=f"one of {', '.join(_EDITED_SITES)}",
                 received=repr(self.name),
-                remedy="Use TransformerLens's names of the residual stream.",
+                remedy="Use TransformerLens's names, without hook_.",
             )
         if self.name == "ln_final" and self.layer != 0:
             raise InputError(
@@ -57,10 +95,7 @@ class Site:
     @property
     def hook_name(self) -> str:
         """The TransformerLens hook point at which the site's value can be read."""
-        if self.name == "ln_final":
-            return "ln_final.hook_out"
-        suffix = {"resid_pre": "hook_in", "resid_mid": "hook_resid_mid", "resid_post": "hook_out"}[self.name]
-        return f"blocks.{self.layer}.{suffix}"
+        return "ln_final.hook_out" if self.name == "ln_final" else f"blocks.{self.layer}.{_HOOKS[self.name]}"
 
     def check(self, n_layers: int, operation: str) -> None:
         """Refuse a layer the model does not have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import families as F
@@ -13,6 +14,7 @@ from torch import Tensor
 from interp import InputError, Intervention, Rollout, Step, decode
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "ln_final")
+WITHIN = ("attn_out", "mlp_out", "q", "k", "v", "z")
 MODELS = (*F.FAMILIES, "toy")
 
 
@@ -54,6 +56,58 @@ def hf_residuals(hf: Any, ids: list[int]) -> dict[str, torch.Tensor]:
         for handle in handles:
             handle.remove()
     return {site: torch.stack(values) for site, values in caught.items()}
+
+
+def hf_places(hf: Any, layer: int) -> dict[str, tuple[Any, bool, slice]]:
+    """Of each site within a block: a module, whether the site is its input (else its output), and which columns."""
+    block, whole = modules(hf)[0][layer], slice(None)
+    if hasattr(block, "attn"):  # GPT-2 has one projection for q, k and v
+        width = block.attn.embed_dim
+        found = {name: (block.attn.c_attn, False, slice(n * width, (n + 1) * width)) for n, name in enumerate("qkv")}
+        out = block.attn.c_proj
+        return found | {"z": (out, True, whole), "attn_out": (out, False, whole), "mlp_out": (block.mlp, False, whole)}
+    attn, is_gemma = block.self_attn, hasattr(block, "pre_feedforward_layernorm")
+    return {
+        **{name: (getattr(attn, f"{name}_proj"), False, whole) for name in "qkv"},
+        "z": (attn.o_proj, True, whole),
+        "attn_out": (block.post_attention_layernorm if is_gemma else attn.o_proj, False, whole),
+        "mlp_out": (block.post_feedforward_layernorm if is_gemma else block.mlp, False, whole),
+    }
+
+
+@torch.no_grad()
+def hf_within(
+    hf: Any, ids: Sequence[int], edit: Callable[[str, int, Tensor], Tensor | None] | None = None, mask: Any = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits ``[pos, d_vocab]`` of one full pass, and each site within blocks as ``[layer, pos, ...]``, by head.
+
+    ``edit(site, layer, values)`` may give new values, which are what is kept; ``mask`` is a 4-D additive mask.
+    """
+    config, caught, handles = hf.config, {site: [] for site in WITHIN}, []
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+    def act(site: str, layer: int, columns: slice, value: Tensor) -> Tensor:
+        mine = value[0, :, columns]
+        mine = mine if site in ("attn_out", "mlp_out") else mine.unflatten(-1, (-1, d_head))
+        new = None if edit is None else edit(site, layer, mine.clone())
+        caught[site].append(mine if new is None else new)
+        value = value.clone()
+        value[0, :, columns] = caught[site][-1].reshape(len(mine), -1)
+        return value
+
+    for layer in range(len(modules(hf)[0])):
+        for site, (module, is_input, columns) in hf_places(hf, layer).items():
+            do = partial(act, site, layer, columns)
+            if is_input:
+                handles.append(module.register_forward_pre_hook(lambda _m, args, do=do: (do(args[0]), *args[1:])))
+            else:
+                handles.append(module.register_forward_hook(lambda _m, _a, out, do=do: do(out)))
+    try:
+        logits = hf(torch.tensor([list(ids)]), **({} if mask is None else {"attention_mask": mask})).logits[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits, {site: torch.stack(values) for site, values in caught.items()}
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:

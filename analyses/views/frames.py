@@ -97,7 +97,8 @@ class PeakTable(_Shown):
 class SweepTable(_Shown):
     """One row a patched place: ``layer``, ``site``, ``step``, its tokens, ``value``, ``baseline``, ``effect``.
 
-    ``effect`` is the change of what was measured, in its unit; NaN where nothing was patched.
+    ``effect`` is the change of what was measured, in its unit; NaN where nothing was patched. By head there is a column
+    ``head`` too; of steps patched together, ``steps`` (how many) in the place of a step and its tokens.
 
     >>> row = {"layer": [0], "site": ["resid_post"], "step": [3], "token": ["."]}
     >>> SweepTable({**row, "value": [1.5], "baseline": [1.0], "effect": [0.5]}).show().title
@@ -109,10 +110,20 @@ class SweepTable(_Shown):
         return SweepTable
 
     def show(self, *, title: str = "", label: str = "effect") -> View:
-        """Effects over layer and step; `title` and `label` as in `analyses.views.sweep`."""
+        """Effects over layer and step; `title` and `label` as in `analyses.views.sweep`.
+
+        By head, of one step or of steps patched together: over layer and head. Of steps together and without heads: a
+        bar a layer.
+        """
+        from analyses.views.figures import bars
         from analyses.views.grids import sweep
 
-        self._need(["layer", "step", "token", "effect"])
+        if "steps" in self.columns and "head" not in self.columns:
+            self._need(["layer", "effect"])
+            site = ", ".join(sorted(set(map(str, self["site"])))) if "site" in self.columns else "each layer"
+            shown = pandas.DataFrame({"layer": list(self["layer"]), label: list(self["effect"])})
+            return bars(shown, label="layer", value=label, title=title or f"Effect of patching {site}")
+        self._need(["layer", "head", "effect"] if "head" in self.columns else ["layer", "step", "token", "effect"])
         return sweep(self, title=title, label=label)
 
 

@@ -1,4 +1,4 @@
-"""Layer by step: scores of a response as a heatmap, effects of patching as a sweep."""
+"""Layer by step: scores of a response as a heatmap, effects of patching as a sweep (by head too)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _only(marks: Any, others: Any) -> Any:
 
 
 def sweep(effects: pandas.DataFrame, *, title: str = "", label: str = "effect") -> View:
-    """Effects of patching over layer and step, on a scale whose middle is 0: blue above, red below.
+    """Effects of patching over layer and step, or head, on a scale whose middle is 0: blue above, red below.
 
     >>> import pandas
     >>> rows = pandas.DataFrame({"layer": [0, 1], "step": [4, 5], "token": ["So", "7"], "effect": [-0.5, 0.25]})
@@ -95,41 +95,49 @@ def sweep(effects: pandas.DataFrame, *, title: str = "", label: str = "effect") 
 
     Args:
         effects: columns ``layer``, ``step``, ``token``, ``effect``, one row a (layer, step), as a `SweepTable` has; and
-            ``input_token``, where that is known.
+            ``input_token``, where that is known. With a column ``head``, of one step or of steps patched together:
+            ``layer``, ``head``, ``effect``, one row a (layer, head).
 
     Raises:
-        InputError: columns that are not there, no rows, or a (layer, step) that is there twice.
+        InputError: columns that are not there, no rows, or a (layer, step) or (layer, head) that is there twice.
     """
-    needed = ["layer", "step", "token", "effect"]
+    axis = "head" if "head" in effects.columns else "step"
+    needed = ["layer", "head", "effect"] if axis == "head" else ["layer", "step", "token", "effect"]
     missing = [name for name in needed if name not in effects.columns]
-    if missing or effects.empty or effects.duplicated(["layer", "step"]).any():
-        received = f"no {', '.join(missing)}" if missing else f"{len(effects)} rows, some of the same (layer, step)"
+    if missing or effects.empty or effects.duplicated(["layer", axis]).any():
+        received = f"no {', '.join(missing)}" if missing else f"{len(effects)} rows, some of the same (layer, {axis})"
+        one_at_a_time = "Show one site, problem and sample at a time"
         raise InputError(
             "sweep",
-            expected=f"at least one row, one a (layer, step), with {', '.join(needed)}",
+            expected=f"at least one row, one a (layer, {axis}), with {', '.join(needed)}",
             received="no rows" if effects.empty and not missing else received,
-            remedy="Show one site, problem and sample at a time.",
+            remedy=f'{one_at_a_time}, and one step: effects[effects["step"] == 3].'
+            if axis == "head"
+            else f"{one_at_a_time}.",
         )
     layers = sorted({int(layer) for layer in effects["layer"]})
-    steps = sorted({int(step) for step in effects["step"]})
+    columns = sorted({int(column) for column in effects[axis]})
+    grid = np.full((len(layers), len(columns)), np.nan)
+    for layer, column, effect in zip(effects["layer"], effects[axis], effects["effect"], strict=True):
+        grid[layers.index(int(layer)), columns.index(int(column))] = effect
+    sites = sorted(set(map(str, effects["site"]))) if "site" in effects.columns else []
+    name = title or (f"Effect of patching {', '.join(sites)}" if sites else f"Effects over layer and {axis}")
+    if axis == "head":
+        return _grid("sweep", grid, None, layers, None, name, label, True, columns, axis=axis)
     words = {int(step): str(token) for step, token in zip(effects["step"], effects["token"], strict=True)}
     read = None
     if "input_token" in effects.columns:
         before = dict(zip(effects["step"].astype(int), effects["input_token"].astype(str), strict=True))
-        read = [before[step] for step in steps]
-    grid = np.full((len(layers), len(steps)), np.nan)
-    for layer, step, effect in zip(effects["layer"], effects["step"], effects["effect"], strict=True):
-        grid[layers.index(int(layer)), steps.index(int(step))] = effect
-    sites = sorted(set(map(str, effects["site"]))) if "site" in effects.columns else []
-    name = title or (f"Effect of patching {', '.join(sites)}" if sites else "Effects over layer and step")
-    tokens = [words[step] for step in steps]
-    return _grid("sweep", grid, tokens, layers, None, name, label, True, steps, inputs=read)
+        read = [before[step] for step in columns]
+    tokens = [words[step] for step in columns]
+    return _grid("sweep", grid, tokens, layers, None, name, label, True, columns, inputs=read)
 
 
 def _grid(
     operation: str, values: np.ndarray, tokens: Sequence[str] | None, layers: Sequence[int] | None, marks: Any,
     title: str, label: str, diverging: bool, steps: Sequence[int] | None = None,
     limits: tuple[float | int | None, float | int | None] = (None, None), inputs: Sequence[str] | None = None,
+    axis: str = "step",
 ) -> View:  # fmt: skip
     count, length = values.shape
     if not values.size:
@@ -145,7 +153,7 @@ def _grid(
     span = finite_range(values)
     low, high = limits
     scale = None if span is None else (span[0] if low is None else low, span[1] if high is None else high)
-    figure = _heatmap_figure(values, words, before, rows, columns, marked, scale, label, diverging)
+    figure = _heatmap_figure(values, words, before, rows, columns, marked, scale, label, diverging, axis)
 
     def frame() -> pandas.DataFrame:
         import pandas as pd
@@ -153,22 +161,22 @@ def _grid(
         return pd.DataFrame(
             {
                 "layer": np.repeat(rows, length),
-                "step": np.tile(columns, count),
+                axis: np.tile(columns, count),
                 **({} if before is None else {"input_token": before * count}),
-                "token": words * count,
+                **({"token": words * count} if axis == "step" else {}),
                 "value": values.reshape(-1),
                 "marked": marked.reshape(-1),
             }
         )
 
     lines = [
-        [row, *low_middle_high(values[i]), int(marked[i].sum()), _top(values[i], words, before, columns)]
+        [row, *low_middle_high(values[i]), int(marked[i].sum()), _top(values[i], words, before, columns, axis)]
         for i, row in enumerate(rows)
     ]
     static = table(["layer", "lowest", "median", "highest", "marked", "highest at"], lines)
     ends = "no finite values" if span is None else f"from {number(span[0])} to {number(span[1])}"
     listed = ", ".join(map(str, rows)) if count <= 8 else f"{rows[0]} to {rows[-1]}"
-    parts = [f"{label} over {counted(count, 'layer')} ({listed}) and {counted(length, 'step')}, {ends}"]
+    parts = [f"{label} over {counted(count, 'layer')} ({listed}) and {counted(length, axis)}, {ends}"]
     told = ["Blue is above 0, red below."] if diverging else []
     if marked.any():
         parts.append(f"{counted(int(marked.sum()), 'cell')} marked")
@@ -182,7 +190,7 @@ def _grid(
 
 def _heatmap_figure(
     values: np.ndarray, words: list[str], inputs: list[str] | None, rows: list[int], columns: list[int],
-    marked: np.ndarray, span: tuple[float | int, float | int] | None, label: str, diverging: bool,
+    marked: np.ndarray, span: tuple[float | int, float | int] | None, label: str, diverging: bool, axis: str,
 ) -> Any:  # fmt: skip
     from bokeh.models import BasicTicker, FixedTicker, LinearColorMapper
     from bokeh.models.annotations import ColorBar
@@ -198,7 +206,7 @@ def _heatmap_figure(
     mapper = LinearColorMapper(palette=palette, low=low, high=high, nan_color=_UNDEFINED)
     figure = figure_of(
         height=min(560, 130 + max(14, min(34, 420 // count)) * count),
-        x_range=(-0.5, length - 0.5), y_range=(-0.5, count - 0.5), x_axis="step", y_axis="layer",
+        x_range=(-0.5, length - 0.5), y_range=(-0.5, count - 0.5), x_axis=axis, y_axis="layer",
     )  # fmt: skip
     y, x = (axis.reshape(-1) for axis in np.indices(values.shape))
     shown = [short(word) for word in with_parts_shown(words)]
@@ -236,7 +244,7 @@ def _heatmap_figure(
             line_color="#000000",
             line_width=1.3,
         )
-    tips = [("layer", "@layer"), ("step", "@step"), *token_tips(inputs is not None)]
+    tips = [("layer", "@layer"), (axis, "@step"), *(token_tips(inputs is not None) if axis == "step" else [])]
     tips += [(label, "@value{%.6g}"), ("marked", "@marked")]
     figure.add_tools(hover([cells], tips))
     figure.xaxis.ticker = BasicTicker(min_interval=1)
@@ -263,9 +271,11 @@ def _name_ticks(figure: Any, columns: list[int]) -> None:
     figure.xaxis.major_label_overrides = {i: str(columns[i]) for i in range(0, len(columns), every)}
 
 
-def _top(values: np.ndarray, words: list[str], inputs: list[str] | None, columns: list[int]) -> str:
+def _top(values: np.ndarray, words: list[str], inputs: list[str] | None, columns: list[int], axis: str) -> str:
     if not np.isfinite(values).any():
         return "-"
     place = int(np.nanargmax(np.where(np.isfinite(values), values, np.nan)))
+    if axis != "step":
+        return f"{axis} {columns[place]}"
     where = short(words[place]) if inputs is None else between(inputs[place], words[place])
     return f"step {columns[place]} {where}"

@@ -1,4 +1,4 @@
-"""The one seam between decoding and a model: run some columns, run a position again, read and edit residuals meanwhile.
+"""The one seam between decoding and a model: run some columns, run a position again, read and edit sites meanwhile.
 
 Everything above (the loop, reading, recording, interventions) speaks to an :class:`Engine` and asks its
 :class:`ModelFacts`, never the model; which engine runs a model is for :mod:`interp.engines.registry` to say.
@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.engines.anatomy import Anatomy
 from interp.engines.cache import RowCache
 from interp.errors import InputError
-from interp.sites import Site
+from interp.sites import HEAD_SITES, RECORDED_SITES, Site
 
 __all__ = ["Edit", "Engine", "ModelFacts", "Read", "end_ids", "evaluating"]
 
@@ -34,6 +34,9 @@ class ModelFacts:
 
     Attributes:
         n_ctx: positions at most; ``None`` for no limit.
+        n_heads: of each layer's attention; ``None`` where a model has none.
+        n_key_value_heads: how many of them have keys and values of their own.
+        d_head: numbers that a head has at a position.
         eos: ids that end a response, by the model's own account.
         caps_logits: whether the logits are more than the unembedding's output.
         libraries: the packages whose versions say what computed the numbers.
@@ -48,6 +51,9 @@ class ModelFacts:
     eos: frozenset[int] = frozenset()
     caps_logits: bool = False
     libraries: tuple[str, ...] = ()
+    n_heads: int | None = None
+    n_key_value_heads: int | None = None
+    d_head: int | None = None
     tokenizer: Any = field(default=None, repr=False, compare=False)
     generator: Any = field(default=None, repr=False, compare=False)
 
@@ -61,6 +67,46 @@ class ModelFacts:
                 received=f"{outside[:5]}{' and more' if len(outside) > 5 else ''}",
                 remedy="Encode the text with this model's own tokenizer.",
             )
+
+    def shape(self, site: Site, operation: str = "record") -> tuple[int, ...]:
+        """What a site holds at one position.
+
+        >>> facts = ModelFacts("tiny", 2, 8, 10, 64, n_heads=4, n_key_value_heads=2, d_head=2)
+        >>> facts.shape(Site("resid_post", 1)), facts.shape(Site("z", 1)), facts.shape(Site("k", 1))
+        ((8,), (4, 2), (2, 2))
+        """
+        if site.name not in RECORDED_SITES:
+            raise InputError(
+                operation,
+                expected=f"a site that has a value at each position: {', '.join(RECORDED_SITES)}",
+                received=site.name,
+                remedy="Attention scores can be edited, not recorded.",
+            )
+        if site.name not in HEAD_SITES:
+            return (self.d_model,)
+        heads = self.n_key_value_heads if site.name in ("k", "v") else self.n_heads
+        if heads is None or self.d_head is None:
+            raise InputError(
+                operation,
+                expected="a model of attention heads",
+                received=f"{self.name}, whose configuration tells none",
+                remedy="Use attn_out, or the residual stream.",
+            )
+        return (heads, self.d_head)
+
+    def check_head(self, site: Site, head: int, operation: str) -> int:
+        """A head of a site as counted from 0, negative ones from the end; refused if the layer has no such head."""
+        site.check(self.n_layers, operation)
+        count = self.shape(site, operation)[0]
+        if not -count <= head < count:
+            raise InputError(
+                operation,
+                expected=f"a head from 0 to {count - 1} (or -{count} to -1), of {site.name} of layer {site.layer}",
+                received=f"head {head}",
+                remedy=f"{self.name} has {self.n_heads} heads a layer, of which {self.n_key_value_heads} have keys and "
+                "values of their own.",
+            )
+        return head + count if head < 0 else head
 
 
 @runtime_checkable
@@ -111,7 +157,10 @@ class Engine(Protocol):
         ...
 
     def tapped(self, reads: Mapping[Site, Read], edits: Mapping[Site, Edit]) -> Any:
-        """Context in which every pass shows its residuals ``[row, pos, d_model]``: edits first, then reads."""
+        """Context in which every pass shows what is at these sites, edits first, then reads.
+
+        ``[row, pos, *shape]`` with ``facts.shape(site)``; attention scores ``[row, head, query, key]``.
+        """
         ...
 
     def anatomy(self) -> Anatomy:

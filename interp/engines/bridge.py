@@ -8,6 +8,7 @@ does around its blocks are its own code, at the cost of one embedding look-up be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from torch import Tensor
 from interp.engines.anatomy import Anatomy
 from interp.engines.base import Edit, ModelFacts, Read, end_ids, evaluating
 from interp.engines.cache import RowCache
+from interp.engines.within import Within
 from interp.errors import InputError
-from interp.sites import Site
+from interp.sites import SITE_NAMES, Site
 from interp.types import Bridge
 
 __all__ = ["BridgeEngine"]
@@ -40,6 +42,7 @@ class BridgeEngine:
         hf = model.original_model
         config = hf.config.get_text_config()
         own = getattr(hf, "generation_config", None) if hasattr(hf, "generate") else None
+        heads = getattr(config, "num_attention_heads", None)
         return ModelFacts(
             str(model.cfg.model_name),
             n_layers=model.cfg.n_layers,
@@ -50,6 +53,11 @@ class BridgeEngine:
             eos=end_ids(getattr(config, "eos_token_id", None) if own is None else own.eos_token_id),
             caps_logits=bool(getattr(config, "final_logit_softcapping", None)),
             libraries=("torch", "transformers", "transformer-lens"),
+            n_heads=heads,
+            n_key_value_heads=getattr(config, "num_key_value_heads", None)
+            or getattr(model.cfg, "n_key_value_heads", None)
+            or heads,
+            d_head=getattr(config, "head_dim", None) or (model.cfg.d_model // heads if heads else None),
             tokenizer=model.tokenizer,
             generator=None if own is None else hf,
         )
@@ -65,6 +73,7 @@ class BridgeEngine:
         self._tuple_blocks: bool | None = None
         # The bridge builds this dictionary anew at every access.
         self._hook_points = model.hook_dict
+        self._within = Within(model, self.facts, self._hook_points)
 
     def evaluating(self) -> AbstractContextManager[None]:
         # The original model has modules that the bridge does not count as its own, GPT-2's dropout of embeddings say.
@@ -74,9 +83,7 @@ class BridgeEngine:
         return RowCache(self.facts.n_layers, pad, self.device, capacity)
 
     def cache_bytes(self, rows: int, columns: int) -> int:
-        heads = getattr(self._config, "num_key_value_heads", None) or self._config.num_attention_heads
-        d_head = getattr(self._config, "head_dim", None) or self.facts.d_model // self._config.num_attention_heads
-        return 2 * self.facts.n_layers * rows * heads * columns * d_head * self.dtype.itemsize
+        return 2 * self.facts.n_layers * rows * columns * math.prod(self.facts.shape(Site("k"))) * self.dtype.itemsize
 
     def forward(self, ids: Int[Tensor, "row pos"], cache: RowCache, keep: int = 1) -> Float[Tensor, "row keep d_vocab"]:
         if self._tuple_blocks is None:
@@ -84,6 +91,8 @@ class BridgeEngine:
                 logits = self._run(ids, cache, keep)
         else:
             logits = self._run(ids, cache, keep)
+        if self._within.awaited:
+            self._within.check_all_seen()
         cache.advance(ids.shape[1])
         return logits
 
@@ -153,16 +162,26 @@ class BridgeEngine:
     def tapped(self, reads: Mapping[Site, Read], edits: Mapping[Site, Edit]) -> Iterator[None]:
         for site in (*edits, *reads):
             self._check_site(site)
-        fwd_hooks = [(site.hook_name, _hook(edit)) for site, edit in edits.items() if site.name != "resid_mid"]
+        fwd_hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
+        self._within.awaited = {site for site in (*edits, *reads) if site.name not in SITE_NAMES}
         with ExitStack() as stack:
-            for site, edit in edits.items():
+            stack.callback(self._within.awaited.clear)
+            # resid_mid last: it is written by marking what attention adds, which an edit of attn_out replaces.
+            for site, edit in sorted(edits.items(), key=lambda item: item[0].name == "resid_mid"):
                 if site.name == "resid_mid":
                     fwd_hooks.append(self._write_mid(site.layer, edit, stack))
+                else:
+                    plain = site.name in SITE_NAMES
+                    fwd_hooks.append((site.hook_name, _hook(edit)) if plain else self._within.edit(site, edit))
             for site, read in reads.items():
                 if site.name == "resid_mid":
                     fwd_hooks.append((site.hook_name, _hook(read)))
+                    continue
+                found = self._read_outside(site, read) if site.name in SITE_NAMES else self._within.read(site, read)
+                if isinstance(found, tuple):
+                    fwd_hooks.append(found)
                 else:
-                    stack.callback(self._read_outside(site, read).remove)
+                    stack.callback(found.remove)
             if fwd_hooks:
                 stack.enter_context(self.model.hooks(fwd_hooks=fwd_hooks))
             yield
@@ -209,6 +228,8 @@ class BridgeEngine:
 
     def _check_site(self, site: Site) -> None:
         site.check(self.facts.n_layers, f"attach to {site.name}")
+        if site.name not in SITE_NAMES:
+            self._within.check(site)
         if site.name == "resid_mid" and "blocks.0.hook_resid_mid" not in self._hook_points:
             raise InputError(
                 "attach to resid_mid",

@@ -6,12 +6,16 @@ What a method needs of decoding it asks of the protocol; the loop and the engine
 - :mod:`recycle`   run a position again with a block's output as an earlier or the same block's input
 - :mod:`budget`    make a response think longer or shorter
 - :mod:`controls`  as many other words, for comparison
-- :mod:`residual`  patch, steer or mean-ablate the stream at chosen steps
-- :mod:`sweep`     patch every layer and step in turn and measure what changes
+- :mod:`residual`  patch, steer or mean-ablate the stream, or what a block adds to it, at chosen steps
+- :mod:`heads`     ablate single heads, or patch them
+- :mod:`masking`   keep later tokens from attending to a span
+- :mod:`sweep`     patch every layer (and head) and step in turn and measure what changes
 """
 
 from interp.interventions.budget import BudgetForcing, ContinueThinking
 from interp.interventions.controls import matched_random_tokens
+from interp.interventions.heads import HeadAblate, PatchHead
+from interp.interventions.masking import MaskAttention
 from interp.interventions.recycle import (
     Recompute,
     RecurseLatents,
@@ -29,8 +33,11 @@ from interp.metrics import Metric, answer_log_probability, log_probability, logi
 __all__ = [
     "BudgetForcing",
     "ContinueThinking",
+    "HeadAblate",
+    "MaskAttention",
     "MeanAblate",
     "Metric",
+    "PatchHead",
     "PatchResidual",
     "Recompute",
     "RecurseLatents",

@@ -1,34 +1,36 @@
-"""Activation patching over layers x steps: which residual stream, taken from another response, changes a prediction.
+"""Activation patching over layers x steps, and heads: what of another response changes a prediction.
 
 1. The target's text is read once; its keys and values up to a step are shared by all patches at or after that step.
-2. Patches run as rows of a batch, each row with its own (layer, step), sorted by step so that a batch reads only what
-   comes after its first step.
+2. Patches run as rows of a batch, each row with its own (layer, head, steps), sorted by step so that a batch reads only
+   what comes after its first step.
 3. A metric of the logits at one later step is kept for each; a whole answer is read after that step to be measured.
 
-TransformerLens's ``patching.get_act_patch_resid_pre`` and relatives say the same with one whole forward pass for each
-(layer, position); its interchange interventions (``transformer_lens.tools.analysis.SubspaceInterchange``,
-``NormMatchedPlacebo``) go in as ``exchange``.
+TransformerLens's ``patching.get_act_patch_resid_pre``, ``get_act_patch_attn_head_out_by_pos`` and relatives say the
+same with one whole forward pass for each (layer, position); its interchange interventions
+(``transformer_lens.tools.analysis.SubspaceInterchange``, ``NormMatchedPlacebo``) go in as ``exchange``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.arguments import Judged, Whole, Wholes, as_whole, as_wholes
-from interp.engines.base import Edit
+from interp.engines.base import Edit, ModelFacts
 from interp.engines.registry import engine_for
 from interp.errors import InputError
-from interp.interventions.residual import Exchange, PatchResidual, check_source, exchanged
+from interp.interventions.at_steps import Exchange, check_source, exchanged
+from interp.interventions.residual import PatchResidual
 from interp.metrics import AnswerMetric, Metric, prepared_metric
 from interp.passes import check_context
 from interp.record import check_memory
 from interp.rollout import Rollout
-from interp.sites import Site, resolve_layers
+from interp.sites import HEAD_SITES, Site, resolve_layers
 from interp.types import Bridge
 
 if TYPE_CHECKING:
@@ -48,10 +50,12 @@ def patch_sweep(
     layers: str | Wholes = "all",
     steps: Wholes | Mapping[int, int] | None = None,
     site: Judged[str] = "resid_post",
+    heads: Wholes | None = None,
+    together: bool = False,
     exchange: Judged[Exchange | None] = None,
     batch_size: Whole = 32,
 ) -> pandas.DataFrame:
-    """Put ``source``'s residual stream into ``target``'s, at one layer and step at a time, and see what changes.
+    """Put what ``source`` has at a site into ``target``, a layer (and head) and step at a time, and see what changes.
 
     >>> from interp import ResidualSites, decode, load_model, log_probability
     >>> model = load_model("toy-reasoner")
@@ -61,6 +65,13 @@ def patch_sweep(
     >>> table = patch_sweep(model, target, source, metric, layers=[0, 2], steps=[3, 7])
     >>> list(table.columns), len(table)
     (['layer', 'site', 'step', 'source_step', 'input_token', 'token', 'value', 'baseline', 'effect'], 4)
+
+    By head, all steps at once: a grid of layers and heads.
+
+    >>> target, source = decode(model, prompts, max_new_tokens=8, record=ResidualSites(sites=("z",)))
+    >>> table = patch_sweep(model, target, source, metric, site="z", together=True)
+    >>> table.pivot(index="layer", columns="head", values="effect").shape
+    (3, 4)
 
     Args:
         target: the response whose prediction is watched.
@@ -73,19 +84,23 @@ def patch_sweep(
         steps: one or several response steps to patch, or a mapping from the target's steps to the source's; negative
             from the ends of the responses; unless given all that both have, up to ``at``. Step 0 is the last prompt
             token.
-        site: resid_pre, resid_mid or resid_post.
-        exchange: the new stream from (the target's, the source's), both ``[1, d_model]``, of one patch; the source's
-            unless given.
+        site: resid_pre, resid_mid or resid_post; attn_out or mlp_out, what a block adds; or z, q, k or v, a head at a
+            time (of k and v the key/value heads).
+        heads: of each layer, negative from the end; all unless given.
+        together: patch all the steps at once, a row a layer (and head) in the place of one for each step too.
+        exchange: the new values from (the target's, the source's), both ``[1, d_model]``, of one patch (``[1, d_head]``
+            of a head, ``[step, ...]`` of steps together); the source's unless given.
         batch_size: patches at a time.
 
     Returns:
-        One row a (layer, step): ``input_token`` is the token that the patched position has read, ``token`` the target's
-        response token at that step, which it predicts, ``value`` the metric with the patch, ``baseline`` without,
-        ``effect`` their difference.
+        One row a (layer, step), by head with a column ``head``: ``input_token`` is the token that the patched position
+        has read, ``token`` the target's response token at that step, which it predicts, ``value`` the metric with the
+        patch, ``baseline`` without, ``effect`` their difference. With ``together`` one row a layer (and head), where
+        ``steps`` is how many were patched.
 
     Raises:
-        InputError: rollouts of other models or widths, layers or steps out of range, a metric that gives something
-            else than one finite number a row.
+        InputError: rollouts of other models or widths, layers, heads or steps out of range, heads of a site that has
+            none, a metric that gives something else than one finite number a row.
     """
     import pandas as pd
 
@@ -120,7 +135,15 @@ def patch_sweep(
     chosen = source.layers if is_all else resolve_layers(layers, engine.facts.n_layers, "patch_sweep")
     pairs = _pairs(steps, end, len(target), len(source))
     patches = [PatchResidual(source, layer, pairs, site).prepared(engine.facts) for layer in chosen]
-    cells = sorted((step, place, layer) for layer in range(len(chosen)) for place, step in enumerate(pairs))
+    which = _heads(heads, site, engine.facts)
+    at_once = [tuple(range(len(pairs)))] if together else [(place,) for place in range(len(pairs))]
+    steps_of = list(pairs)
+    cells = [
+        _Patch(min(steps_of[place] for place in places), layer, head, places)
+        for layer in range(len(chosen))
+        for head in which
+        for places in at_once
+    ]
     first = len(target.prompt_ids) - 1
     parts = [target.prompt_ids.cpu(), target.token_ids[:end].cpu(), torch.tensor(asked.following, dtype=torch.long)]
     text = torch.cat(parts).to(engine.device)[None]
@@ -130,20 +153,18 @@ def patch_sweep(
     base = engine.new_cache([0], capacity=text.shape[1])
     values = []
     with engine.evaluating():
+        order = sorted(range(len(cells)), key=lambda n: cells[n].step)
         for begin in range(0, len(cells), batch_size):
-            batch = cells[begin : begin + batch_size]
-            start = first + batch[0][0]
+            batch = [cells[n] for n in order[begin : begin + batch_size]]
+            start = first + batch[0].step
             if start > base.length:
                 engine.forward(text[:, base.length : start], base)
             fork = base.fork([0] * len(batch), extra=text.shape[1] - start)
             edits: dict[Site, Edit] = {}
-            for layer in {layer for _, _, layer in batch}:
-                rows = [row for row, cell in enumerate(batch) if cell[2] == layer]
-                columns = [first + batch[row][0] - start for row in rows]
-                new = patches[layer].values[[batch[row][1] for row in rows]]
-                edits[patches[layer].edits[0]] = _at(
-                    torch.tensor(rows, device=engine.device), torch.tensor(columns, device=engine.device), new, exchange
-                )
+            for layer in {patch.layer for patch in batch}:
+                mine = [(row, patch) for row, patch in enumerate(batch) if patch.layer == layer]
+                columns = [[first + steps_of[place] - start for place in patch.places] for _, patch in mine]
+                edits[patches[layer].edits[0]] = _at(mine, columns, patches[layer].values, exchange)
             with engine.tapped({}, edits):
                 values.append(asked.measure(engine.forward(text[:, start:].expand(len(batch), -1), fork, asked.keep)))
         baseline = asked.measure(engine.forward(text[:, base.length :], base, asked.keep))
@@ -155,26 +176,64 @@ def patch_sweep(
             received=f"{int((~measured.isfinite()).sum())} values that are not",
             remedy="Check the metric and the source's residuals.",
         )
-    plain, found = float(measured[0]), dict(zip(cells, measured[1:].tolist(), strict=True))
-    sources = list(pairs.values())
-    inputs = target.input_tokens
-    return pd.DataFrame(
-        [
+    plain, values_of = float(measured[0]), dict(zip(order, measured[1:].tolist(), strict=True))
+    sources, inputs = list(pairs.values()), target.input_tokens
+    rows: list[dict[str, Any]] = []
+    for n, patch in enumerate(cells):
+        place = patch.places[0]
+        where = {
+            "step": steps_of[place],
+            "source_step": sources[place],
+            "input_token": inputs[steps_of[place]],
+            "token": target.tokens[steps_of[place]],
+        }
+        rows.append(
             {
-                "layer": chosen[layer],
+                "layer": chosen[patch.layer],
                 "site": site,
-                "step": step,
-                "source_step": sources[place],
-                "input_token": inputs[step],
-                "token": target.tokens[step],
-                "value": found[step, place, layer],
+                **({} if patch.head is None else {"head": patch.head}),
+                **({"steps": len(patch.places)} if together else where),
+                "value": values_of[n],
                 "baseline": plain,
-                "effect": found[step, place, layer] - plain,
+                "effect": values_of[n] - plain,
             }
-            for layer in range(len(chosen))
-            for place, step in enumerate(pairs)
-        ]
-    )
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """What one row of a batch is patched with: the place of a layer among those chosen, a head, places among the steps.
+
+    ``step`` is the first of the target's steps that are written.
+    """
+
+    step: int
+    layer: int
+    head: int | None
+    places: tuple[int, ...]
+
+
+def _heads(heads: Any, site: str, facts: ModelFacts) -> Sequence[int | None]:
+    """The heads of a layer that are patched one at a time; of a site without heads all of it at once."""
+    if site not in HEAD_SITES:
+        if heads is not None:
+            raise InputError(
+                "patch_sweep",
+                expected=f"heads with one of the sites {', '.join(HEAD_SITES)}",
+                received=f"heads of {site}",
+                remedy='Write site="z" to patch heads.',
+            )
+        return [None]
+    if heads is None:
+        return range(facts.shape(Site(site), "patch_sweep")[0])
+    given = as_wholes(heads, "patch_sweep", "heads")
+    found = sorted({facts.check_head(Site(site), head, "patch_sweep") for head in given})
+    if not found:
+        raise InputError(
+            "patch_sweep", expected="at least one head", received="none", remedy="Leave heads out to patch each."
+        )
+    return found
 
 
 def _pairs(steps: Any, end: int, target_steps: int, source_steps: int) -> dict[int, int]:
@@ -198,17 +257,26 @@ def _pairs(steps: Any, end: int, target_steps: int, source_steps: int) -> dict[i
 
 
 def _at(
-    rows: Int[Tensor, " patch"],
-    columns: Int[Tensor, " patch"],
-    new: Float[Tensor, "patch d_model"],
+    patches: Sequence[tuple[int, _Patch]],
+    columns: Sequence[Sequence[int]],
+    values: Float[Tensor, "place ..."],
     exchange: Exchange | None,
 ) -> Edit:
-    def edit(residual: Float[Tensor, "row pos d_model"]) -> Tensor:
-        where = rows.to(residual.device), columns.to(residual.device)
+    """The edit of a site that writes each patch into its row, at its columns."""
+    rows = [row for row, patch in patches for _ in patch.places]
+    places = torch.tensor([place for _, patch in patches for place in patch.places], device=values.device)
+    # Of a site without heads there are none here.
+    heads = [patch.head for _, patch in patches for _ in patch.places if patch.head is not None]
+    index = [rows, [column for some in columns for column in some], *([heads] if heads else [])]
+    new = values[places, torch.tensor(heads, device=values.device)] if heads else values[places]
+    sizes, numbers = [len(patch.places) for _, patch in patches], torch.tensor(index)
+
+    def edit(residual: Float[Tensor, "row pos ..."]) -> Tensor:
+        where = tuple(numbers.to(residual.device))
         source = new.to(residual)
         out = residual.clone()
         if exchange is not None:  # each patch is a text of its own, whatever batch it is in
-            pairs = zip(residual[where].split(1), source.split(1), strict=True)
+            pairs = zip(residual[where].split(sizes), source.split(sizes), strict=True)
             source = torch.cat([exchanged(exchange, here, there) for here, there in pairs])
         out[where] = source
         return out

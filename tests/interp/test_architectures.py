@@ -11,7 +11,8 @@ import families as F
 import pytest
 import torch
 
-from interp import InputError, decode, load_model
+from interp import InputError, Intervention, ResidualSites, Site, decode, load_model
+from interp.interventions import HeadAblate, MaskAttention
 
 DECODED = ("gemma2", "phi3", "mixtral", "gpt_oss", "gpt_neo", "opt", "deepseek_v3", "cohere2", "qwen2_moe")
 REFUSED = {
@@ -35,6 +36,7 @@ OWN: dict[str, dict[str, Any]] = {
         "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12,
     },
     "cohere2": {"sliding_window": 5},
+    "granite": {"residual_multiplier": 0.22},
     "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
     "falcon": {"alibi": True},
     "bloom": {"n_layer": 2, "n_head": 4},
@@ -76,6 +78,50 @@ def test_other_families_decode_as_hugging_face(kind: str) -> None:
     ]
     found = decode(load_model(kind, hf_model=hf, device="cpu"), prompts, max_new_tokens=9)
     assert [rollout.token_ids.tolist() for rollout in found] == [tokens.tolist() for tokens in expected]
+
+
+@pytest.mark.parametrize("kind", ["granite", "olmo2", "gpt_neox"])
+def test_what_blocks_add_is_what_is_added(kind: str) -> None:
+    """Scaled before the sum, normalised before it, attention and MLP side by side; recorded and edited alike."""
+
+    class Double(Intervention):
+        edits = (Site("attn_out", 1), Site("mlp_out", 0))
+
+        def edit_residual(self, site: Site, residual: torch.Tensor, at: Any) -> torch.Tensor:
+            return 2 * residual + 1
+
+    model = load_model(kind, hf_model=tiny(kind).double(), device="cpu")
+    sites = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    record, plain = ResidualSites(sites=sites), None
+    for interventions in ((), (Double(),)):
+        (rollout,) = decode(model, F.prompts(1), max_new_tokens=2, record=record, interventions=interventions)
+        pre, attention, mlp, post = (rollout.residuals[site] for site in sites)
+        torch.testing.assert_close(pre + attention + mlp, post)
+        if plain is not None:
+            torch.testing.assert_close(mlp[0, 0], 2 * plain[0, 0] + 1)
+        plain = mlp
+    # Without any head what is left is the bias, where a family has one
+    (bare,) = decode(
+        model, F.prompts(1), max_new_tokens=2, record=record, interventions=HeadAblate([(1, head) for head in range(4)])
+    )  # fmt: skip
+    assert torch.equal(bare.residuals["attn_out"][1, 0], bare.residuals["attn_out"][1, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "intervention", "why"),
+    [
+        (
+            "gpt_neo",
+            MaskAttention((0, 1), of="prompt"),
+            "gpt_neo, whose attention is computed by Hugging Face's own code",
+        ),
+        ("deepseek_v3", HeadAblate((1, 0)), "deepseek_v3, whose heads share compressed keys and values"),
+    ],
+)
+def test_heads_that_are_not_where_hooks_are_are_refused_by_name(kind: str, intervention: Any, why: str) -> None:
+    model = load_model(kind, hf_model=tiny(kind), device="cpu")
+    with pytest.raises(InputError, match=f"attach to .*: expected a model whose blocks .*received {why}"):
+        decode(model, F.prompts(1), max_new_tokens=1, interventions=intervention)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

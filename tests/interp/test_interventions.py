@@ -15,7 +15,10 @@ from interp import InputError, Intervention, ResidualSites, Rollout, decode, int
 from interp.interventions import (
     BudgetForcing,
     ContinueThinking,
+    HeadAblate,
+    MaskAttention,
     MeanAblate,
+    PatchHead,
     PatchResidual,
     Recompute,
     RecurseLatents,
@@ -77,13 +80,16 @@ READY: dict[str, Callable[[Rollout], Intervention]] = {
     "patch": lambda source: PatchResidual(source, 1, {1: 2, 4: 0}),
     "steer": lambda _: SteerResidual(DIRECTION, 1, "response", scale=3.0),
     "ablate": lambda _: MeanAblate(DIRECTION, 0, [1, 2]),
+    "without heads": lambda source: HeadAblate([(0, 1), (2, 3)], "resample", source),
+    "patch a head": lambda source: PatchHead(source, (1, 0), {1: 2, 4: 0}),
+    "mask": lambda _: MaskAttention((0, 2), of="prompt"),
 }
 
 
 @pytest.fixture(scope="module")
 def source() -> Rollout:
     model = F.bridge("llama", torch.float64)
-    return decode(model, [F.prompts(7)[5]], max_new_tokens=4, record=ResidualSites(sites=SITES))[0]
+    return decode(model, [F.prompts(7)[5]], max_new_tokens=4, record=ResidualSites(sites=(*SITES, "z")))[0]
 
 
 def test_nothing_ready_made_is_left_out(source: Rollout) -> None:

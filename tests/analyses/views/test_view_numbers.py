@@ -202,6 +202,24 @@ def test_bars_and_sweeps_give_their_numbers_back() -> None:
     assert math.isnan(found[5, 9, "t9"])
 
 
+def test_sweeps_by_head_are_grids_of_layers_and_heads() -> None:
+    rows = [(layer, "z", head, 3, "So", layer - head / 2) for layer in (1, 4) for head in (0, 2, 3)]
+    table = SweepTable(rows, columns=["layer", "site", "head", "step", "token", "effect"])
+    shown = table.show(title="heads")
+    assert shown.alt == "effect over 2 layers (1, 4) and 3 heads, from -0.5 to 4."
+    found = {(r["layer"], r["head"]): r["value"] for r in shown.to_frame().to_dict("records")}
+    assert found == {(layer, head): effect for layer, _, head, *_, effect in rows}
+    assert "head 0" in shown.static
+    assert "token" not in shown.to_frame()
+    several = SweepTable(pandas.concat([table, table.assign(step=4)]))
+    with pytest.raises(InputError, match=r"some of the same \(layer, head\).*and one step: effects"):
+        several.show()
+    assert several[several["step"] == 4].show().to_frame()["value"].tolist() == [*found.values()]
+    together = SweepTable({"layer": [0, 1], "site": ["mlp_out"] * 2, "steps": [5, 5], "effect": [0.5, -1.0]})
+    assert together.show(label="gain").to_frame()["gain"].tolist() == [0.5, -1.0]
+    assert together.show().title == "Effect of patching mlp_out"
+
+
 def test_series_and_their_names() -> None:
     one = trajectory(["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
     assert views.text(one).to_frame()["series"].unique().tolist() == ["nHSIC, layer 0", "nHSIC, layer 1"]
