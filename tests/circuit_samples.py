@@ -79,7 +79,7 @@ def realistic(
     last = positions - 1
     names: dict[Node, None] = dict.fromkeys([Node("logits", last), Node("embed", last)])
     while len(names) < nodes:
-        at = int(last - min(last, draws.exponential(positions / 3)))
+        at = last - int(min(last, draws.exponential(positions / 3)))
         layer = int(draws.integers(layers))
         kind = draws.random()
         name = (
@@ -88,10 +88,13 @@ def realistic(
         names[Node("embed" if kind > 0.95 else name, at)] = None
     found: dict[Edge, None] = {}
     listed = list(names)
+    late = [node for node in listed[1:] if node.position == last]
     from analyses.attribution import node_parts
 
     while len(found) < edges:
         a, b = (listed[i] for i in draws.integers(len(listed), size=2))
+        if draws.random() < 0.03:
+            a, b = late[draws.integers(len(late))], listed[0]
         part = node_parts(b.node)
         if not node_parts(a.node).depth < part.depth or part.kind in ("bias", "embed"):
             continue
@@ -124,6 +127,6 @@ def words_and_attention(circuit: Circuit) -> tuple[pandas.DataFrame, pandas.Data
             share = draws.dirichlet(np.full(row.position + 1, 0.3))
             looks += [(row.node, row.position, place, value) for place, value in enumerate(share)]
     return (
-        pandas.DataFrame(words, columns=["node", "position", "token", "value"]),
+        pandas.DataFrame(words, columns=["node", "position", "token", "value"], dtype=object),
         pandas.DataFrame(looks, columns=["node", "position", "source_position", "attention"]),
     )
