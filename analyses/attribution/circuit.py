@@ -36,7 +36,7 @@ from analyses.attribution.circuit_parts import (
     nodes_of,
     positions_of,
 )
-from interp.arguments import Number, Whole, as_number, as_text, as_whole, refused
+from interp.arguments import Judged, Number, Whole, as_number, as_text, as_whole, refused
 from interp.display import visible
 
 if TYPE_CHECKING:
@@ -81,18 +81,18 @@ class Circuit:
             positions where none can, anything twice.
     """
 
-    nodes: pandas.DataFrame | None
-    edges: pandas.DataFrame | None = None
+    nodes: Judged[pandas.DataFrame]
+    edges: Judged[pandas.DataFrame] = field(default_factory=pandas.DataFrame)
     metric: str = "score"
     target: str = "logits"
-    positions: pandas.DataFrame | None = None
+    positions: Judged[pandas.DataFrame] = field(default_factory=pandas.DataFrame)
     runs: tuple[Mapping[str, Any], ...] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("nodes", "edges", "positions"):
-            if not isinstance(getattr(self, name), pandas.DataFrame | None):
+            if not isinstance(getattr(self, name), pandas.DataFrame | type(None)):
                 raise refused("Circuit", f"{name} as a DataFrame", getattr(self, name), "Pass a table.")
         as_text(self.metric, "Circuit", "metric")
         if node_parts(self.target).kind not in ("logits", "residual"):
@@ -128,13 +128,13 @@ class Circuit:
     def kept(self, of: str) -> frozenset[Any]:
         """The keys of the nodes (without the target) or of the edges that are in the circuit."""
         if self._of(of) == "edges":
-            return frozenset(_kept(self._edge_keys, self._edges))
-        return frozenset(key for key in _kept(self._node_keys, self._nodes) if key.node != self.target)
+            return frozenset(_kept(self._edge_keys, self.edges))
+        return frozenset(key for key in _kept(self._node_keys, self.nodes) if key.node != self.target)
 
     def members(self) -> tuple[pandas.DataFrame, pandas.DataFrame]:
         """The nodes and the edges that are in the circuit, as tables of their own."""
         return tuple(  # type: ignore[return-value]
-            frame[frame["in_circuit"]].reset_index(drop=True) for frame in (self._nodes, self._edges)
+            frame[frame["in_circuit"]].reset_index(drop=True) for frame in (self.nodes, self.edges)
         )
 
     def to_frame(self, of: str = "nodes") -> pandas.DataFrame:
@@ -144,7 +144,7 @@ class Circuit:
     @property
     def unit(self) -> str:
         """What the circuit is made of: "edges" where there are any, otherwise "nodes"."""
-        return "edges" if len(self._edges) else "nodes"
+        return "edges" if len(self.edges) else "nodes"
 
     # Choosing
 
@@ -230,21 +230,20 @@ class Circuit:
         return connected_nodes(self._node_keys, taken, self._edge_keys, goal, said["connected"])
 
     def _with(self, said: dict[str, Any], given: Bool[np.ndarray, " n"] | None = None) -> Circuit:
-        nodes, edges = self._nodes.copy(), self._edges.copy()
+        nodes, edges = self.nodes.copy(), self.edges.copy()
         taken = self._taken(said) if given is None else given
-        keys, goal = self._edge_keys if said["of"] == "edges" else self._node_keys, set(self._targets)
-        kept = [keys[place] for place in np.flatnonzero(taken).tolist()]
+        places, held = np.flatnonzero(taken).tolist(), set(self._targets)
         if said["of"] == "edges":
-            held = {end for edge in kept for end in (edge.begins, edge.ends)} | goal
+            held |= {end for place in places for end in (self._edge_keys[place].begins, self._edge_keys[place].ends)}
             edges["in_circuit"] = taken
         else:
-            held = {*kept} | goal
+            held |= {self._node_keys[place] for place in places}
             edges["in_circuit"] = np.array([e.begins in held and e.ends in held for e in self._edge_keys], dtype=bool)
         nodes["in_circuit"] = np.array([key in held for key in self._node_keys], dtype=bool)
         return replace(self, nodes=nodes, edges=edges, settings={**self.settings, "found": said})
 
     def _scores(self, unit: str, by: str) -> Float64[np.ndarray, " n"]:
-        frame = self._edges if unit == "edges" else self._nodes
+        frame = self.edges if unit == "edges" else self.nodes
         if by not in frame.columns or not pandas.api.types.is_numeric_dtype(frame[by].dtype):
             raise refused("choose a circuit", f"by as a column of numbers of the {unit}", by, "Name one.")
         scores = frame[by].to_numpy(dtype=np.float64, na_value=np.nan).copy()
@@ -257,25 +256,15 @@ class Circuit:
 
     @cached_property
     def _node_keys(self) -> list[Node]:
-        return node_keys(self._nodes)
+        return node_keys(self.nodes)
 
     @cached_property
     def _edge_keys(self) -> list[Edge]:
-        return edge_keys(self._edges)
+        return edge_keys(self.edges)
 
     @property
     def _targets(self) -> list[Node]:
         return [key for key in self._node_keys if key.node == self.target]
-
-    @property
-    def _nodes(self) -> pandas.DataFrame:
-        assert self.nodes is not None
-        return self.nodes
-
-    @property
-    def _edges(self) -> pandas.DataFrame:
-        assert self.edges is not None
-        return self.edges
 
     # Keeping and handing on
 
@@ -306,7 +295,8 @@ class Circuit:
         strange = set(rest) ^ {f.name for f in fields(cls) if f.name not in _TABLES}
         if strange:
             raise refused("load a circuit", "the fields of a circuit", ", ".join(sorted(strange)), "Save it again.")
-        return cls(**tables, **{**rest, "runs": tuple(rest["runs"])})
+        every: dict[str, Any] = {**tables, **rest, "runs": tuple(rest["runs"])}
+        return cls(**every)
 
     def to_networkx(self, *, members: bool = True) -> networkx.MultiDiGraph:
         """As a graph of networkx: nodes are ``(name, position)``, edges have their port as key; rows are attributes.
@@ -342,17 +332,22 @@ class Circuit:
         """
         return export.to_eap_ig(self, Path(path))
 
-    def show(self, **options: Any) -> View:
+    def show(
+        self, *, words: Judged[pandas.DataFrame | None] = None, attention: Judged[pandas.DataFrame | None] = None,
+        members: bool = True, most: Whole = 2000, threshold: Judged[Number | None] = None, title: str = "",
+    ) -> View:  # fmt: skip
         """The picture of it: :func:`analyses.views.circuit`, with its options."""
         from analyses.views.circuits import circuit
 
-        return circuit(self, **options)
+        return circuit(
+            self, words=words, attention=attention, members=members, most=most, threshold=threshold, title=title
+        )
 
     def _repr_html_(self) -> str:
         return self.show()._repr_html_()
 
     def __repr__(self) -> str:
-        nodes, edges = self._nodes, self._edges
+        nodes, edges = self.nodes, self.edges
         parts = [
             f"{int(frame['in_circuit'].sum())} of {len(frame)} {name}"
             for name, frame in (("nodes", nodes), ("edges", edges))

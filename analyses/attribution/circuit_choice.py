@@ -59,7 +59,8 @@ def greedy_edges(
     into: dict[Node, list[int]] = defaultdict(list)
     for place, edge in enumerate(edges):
         into[edge.ends].append(place)
-    taken, reached, waiting = np.zeros(len(edges), dtype=bool), set(targets), []
+    taken, reached = np.zeros(len(edges), dtype=bool), set(targets)
+    waiting: list[tuple[float, int]] = []
     size = np.abs(scores) if absolute else scores
 
     def offer(node: Node) -> None:
@@ -89,7 +90,8 @@ def greedy_nodes(
     sources: dict[Node, list[Node]] = defaultdict(list)
     for edge in edges:
         sources[edge.ends].append(edge.begins)
-    taken, offered, waiting = np.zeros(len(nodes), dtype=bool), set(targets), []
+    taken, offered = np.zeros(len(nodes), dtype=bool), set(targets)
+    waiting: list[tuple[float, int]] = []
     size = np.abs(scores) if absolute else scores
 
     def offer(node: Node) -> None:

@@ -214,12 +214,13 @@ class _Places:
 
 def _places(circuit: Graph, operation: str) -> _Places:
     """All positions in their order, those of nodes included; without any, one place for all."""
-    said = {int(row.position): (row.input_token, row.token) for row in circuit.positions.itertuples()}
+    listed = zip(circuit.positions["position"], circuit.positions["input_token"], strict=True)
+    said = {int(position): str(token) for position, token in listed}
     used = {key.position for key in node_keys(circuit.nodes) if key.position is not None}
     order = sorted(used | set(said))
     if not order:
         return _Places([], ["(all positions)"])
-    return _Places(order, [said.get(position, (f"[{position}]", ""))[0] for position in order])
+    return _Places(order, [said.get(position, f"[{position}]") for position in order])
 
 
 def _tracer_node(

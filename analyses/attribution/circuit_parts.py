@@ -10,7 +10,8 @@ An edge crosses positions through k and v only. A missing position means: all po
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -93,9 +94,7 @@ class Graph(Protocol):
     @property
     def target(self) -> str: ...
     @property
-    def model(self) -> dict[str, Any]: ...
-    @property
-    def settings(self) -> dict[str, Any]: ...
+    def model(self) -> Mapping[str, Any]: ...
 
 
 def node_name(kind: str, layer: int | None = None, head: int | None = None) -> str:
@@ -138,7 +137,7 @@ def node_parts(name: Any) -> NodeParts:
 
 def nodes_of(given: pandas.DataFrame | None, edges: pandas.DataFrame, positions: pandas.DataFrame) -> pandas.DataFrame:
     """The table of nodes with all its columns, kinds and layers from the names; ends of edges are added, unscored."""
-    frame = pandas.DataFrame({"node": []}) if given is None else given
+    frame = _or_none(given, ["node"])
     if "node" not in frame.columns:
         raise _refused("nodes with a column node", f"columns {', '.join(map(str, frame.columns))}")
     found = _columns(frame, NODE_COLUMNS, "nodes")
@@ -164,7 +163,7 @@ def nodes_of(given: pandas.DataFrame | None, edges: pandas.DataFrame, positions:
 
 def edges_of(given: pandas.DataFrame | None) -> pandas.DataFrame:
     """The table of edges with all its columns; each goes forward, into a port that its target has."""
-    frame = pandas.DataFrame({name: [] for name in ("source", "target", "port")}) if given is None else given
+    frame = _or_none(given, ["source", "target", "port"])
     missing = [name for name in ("source", "target", "port") if name not in frame.columns]
     if missing:
         raise _refused("edges with columns source, target and port", f"no {', '.join(missing)}")
@@ -192,7 +191,7 @@ def edges_of(given: pandas.DataFrame | None) -> pandas.DataFrame:
 
 def positions_of(given: pandas.DataFrame | None) -> pandas.DataFrame:
     """The table of positions: where, which step, what it has read and what it predicts."""
-    frame = pandas.DataFrame({"position": []}) if given is None else given
+    frame = _or_none(given, ["position"])
     if "position" not in frame.columns:
         raise _refused("positions with a column position", f"columns {', '.join(map(str, frame.columns))}")
     found = _columns(frame, ("position", "step", "input_token", "token"), "positions")
@@ -219,6 +218,11 @@ def key_at(position: int | None) -> str:
     ('L3H2@17', 'L3H2')
     """
     return "" if position is None else f"@{position}"
+
+
+def _or_none(given: pandas.DataFrame | None, columns: list[str]) -> pandas.DataFrame:
+    """The table, or one without rows where there is none."""
+    return pandas.DataFrame(columns=columns) if given is None or not len(given.columns) else given
 
 
 def _plain(column: pandas.Series[Any]) -> list[int | None]:
@@ -260,7 +264,7 @@ def _typed(name: str, column: pandas.Series[Any] | None, count: int) -> Any:
     if pandas.api.types.is_bool_dtype(column.dtype):
         return _truths(column)
     if pandas.api.types.is_extension_array_dtype(column.dtype) and pandas.api.types.is_integer_dtype(column.dtype):
-        return pandas.array(column, dtype="Int64")
+        return column.astype("Int64").array
     if pandas.api.types.is_numeric_dtype(column.dtype):
         whole = pandas.api.types.is_integer_dtype(column.dtype) and name not in ("score", "exact")
         return column.to_numpy(dtype=np.int64 if whole else np.float64)
@@ -299,8 +303,7 @@ def _beneath(frame: pandas.DataFrame, added: pandas.DataFrame) -> pandas.DataFra
 
 
 def _twice(keys: Iterable[Any]) -> str:
-    seen: set[Any] = set()
-    return next((" ".join(map(str, key)) for key in keys if key in seen or seen.add(key)), "")
+    return next((" ".join(map(str, key)) for key, count in Counter(keys).items() if count > 1), "")
 
 
 def _refused(expected: str, received: str) -> InputError:

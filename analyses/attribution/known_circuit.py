@@ -90,7 +90,7 @@ def against_known(
     if not listed or wrong is not None:
         raise refused(operation, "circuits", wrong, "Pass one or several.")
     truths = _truths(known, len(listed))
-    labels = list(range(len(listed))) if problems is None else list(problems)
+    labels: list[Hashable] = list(range(len(listed))) if problems is None else list(problems)
     if len(labels) != len(listed):
         raise refused(operation, f"{len(listed)} problems", len(labels), "Name the problem of each circuit.")
     first = next(iter(truths[0]))
@@ -108,11 +108,10 @@ def against_known(
     frame = pandas.DataFrame(rows, columns=["problem", "candidates", "known", "chosen", "right", "missed"])
     groups = [labels.index(label) for label in labels]
     auroc = _auroc(np.array(scores), np.array(belongs, dtype=float), clusters, level)
-    ratio = {"statistic": "ratio of means", "level": level, "clusters": groups}
     return Agreement(
         auroc,
-        paired_bootstrap(frame["right"], frame["chosen"], **ratio),
-        paired_bootstrap(frame["right"], frame["known"], **ratio),
+        paired_bootstrap(frame["right"], frame["chosen"], "ratio of means", level=level, clusters=groups),
+        paired_bootstrap(frame["right"], frame["known"], "ratio of means", level=level, clusters=groups),
         frame,
         unit,
     )

@@ -156,7 +156,7 @@ CONTROLS = r"""
     function resized() {
       var wide = Math.round(stage.clientWidth), full = document.fullscreenElement === root;
       if (!wide) return;
-      var wanted = data.size[1] * Math.min(26, Math.max(9, (wide - LEFT - RIGHT - 16) / (data.size[0] + 0.8))) + TOP +
+      var wanted = data.size[1] * Math.min(32, Math.max(9, (wide - LEFT - RIGHT - 16) / (data.size[0] + 0.8))) + TOP +
         BOTTOM + 30;
       var tall = full ? stage.parentElement.clientHeight : Math.round(Math.max(380, Math.min(700, wanted)));
       if (full && wide < 721) tall = Math.round(0.55 * window.innerHeight);

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Band", "Column", "Layout", "Place", "laid_out"]
 
 _ASPECT = 1.3
 _BETWEEN, _WIDEST = 0.7, 3.0  # units between columns, at least and at most
+_LONGEST = 2.6  # times that a single column is stretched
 _SKIPPED = 0.9  # more where positions are left out
 _ABOVE = 0.6  # units between layers
 
@@ -73,10 +74,18 @@ def laid_out(places: Sequence[Place]) -> Layout:
     tried = [_laid_out(places, across, _BETWEEN) for across in range(1, 17)]
     best = min(range(16), key=lambda n: abs(math.log(tried[n].width / tried[n].height / _ASPECT)))
     made = tried[best]
+    if len(made.columns) == 1:
+        return _stretched(made, min(_LONGEST, max(1.0, _ASPECT * made.height / made.width)))
     # Room that is left stands between the columns.
     gaps = max(1, len(made.columns) - 1)
     spare = min(_WIDEST, max(_BETWEEN, _BETWEEN + (_ASPECT * made.height - made.width) / gaps))
     return _laid_out(places, best + 1, spare)
+
+
+def _stretched(made: Layout, by: float) -> Layout:
+    """The same, wider: where all positions are one, heads may stand apart."""
+    columns = [replace(column, x=by * column.x, half=by * column.half) for column in made.columns]
+    return replace(made, x=[by * x for x in made.x], columns=columns, width=by * made.width)
 
 
 def _laid_out(places: Sequence[Place], across: int, between: float) -> Layout:
@@ -92,20 +101,20 @@ def _laid_out(places: Sequence[Place], across: int, between: float) -> Layout:
     for (_, row, layer), numbers in cells.items():
         lines[row, layer] = max(lines[row, layer], -(-len(numbers) // across))
     layers = sorted({place.layer for place in places if place.layer is not None}, reverse=True)
-    stacked = [("logits", [("logits", None)])]
+    stacked: list[tuple[str, list[tuple[str, int | None]]]] = [("logits", [("logits", None)])]
     stacked += [(str(layer), [(row, layer) for row in ("residual", "mlp", "heads")]) for layer in layers]
     stacked += [("embed", [("embed", None)])]
     x, y, bands, top = [0.0] * len(places), [0.0] * len(places), [], 0.0
     for name, rows in stacked:
-        bottom = top + sum(lines[row] for row in rows)
+        bottom = top + sum(lines[of] for of in rows)
         if bottom == top:
             continue
         bands.append(Band(name, top, bottom))
-        for row in rows:
+        for kind, layer in rows:
             for (position, *at), numbers in cells.items():
-                if tuple(at) == row:
-                    _place(numbers, across, middle[position], top + lines[row], x, y)
-            top += lines[row]
+                if at == [kind, layer]:
+                    _place(numbers, across, middle[position], top + lines[kind, layer], x, y)
+            top += lines[kind, layer]
         top += _ABOVE
     right = columns[-1].x + columns[-1].half if columns else 1.0
     return Layout(x, y, columns, bands, max(right, 1.0), max(top - _ABOVE, 1.0))

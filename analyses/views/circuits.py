@@ -112,9 +112,13 @@ logits@6 (0.7).
 def _rows(frame: Any, members: bool) -> list[dict[str, Any]]:
     """The rows as plain values; None where one is missing."""
     chosen = frame[frame["in_circuit"]] if members else frame
-    rows = [{str(k): None if _missing(v) else v for k, v in row.items()} for row in chosen.to_dict("records")]
+    rows: list[dict[str, Any]] = [
+        {str(k): None if _missing(v) else v for k, v in row.items()} for row in chosen.to_dict("records")
+    ]
     whole = [name for name in ("layer", "head", "position", "source_position") if name in frame.columns]
-    return [{**row, **{name: None if row[name] is None else int(row[name]) for name in whole}} for row in rows]
+    for row in rows:
+        row.update({name: int(row[name]) for name in whole if row[name] is not None})
+    return rows
 
 
 def _missing(value: Any) -> bool:

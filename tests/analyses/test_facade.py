@@ -21,9 +21,9 @@ SOURCE = Path(pl.__file__).read_text(encoding="utf-8")
 # What is asked for by name in analyses: the functions a notebook begins with.
 CALLED = {
     "trace", "TraceRun", "Trajectory", "run_study", "make_study", "Study", "Condition", "patch_sweep", "Problem",
-    "load_problems", "bundled_problems",
+    "load_problems", "bundled_problems", "Circuit",
 }  # fmt: skip
-ROOMS = {"interventions", "probes", "stats", "views", "studies", "grading"}
+ROOMS = {"attribution", "interventions", "probes", "stats", "views", "studies", "grading"}
 
 
 def test_every_public_name_is_there() -> None:

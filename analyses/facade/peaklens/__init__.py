@@ -21,6 +21,7 @@ Interventions
     interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
     Intervention, Step, Row, Positions, Site (to write one's own)
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
+    Circuit (which nodes and edges; attribution has what measures one)
 
 Measures of one response
     nhsic, nhsic_dense, bandwidth_sweep, BandwidthSweep, median_distance, pearson_r2, cosine, cka, kernel_cka,
@@ -37,7 +38,8 @@ Runs and studies
     run_study, make_study, Study, Condition
 
 Rooms
-    probes, interventions, views (figures), stats (intervals and tests), grading (is an answer right), studies
+    attribution (sweeps, circuits and whether they are right), probes, interventions, views (figures), stats (intervals
+    and tests), grading (is an answer right), studies
 
 Whatever is refused is an InputError, which says what was tried, expected and received, and what to do.
 """
@@ -49,8 +51,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import probes
-    from analyses import grading, stats, studies, views
-    from analyses.attribution import patch_sweep
+    from analyses import attribution, grading, stats, studies, views
+    from analyses.attribution import Circuit, patch_sweep
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
@@ -128,6 +130,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCORES",
     "BandwidthSweep",
+    "Circuit",
     "Condition",
     "Depth",
     "Encoding",
@@ -155,6 +158,7 @@ __all__ = [
     "Trajectory",
     "VInformation",
     "answer_log_probability",
+    "attribution",
     "bandwidth_sweep",
     "bundled_model_path",
     "bundled_problems",
@@ -207,6 +211,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "attribution": "analyses.attribution",
     "grading": "analyses.grading",
     "interventions": "interp.interventions",
     "probes": "probes",
@@ -215,6 +220,7 @@ _ROOMS = {
     "views": "analyses.views",
 }
 _ANALYSES = {
+    "Circuit": "analyses.attribution",
     "Condition": "analyses.studies.base",
     "Problem": "analyses.problems",
     "Study": "analyses.studies.base",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-import math
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -42,8 +42,8 @@ def test_no_two_nodes_stand_at_one_place_and_layers_go_up() -> None:
     circuit = realistic()
     made = data_of(views.circuit(circuit))["nodes"]
     places = list(zip(made["x"], made["y"], strict=True))
-    near = [math.dist(a, b) for i, a in enumerate(places) for b in places[:i]]
-    assert min(near) > 0.99
+    apart = np.linalg.norm(np.subtract.outer(*[np.array(places)] * 2).diagonal(axis1=1, axis2=3), axis=-1)
+    assert (apart + np.eye(len(places))).min() > 0.99
     depth = {"embed": -1.0, "logits": 99.0}
     for name, y, other, below in zip(made["name"], made["y"], made["name"][1:], made["y"][1:], strict=False):
         here, there = (depth.get(n, float(re.findall(r"\d+", n)[0]) if "L" in n else 0) for n in (name, other))
@@ -106,6 +106,8 @@ def test_only_members_and_only_the_strongest() -> None:
     assert len(data_of(few)["edges"]["s"]) == 50
     assert "Left out: 1950 weaker edges." in few.alt
     assert circuit._repr_html_().startswith("<style>")
+    ours, theirs = (list(inspect.signature(one).parameters.values())[1:] for one in (Circuit.show, views.circuit))
+    assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in theirs]
 
 
 def test_circuits_without_edges_scores_or_positions_are_shown() -> None:
