@@ -3,8 +3,22 @@
 Each method gives a table that shows itself; the interventions themselves are in :mod:`interp.interventions`.
 """
 
+from analyses.attribution.circuit import Circuit
+from analyses.attribution.circuit_measure import Measure, Measured
+from analyses.attribution.circuit_parts import Edge, Node, node_name, node_parts
 from analyses.attribution.edge_patching import patch_edges
 from analyses.attribution.effects import EdgeEffects, NodeEffects
+from analyses.attribution.faithfulness import (
+    RandomCircuits,
+    RecoveryCurve,
+    completeness,
+    minimality,
+    random_circuits,
+    recovered,
+    recovery_curve,
+    removal_curve,
+)
+from analyses.attribution.known_circuit import Agreement, against_known
 from analyses.attribution.logits import logit_attribution
 from analyses.attribution.matched import matched_contrasts
 from analyses.attribution.mi import mi_attribution
@@ -15,17 +29,34 @@ from analyses.attribution.score_metrics import nhsic_metric, score_metric
 from interp.patching import mean_writes, residual_metric, zero_writes
 
 __all__ = [
+    "Agreement",
+    "Circuit",
+    "Edge",
     "EdgeEffects",
+    "Measure",
+    "Measured",
     "MiAttribution",
+    "Node",
     "NodeEffects",
+    "RandomCircuits",
+    "RecoveryCurve",
+    "against_known",
+    "completeness",
     "logit_attribution",
     "matched_contrasts",
     "mean_writes",
     "mi_attribution",
+    "minimality",
     "nhsic_metric",
+    "node_name",
+    "node_parts",
     "patch_edges",
     "patch_nodes",
     "patch_sweep",
+    "random_circuits",
+    "recovered",
+    "recovery_curve",
+    "removal_curve",
     "residual_metric",
     "score_metric",
     "zero_writes",

@@ -1,4 +1,4 @@
-"""Things to look at: texts, heatmaps, lines, attention, logit lens, comparisons; each offline, and never blank.
+"""Things to look at: texts, heatmaps, lines, attention, logit lens, circuits, comparisons; offline, and never blank.
 
 A view takes numbers, tokens, a rollout or anything that is `Scored`; it knows no run folder and no study.
 Importing this package imports nothing heavy; each name below is imported when it is first used.
@@ -12,6 +12,7 @@ from analyses.lazy import lazily
 
 if TYPE_CHECKING:
     from analyses.views.alignment import compare
+    from analyses.views.circuits import circuit
     from analyses.views.curves import lines
     from analyses.views.figures import bars, trajectories
     from analyses.views.grids import heatmap, sweep
@@ -24,6 +25,7 @@ __all__ = [
     "View",
     "attention",
     "bars",
+    "circuit",
     "compare",
     "heatmap",
     "lines",
@@ -38,6 +40,7 @@ _HOMES = {
     "View": "view",
     "attention": "heads",
     "bars": "figures",
+    "circuit": "circuits",
     "compare": "alignment",
     "heatmap": "grids",
     "lines": "curves",

@@ -23,9 +23,9 @@ CALLED = {
     "trace", "TraceRun", "Trajectory", "run_study", "make_study", "Study", "Condition", "patch_sweep", "Problem",
     "load_problems", "bundled_problems", "logit_attribution", "matched_contrasts", "attribute_run", "patch_nodes",
     "patch_edges", "NodeEffects", "EdgeEffects", "nhsic_metric", "score_metric", "residual_metric", "mean_writes",
-    "zero_writes", "mi_attribution", "MiAttribution",
+    "zero_writes", "mi_attribution", "MiAttribution", "Circuit",
 }  # fmt: skip
-ROOMS = {"interventions", "probes", "stats", "views", "studies", "grading"}
+ROOMS = {"attribution", "interventions", "probes", "stats", "views", "studies", "grading"}
 
 
 def test_every_public_name_is_there() -> None:

@@ -24,8 +24,9 @@ Interventions
     logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with),
     mi_attribution, MiAttribution (each component's share in a score of a step with the answer)
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
-    patch_nodes, patch_edges (what heads, MLPs and the connections between them do, estimated and verified),
+    Circuit (which nodes and edges; attribution has what measures one)
     NodeEffects, EdgeEffects (what they give); nhsic_metric, score_metric, residual_metric (what else they measure),
+    patch_nodes, patch_edges (what heads, MLPs and the connections between them do, estimated and verified),
     zero_writes, mean_writes (in place of a corrupted run)
 
 Measures of one response
@@ -46,7 +47,8 @@ Runs and studies
     run_study, make_study, Study, Condition
 
 Rooms
-    probes, interventions, views (figures), stats (intervals and tests), grading (is an answer right), studies
+    attribution (sweeps, circuits and whether they are right), probes, interventions, views (figures), stats (intervals
+    and tests), grading (is an answer right), studies
 
 Whatever is refused is an InputError, which says what was tried, expected and received, and what to do.
 """
@@ -58,8 +60,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import probes
-    from analyses import grading, stats, studies, views
+    from analyses import attribution, grading, stats, studies, views
     from analyses.attribution import (
+        Circuit,
         EdgeEffects,
         MiAttribution,
         NodeEffects,
@@ -171,6 +174,7 @@ __all__ = [
     "SCORES",
     "AnswerProbe",
     "BandwidthSweep",
+    "Circuit",
     "Component",
     "Condition",
     "Depth",
@@ -209,6 +213,7 @@ __all__ = [
     "answer_log_probability",
     "answer_probe",
     "attribute_run",
+    "attribution",
     "bandwidth_sweep",
     "bundled_model_path",
     "bundled_problems",
@@ -279,6 +284,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "attribution": "analyses.attribution",
     "grading": "analyses.grading",
     "interventions": "interp.interventions",
     "probes": "probes",
@@ -287,6 +293,7 @@ _ROOMS = {
     "views": "analyses.views",
 }
 _ANALYSES = {
+    "Circuit": "analyses.attribution",
     "Condition": "analyses.studies.base",
     "EdgeEffects": "analyses.attribution",
     "NodeEffects": "analyses.attribution",
