@@ -250,6 +250,7 @@ class Lengths(Study):
 '''
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_a_ninth_study_is_one_file(tmp_path: Path, peaklens: Command) -> None:
     (tmp_path / "lengths.py").write_text(NINTH)
     code, out, said = peaklens(
