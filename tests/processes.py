@@ -1,7 +1,7 @@
 """Processes that begin at once: forked from one that has made the slow imports. And the command, without any process.
 
 What is tested by them is what a process does, how it dies and what the next one finds; not that Python starts. Real
-commands are run by `test_wheel` and by the study of one's own, really new worker processes by `test_workers`.
+commands are run by `test_wheel`, really new worker processes by `test_workers`.
 """
 
 from __future__ import annotations

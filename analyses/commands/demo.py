@@ -22,8 +22,8 @@ __all__ = ["PeakPlaces", "demo", "peak_places", "places_sentence", "point_senten
 
 MODEL = "toy-reasoner"
 BANNED = ("Wait", "Hmm")
-TRACED = 64
-ASKED = 200
+TRACED = 32
+ASKED = 120
 MAX_NEW_TOKENS = 160
 
 
@@ -31,7 +31,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Run folder of the trace; the study's is beside it.")] = Path("runs/demo"),
     n: Annotated[int, typer.Option(help="Problems that the words are banned in.")] = ASKED,
 ) -> None:
-    """Trace the bundled toy, then ban two of its thinking words, and two others: a minute."""
+    """Trace the bundled toy, then ban two of its thinking words, and two others: half a minute."""
     from rich.console import Console
     from rich.text import Text
 

@@ -15,6 +15,7 @@ from analyses.studies.page import markdown_table, markdown_text, write_table
 __all__ = ["Traced"]
 
 ROWS = 8
+_THIN = "\u202f"
 _COLUMNS = (
     "layer", "peaks", "after_kind", "after_kind_low", "after_kind_high", "steps_after_kind", "as_high_at_peaks",
     "excess_peaks", "excess_after_kind",
@@ -57,7 +58,8 @@ class Traced:
             "## What peaks resemble",
             f"Every (layer, step) of {n} responses, scored as the paper does. Command:",
             f"```\n{shlex.join(self.command)}\n```",
-            "\n".join(f"- {markdown_text(sentence)}" for sentence in said if sentence),
+            # Our own words: their thin spaces are spaces, not something to show
+            "\n".join(f"- {markdown_text(sentence.replace(_THIN, ' '))}" for sentence in said if sentence),
             markdown_table(shown[list(_COLUMNS)]),
             f"{len(shown)} of {len(frame)} layers. {_NOTE} Whole table: [{_FILE}]({folder}/{_FILE}).",
         ]

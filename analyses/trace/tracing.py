@@ -93,9 +93,8 @@ def trace(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = trace("toy-reasoner", n=2, out=folder, max_new_tokens=20)
-    ...     list(run.mi.columns)[9:]
-    ['nhsic', 'mi', 'is_peak', 'excess', 'excess_standardised', 'is_excess_peak', 'excess_predicts',
-     'excess_standardised_predicts', 'is_excess_peak_predicts']
+    ...     " ".join(run.mi.columns[5:15])
+    'input_token_id input_token token_id token nhsic mi is_peak excess excess_standardised is_excess_peak'
 
     Args:
         model: a loaded model or a name for :func:`interp.load_model`.

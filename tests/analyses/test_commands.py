@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import Command
@@ -16,6 +17,7 @@ from analyses.commands.doctor import version
 from analyses.studies import STUDIES, find_study, make_study
 from analyses.studies.options import options_of
 
+ROOT = Path(__file__).parents[2]
 RUN = "import sys; sys.argv[0] = 'peaklens'; from analyses.commands.cli import main; main()"
 
 
@@ -44,10 +46,13 @@ def test_the_shell_completes_names_without_loading_a_library(typed: str, offered
     assert done.stderr == "False"
 
 
-def test_completion_can_be_installed(peaklens: Command) -> None:
-    code, out, _ = peaklens("--show-completion", "bash")
-    assert code == 0
-    assert "COMP_WORDS" in out
+def test_completion_can_be_installed() -> None:
+    """The script that `--install-completion` writes; which shell it is for is here said, and not looked for."""
+    environment = {**os.environ, "_PEAKLENS_COMPLETE": "source_bash"}
+    command = [sys.executable, "-c", RUN]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "COMP_WORDS" in done.stdout
+    assert "--install-completion" in subprocess.run([*command, "--help"], capture_output=True, text=True).stdout
 
 
 def test_n_and_out_have_short_forms(peaklens: Command, tmp_path: Path) -> None:
@@ -121,9 +126,11 @@ def test_doctor_says_what_is_missing_and_the_command_that_mends_it(tmp_path: Pat
         'Requires-Dist: nor-is-this>=2; extra == "more"\nRequires-Dist: peaklens[last]; extra == "more"\n'
         'Provides-Extra: last\nRequires-Dist: numpy>=1; extra == "last"\n'
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ".")])}
+    # Before what a checkout may have of its own: metadata of an editable install
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, "-c", RUN, "doctor"]
-    shown = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    how: dict[str, Any] = {"capture_output": True, "text": True, "env": environment, "cwd": tmp_path, "check": False}
+    shown = subprocess.run(command, **how)
     assert shown.returncode == 1, shown.stderr
     mended = [line for line in shown.stdout.splitlines() if "pip install" in line]
     assert [line.split(" -m ")[0].split(". ")[0] for line in mended] == [
@@ -136,7 +143,7 @@ def test_doctor_says_what_is_missing_and_the_command_that_mends_it(tmp_path: Pat
         "pip install 'is-not-here>=1'",
         "pip install 'nor-is-this>=2'",
     ]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([*command, "--json"], **how)
     rows = {row["what"]: row for row in json.loads(done.stdout)["findings"]}
     assert (rows["numpy"]["state"], rows["torch"]["state"], rows["extra last"]["state"]) == ("ok", "missing", "ok")
     assert rows["extra more"]["found"] == "1 of 2 packages"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from processes import Command
 
+from analyses.commands import demo
 from analyses.commands.demo import BANNED, peak_places, places_sentence, point_sentence, without_words
 from analyses.store import Run
 from analyses.studies.run import run_study
@@ -61,7 +62,8 @@ def test_the_point_is_what_the_cells_say(tmp_path: Path) -> None:
     )
 
 
-def test_the_command_ends_on_the_point(tmp_path: Path, peaklens: Command) -> None:
+def test_the_command_ends_on_the_point(tmp_path: Path, peaklens: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "TRACED", 12)
     code, out, said = peaklens("demo", "--out", str(tmp_path / "demo"), "--n", "12")
     assert code == 0, said
     last = [line for line in out.splitlines() if line.strip()][-3:]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import families as F
 import pytest
+from processes import Command
 
 from interp import InputError, bundled_model_path, decode, encode
 from interp.chats import encode_chat
@@ -146,23 +145,13 @@ def test_refusals_are_one_short_error(template: str, chat: list[dict[str, Any]],
     assert len(raised.value.received) <= 400
 
 
-def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
+def test_the_command_line_says_it_in_one_line(tmp_path: Path, peaklens: Command) -> None:
     import shutil
 
     shutil.copytree(bundled_model_path("toy-reasoner"), tmp_path / "m")
     (tmp_path / "m" / "chat_template.jinja").write_text("{{ raise_exception('Never\\nthis') }}")
-    command = [
-        sys.executable,
-        "-m",
-        "analyses.commands.cli",
-        "generate",
-        "--model",
-        str(tmp_path / "m"),
-        "--prompt",
-        "chat",
-        "--quiet",
-    ]
-    done = subprocess.run([*command, "6 A * 3 B - 8 ? ->"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Never this" in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    words = ("generate", "--model", str(tmp_path / "m"), "--prompt", "chat", "--quiet", "6 A * 3 B - 8 ? ->")
+    code, _, said = peaklens(*words)
+    assert code == 2
+    assert "Never this" in " ".join(said.split())
+    assert "Traceback" not in said

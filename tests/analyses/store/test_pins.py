@@ -26,7 +26,7 @@ from analyses.work.batches import do_batches
 from interp import InputError, bundled_model_path, load_model
 from probes import tukey_peaks
 
-SMALL: dict[str, Any] = {"max_new_tokens": 12, "report": False}
+SMALL: dict[str, Any] = {"max_new_tokens": 12, "report": False, "excess": 0}
 UNREADABLE = Problem("zebra", "zebra ?", "So 8", "8")
 
 
@@ -269,14 +269,13 @@ def test_unreadable_problems_are_named_and_the_others_go_on(model: Any, tmp_path
     good = bundled_problems(2)
     long = Problem("long", " ".join([good[0].question] * 150), good[0].solution, good[0].answer)
     silent = Problem("reference", good[0].question, "So eight", "8")
-    # Without references of other answers, whose pool is all the problems: to the last bit
-    run = trace(model, [good[0], UNREADABLE, long, silent, good[1]], tmp_path / "run", excess=0, **SMALL)
+    run = trace(model, [good[0], UNREADABLE, long, silent, good[1]], tmp_path / "run", **SMALL)
     assert [cell.problem for cell in run.cells()] == [good[0].id, good[1].id]
     reasons = {cell.problem: reason for cell, reason in run.failures().items()}
     assert sorted(reasons) == ["long", "reference", "zebra"]
     assert "'zebra'" in reasons["zebra"]
     assert "at most 1024 positions" in reasons["long"]
-    alone = trace(model, good, tmp_path / "alone", excess=0, **SMALL)
+    alone = trace(model, good, tmp_path / "alone", **SMALL)
     assert_frame_equal(run.mi, alone.mi, check_exact=True)
     study = make_study("scale", {"budgets": "6,12"})
     result = run_study(study, model, [good[0], UNREADABLE, good[1]], tmp_path / "studies" / "s", max_new_tokens=12)

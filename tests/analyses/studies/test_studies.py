@@ -6,14 +6,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import Forks
+from processes import Command, Forks
 
 from analyses.problems import bundled_problems
 from analyses.store import Run
@@ -83,7 +81,7 @@ def test_scaling_gains_by_wait_and_not_by_a_neutral_word(folder: Path) -> None:
 
 
 def test_recycling_reports_every_layer_and_gate(folder: Path) -> None:
-    result = study("recycle", folder, n=24, repeats="2")
+    result = study("recycle", folder, n=16, repeats="2")
     table = result.table
     assert set(table["layer"].dropna().astype(int)) == {0, 1, 2}
     assert {"thinking", "mi", "entropy", "random"} <= set(table["gate"].dropna())
@@ -252,15 +250,15 @@ class Lengths(Study):
 '''
 
 
-def test_a_ninth_study_is_one_file(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("quick_processes")
+def test_a_ninth_study_is_one_file(tmp_path: Path, peaklens: Command) -> None:
     (tmp_path / "lengths.py").write_text(NINTH)
-    done = subprocess.run(
-        [sys.executable, "-m", "analyses.commands.cli", "study", str(tmp_path / "lengths.py"), "--n", "6",
-         "--max-new-tokens", "30", "--workers", "2", "--json", "--out", str(tmp_path / "run"), "--set", "words=1"],
-        capture_output=True, text=True, check=False,
+    code, out, said = peaklens(
+        "study", str(tmp_path / "lengths.py"), "--n", "6", "--max-new-tokens", "30", "--workers", "2", "--json",
+        "--out", str(tmp_path / "run"), "--set", "words=1",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    table = {row["condition"]: row["n_steps"] for row in json.loads(done.stdout)["table"]}
+    assert code == 0, said
+    table = {row["condition"]: row["n_steps"] for row in json.loads(out)["table"]}
     assert set(table) == {"baseline", "Okay"}
 
 

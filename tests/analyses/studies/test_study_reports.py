@@ -106,6 +106,7 @@ def test_the_page_of_results_has_commands_figures_and_tables(tmp_path: Path, bro
     }  # fmt: skip
     section = text.split("## What peaks resemble")[1].split("\n## ")[0]
     assert "peaklens trace --n 6 --batch-size 64 --max-new-tokens 24\n" in section
+    assert "U+202F" not in section
     resembles = resemblance_frame(Run.open(tmp_path / "runs" / "trace").table("peaks.parquet"))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "page" / "resembles.csv"), resembles, rtol=1e-5)
     shares = [f"| {row.layer} | {row.peaks} | {row.after_kind:.4g} |" for row in resembles.itertuples()]

@@ -84,6 +84,6 @@ def test_the_command_shows_it(tmp_path: Path, peaklens: Command) -> None:
 
 
 def test_a_run_of_before_has_none(tmp_path: Path) -> None:
-    trace("toy-reasoner", n=1, out=tmp_path, max_new_tokens=6)
+    trace("toy-reasoner", n=1, out=tmp_path, max_new_tokens=6, excess=0)
     (tmp_path / "responses.parquet").unlink()
     assert "warnings" not in summary(Run.open(tmp_path))
