@@ -159,7 +159,7 @@ def mi_attribution(
     }  # fmt: skip
     words = text_pieces(facts.tokenizer, said)
     before = inputs_of(words, last_piece(facts.tokenizer, ids))
-    told = {
+    told: dict[str, Sequence[Any]] = {
         "step": chosen,
         "input_token": [before[step] for step in chosen],
         "token": [words[step] for step in chosen],

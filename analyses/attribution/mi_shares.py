@@ -168,7 +168,7 @@ def sources_of(
 
 def _labelled(told: Mapping[str, Any], one: Shared, size: int) -> pandas.DataFrame:
     columns: dict[str, Any] = {}
-    for name, value in (told | {"measure": one.measure.name}).items():
+    for name, value in {**told, "measure": one.measure.name}.items():
         kept = np.repeat(np.asarray([value], dtype=object), size)
         columns[name] = pandas.array(kept, dtype="str" if isinstance(value, str) else "int64")
     return pandas.DataFrame(columns)
