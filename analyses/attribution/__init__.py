@@ -4,8 +4,9 @@ Each method gives a table that shows itself; the interventions themselves are in
 """
 
 from analyses.attribution.logits import logit_attribution
+from analyses.attribution.matched import matched_contrasts
 from analyses.attribution.mi import mi_attribution
 from analyses.attribution.mi_result import MiAttribution
 from analyses.attribution.patching import patch_sweep
 
-__all__ = ["MiAttribution", "logit_attribution", "mi_attribution", "patch_sweep"]
+__all__ = ["MiAttribution", "logit_attribution", "matched_contrasts", "mi_attribution", "patch_sweep"]

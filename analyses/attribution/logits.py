@@ -30,6 +30,7 @@ from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.given import paired
 from interp.prompts import encode_prompts, encode_text
+from interp.protocol import Interventions, as_interventions
 from interp.sites import resolve_layers
 from interp.token_text import inputs_of, last_piece, text_pieces, token_texts
 from interp.types import Bridge
@@ -54,6 +55,7 @@ def logit_attribution(
     contrast: Judged[str | Whole | Mapping[Any, Any] | None] = None,
     exclude: Wholes = (),
     read_at: str | Wholes = -1,
+    interventions: Interventions = (),
     batch_size: Whole | None = None,
 ) -> ShareTable:
     """The share of every head, MLP, bias and embedding in the logit of the token emitted at each step.
@@ -76,11 +78,13 @@ def logit_attribution(
             those, one each.
         token: whose logit, an id or a text of one token; that of the token emitted at each step unless given.
         contrast: attribute the difference to another token's logit: ``"best other"`` (the highest logit beside the
-            target's), a token, or tokens by target, ``{"Wait": "So"}`` (frequency-matched words, say, as
-            :func:`interp.interventions.matched_random_tokens` draws them).
+            target's), a token, or tokens by target, ``{"Wait": "then"}`` (words as frequent that are no thinking
+            words: :func:`analyses.attribution.matched_contrasts`).
         exclude: ids never taken for the best other: with thinking words here it is the best other that is none.
         read_at: layers whose stream the final norm reads: the last, which gives the model's own logit; several, or
             ``"all"``, for the logit lens at each.
+        interventions: those that only edit, as in :func:`interp.read_writes`: of a pass in which a head was ablated,
+            say, these are the shares of what was written then.
         batch_size: texts at a time, at most.
 
     Returns:
@@ -106,11 +110,16 @@ def logit_attribution(
     found: list[dict[str, Any]] = []
     components = len(components_of(engine.anatomy(), facts.n_layers))
     most = max(1, MAX_BYTES // ((components + facts.n_layers) * facts.d_model * 4))
+    interventions = as_interventions(interventions, operation)
     for part in _parts(asked, most):
+        if interventions:  # which may act on some rows, told by their places in the whole list
+            part = [(n, dict(part).get(n, slice(0, 0))) for n in range(len(ids))]
         places = [[[step] for step in asked[n][some]] for n, some in part]
         texts, said = [ids[n] for n, _ in part], [answers[n] for n, _ in part]
-        read = read_writes(model, texts, said, places, batch_size=batch_size)
+        read = read_writes(model, texts, said, places, interventions=interventions, batch_size=batch_size)
         for (n, some), writes in zip(part, read, strict=True):
+            if not asked[n][some]:
+                continue
             readout.check(writes.last_stream, writes.last_logits)
             wanted = torch.tensor(
                 [answers[n][step] if target is None else target for step in asked[n][some]], dtype=torch.long
@@ -140,10 +149,9 @@ def _as_steps(steps: Any, counts: list[int]) -> list[list[int]]:
     operation = "logit_attribution"
     if steps is None:
         return [list(range(count)) for count in counts]
-    if is_whole(steps) or (len(counts) == 1 and all(map(is_whole, _listed(steps)))):
-        listed: list[Any] = [steps]
-    else:
-        listed = as_list(steps, operation, "steps", "steps, one list a response")
+    listed: list[Any] = [steps] if is_whole(steps) else as_list(steps, operation, "steps", "steps, one list a response")
+    if len(counts) == 1 and all(map(is_whole, listed)):
+        listed = [listed]
     if len(listed) != len(counts):
         raise InputError(
             operation,
@@ -161,12 +169,8 @@ def _as_steps(steps: Any, counts: list[int]) -> list[list[int]]:
                 received=str([step for step in wanted if not -count <= step < count][:5]),
                 remedy=f"The response has {count} tokens; step t predicts token t.",
             )
-        found.append([step % count for step in wanted])
+        found.append(list(dict.fromkeys(step % count for step in wanted)))
     return found
-
-
-def _listed(steps: Any) -> list[Any]:
-    return as_list(steps, "logit_attribution", "steps", "steps")
 
 
 def _token(token: Any, facts: ModelFacts, operation: str) -> int:

@@ -1,8 +1,8 @@
 """``python -m analyses.bench``: run the benchmarks, print their tables, write ``bench.json`` and ``bench.md``.
 
-bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic``, ``decoding`` and, in
-``interventions``, of ``reruns``, ``overheads`` and ``batches``; what ``--only`` left out is not there. A measurement is
-``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
+bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic``, ``decoding``, ``attribution``
+and, in ``interventions``, of ``reruns``, ``overheads`` and ``batches``; what ``--only`` left out is not there. A
+measurement is ``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 __all__ = ["bench", "main"]
 
 REAL, TOY = "smollm2-135m-instruct", "toy-reasoner"
-PARTS = ("nhsic", "decoding", "interventions")
+PARTS = ("nhsic", "decoding", "interventions", "attribution")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,16 +36,17 @@ class Size:
     edited_tokens: int  # response tokens while interventions are on
     edited_prompt_tokens: int
     circles: int  # turns of each rerun within a decode
+    attributed: tuple[int, ...]  # response tokens of which shares are told
     repeats: int
 
 
 FULL = Size(
     dims=(576, 2048, 4096), n_steps=64, inner=3, new_tokens=64, prompt_tokens=60,
-    edited_tokens=16, edited_prompt_tokens=24, circles=6, repeats=3,
+    edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128, 512), repeats=3,
 )  # fmt: skip
 QUICK = Size(
     dims=(64,), n_steps=8, inner=1, new_tokens=8, prompt_tokens=60,
-    edited_tokens=6, edited_prompt_tokens=60, circles=1, repeats=1,
+    edited_tokens=6, edited_prompt_tokens=60, circles=1, attributed=(24,), repeats=1,
 )  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def bench(
         list[str] | None, typer.Option(help=f"One of {', '.join(PARTS)}; repeatable; all unless given.")
     ] = None,
 ) -> None:
-    """Time nHSIC, decoding and interventions on this machine, which should have nothing else to do."""
+    """Time nHSIC, decoding, interventions and attribution on this machine, which should have nothing else to do."""
     from analyses.bench.sheets import print_sheets, sheets_of, write_sheets
     from analyses.store.atomic import disk_errors, make_folder, probe
     from interp.errors import InputError
@@ -86,6 +87,7 @@ def bench(
 def _measure(size: Size, repeats: int, name: str | None, quick: bool, parts: Sequence[str]) -> dict[str, Any]:
     from datetime import UTC, datetime
 
+    from analyses.bench.attribution import bench_attribution
     from analyses.bench.decoding import bench_decoding
     from analyses.bench.interventions import bench_interventions
     from analyses.bench.machine import load_now, machine_facts, model_facts_of
@@ -123,6 +125,9 @@ def _measure(size: Size, repeats: int, name: str | None, quick: bool, parts: Seq
                 on_run=show,
             )
             measured["interventions"] = {name: [_plain(row) for row in rows] for name, rows in tables.items()}
+        if "attribution" in parts:
+            rows = bench_attribution(loaded, lengths=size.attributed, repeats=repeats, on_run=show)
+            measured["attribution"] = [_plain(row) for row in rows]
     return {
         "format": "peaklens bench 1",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

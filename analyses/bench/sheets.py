@@ -52,6 +52,8 @@ def sheets_of(result: dict[str, Any]) -> list[Sheet]:
             _overhead_sheet(tables["overheads"]),
             _batch_sheet(tables["batches"]),
         ]
+    if "attribution" in result:
+        sheets.append(_attribution_sheet(result["attribution"]))
     return sheets
 
 
@@ -163,6 +165,26 @@ def _batch_sheet(rows: list[dict[str, Any]]) -> Sheet:
                 _span(row["ratio"]),
                 f"{row['acted_steps_of_one']:.0%}",
                 f"{row['acted_steps']:.0%}",
+            ]
+            for row in rows
+        ],
+        text=1,
+    )
+
+
+def _attribution_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    return Sheet(
+        f"Attribution over {rows[0]['components']} components, against response length and steps asked about: seconds, "
+        "median (min to max); in plain passes over the same text",
+        ("what", "response", "steps", "seconds", "a plain pass", "passes"),
+        [
+            [
+                row["job"],
+                str(row["tokens"]),
+                str(row["steps"]),
+                _span(row["seconds"]),
+                _span(row["pass_seconds"]),
+                _span(row["passes"]),
             ]
             for row in rows
         ],

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from analyses.commands.attribute import attribute
 from analyses.commands.common import complain, say
 from analyses.commands.completion import known_models
 from analyses.commands.demo import demo
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Models that are bundled, in the cache, or known.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
-for command in (trace, generate, demo, doctor):
+for command in (trace, generate, attribute, demo, doctor):
     app.command()(command)
 app.command(cls=StudyCommand)(study)
 

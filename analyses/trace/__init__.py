@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from analyses.lazy import lazily
 
 if TYPE_CHECKING:
+    from analyses.trace.attributing import attribute_run
     from analyses.trace.run import TraceRun
     from analyses.trace.tracing import trace
     from analyses.trace.trajectory import Trajectory
 
-__all__ = ["TraceRun", "Trajectory", "trace"]
+__all__ = ["TraceRun", "Trajectory", "attribute_run", "trace"]
 
-_HOMES = {"TraceRun": "run", "Trajectory": "trajectory", "trace": "tracing"}
+_HOMES = {"TraceRun": "run", "Trajectory": "trajectory", "attribute_run": "attributing", "trace": "tracing"}
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)

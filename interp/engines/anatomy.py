@@ -110,10 +110,8 @@ class Anatomy:
         """
         with ExitStack() as stack:
             for layer, block in enumerate(self.model.blocks):
-                stack.callback(_before(self._projection(layer), lambda z, at=layer: heads(at, z)).remove)
-                scale = self._scale(layer)
-                told = lambda out, at=layer, by=scale: mlp(at, _scaled(out, by))  # noqa: E731
-                stack.callback(_after(self._mlp(block), told).remove)
+                stack.callback(_before(self._projection(layer), partial(heads, layer)).remove)
+                stack.callback(_after(self._mlp(block), partial(mlp, layer), self._scale(layer)).remove)
             if "pos_embed" in self.model._modules:
                 stack.callback(_after(self.model.pos_embed, pos).remove)
             yield
@@ -240,11 +238,11 @@ def _before(module: Any, show: Callable[[Tensor], None]) -> torch.utils.hooks.Re
     return handle
 
 
-def _after(module: Any, show: Callable[[Tensor], None]) -> torch.utils.hooks.RemovableHandle:
-    """Show what a module gives, after every other hook on it."""
+def _after(module: Any, show: Callable[[Tensor], None], scale: float = 1.0) -> torch.utils.hooks.RemovableHandle:
+    """Show what a module gives, times the scale, after every other hook on it."""
 
     def see(_module: torch.nn.Module, _args: Any, output: Any) -> None:
-        show(output[0] if isinstance(output, tuple) else output)
+        show(_scaled(output[0] if isinstance(output, tuple) else output, scale))
 
     handle: torch.utils.hooks.RemovableHandle = module.register_forward_hook(see)
     return handle

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from interp.record import check_memory
 from interp.sites import Site
 from interp.types import Bridge
 from interp.writes.components import Component, Writes
+from interp.writes.readout import is_exact
 
 __all__ = ["as_places", "check_additive", "components_of", "read_writes"]
 
@@ -41,7 +42,7 @@ ATTENTION_BYTES = 1 << 30  # of a batch's attention patterns in one layer, befor
 @overload
 def read_writes(
     model: Bridge,
-    prompts: str | Sequence[int],
+    prompts: str | Sequence[int] | Sequence[Mapping[str, Any]],
     responses: Prompts,
     places: Places,
     *,
@@ -230,7 +231,10 @@ class _Tape:
         """Make room for a batch; where its streams go."""
         width, device = max(len(self.given.fed[n]) for n in batch), self.given.engine.device
         self._rows = len(batch)
-        rows, columns, slots, counts = [], [], [], []
+        rows: list[int] = []
+        columns: list[int] = []
+        slots: list[int] = []
+        counts: list[int] = []
         for row, n in enumerate(batch):
             steps = self.given.steps(n)
             for group in (*self.places[n], (steps - 1,)):
@@ -298,8 +302,9 @@ def check_additive(tape: _Tape, anatomy: Anatomy) -> None:
     In float32 what is left over is rounding: 1e-5 of what a block writes, and some last digits of a stream that may be
     a thousand times larger. In lower precision the model itself rounds what is added, and the sum.
     """
-    low = tape.given.engine.dtype
-    relative, digits = (1e-5, 1e-6) if low in (torch.float32, torch.float64) else (2.5e-2, 4 * torch.finfo(low).eps)
+    engine = tape.given.engine
+    exact = is_exact(engine.dtype, engine.device)
+    relative, digits = (1e-5, 1e-6) if exact else (2.5e-2, max(1e-3, 4 * torch.finfo(engine.dtype).eps))
     before = tape.embedded
     for layer in range(tape.n_layers):
         written, after = tape._written(layer), tape.stream[layer]

@@ -18,7 +18,7 @@ from interp.engines.anatomy import Anatomy, FinalNorm
 from interp.engines.registry import engine_for
 from interp.types import Bridge
 
-__all__ = ["Readout", "readout_of"]
+__all__ = ["Readout", "is_exact", "readout_of"]
 
 _CHUNK = 1 << 13  # rows of the unembedding at a time, where all of them are needed
 
@@ -47,14 +47,16 @@ class Readout:
     def directions(self, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
         """``u_v``: a write's share of a token's logit is its product with this over the norm's scale."""
         weight, _ = self.anatomy.unembedding(ids)
-        return self.norm.centre(weight.to(self.dtype) * self.norm.weight.to(self.dtype))
+        weight = weight.to(self.dtype)
+        return self.norm.centre(weight * self.norm.weight.to(weight))
 
     def norm_bias(self, ids: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
         """What the final norm's bias adds to each token's logit; 0 where it has none."""
         weight, biases = self.anatomy.unembedding(ids)
         if self.norm.bias is None:
             return torch.zeros_like(biases, dtype=self.dtype)
-        return weight.to(self.dtype) @ self.norm.bias.to(self.dtype)
+        weight = weight.to(self.dtype)
+        return weight @ self.norm.bias.to(weight)
 
     def unembed_bias(self, ids: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
         """``b_U`` of each token; 0 where the unembedding has none."""
@@ -85,11 +87,11 @@ class Readout:
         Raises:
             InputError: a model that does more between its last block and its logits than is known here.
         """
-        ours, theirs = self.logits(stream)[: len(logits)], logits.to(self.dtype)
+        ours = self.logits(stream)[: len(logits)]
+        theirs = logits.to(ours)
         spread = float((theirs - theirs.mean()).abs().max())
         error = float((ours - theirs).abs().max())
-        exact = logits.dtype in (torch.float32, torch.float64)
-        if not error <= (1e-4 if exact else 5e-2) * max(spread, 1e-6):
+        if not error <= (1e-4 if is_exact(logits.dtype, logits.device) else 5e-2) * max(spread, 1e-6):
             raise self.anatomy.refusal(
                 f"whose logits differ by {error:.3g} from those read off its last stream (spread {spread:.3g})",
                 "Hooks on the final norm or unembedding would do that; remove them, or use another model.",
@@ -101,6 +103,16 @@ class Readout:
         """What the unembedding is given."""
         bias = None if self.norm.bias is None else self.norm.bias.to(stream)
         return FinalNorm(self.norm.weight.to(stream), bias, self.norm.eps, self.norm.centred)(stream)
+
+
+def is_exact(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a model computes to float32's digits: not in half precision, and not where products are rounded to TF32.
+
+    >>> is_exact(torch.float32, torch.device("cpu")), is_exact(torch.bfloat16, torch.device("cpu"))
+    (True, False)
+    """
+    rounds = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return dtype == torch.float64 or (dtype == torch.float32 and not rounds)
 
 
 def readout_of(model: Bridge) -> Readout:

@@ -21,7 +21,8 @@ SOURCE = Path(pl.__file__).read_text(encoding="utf-8")
 # What is asked for by name in analyses: the functions a notebook begins with.
 CALLED = {
     "trace", "TraceRun", "Trajectory", "run_study", "make_study", "Study", "Condition", "patch_sweep", "Problem",
-    "load_problems", "bundled_problems", "logit_attribution", "mi_attribution", "MiAttribution",
+    "load_problems", "bundled_problems", "logit_attribution", "matched_contrasts", "attribute_run", "mi_attribution",
+    "MiAttribution",
 }  # fmt: skip
 ROOMS = {"interventions", "probes", "stats", "views", "studies", "grading"}
 

@@ -21,8 +21,8 @@ Text through a model
 Interventions
     interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
     Intervention, Step, Row, Positions, Site (to write one's own)
-    logit_attribution (each component's share in a logit), mi_attribution (in a score of a step with the answer),
-    MiAttribution
+    logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with)
+    mi_attribution (its share in a score of a step with the answer), MiAttribution
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
 
 Measures of one response
@@ -39,7 +39,7 @@ Measures across problems
     entropy_bits, reduce_dimensions, Information, sample_hsic, SampleHsic, error_bounds, ErrorBounds
 
 Runs and studies
-    trace, TraceRun, Trajectory; Problem, bundled_problems, load_problems
+    trace, TraceRun, Trajectory; attribute_run (of a finished one); Problem, bundled_problems, load_problems
     run_study, make_study, Study, Condition
 
 Rooms
@@ -56,12 +56,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import probes
     from analyses import grading, stats, studies, views
-    from analyses.attribution import MiAttribution, logit_attribution, mi_attribution, patch_sweep
+    from analyses.attribution import (
+        MiAttribution,
+        logit_attribution,
+        matched_contrasts,
+        mi_attribution,
+        patch_sweep,
+    )
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
     from analyses.studies.run import run_study
-    from analyses.trace import TraceRun, Trajectory, trace
+    from analyses.trace import TraceRun, Trajectory, attribute_run, trace
     from interp import (
         Component,
         Encoding,
@@ -188,6 +194,7 @@ __all__ = [
     "Writes",
     "answer_log_probability",
     "answer_probe",
+    "attribute_run",
     "bandwidth_sweep",
     "bundled_model_path",
     "bundled_problems",
@@ -216,6 +223,7 @@ __all__ = [
     "logit_attribution",
     "logit_difference",
     "make_study",
+    "matched_contrasts",
     "median_distance",
     "mi_attribution",
     "nhsic",
@@ -263,12 +271,14 @@ _ANALYSES = {
     "Study": "analyses.studies.base",
     "TraceRun": "analyses.trace",
     "Trajectory": "analyses.trace",
+    "attribute_run": "analyses.trace",
     "bundled_problems": "analyses.problems",
     "load_problems": "analyses.problems",
     "MiAttribution": "analyses.attribution",
     "logit_attribution": "analyses.attribution",
     "mi_attribution": "analyses.attribution",
     "make_study": "analyses.studies",
+    "matched_contrasts": "analyses.attribution",
     "patch_sweep": "analyses.attribution",
     "run_study": "analyses.studies.run",
     "trace": "analyses.trace",

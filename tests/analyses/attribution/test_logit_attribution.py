@@ -10,10 +10,11 @@ import pandas
 import pytest
 import torch
 
-from analyses.attribution import logit_attribution
+from analyses.attribution import logit_attribution, matched_contrasts
 from analyses.attribution import logits as home
 from analyses.views.frames import ShareTable
-from interp import InputError, load_model
+from interp import InputError, decode, load_model
+from interp.interventions import SteerResidual, thinking_token_ids
 from interp.writes import read_writes
 
 PRE_NORM = [family for family in F.FAMILIES if family != "gemma3"]
@@ -139,9 +140,35 @@ def test_steps_in_parts_are_those_of_one_pass(monkeypatch: pytest.MonkeyPatch) -
     model = F.bridge("gpt2")
     whole = logit_attribution(model, PROMPTS, RESPONSES, [[2, 0], [3, 1, 0]])
     assert whole.groupby("response")["step"].unique().map(list).tolist() == [[0, 2], [0, 1, 3]]
+    twice = logit_attribution(model, PROMPTS[1], RESPONSES[1], (step for step in (3, 0, -1, 1)))
+    pandas.testing.assert_frame_equal(
+        twice.drop(columns="response").to_frame(),
+        whole[whole["response"] == 1].drop(columns="response").reset_index(drop=True).to_frame(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     monkeypatch.setattr(home, "MAX_BYTES", 2 * 23 * 44 * 4)  # two steps
     parts = logit_attribution(model, PROMPTS, RESPONSES, [[2, 0], [3, 1, 0]])
     pandas.testing.assert_frame_equal(whole.to_frame(), parts.to_frame(), rtol=1e-4, atol=1e-5)
+
+
+def test_shares_of_a_pass_that_was_intervened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steered at the input of the first block, in one response of two; also where its steps are read in parts."""
+    model, hf = F.bridge("llama"), F.hf_model("llama")
+    steer = SteerResidual(torch.ones(44), 0, site="resid_pre", positions="all", scale=0.5, rows=[1])
+    plain = logit_attribution(model, PROMPTS, RESPONSES, [[2], [0, 3]])
+    whole = logit_attribution(model, PROMPTS, RESPONSES, [[2], [0, 3]], interventions=steer)
+    monkeypatch.setattr(home, "MAX_BYTES", 19 * 44 * 4)  # one step
+    parts = logit_attribution(model, PROMPTS, RESPONSES, [[2], [0, 3]], interventions=steer)
+    pandas.testing.assert_frame_equal(whole.to_frame(), parts.to_frame(), rtol=1e-4, atol=1e-5)
+    assert summed(whole)[0].tolist() == pytest.approx(summed(plain)[0].tolist(), rel=1e-5)
+    handle = hf.model.layers[0].register_forward_pre_hook(lambda _m, args: (args[0] + 0.5, *args[1:]))
+    try:
+        logits = hf_logits("llama", 1)
+    finally:
+        handle.remove()
+    expected = [float(logits[step, RESPONSES[1][step]]) for step in (0, 3)]
+    assert summed(whole)[1].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_the_table_ranks_sums_and_shows_itself() -> None:
@@ -214,3 +241,22 @@ def test_capped_logits_and_tied_embeddings(tied: bool) -> None:
     expected = [float(logits[step, token] - logits[step, 7]) for step, token in enumerate(RESPONSES[0])]
     np.testing.assert_allclose(summed(table), expected, rtol=1e-5, atol=1e-5)
     assert table.loc[table["kind"] == "logit_cap", "share"].abs().max() > 0.1
+
+
+def test_matched_contrasts_are_the_nearest_words_in_frequency() -> None:
+    model = F.pair("toy")[1]
+    rollouts = decode(model, F.texts("toy", 3), max_new_tokens=80)
+    thinking = thinking_token_ids(model, ["Wait", "So", "Okay"])
+    found = matched_contrasts(rollouts, thinking, exclude=["Hmm", "Therefore"])
+    counts: dict[str, int] = {}
+    for token in (token for rollout in rollouts for token in rollout.tokens):
+        counts[token] = counts.get(token, 0) + 1
+    others = [word for word in counts if word.isalpha() and word not in ("Wait", "So", "Okay", "Hmm", "Therefore")]
+    for word, ids in thinking.items():
+        nearest = min(abs(np.log(counts[other] / max(1, counts.get(word, 0)))) for other in others)
+        for token in ids:
+            (partner,) = [other for other in others if model.tokenizer.convert_tokens_to_ids(other) == found[token]]
+            assert abs(np.log(counts[partner] / max(1, counts.get(word, 0)))) == pytest.approx(nearest)
+    steps = [step for step, token in enumerate(rollouts[0].token_ids.tolist()) if token in found]
+    table = logit_attribution(model, rollouts[0].prompt_ids, rollouts[0].token_ids, steps, contrast=found)
+    assert table["contrast_id"].tolist() == [found[token] for token in table["target_id"]]

@@ -11,6 +11,7 @@ import torch
 from bench_names import CONDITIONS, ENGINES, LARGE
 
 from analyses.bench.__main__ import main
+from analyses.bench.attribution import JOBS
 
 
 def test_command_writes_what_it_prints(tmp_path, capsys):
@@ -39,6 +40,7 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
         line = f"| {row['engine']}{'' if row['recording'] == '-' else ', ' + row['recording']} | {row['batch']} |"
         assert markdown.count(line) == 1
     _check_interventions(result["interventions"], markdown)
+    _check_attribution(result["attribution"], markdown)
     assert "largest_gap" not in markdown
     assert str(tmp_path) not in json.dumps(result) + markdown
     assert "peaklens, ResidualStream" in printed
@@ -73,6 +75,17 @@ def _check_interventions(tables, markdown):
     assert min(row["ratio"]["median"] for row in batches) > 0
 
 
+def _check_attribution(rows, markdown):
+    assert [(row["job"], row["tokens"], row["steps"]) for row in rows] == [
+        (job, 24, steps) for job in JOBS for steps in (1, 16, 24)
+    ]
+    for row in rows:
+        assert row["components"] == 1 + 3 * 5
+        assert row["seconds"]["median"] > 0
+        assert row["passes"]["median"] == pytest.approx(row["seconds"]["median"] / row["pass_seconds"]["median"])
+        assert markdown.count(f"| {row['job']} | 24 | {row['steps']} |") == 1
+
+
 def test_only_what_is_asked_for(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--quick", "--only", "nhsic", "--out", str(tmp_path)])
@@ -91,7 +104,10 @@ def test_only_what_is_asked_for(tmp_path, capsys):
     ("arguments", "text"),
     [
         (["--repeats", "0", "--quick"], "expected repeats of at least 1"),
-        (["--quick", "--only", "speed", "--only", "nhsic"], "expected nhsic, decoding, interventions, received speed"),
+        (
+            ["--quick", "--only", "speed", "--only", "nhsic"],
+            "expected nhsic, decoding, interventions, attribution, received speed",
+        ),
         (["--quick", "--model", "toy-raisoner"], "Did you mean toy-reasoner"),
         (["--quick", "--out", "{file}"], "Choose another --out"),
     ],
