@@ -110,6 +110,7 @@ def ends_table(
                     difference=float(one.path.difference[place]),
                     shared=float(one.shares[:, place].sum()),
                     missing=float(one.missing[place]),
+                    path_missing=float(one.path.relative[place]),
                     points=int(one.path.points[place]),
                     reference=reference.told,
                 )
