@@ -38,7 +38,7 @@ def dense_cka(x: torch.Tensor, y: torch.Tensor, sigma: float) -> torch.Tensor:
     return torch.stack([(a * b).sum() / a.norm() / b.norm() for a in map(centred, x)])
 
 
-@pytest.mark.parametrize("d", [5, 24, 150])
+@pytest.mark.parametrize("d", [5, 24, 90])
 @pytest.mark.parametrize("sigma", [50.0, "median", "0.5*median"])
 def test_nhsic_gradient_is_automatic_differentiation_of_the_dense_formula(d, sigma):
     for scale, massive, drop_top in itertools.product([1e-2, 1.0, 10.0, 100.0], [0, 2], [0, 2]):
@@ -188,11 +188,11 @@ def test_median_gradient_where_distances_tie():
 
 
 def test_no_matrix_of_all_pairs_of_coordinates():
-    d = 2000
+    d = 1200
     steps, answer = correlated(1, d, seed=1, massive=2), correlated(1, d, seed=2, massive=2)[0]
     with Meter(steps, answer) as meter:
         nhsic_gradient(steps, answer)
-    assert meter.peak < 8 * d * 800  # 2,000 would be a matrix of d x d
+    assert meter.peak < 8 * d * 800  # 1,200 would be a matrix of d x d
 
 
 @pytest.mark.parametrize(
