@@ -211,3 +211,13 @@ class Watch(Intervention):
             self._logits.setdefault(row.index, []).append(step.logits[i].clone())
             entries = step._cache.length - step._cache.pad_columns[i]
             self._excess.add(entries - len(row.prompt_ids) - step.t)
+
+
+def steps_close(watch: Watch, row: int, logits: Tensor, start: int) -> None:
+    ours, theirs = torch.stack(watch._logits[row]), logits[start:]
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+
+
+def ids_read(rollout: Rollout) -> list[int]:
+    """What the model has read of a response when it chose the last token."""
+    return [*rollout.prompt_ids.tolist(), *rollout.token_ids.tolist()[:-1]]

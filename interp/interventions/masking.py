@@ -49,7 +49,7 @@ class MaskAttention(Intervention):
             read), or the "prompt" (negative from its end; a stop of None is its end).
 
     With a cache, when rows are padded and when a position is run again, it is the same: it acts on the scores of each
-    pass. An event marks a response that ends before its span does.
+    pass. An event marks a response of which no token behind the span was read.
 
     Raises:
         InputError: a span outside the text or with nothing in it, heads or layers that the model does not have, a model
@@ -143,7 +143,7 @@ class MaskAttention(Intervention):
         return out
 
     def finish(self, row: Row) -> None:
-        """Say that no token came after the span."""
+        """Say that no token behind the span was read; a response's last one never is."""
         end = self._spans.get(row.index, (0, 0))[1]
-        if len(row.prompt_ids) + len(row.token_ids) <= end:
-            row.mark(self, f"{NOT_REACHED}: no token came after its span")
+        if len(row.prompt_ids) + len(row.token_ids) - 1 <= end:
+            row.mark(self, f"{NOT_REACHED}: no token after its span was read")
