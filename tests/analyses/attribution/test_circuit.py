@@ -180,7 +180,7 @@ def drawn(edges: list[Edge]) -> networkx.DiGraph:
     return networkx.DiGraph([(edge.begins, edge.ends) for edge in edges])
 
 
-@pytest.mark.parametrize("n", [0, 1, 3, 8, 15, 30])
+@pytest.mark.parametrize("n", [0, 3, 8, 30])
 def test_what_is_kept_is_what_networkx_finds_connected(n: int) -> None:
     circuit, goal = Network(n).circuit(), Node("logits", 1)
     ranked = circuit.to_frame("edges")["score"].abs().sort_values(ascending=False, kind="stable").index

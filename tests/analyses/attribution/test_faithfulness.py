@@ -88,8 +88,9 @@ def test_removal_is_what_is_left_and_other_rankings_are_told_apart() -> None:
     norm = Circuit(circuit.to_frame("nodes").assign(weight_norm=[1, 2, 3, 4, 5]))
     by_norm = recovery_curve(norm, added, fractions=(0.2, 1), by="weight_norm")
     assert by_norm.frame["recovered"].tolist() == pytest.approx([0.25 / GAP, 1.0])
-    greedy = recovery_curve(Network(4).circuit(), Network(4).measure, how="greedy")
-    assert greedy.frame["kept"].tolist()[-1] == len(Network(4).weights)
+    network = Network(4)
+    greedy = recovery_curve(network.circuit(), network.measure, how="greedy")
+    assert greedy.frame["kept"].tolist()[-1] == len(network.weights)
 
 
 def test_one_circuit_alone_and_without_it() -> None:
@@ -159,7 +160,8 @@ def test_minimality_of_an_additive_model_is_each_weight() -> None:
         {name: -weight for name, weight in WEIGHTS.items()}
     )
     assert frame["share"].tolist() == pytest.approx([abs(weight) / GAP for weight in WEIGHTS.values()])
-    edges = minimality(Network(2).circuit().greedy(4), Network(2).measure, n=1).frame
+    network = Network(2)
+    edges = minimality(network.circuit().greedy(4), network.measure, n=1).frame
     assert {"source", "target", "port", "source_position", "position"} <= set(edges.columns)
 
 
