@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,16 @@ class Network:
     def measure(self, kept: frozenset[Any]) -> float:
         return self.held(kept, Node("logits", 1))
 
-    def circuit(self) -> Circuit:
-        """Scored by the sum over the paths through each edge: the effect of cutting it, which is exact here."""
+    @cached_property
+    def _scored(self) -> Circuit:
         every = frozenset(self.weights)
         whole = self.measure(every)
         frame = pandas.DataFrame(list(self.weights), columns=Edge._fields)
         return Circuit(None, frame.assign(score=[whole - self.measure(every - {edge}) for edge in self.weights]))
+
+    def circuit(self) -> Circuit:
+        """Scored by the sum over the paths through each edge: the effect of cutting it, which is exact here."""
+        return self._scored
 
 
 @cache

@@ -25,6 +25,7 @@ from analyses.attribution.circuit_choice import (
     greedy_edges,
     greedy_nodes,
 )
+from analyses.attribution.circuit_effects import Effects, told_by_effects
 from analyses.attribution.circuit_file import checked_json, read_circuit, write_circuit
 from analyses.attribution.circuit_parts import (
     Edge,
@@ -65,13 +66,14 @@ class Circuit:
 
     Attributes:
         nodes: one row a node and position: ``node, kind, layer, head, position, token, score, exact, in_circuit``, and
-            further columns as given. `token` is what its position predicts; `kind`, `layer` and `head` are those of
+            further columns as given. `token` is what its position has read; `kind`, `layer` and `head` are those of
             the name. Ends of edges that are not there are added, unscored.
         edges: ``source, target, port, source_position, position, score, exact, in_circuit``; port is q, k, v, mlp or
             out. A missing position is all positions together.
         metric: what was measured, in words, with its unit.
-        target: the node that the metric is read from: "logits", or "L3 resid_post" for a score of that stream.
-        positions: ``position, step, input_token, token``: what each position has read and what it predicts.
+        target: the node that the metric is read from: "logits", or "L3 resid_post" (pre, mid) for a score of it.
+        positions: ``position, step, input_token, token``: what each position has read and what it predicts; made of
+            what the other tables tell unless given.
         runs: what it came from, one mapping a response: model, problem, sample, seed...
         model: name, weight_hash, n_layers, n_heads, d_model...
         settings: how scores were made, and in "found" how the circuit was.
@@ -97,7 +99,8 @@ class Circuit:
         as_text(self.metric, "Circuit", "metric")
         if node_parts(self.target).kind not in ("logits", "residual"):
             raise refused("Circuit", 'a target "logits" or "L3 resid_post"', self.target, "Name what is measured.")
-        places, edges = positions_of(self.positions), edges_of(self.edges)
+        edges = edges_of(self.edges)
+        places = positions_of(self.positions, self.nodes, edges)
         nodes = nodes_of(self.nodes, edges, places)
         ends = {end for key in _kept(edge_keys(edges), edges) for end in (key.begins, key.ends)}
         # An edge brings its ends.
@@ -112,6 +115,34 @@ class Circuit:
         }  # fmt: skip
         for name, value in made.items():
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_effects(
+        cls, edges: Judged[Effects | None] = None, nodes: Judged[Effects | None] = None, *,
+        model: Mapping[str, Any] | None = None, runs: Iterable[Mapping[str, Any]] = (),
+        positions: Judged[pandas.DataFrame | None] = None,
+    ) -> Circuit:  # fmt: skip
+        """All that patching has scored, of edges, nodes or both, with its metric, target and settings.
+
+        >>> from types import SimpleNamespace as Found
+        >>> table = pandas.DataFrame({
+        ...     "source": ["L0H1"], "target": ["L2 resid_post"], "port": ["out"], "source_position": [6],
+        ...     "position": [6], "source_token": ["is"], "token": ["is"], "score": [2.0], "exact": [1.5]})
+        >>> Circuit.from_effects(Found(table=table, settings={"metric": "nHSIC", "model": "toy-reasoner"}))
+        Circuit of nHSIC: 2 of 2 nodes, 1 of 1 edges into L2 resid_post
+
+        Residual streams among the nodes are left out: they are sums of nodes. Shares of all edges, as in CPR and CMD,
+        are those of the table: it has to have been told to keep all that were scored.
+
+        Args:
+            edges, nodes: what has ``table`` and ``settings``, as results of patching have.
+            model: name, n_layers, n_heads, d_model...; the name of the settings unless given.
+
+        Raises:
+            InputError: neither, different metrics, several targets.
+        """
+        every = {**told_by_effects(edges, nodes), "runs": tuple(runs), "positions": positions}
+        return cls(**every if model is None else {**every, "model": dict(model)})
 
     # What there is
 

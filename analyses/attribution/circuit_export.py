@@ -205,22 +205,28 @@ def _fields(what: str, entry: Any, wanted: dict[str, Any]) -> None:
 class _Places:
     """Where positions stand among the tokens that a graph lists."""
 
-    def __init__(self, order: list[int], tokens: list[str]) -> None:
+    def __init__(self, order: list[int], tokens: list[str], predicted: dict[int, str]) -> None:
         self.tokens, self.order = tokens, {position: place for place, position in enumerate(order)}
+        self.predicted = predicted
 
     def of(self, position: int | None) -> int:
         return len(self.tokens) - 1 if position is None else self.order[position]
 
+    def says(self, position: int | None) -> str:
+        return "" if position is None else self.predicted.get(position, "")
+
 
 def _places(circuit: Graph, operation: str) -> _Places:
     """All positions in their order, those of nodes included; without any, one place for all."""
-    listed = zip(circuit.positions["position"], circuit.positions["input_token"], strict=True)
-    said = {int(position): str(token) for position, token in listed}
+    names = [int(position) for position in circuit.positions["position"]]
+    said, predicted = (
+        dict(zip(names, map(str, circuit.positions[what]), strict=True)) for what in ("input_token", "token")
+    )
     used = {key.position for key in node_keys(circuit.nodes) if key.position is not None}
     order = sorted(used | set(said))
     if not order:
-        return _Places([], ["(all positions)"])
-    return _Places(order, [said.get(position, f"[{position}]") for position in order])
+        return _Places([], ["(all positions)"], {})
+    return _Places(order, [said.get(position, f"[{position}]") for position in order], predicted)
 
 
 def _tracer_node(
@@ -237,7 +243,7 @@ def _tracer_node(
         return {**made, "node_id": f"E_{at}_{at}", "jsNodeId": f"E_{at}-{at}", "feature": at, "layer": "E",
                 "feature_type": "embedding"}  # fmt: skip
     if key.node == circuit.target:
-        said = f'Output "{row["token"] or circuit.metric}" (p={chance:.3f})'
+        said = f'Output "{places.says(key.position) or circuit.metric}" (p={chance:.3f})'
         return {**made, "node_id": f"{top}_0_{at}", "jsNodeId": f"L_0-{at}", "feature": 0, "layer": str(top),
                 "feature_type": "logit", "token_prob": chance, "is_target_logit": True, "clerp": said}  # fmt: skip
     number = {"head": row["head"], "bias": heads, "mlp": heads + 1, "residual": heads + 2, "logits": heads + 3}[kind]

@@ -1,8 +1,8 @@
 """What circuits are made of: names of nodes, keys of nodes and edges, and their tables, checked.
 
 A node is what writes into the residual stream: "embed", a head "L3H2", an attention bias "L3 b_O", an MLP "L3 MLP"; and
-what the metric is read from: "logits", or "L3 resid_post" where it is a score of an inner residual stream. An edge goes
-from a node to a port of a later one: a head's q, k or v, an MLP's mlp, out of logits or of a residual stream.
+what the metric is read from: "logits", or "L3 resid_post" (pre, mid) where it is a score of a residual stream. An edge
+goes from a node to a port of a later one: a head's q, k or v, an MLP's mlp, out of logits or of a residual stream.
 
 An edge crosses positions through k and v only. A missing position means: all positions together.
 """
@@ -33,11 +33,13 @@ _NAMES = {
     "head": r"L(\d+)H(\d+)",
     "bias": r"L(\d+) b_O",
     "mlp": r"L(\d+) MLP",
-    "residual": r"L(\d+) resid_post",
+    "residual": r"L(\d+) resid_(?:pre|mid|post)",
     "logits": r"logits",
 }
 _INTO = {"head": ("q", "k", "v"), "mlp": ("mlp",), "residual": ("out",), "logits": ("out",), "embed": (), "bias": ()}
 _LATER = 1 << 40
+# The order within a block.
+_WITHIN = {"embed": 0, "pre": 0, "head": 1, "bias": 1, "mid": 2, "mlp": 3, "post": 4, "logits": 0}
 
 
 class Node(NamedTuple):
@@ -66,17 +68,15 @@ class Edge(NamedTuple):
 
 
 class NodeParts(NamedTuple):
-    """What a node's name says: kind ("embed", "head", "bias", "mlp", "residual", "logits"), layer and head."""
+    """What a node's name says: kind ("embed", "head", "bias", "mlp", "residual", "logits"), layer, head, and depth.
+
+    An edge goes from a lower depth, (layer, place in the block), to a higher one.
+    """
 
     kind: str
     layer: int | None
     head: int | None
-
-    @property
-    def depth(self) -> tuple[int, int]:
-        """Where it stands in the forward pass: an edge goes from a lower one to a higher one."""
-        within = {"embed": 0, "head": 0, "bias": 0, "mlp": 1, "residual": 2, "logits": 0}[self.kind]
-        return (-1 if self.kind == "embed" else _LATER if self.layer is None else self.layer, within)
+    depth: tuple[int, int]
 
 
 @runtime_checkable
@@ -117,7 +117,7 @@ def node_parts(name: Any) -> NodeParts:
     """What a node's name says of it.
 
     >>> node_parts("L3H2"), node_parts("L3 MLP").layer
-    (NodeParts(kind='head', layer=3, head=2), 3)
+    (NodeParts(kind='head', layer=3, head=2, depth=(3, 1)), 3)
 
     Raises:
         InputError: a name that is none.
@@ -126,7 +126,10 @@ def node_parts(name: Any) -> NodeParts:
         found = re.fullmatch(form, name) if isinstance(name, str) else None
         if found:
             numbers = [int(number) for number in found.groups()]
-            return NodeParts(kind, numbers[0] if numbers else None, numbers[1] if len(numbers) > 1 else None)
+            layer = numbers[0] if numbers else None
+            within = _WITHIN[name.rpartition("_")[2] if kind == "residual" else kind]
+            depth = (-1 if kind == "embed" else _LATER if layer is None else layer, within)
+            return NodeParts(kind, layer, numbers[1] if len(numbers) > 1 else None, depth)
     raise InputError(
         "name of a node",
         expected='"embed", "L3H2", "L3 b_O", "L3 MLP", "L3 resid_post" or "logits"',
@@ -152,7 +155,7 @@ def nodes_of(given: pandas.DataFrame | None, edges: pandas.DataFrame, positions:
     found["kind"] = pandas.Series([part.kind for part in of], dtype=object)
     for name in ("layer", "head"):
         found[name] = pandas.array([getattr(part, name) for part in of], dtype="Int64")
-    said = {row.position: row.token for row in positions.itertuples()}
+    said = dict(zip(_plain(positions["position"]), positions["input_token"], strict=True))
     tokens = zip(found["token"], _plain(found["position"]), strict=True)
     found["token"] = pandas.Series([said.get(at, "") if token == "" else token for token, at in tokens], dtype=object)
     keys = node_keys(found)
@@ -189,9 +192,16 @@ def edges_of(given: pandas.DataFrame | None) -> pandas.DataFrame:
     return found
 
 
-def positions_of(given: pandas.DataFrame | None) -> pandas.DataFrame:
-    """The table of positions: where, which step, what it has read and what it predicts."""
+def positions_of(
+    given: pandas.DataFrame | None, nodes: pandas.DataFrame | None, edges: pandas.DataFrame
+) -> pandas.DataFrame:
+    """The table of positions: where, which step, what it has read and what it predicts.
+
+    Without one, what the other tables say: the tokens that positions have read, and so what those before them predict.
+    """
     frame = _or_none(given, ["position"])
+    if not len(frame):
+        frame = _told(_or_none(nodes, ["node"]), edges)
     if "position" not in frame.columns:
         raise _refused("positions with a column position", f"columns {', '.join(map(str, frame.columns))}")
     found = _columns(frame, ("position", "step", "input_token", "token"), "positions")
@@ -218,6 +228,24 @@ def key_at(position: int | None) -> str:
     ('L3H2@17', 'L3H2')
     """
     return "" if position is None else f"@{position}"
+
+
+def _told(nodes: pandas.DataFrame, edges: pandas.DataFrame) -> pandas.DataFrame:
+    """Positions by what tables of nodes and edges tell of them."""
+    read: dict[int, str] = {}
+    steps: dict[int, Any] = {}
+    columns = [(nodes, "position", "token"), (edges, "position", "token"), (edges, "source_position", "source_token")]
+    for frame, where, what in columns:
+        if {where, what} <= set(frame.columns):
+            found = zip(_plain(frame[where]), frame[what], strict=True)
+            read.update({at: token for at, token in found if at is not None and isinstance(token, str)})
+    if {"position", "step"} <= set(nodes.columns):
+        found = zip(_plain(nodes["position"]), nodes["step"], strict=True)
+        steps.update({at: step for at, step in found if at is not None})
+    order = sorted(read)
+    made = {"position": order, "step": [steps.get(at) for at in order]}
+    tokens = {"input_token": [read[at] for at in order], "token": [read.get(at + 1, "") for at in order]}
+    return pandas.DataFrame({**made, **{name: pandas.Series(texts, dtype=object) for name, texts in tokens.items()}})
 
 
 def _or_none(given: pandas.DataFrame | None, columns: list[str]) -> pandas.DataFrame:

@@ -164,7 +164,7 @@ def _places(frame: Any, layout: Layout) -> list[dict[str, Any]]:
                 "position": column.position, "x": column.x, "half": column.half, "gap": column.after_gap,
                 "step": None if _missing(row.get("step")) else int(row["step"]),
                 "read": short(str(read), _TOKEN) if known and not _missing(read) else _bare(column.position),
-                "says": short(str(says), _TOKEN) if known and not _missing(says) else "",
+                "says": short(says, _TOKEN) if isinstance(says, str) and says else "",
             }
         )  # fmt: skip
     return found

@@ -34,6 +34,10 @@ def even(count: int) -> Circuit:
     return Circuit(pandas.DataFrame({"node": names, "score": np.linspace(2, 1, count)}))
 
 
+def added_up(kept: frozenset[Any]) -> float:
+    return float(len(kept))
+
+
 def test_areas_of_equal_parts_have_a_closed_form() -> None:
     """1,000 parts of 1/1000 each: f(k) = k, so that CPR is the area of a triangle and CMD that of the other."""
     curve = recovery_curve(even(1000), lambda kept: 5 + len(kept) / 1000)
@@ -42,6 +46,11 @@ def test_areas_of_equal_parts_have_a_closed_form() -> None:
     assert curve.cpr == pytest.approx((1 - 0.001**2) / 2, abs=1e-12)
     assert curve.cmd == pytest.approx(0.999 - (1 - 0.001**2) / 2, abs=1e-12)
     assert (curve.full, curve.empty) == (6.0, 5.0)
+    assert recovery_curve(even(15), added_up).frame["asked"].tolist() == [0, 0, 0, 0, 0, 0, 1, 3, 7, 15]  # never more
+    assert recovery_curve(even(100), added_up, fractions=[0.29, 1]).frame["asked"].tolist() == [
+        29,
+        100,
+    ]  # 0.29 * 100 < 29
     at_once = recovery_curve(even(1000), lambda kept: float(len(kept) > 0))  # the first part does it all
     assert (at_once.cpr, at_once.cmd) == (pytest.approx(0.999), 0.0)
 
@@ -79,8 +88,9 @@ def test_removal_is_what_is_left_and_other_rankings_are_told_apart() -> None:
     norm = Circuit(circuit.to_frame("nodes").assign(weight_norm=[1, 2, 3, 4, 5]))
     by_norm = recovery_curve(norm, added, fractions=(0.2, 1), by="weight_norm")
     assert by_norm.frame["recovered"].tolist() == pytest.approx([0.25 / GAP, 1.0])
-    greedy = recovery_curve(Network(4).circuit(), Network(4).measure, how="greedy")
-    assert greedy.frame["kept"].tolist()[-1] == len(Network(4).weights)
+    network = Network(4)
+    greedy = recovery_curve(network.circuit(), network.measure, how="greedy")
+    assert greedy.frame["kept"].tolist()[-1] == len(network.weights)
 
 
 def test_one_circuit_alone_and_without_it() -> None:
@@ -150,7 +160,8 @@ def test_minimality_of_an_additive_model_is_each_weight() -> None:
         {name: -weight for name, weight in WEIGHTS.items()}
     )
     assert frame["share"].tolist() == pytest.approx([abs(weight) / GAP for weight in WEIGHTS.values()])
-    edges = minimality(Network(2).circuit().greedy(4), Network(2).measure, n=1).frame
+    network = Network(2)
+    edges = minimality(network.circuit().greedy(4), network.measure, n=1).frame
     assert {"source", "target", "port", "source_position", "position"} <= set(edges.columns)
 
 

@@ -164,6 +164,17 @@ INK = """(label) => { const S = document.querySelector('.pc').peaklens;
   let low = 255; for (let i = 0; i < d.length; i += 4) low = Math.min(low, d[i] + d[i + 1] + d[i + 2]); return low; }"""
 
 
+# From a movement to the picture on the screen, in milliseconds: the median of 25.
+MOVE = """async () => { const S = document.querySelector('.pc').peaklens, times = [];
+  S.zoom(2); await new Promise((done) => setTimeout(done, 300));
+  for (let i = 0; i < 25; i++) { S.move(i % 2 ? 3 : -3, 0); S.zoom(i % 2 ? 1.01 : 1 / 1.01);
+    const begun = performance.now();
+    await new Promise((done) => { S.onframe = () => setTimeout(done, 0); });
+    times.push(performance.now() - begun); }
+  S.onframe = null; S.fit();
+  return [S.seen.edges.length, S.N.x.length, times.sort((a, b) => a - b)[12]]; }"""
+
+
 @pytest.mark.browser
 def test_click_slide_search_keys_and_pins(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     """One page, in the order a reader might do things."""
@@ -186,6 +197,7 @@ def test_click_slide_search_keys_and_pins(browser: Browser, tmp_path: Path) -> N
         tab.focus(".pc-slide")
         tab.keyboard.press("End")
         said["all"] = tab.evaluate(STATE)
+        said["moves"] = tab.evaluate(MOVE)
         tab.keyboard.press("Home")
         said["one"] = tab.evaluate(STATE)
         tab.keyboard.press("End")
@@ -239,6 +251,9 @@ def test_click_slide_search_keys_and_pins(browser: Browser, tmp_path: Path) -> N
     assert ("Attends to" in side) == (best["kind"] == "head")
     assert seen["cleared"] is None
     assert (seen["all"]["edges"], seen["one"]["edges"]) == (2000, 1)
+    edges_moved, nodes_moved, milliseconds = seen["moves"]
+    assert (edges_moved, nodes_moved) == (2000, 300)
+    assert milliseconds < 150  # one screen's frame on a quiet machine; a busy one is given room
     graph = circuit.top(2000)  # what leads to the target, as Circuit finds it
     assert seen["lead"]["edges"] == len(graph.kept("edges")) < 2000
     places = circuit.to_frame("positions")
@@ -298,22 +313,6 @@ def test_hostile_tokens_are_inert_and_the_page_is_accessible(browser: Browser, t
     for position in circuit.to_frame()["position"].unique():
         # Spaces at the ends of a word and line ends are the browser's to set.
         assert short(read[position], 40) in said, position
-
-
-@pytest.mark.browser
-def test_three_hundred_nodes_and_two_thousand_edges_move(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
-    """From a movement to the picture on the screen; a busy machine is given much room."""
-    file = views.circuit(realistic(), threshold=0).save(tmp_path / "big.html")
-    move = """async () => { const S = document.querySelector('.pc').peaklens, times = [];
-      S.zoom(2); await new Promise((done) => setTimeout(done, 400));
-      for (let i = 0; i < 25; i++) { S.move(i % 2 ? 3 : -3, 0); S.zoom(i % 2 ? 1.01 : 1 / 1.01);
-        const begun = performance.now();
-        await new Promise((done) => { S.onframe = () => setTimeout(done, 0); });
-        times.push(performance.now() - begun); }
-      return [S.seen.edges.length, S.N.x.length, times.sort((a, b) => a - b)[12]]; }"""
-    edges, nodes, milliseconds = browser.rendered(file, actions=lambda tab: tab.evaluate(move)).check().result
-    assert (edges, nodes) == (2000, 300)
-    assert milliseconds < 150
 
 
 def test_without_javascript_there_is_a_picture_and_a_table() -> None:
