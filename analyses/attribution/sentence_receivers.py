@@ -27,7 +27,6 @@ from interp.arguments import Whole, Wholes, as_list, as_text, as_whole, as_whole
 from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.rollout import Rollout
-from interp.sampling import widened
 from interp.sites import resolve_layers
 from interp.types import Bridge
 from interp.writes import read_patterns
@@ -179,11 +178,13 @@ def _sentence_attention(
         at = block.to(pattern.device)
         numbers = torch.arange(count, device=pattern.device)[:, None]
         giving = (at[begin : begin + rows] == numbers).double()
-        getting = (at[:columns] == numbers).double()
+        getting = at[:columns].masked_fill(at[:columns] < 0, count)  # what is in no sentence goes into one too many
         for head, weights in enumerate(pattern):
-            found[layer][head] += giving @ widened(weights).double() @ getting.T
+            sums = torch.zeros(rows, count + 1, dtype=torch.float64, device=pattern.device)
+            found[layer][head] += giving @ sums.index_add_(1, getting, weights.double())[:, :count]
 
-    read_patterns(model, rollout.prompt_ids.tolist(), rollout.token_ids.tolist(), take, list(layers))
+    kept = 8 * len(layers) * (engine_for(model).facts.n_heads or 0) * count**2
+    read_patterns(model, rollout.prompt_ids.tolist(), rollout.token_ids.tolist(), take, list(layers), besides=kept)
     pairs = (sizes[:, None] * sizes).double()
     return {layer: total.cpu() / pairs for layer, total in found.items()}
 
