@@ -71,7 +71,8 @@ class ReceiverHeads:
             at_most: heads of a layer that are taken; those beyond it are passed over. Half of a layer's heads leaves as
                 many to draw controls from.
         """
-        count, found = as_whole(k, "ReceiverHeads.heads", "k", 0), []
+        count = as_whole(k, "ReceiverHeads.heads", "k", 0)
+        found: list[tuple[int, int]] = []
         most = None if at_most is None else as_whole(at_most, "ReceiverHeads.heads", "at_most", 0)
         taken: Counter[int] = Counter()
         known = self.table[self.table["score"].notna()]
@@ -127,9 +128,10 @@ def head_name(layer: int, head: int) -> str:
 def ranked(responses: pandas.DataFrame, parts: Sequence[str], draws: int, seed: int) -> pandas.DataFrame:
     """A row a head from a row a response and head: the means, and the score's bootstrap interval over problems."""
     rows = []
-    for (layer, head), part in responses.groupby(["layer", "head"], sort=True):
+    for place, part in responses.groupby(["layer", "head"], sort=True):
+        layer, head = np.asarray(place).tolist()
         known = part[part["score"].notna()]
-        row = {"layer": int(layer), "head": int(head), "score": math.nan, "low": math.nan, "high": math.nan}
+        row = {"layer": layer, "head": head, "score": math.nan, "low": math.nan, "high": math.nan}
         if len(known):
             found = bootstrap_interval(known["score"], draws=draws, seed=seed, clusters=known["problem"].astype(str))
             row |= {"score": found.estimate, "low": found.low, "high": found.high}

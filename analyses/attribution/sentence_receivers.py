@@ -150,8 +150,8 @@ def sentence_receivers(
     found = ReceiverHeads(table, responses, pandas.DataFrame(), settings)
     best = found.heads(k)
     sentences = []
-    for place, own in received.items():
-        scores = torch.stack([own[layer][head] for layer, head in best]).mean(0) if best else None
+    for place, by_layer in received.items():
+        scores = torch.stack([by_layer[layer][head] for layer, head in best]).mean(0) if best else None
         sentences += [
             {"response": place, "problem": labels[place], "sentence": n, "start": start, "stop": stop,
              "text": _text(listed[place], start, stop), "score": float("nan") if scores is None else float(scores[n])}

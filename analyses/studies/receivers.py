@@ -167,7 +167,7 @@ class Receivers(Study):
             for measure in _MEASURES
         ]
         table = pd.DataFrame([row for row in rows if row["n"] or row["measure"] == "accuracy"])
-        table.insert(table.columns.get_loc("list"), "p_holm", holm(table["p"]))
+        table.insert(list(table.columns).index("list"), "p_holm", holm(table["p"]))
         return {
             "receivers": table,
             "receivers_heads": ranking,
