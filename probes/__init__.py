@@ -9,7 +9,7 @@ widths, `similarity` has the alternatives on the same footing, `nulls` asks whet
 `gradients` says how a score changes with the vector, `score_functions` joins the two, `integrated` shares a difference
 out over what was added up to make it.
 `peaks` finds and describes the steps that stand out, `tokens` counts the words generated there, `depth` finds the block
-in which each prediction settles.
+in which each prediction settles; `receivers` which places of a text attention narrows on.
 
 Across many problems, problems as samples: `samplewise` asks whether there is any dependence, `information` and
 `vinformation` estimate bits, `bounds` says which errors they allow.
@@ -38,6 +38,7 @@ from probes.integrated import Differentiable, IntegratedGradient, integrated_gra
 from probes.many_tests import holm_over_layers, nulls_needed
 from probes.nulls import NullTest, null_scores, null_test, random_answers
 from probes.peaks import PeakStatistics, peak_statistics, top_k_peaks, tukey_peaks
+from probes.receivers import depth_controlled, excess_kurtosis, received_attention, shuffled_kurtosis
 from probes.samplewise import SampleHsic, sample_hsic
 from probes.scale import median_distance
 from probes.score_functions import ScoreFunction, score_function
@@ -68,10 +69,12 @@ __all__ = [
     "cka",
     "cosine",
     "cosine_gradient",
+    "depth_controlled",
     "discrete_mi",
     "entropy_bits",
     "error_bounds",
     "excess",
+    "excess_kurtosis",
     "gaussian_mi",
     "holm_over_layers",
     "integrated_gradient",
@@ -90,10 +93,12 @@ __all__ = [
     "pearson_r2",
     "pearson_r2_gradient",
     "random_answers",
+    "received_attention",
     "reduce_dimensions",
     "sample_hsic",
     "score_function",
     "settling_depth",
+    "shuffled_kurtosis",
     "thinking_tokens",
     "top_k_peaks",
     "tukey_peaks",

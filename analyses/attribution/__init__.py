@@ -25,7 +25,11 @@ from analyses.attribution.mi import mi_attribution
 from analyses.attribution.mi_result import MiAttribution
 from analyses.attribution.node_patching import patch_nodes
 from analyses.attribution.patching import patch_sweep
+from analyses.attribution.receiver_ablation import ablate_receivers
+from analyses.attribution.receiver_result import ReceiverHeads, random_heads
+from analyses.attribution.receivers import receiver_heads
 from analyses.attribution.score_metrics import nhsic_metric, score_metric
+from analyses.attribution.sentence_receivers import sentence_receivers, sentence_spans
 from interp.patching import mean_writes, residual_metric, zero_writes
 
 __all__ = [
@@ -39,7 +43,9 @@ __all__ = [
     "Node",
     "NodeEffects",
     "RandomCircuits",
+    "ReceiverHeads",
     "RecoveryCurve",
+    "ablate_receivers",
     "against_known",
     "completeness",
     "logit_attribution",
@@ -54,10 +60,14 @@ __all__ = [
     "patch_nodes",
     "patch_sweep",
     "random_circuits",
+    "random_heads",
+    "receiver_heads",
     "recovered",
     "recovery_curve",
     "removal_curve",
     "residual_metric",
     "score_metric",
+    "sentence_receivers",
+    "sentence_spans",
     "zero_writes",
 ]

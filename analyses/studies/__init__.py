@@ -10,6 +10,7 @@
 - :mod:`correctness`   peaks and nHSIC against being right
 - :mod:`information`   bits about the answer by layer and place, beside nHSIC
 - :mod:`bounds`        what errors the information allows (Theorems 1 and 2)
+- :mod:`receivers`     accuracy and repairs without the heads whose attention narrows on thinking
 - :mod:`overlap`       peaks against deep tokens, entropy, thinking tokens, other measures
 
 They share :mod:`base` (study, condition, result), :mod:`setup` and :mod:`lab` (what options are checked against and
@@ -36,7 +37,7 @@ __all__ = ["STUDIES", "find_study", "make_study"]
 
 STUDIES = (
     "trajectories", "compare", "tokens", "suppress", "recycle", "scale", "ablate", "correctness", "information",
-    "bounds", "overlap",
+    "bounds", "overlap", "receivers",
 )  # fmt: skip
 
 

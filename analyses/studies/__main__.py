@@ -124,6 +124,8 @@ ENTRIES = (
             ("at", "bits", "bits_low", "bits_high", "entropy", "lower", "upper", "probe_error", "stated_error", "n"),
         ),
     ),
+    # A layer of the toys has four heads, of which two are taken.
+    Entry("receivers", {"counts": "1,2,4"}, shown=Shown(readings=("Heads are", "accuracy,", "repair rate,"))),
     Entry(
         "overlap",
         {"draws": "1000"},

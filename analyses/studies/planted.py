@@ -239,6 +239,19 @@ def _overlap(result: StudyResult, questions: Sequence[Question]) -> Found:
     return said, bool(row["both"] == row["n_second"] > 0)
 
 
+def _receivers(result: StudyResult, questions: Sequence[Question]) -> Found:
+    rows = result.tables["receivers_responses"]
+    base = rows[rows["condition"] == "baseline"]
+    slips, ordinary = int(base["slips"].sum()), int(base["ordinary"].sum())
+    repaired, right = base["repaired"].sum() / max(slips, 1), base["ordinary_right"].sum() / max(ordinary, 1)
+    said = (
+        f"which head does what came of training; what an untouched response does is planted: it repairs its {slips} "
+        f"slips at facts that it slips and repairs itself at, found {repaired:.1%}, and is right in its {ordinary} "
+        f"ordinary steps, found {right:.1%}"
+    )
+    return said, bool(repaired >= 0.95 and right >= 0.95) if slips and ordinary else None
+
+
 def _nothing(said: str) -> Callable[[StudyResult, Sequence[Question]], Found]:
     return lambda result, questions: (said, None)
 
@@ -255,4 +268,5 @@ _LOOKS: Mapping[str, Callable[[StudyResult, Sequence[Question]], Found]] = {
     "information": _information,
     "bounds": _bounds,
     "overlap": _overlap,
+    "receivers": _receivers,
 }

@@ -4,6 +4,7 @@ What shares mean, and tables of them, are for :mod:`analyses.attribution`.
 """
 
 from interp.writes.components import Component, Writes
+from interp.writes.patterns import read_patterns
 from interp.writes.reading import read_writes
 from interp.writes.readout import Readout, readout_of
 from interp.writes.replacing import replaced_streams
@@ -17,6 +18,7 @@ __all__ = [
     "Sources",
     "Writes",
     "logit_shares",
+    "read_patterns",
     "read_sources",
     "read_writes",
     "readout_of",

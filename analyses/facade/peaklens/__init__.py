@@ -25,6 +25,7 @@ Interventions
     mi_attribution (its share in a score of a step with the answer), MiAttribution
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
     Circuit (which nodes and edges; attribution has what measures one)
+    receiver_heads, sentence_receivers, ReceiverHeads (whose attention narrows), ablate_receivers (what they do)
     NodeEffects, EdgeEffects (what they give); nhsic_metric, score_metric, residual_metric (what else they measure),
     patch_nodes, patch_edges (what heads, MLPs and the connections between them do, estimated and verified),
     zero_writes, mean_writes (in place of a corrupted run)
@@ -35,6 +36,7 @@ Measures of one response
     tukey_peaks, top_k_peaks, peak_statistics, PeakStatistics, thinking_tokens, ThinkingToken
     excess, Excess, null_test, NullTest, null_scores, random_answers, nulls_needed, holm_over_layers
     settling_depth, Depth
+    received_attention, depth_controlled, excess_kurtosis, shuffled_kurtosis (which places attention narrows on)
     nhsic_gradient, kernel_cka_gradient, pearson_r2_gradient, cosine_gradient, GRADIENTS; score_function, ScoreFunction,
     integrated_gradient, IntegratedGradient, Differentiable (how a score changes with the vector)
 
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
         EdgeEffects,
         MiAttribution,
         NodeEffects,
+        ReceiverHeads,
+        ablate_receivers,
         logit_attribution,
         matched_contrasts,
         mean_writes,
@@ -74,8 +78,10 @@ if TYPE_CHECKING:
         patch_edges,
         patch_nodes,
         patch_sweep,
+        receiver_heads,
         residual_metric,
         score_metric,
+        sentence_receivers,
         zero_writes,
     )
     from analyses.problems import Problem, bundled_problems, load_problems
@@ -135,10 +141,12 @@ if TYPE_CHECKING:
         cka,
         cosine,
         cosine_gradient,
+        depth_controlled,
         discrete_mi,
         entropy_bits,
         error_bounds,
         excess,
+        excess_kurtosis,
         gaussian_mi,
         holm_over_layers,
         integrated_gradient,
@@ -157,10 +165,12 @@ if TYPE_CHECKING:
         pearson_r2,
         pearson_r2_gradient,
         random_answers,
+        received_attention,
         reduce_dimensions,
         sample_hsic,
         score_function,
         settling_depth,
+        shuffled_kurtosis,
         thinking_tokens,
         top_k_peaks,
         tukey_peaks,
@@ -194,6 +204,7 @@ __all__ = [
     "PeakStatistics",
     "Positions",
     "Problem",
+    "ReceiverHeads",
     "ResidualSites",
     "ResidualStream",
     "Rollout",
@@ -210,6 +221,7 @@ __all__ = [
     "Trajectory",
     "VInformation",
     "Writes",
+    "ablate_receivers",
     "answer_log_probability",
     "answer_probe",
     "attribute_run",
@@ -221,11 +233,13 @@ __all__ = [
     "cosine",
     "cosine_gradient",
     "decode",
+    "depth_controlled",
     "discrete_mi",
     "encode",
     "entropy_bits",
     "error_bounds",
     "excess",
+    "excess_kurtosis",
     "gaussian_mi",
     "grading",
     "holm_over_layers",
@@ -264,6 +278,8 @@ __all__ = [
     "random_answers",
     "read",
     "read_writes",
+    "received_attention",
+    "receiver_heads",
     "reduce_dimensions",
     "residual_metric",
     "run_study",
@@ -271,7 +287,9 @@ __all__ = [
     "score",
     "score_function",
     "score_metric",
+    "sentence_receivers",
     "settling_depth",
+    "shuffled_kurtosis",
     "stats",
     "studies",
     "thinking_tokens",
@@ -314,9 +332,13 @@ _ANALYSES = {
     "patch_edges": "analyses.attribution",
     "patch_nodes": "analyses.attribution",
     "patch_sweep": "analyses.attribution",
+    "ReceiverHeads": "analyses.attribution",
+    "ablate_receivers": "analyses.attribution",
+    "receiver_heads": "analyses.attribution",
     "residual_metric": "analyses.attribution",
     "run_study": "analyses.studies.run",
     "score_metric": "analyses.attribution",
+    "sentence_receivers": "analyses.attribution",
     "trace": "analyses.trace",
     "zero_writes": "analyses.attribution",
 }
