@@ -28,7 +28,7 @@ from torch import Tensor
 
 from probes.answers import AnswerFactor, factored_answers, gram_norm, ridge_cholesky
 from probes.checks import check_device, check_max_bytes
-from probes.chunks import DEFAULT_MAX_BYTES, Meetings, parts, vectors_of
+from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, parts, vectors_of
 from probes.kernel import Kernel
 from probes.lowrank import factor_blocks
 from probes.scale import median_gradient, median_gradient_over, median_multiple, rescaled
@@ -215,7 +215,8 @@ def _fill(
     def take(rows: Tensor) -> Tensor:
         return kept(fetch(first[rows // n_steps] * n_steps + rows % n_steps), rows)
 
-    n_rows, scaled, bandwidth = len(sources) * n_steps, take, None
+    n_rows, bandwidth = len(sources) * n_steps, None
+    scaled: Take = take
     if isinstance(kernel.sigma, str):
 
         def place(row: int) -> int:

@@ -106,9 +106,10 @@ def mi_attribution(
 
     Returns:
         `MiAttribution`: ``shares``, one row a component (``total`` NaN where it was not asked for); ``ends``, the
-        scores at step and reference, and what part of their difference the shares fall short of (``missing``; NaN where
-        both ends score alike); ``sources``, what each chosen head read its share from, which sums to it: its attention
-        to each position less that of the reference, times what it would write from there.
+        scores at step and reference, and what part of their difference the shares fall short of (``missing``, NaN where
+        both ends score alike; ``path_missing`` through the integral, the rest because a model in low precision rounds
+        its stream, so that writes sum to another); ``sources``, what each chosen head read its share from, which sums
+        to it: its attention to each position less that of the reference, times what it would write from there.
 
     Raises:
         InputError: a step, layer or measure that is not there, an answer of another width, no peaks, no step to compare
@@ -159,7 +160,7 @@ def mi_attribution(
     }  # fmt: skip
     words = text_pieces(facts.tokenizer, said)
     before = inputs_of(words, last_piece(facts.tokenizer, ids))
-    told = {
+    told: dict[str, Sequence[Any]] = {
         "step": chosen,
         "input_token": [before[step] for step in chosen],
         "token": [words[step] for step in chosen],

@@ -56,16 +56,13 @@ class MiAttribution:
     def show(self, top: Whole = 15, *, measure: str | None = None, step: Whole | None = None) -> View:
         """The components with the largest shares at a step; of the first measure and step unless told otherwise."""
         measure = str(self.ends["measure"].iloc[0]) if measure is None else measure
-        step = int(self.ends["step"].iloc[0]) if step is None else step
+        step = int(self.ends["step"].iloc[0]) if step is None else as_whole(step, "MiAttribution", "step")
         title = f"Shares in the {measure} of step {step} at layer {self.settings['layer']}"
         return self._of(self.shares, measure, step).show(top, title=title)
 
-    def _of(self, shares: ShareTable, measure: str | None, step: int | None) -> ShareTable:
-        operation = "MiAttribution"
-        for name, wanted in (
-            ("measure", measure),
-            ("step", None if step is None else as_whole(step, operation, "step")),
-        ):
+    def _of(self, shares: ShareTable, measure: str | None, step: Whole | None) -> ShareTable:
+        number = None if step is None else as_whole(step, "MiAttribution", "step")
+        for name, wanted in (("measure", measure), ("step", number)):
             known = list(dict.fromkeys(self.ends[name]))
             if wanted is not None and wanted not in known:
                 raise InputError(

@@ -110,6 +110,7 @@ def ends_table(
                     difference=float(one.path.difference[place]),
                     shared=float(one.shares[:, place].sum()),
                     missing=float(one.missing[place]),
+                    path_missing=float(one.path.relative[place]),
                     points=int(one.path.points[place]),
                     reference=reference.told,
                 )
@@ -168,7 +169,7 @@ def sources_of(
 
 def _labelled(told: Mapping[str, Any], one: Shared, size: int) -> pandas.DataFrame:
     columns: dict[str, Any] = {}
-    for name, value in (told | {"measure": one.measure.name}).items():
+    for name, value in {**told, "measure": one.measure.name}.items():
         kept = np.repeat(np.asarray([value], dtype=object), size)
         columns[name] = pandas.array(kept, dtype="str" if isinstance(value, str) else "int64")
     return pandas.DataFrame(columns)

@@ -133,12 +133,12 @@ class _Patterns:
         width, self.count = engine.facts.d_model, len(heads)
         self.output = torch.stack([weights[h.layer][h.head] for h in heads]) if heads else torch.zeros(0, 1, width)
         self.output = self.output.to(self.dtype)
-        like = {"dtype": self.dtype, "device": engine.device}
-        self.patterns = torch.zeros(self.count, len(places), total, **like)
-        self.values = torch.zeros(self.count, total, d_head, **like)
-        self.z = torch.zeros(self.count, len(places), d_head, **like)
+        zeros = partial(torch.zeros, dtype=self.dtype, device=engine.device)
+        self.patterns = zeros(self.count, len(places), total)
+        self.values = zeros(self.count, total, d_head)
+        self.z = zeros(self.count, len(places), d_head)
         # How much each position counts in each place.
-        self.weight = torch.zeros(len(places), total, **like)
+        self.weight = zeros(len(places), total)
         for place, steps in enumerate(places):
             columns = torch.tensor(steps, device=engine.device) + prompt - 1
             self.weight[place].index_add_(0, columns, torch.full_like(columns, 1 / len(steps), dtype=self.dtype))

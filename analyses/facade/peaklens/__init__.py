@@ -21,8 +21,8 @@ Text through a model
 Interventions
     interventions (the ready-made ones: SuppressTokens, RecycleRepresentation, PatchResidual, ...)
     Intervention, Step, Row, Positions, Site (to write one's own)
-    logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with),
-    mi_attribution, MiAttribution (each component's share in a score of a step with the answer)
+    logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with)
+    mi_attribution (its share in a score of a step with the answer), MiAttribution
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
     Circuit (which nodes and edges; attribution has what measures one)
     NodeEffects, EdgeEffects (what they give); nhsic_metric, score_metric, residual_metric (what else they measure),

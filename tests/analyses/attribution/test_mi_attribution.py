@@ -10,6 +10,7 @@ from typing import Any
 import families as F
 import numpy as np
 import pandas
+import psutil
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
@@ -19,7 +20,7 @@ from analyses.attribution.mi_reference import choose_references, input_kinds
 from analyses.attribution.mi_shares import Shared
 from analyses.views.frames import ShareTable
 from interp import InputError, load_model
-from interp.writes import Component, Writes, read_writes
+from interp.writes import Component, Writes, read_sources, read_writes, replaced_streams
 from interp.writes.components import FinalNorm
 from probes import answer_probe, excess, nhsic, pearson_r2, score_function, tukey_peaks
 
@@ -127,6 +128,7 @@ def test_shares_sum_and_ends_are_the_scores_of_plain_hugging_face(family: str) -
         assert len(mine) == len(written(family).components)
         assert mine["share"].sum() == pytest.approx(row.shared, rel=1e-9)
         assert abs(row.shared - row.difference) <= 1.2e-3 * abs(row.difference)
+        assert row.path_missing <= 1e-3
         assert row.missing == pytest.approx(abs(row.shared - row.difference) / abs(row.difference))
     assert found.ends["reference"].unique().tolist() == ["the mean of 3 given steps"]
     assert found.ends["token"].tolist() == ["w45"] * 5
@@ -248,6 +250,29 @@ def test_the_bits_of_a_probe_are_shared_out_too() -> None:
     assert found.ends["value"].iloc[0] == pytest.approx(value / np.log(2), rel=1e-3)
     assert found.settings["units"]["v-information"].startswith("bits")
     assert not len(found.sources)
+
+
+def test_what_a_model_in_low_precision_rounds_away_is_told() -> None:
+    found = mi_attribution(
+        F.bridge("llama", torch.bfloat16), PROMPT, RESPONSE, STEP, layer=LAYER, answer=answer("llama"), sigma=2.0,
+        reference=AGAINST, measures=["nhsic", "r2"],
+    )  # fmt: skip
+    assert bool((found.ends["path_missing"] <= 1e-3).all())
+    assert 1e-3 < float(found.ends["missing"].max()) < 0.1
+    exact = attributed("llama").ends.set_index("measure")["value"]
+    assert found.ends["value"].tolist() == pytest.approx([exact["nhsic"], exact["r2"]], rel=0.1)
+    assert found.settings["dtype"] == "bfloat16"
+
+
+def test_more_than_the_memory_holds_is_refused_before_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 10_000}))
+    with pytest.raises(InputError, match=r"mi_attribution: expected at most the 0\.0 GB free"):
+        mi_attribution(F.bridge("llama"), PROMPT, RESPONSE, STEP, layer=LAYER, answer=answer("llama"))
+    changes = {1: torch.zeros(1, 44)}
+    with pytest.raises(InputError, match=r"replace writes: expected at most the 0\.0 GB free"):
+        replaced_streams(F.bridge("llama"), PROMPT, RESPONSE, LAYER, [Component("mlp", 1)], changes)
+    with pytest.raises(InputError, match=r"read sources: expected at most the 0\.0 GB free"):
+        read_sources(F.bridge("llama"), PROMPT, RESPONSE, [[1]], [Component("head", 1, 1)])
 
 
 def test_references_are_ordinary_steps() -> None:
