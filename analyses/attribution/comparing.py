@@ -14,6 +14,7 @@ from interp.arguments import as_text, as_whole, as_wholes
 from interp.engines.base import Engine
 from interp.engines.registry import engine_for
 from interp.errors import InputError
+from interp.loading.identity import weight_hash
 from interp.passes import made_with
 from interp.patching.asked import Asked, asked_of
 from interp.patching.comparison import Comparison
@@ -99,7 +100,7 @@ class Pairs:
         plain, other = (float(np.mean(values)) for values in zip(*both, strict=True))
         gap, size = plain - other, max(1.0, abs(plain), abs(other))
         rounding = _FLAT * (2**-8 if self.engine.dtype.itemsize == 2 else 2**-23)
-        against = self.against[0]
+        against, made = self.against[0], made_with(self.engine, [])
         return {
             "model": self.engine.facts.name,
             "metric": self.asked[0].name,
@@ -111,7 +112,13 @@ class Pairs:
             "clean": plain,
             "corrupt": other,
             "gap": gap,
-            "versions": made_with(self.engine, [])["versions"],
+            "weight_hash": weight_hash(self.model),
+            "dtype": made["dtype"],
+            "versions": made["versions"],
+            "texts": [
+                {"clean": list(own.ids), "corrupt": list(other.ids) if isinstance(other, Text) else None}
+                for own, other in zip(self.clean, self.against, strict=True)
+            ],
             "flat": bool(abs(gap) <= rounding * size),
         }
 

@@ -66,7 +66,8 @@ class Effects:
         table: the rows, in the order of the forward pass. ``score`` is the estimate, ``exact`` the effect by
             intervention (NaN where it was not asked for), ``share`` and ``exact_share`` both over the gap between the
             metric of the clean and the corrupted run: NaN where there is no gap.
-        settings: model, metric, what was compared, step, seed, the metric of both runs.
+        settings: model and weights, metric, what was compared (``texts`` as token ids), step, seed, versions, and the
+            metric of both runs.
     """
 
     table: pandas.DataFrame

@@ -60,7 +60,8 @@ def patch_nodes(
     them says how far the rest can be trusted (``effects.agreement``).
 
     Args:
-        clean: a rollout, or a prompt (text, chat, token ids) whose continuation is looked at; or a list of them.
+        clean: a rollout, or a prompt (text, chat, token ids) whose continuation is looked at; or a list of them. A
+            rollout is read as a text: interventions that it was made with do not act again.
         corrupt: what it is compared with: another rollout, a prompt with as many tokens (it is given the clean
             response), :func:`zero_writes` or :func:`mean_writes`; a list if ``clean`` is one.
         metric: :func:`interp.logit_difference` or :func:`interp.log_probability` of the logits at step ``at``,

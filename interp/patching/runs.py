@@ -96,7 +96,7 @@ class Run:
             with self.model.hooks(fwd_hooks=_puts([patches[n] for n in batch], start)):
                 values = self._measured(fork, start, len(batch) + 1)
             self.finite(values)
-            changes[batch] = (values[1:] - values[0]).double().cpu()
+            changes[batch] = (values[1:] - values[0]).cpu().double()
         return changes
 
     @torch.no_grad()

@@ -44,6 +44,8 @@ def test_the_strongest_are_verified_and_so_is_a_random_sample(nodes: NodeEffects
         assert found.agreement.n == sample
         assert found.agreement.spearman == pytest.approx(1 - 6 * apart / (n * (n * n - 1)))  # no ties
         assert found.agreement.miss == pytest.approx((drawn["score"] - drawn["exact"]).abs().max())
+        assert found.settings["texts"] == [dict(zip(("clean", "corrupt"), two_texts("llama"), strict=True))]
+        assert len(found.settings["weight_hash"]) == 64
         shares = rows["score"] / (found.settings["clean"] - found.settings["corrupt"])
         assert rows["share"].to_numpy() == pytest.approx(shares.to_numpy())
     assert edges.settings["scored"] > len(edges.table) == 57 - int((edges.table["is_sample"] & rank_below(edges)).sum())
