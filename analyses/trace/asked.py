@@ -90,7 +90,7 @@ class Asked:
         found = pinned_others(self._tracer, self.run.path, pinned)
         found.read([name], [self.layer])
         rows = [found.known[other] for other in found.drawn(name).problems]
-        return found.vectors[self.layer][rows] if rows else None
+        return found.vectors[found.positions[0], self.layer][rows] if rows else None
 
     @cached_property
     def _tracer(self) -> Tracer:
