@@ -169,7 +169,7 @@ def test_the_circuit_is_of_the_tables_and_its_edges_are_measured_where_they_are_
     scale = (writes.stream[2, 0].square().mean() + hf.config.rms_norm_eps).sqrt()
     words = _words(found.asked, circuit)
     for component, vector in writes:
-        logits = hf.lm_head.weight @ (hf.model.norm.weight * vector[0] / scale)
+        logits = (hf.lm_head.weight @ (hf.model.norm.weight * vector[0] / scale)).detach()
         mine = words[words["node"] == component.label]
         assert mine["token"].iloc[0].strip() == model.tokenizer.decode([int(logits.argmax())]).strip()
         assert mine["value"].iloc[0] == pytest.approx(float(logits.max() - logits.mean()), rel=1e-4)
