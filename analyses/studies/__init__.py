@@ -11,6 +11,7 @@
 - :mod:`information`   bits about the answer by layer and place, beside nHSIC
 - :mod:`bounds`        what errors the information allows (Theorems 1 and 2)
 - :mod:`overlap`       peaks against deep tokens, entropy, thinking tokens, other measures
+- :mod:`attribute`     which heads, MLPs and embeddings write peaks, and classes of tokens
 
 They share :mod:`base` (study, condition, result), :mod:`setup` and :mod:`lab` (what options are checked against and
 conditions decoded in) and :mod:`options`; :mod:`run` runs them: :mod:`plan`, :mod:`baselines`, :mod:`spec`,
@@ -36,7 +37,7 @@ __all__ = ["STUDIES", "find_study", "make_study"]
 
 STUDIES = (
     "trajectories", "compare", "tokens", "suppress", "recycle", "scale", "ablate", "correctness", "information",
-    "bounds", "overlap",
+    "bounds", "overlap", "attribute",
 )  # fmt: skip
 
 
