@@ -89,10 +89,10 @@ def mi_attribution(
         answer: the reference of the answer: its stream ``[d_model]`` at that layer, or a text (the gold solution),
             whose last token's stream is taken, read on its own.
         others: those of other answers, ``[k, d_model]`` or texts, for the excess over them.
-        measures: names, as "nhsic", "nhsic/drop4", "r2", "nhsic excess", "nhsic standardised", or functions with
-            gradients, as ``probes.answer_probe(x, y).score(label)``, the probe's bits of V-information; unless given
-            nHSIC, with and without the answer's four largest coordinates, r2, and with three ``others`` or more both
-            excesses.
+        measures: names, as "nhsic", "nhsic/drop4", "r2", "nhsic excess", "nhsic standardised", "nhsic@median" for
+            another bandwidth, or functions with gradients, as ``probes.answer_probe(x, y).score(label)``, the probe's
+            bits of V-information; unless given nHSIC, with and without the answer's four largest coordinates, r2, and
+            with three ``others`` or more both excesses.
         sigma, eps: of nHSIC, as in :func:`probes.nhsic`.
         reference: what steps are compared with: "non-peaks", the mean of all steps that are neither peaks of nHSIC nor
             asked about; "matched", for each the nearest of them that has read a token of the same kind; or steps, whose

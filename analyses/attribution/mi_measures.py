@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from interp.arguments import as_list
 from interp.errors import InputError
 from probes.integrated import Differentiable
+from probes.scale import sigma_of
 from probes.score_functions import KINDS, score_function
 from probes.similarity import SCORES
 
@@ -19,7 +21,8 @@ __all__ = ["DEFAULT_MEASURES", "measures_of"]
 #: The score, its robust form, a plain one; and what is about this answer, where there are others.
 DEFAULT_MEASURES = ("nhsic", "nhsic/drop4", "r2")
 _AGAINST_OTHERS = ("nhsic excess", "nhsic standardised")
-_NAME = re.compile(r"(?P<score>\w+)(?:/drop(?P<drop>\d+))?(?: (?P<kind>\w+))?")
+_NAME = re.compile(r"(?P<score>\w+)(?:@(?P<sigma>[^/ ]+))?(?:/drop(?P<drop>\d+))?(?: (?P<kind>\w+))?")
+_WITH_KERNEL = ("nhsic", "cka")
 
 
 def measures_of(
@@ -52,14 +55,17 @@ def _measure(wanted: Any, answer: Tensor, others: Tensor | None, sigma: Any, eps
         return wanted
     match = _NAME.fullmatch(wanted)
     score, kind = (match["score"], match["kind"] or "score") if match else ("", "")
-    if match is None or score not in SCORES or kind not in KINDS:
-        _refuse(f"measures like nhsic, nhsic/drop4, nhsic excess; of {', '.join(SCORES)}", repr(wanted))
+    width = match["sigma"] if match else None
+    if match is None or score not in SCORES or kind not in KINDS or (width and score not in _WITH_KERNEL):
+        _refuse(f"measures like nhsic, nhsic/drop4, nhsic@median, nhsic excess; of {', '.join(SCORES)}", repr(wanted))
         raise AssertionError
     if kind != "score" and others is None:
         _refuse(f"references of other answers for {wanted}", "none")
-    return score_function(
+    sigma = sigma_of("mi_attribution", width) if width else sigma
+    found = score_function(
         score, answer, others=others, kind=kind, sigma=sigma, eps=eps, drop_top=int(match["drop"] or 0)
     )
+    return replace(found, name=wanted) if width else found  # another bandwidth than the others' is told
 
 
 def _refuse(expected: str, received: str) -> None:

@@ -50,28 +50,31 @@ def attribute(
             help='Total effects by intervention: "top", "all", "none".', show_default="top; none with --peaks"
         ),
     ] = None,
+    edges: Annotated[
+        bool, typer.Option("--edges", help="Also who writes to whom on the way to the score, at one step.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="The run's model, where it lies elsewhere now.")] = None,
     top: Annotated[int, typer.Option(help="Components shown of each step.")] = 8,
     csv: Annotated[bool, typer.Option("--csv", help="Tables as CSV instead of Parquet.")] = False,
     device: Device = None,
     dtype: Dtype = None,
     device_map: DeviceMap = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Write the tables, print where they are.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write tables and page, print where they are.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Files and top components as JSON.")] = False,
 ) -> None:
-    """Which heads, MLPs and embeddings wrote what a step of a finished run says, and its score; nothing is decoded."""
+    """Which heads, MLPs and embeddings wrote what a step of a finished run says and its score: tables, a page."""
     from analyses.store.run import Run
     from analyses.trace.attributing import attribute_run, check_asked
     from interp.arguments import as_whole
 
     opened = Run.open(run)
     as_whole(top, "attribute", "top", 1)
-    check_asked(opened, problem, step, peaks=peaks, layer=layer, sample=sample)
+    check_asked(opened, problem, step, peaks=peaks, layer=layer, sample=sample, edges=edges)
     name = str(opened.settings["model"] if model is None else model)
     loaded = load_chosen(name, device, dtype or opened.settings.get("dtype"), device_map, silent=quiet or as_json)
     found = attribute_run(
         opened, problem, step, peaks=peaks, layer=layer, sample=sample, problems=problems, model=loaded, csv=csv,
-        contrast=None if contrast == "none" else contrast, reference=reference, total=total,
+        contrast=None if contrast == "none" else contrast, reference=reference, total=total, edges=edges,
         measures=None if measures is None else names_of(measures),
     )  # fmt: skip
     if as_json:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from analyses.stats.estimate import Estimate, normal_quantile, paired, surely
 from interp.errors import InputError
 
-__all__ = ["accuracy_difference", "bootstrap_interval", "paired_bootstrap"]
+__all__ = ["accuracy_difference", "bootstrap_interval", "mean_intervals", "paired_bootstrap"]
 
 _FEW = 100
 _CHUNK = 1 << 21  # numbers drawn at a time: memory does not grow with the number of draws
@@ -159,6 +159,35 @@ def bootstrap_interval(
     value = float(np.asarray(of_rows(table.reshape(1, -1)), dtype=float)[0])
     unit = "cases" if len(table) == len(data) else "clusters"
     return _estimate(value, np.concatenate(drawn), level, float(np.abs(data).max()), len(table), unit)
+
+
+def mean_intervals(
+    values: Float64[np.ndarray, "cluster thing"], draws: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Float64[np.ndarray, "three thing"]:
+    """The mean of each column, and the ends of its percentile bootstrap over rows: all columns with the same draws.
+
+    >>> found = mean_intervals(np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 5.0], [4.0, 5.0]]))
+    >>> found[0].tolist(), found[1:, 0].round(1).tolist(), bool(np.isnan(found[1:, 1]).all())
+    ([2.5, 5.0], [1.5, 3.5], True)
+
+    An interval is NaN for one row, and where the draws do not vary. Without rows all is NaN.
+
+    Raises `InputError` for settings out of range.
+    """
+    normal_quantile(level)  # refuses a level out of range
+    count, width = values.shape
+    found = np.full((3, width), np.nan)
+    if not count:
+        return found
+    found[0] = values.mean(axis=0)
+    generator, drawn = np.random.default_rng(seed), []
+    for size in _sizes(draws, max(1, count), "mean_intervals"):
+        times = generator.multinomial(count, np.full(count, 1 / count), size=size)
+        drawn.append(times @ values / count)
+    ends = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    known = (ends[1] - ends[0] > 1e-12 * np.abs(values).max(axis=0)) & (count > 1)
+    found[1:, known] = ends[:, known]
+    return found
 
 
 def _sizes(draws: int, width: int, operation: str) -> Iterator[int]:

@@ -12,6 +12,7 @@
 - :mod:`bounds`        what errors the information allows (Theorems 1 and 2)
 - :mod:`receivers`     accuracy and repairs without the heads whose attention narrows on thinking
 - :mod:`overlap`       peaks against deep tokens, entropy, thinking tokens, other measures
+- :mod:`attribute`     which heads, MLPs and embeddings write peaks, and classes of tokens
 
 They share :mod:`base` (study, condition, result), :mod:`setup` and :mod:`lab` (what options are checked against and
 conditions decoded in) and :mod:`options`; :mod:`run` runs them: :mod:`plan`, :mod:`baselines`, :mod:`spec`,
@@ -37,7 +38,7 @@ __all__ = ["STUDIES", "find_study", "make_study"]
 
 STUDIES = (
     "trajectories", "compare", "tokens", "suppress", "recycle", "scale", "ablate", "correctness", "information",
-    "bounds", "overlap", "receivers",
+    "bounds", "overlap", "receivers", "attribute",
 )  # fmt: skip
 
 

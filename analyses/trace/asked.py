@@ -35,6 +35,7 @@ class Asked:
         problems: where the gold answers come from, if any file was named.
         measures, reference, total: as in :func:`analyses.attribution.mi_attribution`; no measures are the run's own
             score, without its answer's four largest coordinates, in excess over other answers, and r2.
+        edges: whether to ask who writes to whom.
     """
 
     run: Run
@@ -49,6 +50,7 @@ class Asked:
     measures: tuple[str, ...] | None = None
     reference: Any = NON_PEAKS
     total: str = "top"
+    edges: bool = False
 
     @property
     def options(self) -> TraceSettings:
@@ -90,7 +92,7 @@ class Asked:
         found = pinned_others(self._tracer, self.run.path, pinned)
         found.read([name], [self.layer])
         rows = [found.known[other] for other in found.drawn(name).problems]
-        return found.vectors[self.layer][rows] if rows else None
+        return found.vectors[found.positions[0], self.layer][rows] if rows else None
 
     @cached_property
     def _tracer(self) -> Tracer:

@@ -64,17 +64,18 @@ def attribute_run(
     measures: Texts | None = None,
     reference: Any = NON_PEAKS,
     total: Judged[str | None] = None,
+    edges: bool = False,
     csv: bool = False,
 ) -> Attributed:
-    """What wrote at some steps of a traced response, as tables in the run's folder; nothing is decoded anew.
+    """What wrote at some steps of a traced response, as tables and a page in the run's folder; nothing is decoded anew.
 
     >>> import tempfile
     >>> from analyses.trace import trace
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = trace("toy-reasoner", n=1, out=folder, max_new_tokens=30, excess=0, report=False)
     ...     found = attribute_run(run, run.cells()[0].problem, [3, 7], layer=1)
-    ...     sorted(file.name for file in found.files), sorted(set(found.tables["logits"]["read_at"]))
-    (['attribution.json', 'logits.parquet', 'mi.parquet', 'mi_ends.parquet', 'mi_sources.parquet'], [1, 2])
+    ...     sorted(file.name for file in found.files)[:4], sorted(set(found.tables["logits"]["read_at"]))
+    (['attribution.json', 'circuit.html', 'logits.parquet', 'mi.parquet'], [1, 2])
 
     Args:
         problem, sample: which response.
@@ -87,14 +88,18 @@ def attribute_run(
         measures, reference, total: of the shares in scores, as in :func:`analyses.attribution.mi_attribution`; unless
             given the run's own score, in excess over other answers, without the answer's four largest coordinates, and
             r2; total effects of the top components, and of none where peaks are asked about.
+        edges: also who writes to whom on the way to the run's score at the one step asked about, by
+            :func:`analyses.attribution.patch_edges` against the mean of the response's ordinary steps.
         csv: write CSV instead of Parquet.
 
     Raises:
         InputError: a run without scores, or of another model; a problem, sample, step or layer that it has not; no
-            peaks; a model that :func:`interp.read_writes` refuses.
+            peaks; edges at several steps; a model that :func:`interp.read_writes` refuses.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
-    trajectory, number, chosen = check_asked(opened, problem, steps, peaks=peaks, layer=layer, sample=sample)
+    trajectory, number, chosen = check_asked(
+        opened, problem, steps, peaks=peaks, layer=layer, sample=sample, edges=edges
+    )
     options = settings_of(opened)
     wanted = None if measures is None else tuple(as_list(measures, "attribute", "measures", "names"))
     if model is None or isinstance(model, str | Path):
@@ -107,15 +112,22 @@ def attribute_run(
     asked = Asked(
         opened, loaded, trajectory, data.tensors["prompt_ids"], data.tensors["token_ids"], number, chosen, contrast,
         problems, wanted, reference,
-        ("none" if peaks else "top") if total is None else total,
+        ("none" if peaks else "top") if total is None else total, edges,
     )  # fmt: skip
     found = {name: _named(asked, table) for make in ATTRIBUTIONS for name, table in make(asked).items()}
-    pages = {name: make(asked, found) for name, make in PAGES.items()}
+    pages = {name: text for name, make in PAGES.items() if (text := make(asked, found))}
     return Attributed(_folder(asked, peaks), asked, found, _written(asked, peaks, found, pages, csv))
 
 
 def check_asked(
-    run: Run, problem: str, steps: Wholes | None, *, peaks: bool = False, layer: Whole = -1, sample: Whole = 0
+    run: Run,
+    problem: str,
+    steps: Wholes | None,
+    *,
+    peaks: bool = False,
+    layer: Whole = -1,
+    sample: Whole = 0,
+    edges: bool = False,
 ) -> tuple[Trajectory, int, tuple[int, ...]]:
     """The response, layer and steps that are meant, before any model is loaded.
 
@@ -124,7 +136,15 @@ def check_asked(
     """
     trajectory = Trajectory.from_run(run, problem, as_whole(sample, "attribute", "sample", 0))
     number = trajectory.layers[trajectory.row(as_whole(layer, "attribute", "layer"))]
-    return trajectory, number, _steps(trajectory, number, steps, peaks)
+    chosen = _steps(trajectory, number, steps, peaks)
+    if edges and len(chosen) > 1:
+        raise InputError(
+            "attribute",
+            expected="one step, where edges are asked for",
+            received=f"{len(chosen)} steps",
+            remedy="Ask for them step by step.",
+        )
+    return trajectory, number, chosen
 
 
 def _steps(trajectory: Trajectory, layer: int, steps: Any, peaks: bool) -> tuple[int, ...]:
@@ -204,6 +224,7 @@ def _written(
         "peaks": peaks,
         "contrast": asked.contrast,
         "reference": asked.reference,
+        "edges": asked.edges,
         "model": asked.run.settings["model"],
         "dtype": str(next(asked.model.original_model.parameters()).dtype).removeprefix("torch."),
         "torch": torch.__version__,

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping
 
 import pandas
 
-from analyses.attribution import logit_attribution, mi_attribution
+from analyses.attribution import logit_attribution, mean_writes, mi_attribution, nhsic_metric, patch_edges
 from analyses.trace.asked import Asked
+from analyses.trace.circuit_page import circuit_page
 from analyses.trace.provenance import RunWarning
+from interp.errors import InputError
+from interp.reading import read
 
 __all__ = ["ATTRIBUTIONS", "PAGES"]
 
@@ -47,8 +50,29 @@ def _scores(asked: Asked) -> dict[str, pandas.DataFrame]:
     return {"mi": found.shares, "mi_ends": found.ends, "mi_sources": found.sources}
 
 
-ATTRIBUTIONS: list[Callable[[Asked], Mapping[str, pandas.DataFrame]]] = [_logits, _scores]
+def _edges(asked: Asked) -> dict[str, pandas.DataFrame]:
+    """Who writes to whom on the way to the run's score at the step, where it is asked; against its ordinary steps."""
+    if not asked.edges or not asked.knows_answer or asked.options.site != "resid_post":
+        return {}
+    (step,), options = asked.steps, asked.options
+    ordinary = [other for other in asked.other_steps if other != step]
+    if not ordinary:
+        raise InputError(
+            "attribute",
+            expected="steps that are no peaks, whose mean edges are compared with",
+            received=f"none but step {step}",
+            remedy="Leave edges out.",
+        )
+    metric = nhsic_metric(
+        asked.answer, asked.layer, sigma=options.sigma, eps=options.eps, drop_top=options.drop_top
+    )  # fmt: skip
+    rollout = read(asked.model, asked.prompt_ids, asked.token_ids)
+    found = patch_edges(asked.model, rollout, mean_writes(rollout, ordinary), metric, at=step, points=0)
+    return {"edges": found.table}
+
+
+ATTRIBUTIONS: list[Callable[[Asked], Mapping[str, pandas.DataFrame]]] = [_logits, _scores, _edges]
 """A new attribution is an entry here."""
 
-PAGES: dict[str, Callable[[Asked, Mapping[str, pandas.DataFrame]], str]] = {}
-"""Pages about the steps, from what was asked and its tables: their HTML by the name of its file."""
+PAGES: dict[str, Callable[[Asked, Mapping[str, pandas.DataFrame]], str]] = {"circuit": circuit_page}
+"""Pages about the steps, from what was asked and its tables: their HTML by the name of its file; none where empty."""

@@ -13,15 +13,18 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from browser import Browser, browser  # noqa: F401  (a fixture)
 from processes import Command
 
 from analyses.problems import bundled_problems
 from analyses.store.run import Cell, Run
 from analyses.trace import TraceRun, attributing, trace, tracer
+from analyses.trace.circuit_page import _words, circuit_of
 from analyses.trace.provenance import RunWarning
 from interp import InputError, decoding, load_model, read
 from interp.engines.bridge import BridgeEngine
 from interp.record import ResidualSites
+from interp.writes import read_writes
 from probes import nhsic
 
 PROBLEM = "toy-000"
@@ -64,7 +67,7 @@ def test_the_tables_are_of_the_stored_tokens_and_nothing_is_decoded(
     assert run.files() == before
     folder = run.path / "attribution" / PROBLEM / "sample0-layer0-step3-41-59"
     tables = {f"{name}.parquet" for name in ("logits", "mi", "mi_ends", "mi_sources")}
-    assert {file.name for file in folder.iterdir()} == {*tables, "attribution.json"}
+    assert {file.name for file in folder.iterdir()} == {*tables, "attribution.json", "circuit.html"}
     table = pandas.read_parquet(folder / "logits.parquet")
     assert table["step"].unique().tolist() == [3, 41, 59]
     assert table["read_at"].unique().tolist() == [0, 2]
@@ -140,6 +143,50 @@ def test_what_is_asked_knows_the_answer_and_the_other_steps(run: TraceRun, tmp_p
         attributing.attribute_run(run, PROBLEM, 5, model=model, problems=bundled_problems(3)[1:])
 
 
+def test_the_circuit_is_of_the_tables_and_its_edges_are_measured_where_they_are_asked(run: TraceRun) -> None:
+    model, step = F.pair("toy")[1], 5
+    found = attributing.attribute_run(run, PROBLEM, step, layer=2, model=model, edges=True, measures="nhsic")
+    circuit = circuit_of(found.asked, found.tables)
+    assert circuit is not None
+    position = len(found.asked.prompt_ids) - 1 + step
+    shares = found.tables["mi"].set_index("component")
+    nodes = circuit.nodes[circuit.nodes["position"] == position].set_index("node")
+    assert (circuit.metric, circuit.target) == ("nhsic", "L2 resid_post")
+    np.testing.assert_allclose(nodes.loc[shares.index, "score"], shares["share"])
+    np.testing.assert_allclose(nodes.loc[shares.index, "exact"], shares["total"])
+    # Into the target an edge's exact effect is the direct effect, whose reference is the same mean.
+    assert step in found.asked.other_steps
+    edges = found.tables["edges"]
+    last = edges[(edges["target"] == circuit.target) & edges["exact"].notna()].set_index("source")
+    assert len(last) > 2
+    np.testing.assert_allclose(last["exact"], shares.loc[last.index, "direct"], rtol=2e-3, atol=1e-5)
+    assert len(circuit.edges) == len(edges)
+    read = circuit.positions.set_index("position")["input_token"]
+    assert read[position] == found.asked.trajectory.input_tokens[step]
+    # What a write says, by Hugging Face's norm and unembedding alone.
+    hf = F.pair("toy")[0]
+    writes = read_writes(model, found.asked.prompt_ids, found.asked.token_ids, [[step]])
+    scale = (writes.stream[2, 0].square().mean() + hf.config.rms_norm_eps).sqrt()
+    words = _words(found.asked, circuit)
+    for component, vector in writes:
+        logits = (hf.lm_head.weight @ (hf.model.norm.weight * vector[0] / scale)).detach()
+        mine = words[words["node"] == component.label]
+        assert mine["token"].iloc[0].strip() == model.tokenizer.decode([int(logits.argmax())]).strip()
+        assert mine["value"].iloc[0] == pytest.approx(float(logits.max() - logits.mean()), rel=1e-4)
+    page = (found.folder / "circuit.html").read_text(encoding="utf-8")
+    assert "What wrote nhsic at step 5 of toy-000" in page
+    assert "measured by path patching. Spearman " in page
+    assert json.loads((found.folder / "attribution.json").read_text())["edges"] is True
+
+
+@pytest.mark.browser
+def test_the_page_opens_without_a_network(run: TraceRun, browser: Browser) -> None:  # noqa: F811
+    found = attributing.attribute_run(run, PROBLEM, [3, 5], layer=0, model=F.pair("toy")[1], measures="nhsic")
+    seen = browser.rendered(found.folder / "circuit.html").check()
+    assert "What wrote nhsic at steps 3, 5 of toy-000" in seen.text
+    assert "the direct effect" in seen.text
+
+
 def test_scores_that_cannot_be_shared_out_are_said(tmp_path: Path) -> None:
     model = load_model("toy-reasoner")
     pre = trace(model, n=1, out=tmp_path / "pre", max_new_tokens=8, site="resid_pre", excess=0, report=False)
@@ -164,6 +211,7 @@ def test_wrong_input_ends_in_one_line(run: TraceRun, peaklens: Command, tmp_path
         ({"--layer": "1"}, "a layer among 0, 2, or -1 to -2, received 1"),
         ({"--step": None}, "either steps or peaks, received neither"),
         ({"--peaks": ""}, "either steps or peaks, received both"),
+        ({"--step": None, "--peaks": "", "--edges": ""}, "one step, where edges are asked for, received . steps"),
         ({"--top": "0"}, "top at least 1, received 0"),
         ({"--model": "toy-base"}, "toy-reasoner as it was when it made .*weight_hash"),
         ({"--contrast": "Wait Hmm"}, "the text of one token of toy-reasoner, received 'Wait Hmm', which is 2"),
