@@ -54,9 +54,13 @@ def notebooks() -> dict[str, Path]:
     """Names and files of the notebooks, in the order in which to read them.
 
     >>> list(notebooks())
-    ['watch_a_model_think', 'touch_a_thinking_step', 'is_it_information', 'your_own_model']
+    ['watch_a_model_think', 'touch_a_thinking_step', 'is_it_information', 'your_own_model', 'what_makes_a_peak', \
+'the_circuit_behind_wait']
     """
-    names = ("watch_a_model_think", "touch_a_thinking_step", "is_it_information", "your_own_model")
+    names = (
+        "watch_a_model_think", "touch_a_thinking_step", "is_it_information", "your_own_model", "what_makes_a_peak",
+        "the_circuit_behind_wait",
+    )  # fmt: skip
     return {name: FOLDER / f"{name}.py" for name in names}
 
 

@@ -90,7 +90,9 @@ def test_what_comes_out_tells_nothing_of_the_machine(built: Path, name: str) -> 
     assert root not in (built / f"{name}.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "least"), [(NAMES[0], 7), (NAMES[1], 8), (NAMES[2], 5), (NAMES[3], 6)])
+@pytest.mark.parametrize(
+    ("name", "least"), [(NAMES[0], 7), (NAMES[1], 8), (NAMES[2], 5), (NAMES[3], 6), (NAMES[4], 6), (NAMES[5], 4)]
+)
 def test_picture_cells_show_pictures(built: Path, name: str, least: int) -> None:
     code = [cell for cell in outputs(built, name).cells if cell.cell_type == "code"]
     pictures = [cell for cell in code if PICTURE.search(cell.source)]
@@ -162,7 +164,30 @@ def test_bits_rise_where_the_answer_is_computed_and_nhsic_does_not_say_so(built:
     assert int(re.findall(r"(\d+) repairs", text)[0]) >= 40
 
 
-def test_the_last_keeps_its_report_beside_it(built: Path) -> None:
+def test_the_shares_that_are_printed_sum_to_what_they_are_of(built: Path) -> None:
+    text = printed(built, NAMES[4])
+    total = float(re.findall(r"^logit of .*: (\S+)$", text, re.M)[0])
+    shares = [float(value) for value in re.findall(r"^sum of \d+ shares: +(\S+)$", text, re.M)]
+    difference = float(re.findall(r": (\S+) more$", text, re.M)[0])
+    assert shares == [pytest.approx(total, abs=2e-4), pytest.approx(difference, rel=2e-3)]
+    share, over = re.findall(r"^L\dH\d: share (\S+), sum over positions (\S+)$", text, re.M)[0]
+    assert float(share) == pytest.approx(float(over), abs=2e-5)
+
+
+def test_the_circuit_that_is_found_is_needed_and_its_like_is_not(built: Path) -> None:
+    text = printed(built, NAMES[5])
+    assert "L0H2, L1H1" in re.findall(r"^copy the operator: (.*)$", text, re.M)[0]
+    assert "L2 MLP" in re.findall(r"^notice at once: (.*)$", text, re.M)[0]
+    assert float(re.findall(r"^precision: (\S+)", text, re.M)[0]) > 0.5
+    notebook = outputs(built, NAMES[5])
+    table = next(shown(c) for c in notebook.cells if c.cell_type == "code" and "wc.proved(" in c.source)
+    rows = re.findall(r"notice at once +(left alone|without|random|put back) +\d+ +(\S+)", table)
+    assert {name: float(value) for name, value in rows} == {
+        "left alone": 1, "without": 0, "random": pytest.approx(1, abs=0.1), "put back": 1,
+    }  # fmt: skip
+
+
+def test_the_fourth_keeps_its_report_beside_it(built: Path) -> None:
     assert (built / "my_report.html").stat().st_size > 100_000
     assert 'href="my_report.html"' in (built / f"{NAMES[3]}.html").read_text(encoding="utf-8")
     assert sorted(p.name for p in built.iterdir()) == sorted(
@@ -197,6 +222,11 @@ EXPECTED = {
     ),
     NAMES[2]: ("Is it information?", "right answers of others", "Usable bits of the answer", "Bits of the right value"),
     NAMES[3]: ("Your own model", "toy-reasoner: 3 layers of width 128", "Two probes on one response", "my_report.html"),
+    NAMES[4]: ("What makes a peak?", "Shares in the logit difference", "Shares in the nhsic excess", "Mean shares at"),
+    NAMES[5]: (
+        "The circuit behind Wait", "Left of each task without a component", "Slips that are noticed",
+        "From the wrong digit to Wait", "recall",
+    ),
 }  # fmt: skip
 
 
@@ -235,7 +265,8 @@ def _phone_then_desk(tab: Any) -> list[dict[str, Any]]:
 
 _LIVE = """[...document.querySelectorAll(".pl-live")].filter((e) =>
   !e.hidden && e.getBoundingClientRect().height > 40).length"""
-_VIEWS = """document.querySelectorAll(".pl-view script[type='application/json']").length"""
+_VIEWS = """[...document.querySelectorAll(".pl-view script[type='application/json']")].filter((e) =>
+  e.textContent.includes('"needs"')).length"""
 _OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 
 

@@ -1,0 +1,395 @@
+"""The circuit behind `Wait`, found on some problems and proved on others: which components copy, notice and repair.
+
+1. `read_runs` has the model answer questions, and names what each step does (`KINDS`).
+2. `search` sets every head and MLP in turn to its mean, exactly, at the steps of a task, and counts what still comes.
+3. `proved` takes what was found to other problems: without it, without as many others of its layers, and with its
+   values put back from another problem's run that did the task.
+4. `agreement` compares what was found with the same search on those other problems.
+
+A component is set at *all* positions that have read the same kind of word, whatever they go on to do (what notices a
+slip is taken from right digits too), and to its mean over these positions: what it says at some of them and not at
+others is gone, what it says at all of them stays. Everything is teacher-forced: the text stays as it was written, and
+the next word is looked at. Nothing is estimated, and nothing here is evidence about large models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas
+import torch
+from torch import Tensor
+
+from analyses.stats import Estimate, proportion
+from analyses.toys.facts import DIGITS, FILLERS, LABELS, OPERATORS, SEPARATORS, fact
+from analyses.toys.running import repairs
+from analyses.toys.task import Question
+from interp import decode
+from interp.errors import InputError
+from interp.patching import Node
+
+__all__ = [
+    "KINDS", "TASKS", "Put", "Run", "Search", "agreement", "components", "kinds", "needed", "proved", "read_runs",
+    "search", "written",
+]  # fmt: skip
+
+KINDS = ("next", "redo", "value", "operator", "operand", "result", "slip", "go on", "leave", "notice", "repair")
+"""What a step does: open the next operation, or with `Hmm` the last but one again; copy the value, operator, operand;
+write a right or wrong result; after a right one go on, after a wrong one leave it or write `Wait`; after that write the
+right result."""
+_CHECKS = ("go on", "leave", "notice")
+TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "copy the value": ("value", ("value",)),
+        "copy the operator": ("operator", ("operator",)),
+        "copy the operand": ("operand", ("operand",)),
+        "notice at once": ("notice", _CHECKS),
+        "write the repair": ("repair", ("repair",)),
+        "notice a step later": ("redo", ("next", "redo")),
+    }
+)
+"""Of each task the kind of step that does it, and the kinds at which components are set: those that read the same."""
+MOST = 0.8
+"""Needed is a component without which at most this share of a task's steps is left."""
+_ORDINARY = {"notice at once": "go on", "notice a step later": "next"}
+_SLOTS = (*FILLERS, "So")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A response, and what each of its steps does."""
+
+    problem: int
+    ids: tuple[int, ...]
+    first: int
+    """The position of step 0: the prompt's last token."""
+    tokens: tuple[str, ...]
+    kinds: tuple[str | None, ...]
+
+    def steps(self, *kinds: str) -> list[int]:
+        """The steps of these kinds."""
+        return [step for step, kind in enumerate(self.kinds) if kind in kinds]
+
+
+@dataclass(frozen=True, eq=False)
+class Put:
+    """What a component is set to: of each run some steps, and one value ``[width]`` for all of them, or of each run one
+    a step ``[step, width]``."""
+
+    node: Node
+    steps: Sequence[Sequence[int]]
+    values: Tensor | Sequence[Tensor]
+
+
+def kinds(tokens: Sequence[str]) -> list[str | None]:
+    """What each step of a response does; None for what is neither of these.
+
+    >>> kinds("Okay So A 6 * 3 gives 7 Wait 8 .".split())[1:]
+    ['next', None, 'value', 'operator', 'operand', None, 'slip', 'notice', 'repair', None]
+    """
+    found: list[str | None] = [None] * len(tokens)
+    is_repair = repairs(tokens)
+    for at in range(6, len(tokens)):
+        slot, label, value, op, operand, _, written = tokens[at - 6 : at + 1]
+        if label not in LABELS or op not in OPERATORS or not {value, operand, written} <= set(DIGITS):
+            continue
+        slipped = int(written) != fact(int(value), op, int(operand)).right
+        found[at - 6] = "redo" if slot == "Hmm" else "next" if slot in _SLOTS else None
+        found[at - 4 : at - 1] = ["value", "operator", "operand"]
+        found[at] = "slip" if slipped else "result"
+        if at + 1 == len(tokens):
+            break
+        if is_repair[at + 1] and tokens[at + 1] == "Wait":
+            found[at + 1 : at + 3] = ["notice", "repair"] if at + 2 < len(tokens) else ["notice"]
+        elif tokens[at + 1] in SEPARATORS:
+            found[at + 1] = "leave" if slipped else "go on"
+    return found
+
+
+def read_runs(model: Any, questions: Sequence[Question], max_new_tokens: int = 400) -> list[Run]:
+    """Greedy responses, one a question.
+
+    >>> from analyses.toys.task import held_out_questions
+    >>> from interp import load_model
+    >>> runs = read_runs(load_model("toy-reasoner"), held_out_questions(2))
+    >>> len(runs), runs[0].kinds[3]
+    (2, 'value')
+    """
+    prompts = [question.text for question in questions]
+    rollouts = decode(model, prompts, max_new_tokens=max_new_tokens, batch_size=64)
+    return [
+        Run(
+            number,
+            (*one.prompt_ids.tolist(), *one.token_ids.tolist()[:-1]),
+            len(one.prompt_ids) - 1,
+            tuple(one.tokens),
+            tuple(kinds(one.tokens)),
+        )
+        for number, one in enumerate(rollouts)
+    ]
+
+
+def components(model: Any) -> list[Node]:
+    """Every head and every MLP, in the order of the forward pass."""
+    return [
+        node
+        for layer in range(model.cfg.n_layers)
+        for node in (*(Node("head", layer, head) for head in range(model.cfg.n_heads)), Node("mlp", layer))
+    ]
+
+
+@torch.no_grad()
+def written(model: Any, runs: Sequence[Run], puts: Sequence[Put] = ()) -> list[list[str]]:
+    """The word that the model would write next at each step of each response, with some components set."""
+    hooks = [(one.node.hook_name, _setting(one, runs)) for one in puts]
+    with model.hooks(fwd_hooks=hooks):
+        best = model(_padded(model, runs)).argmax(-1)
+    words = model.tokenizer.convert_ids_to_tokens(list(range(model.cfg.d_vocab)))
+    return [
+        [words[token] for token in row[run.first : len(run.ids)].tolist()] for run, row in zip(runs, best, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _values(model: Any, runs: Sequence[Run], nodes: Sequence[Node]) -> dict[Node, list[Tensor]]:
+    """What components write at each step of each response, ``[step, width]``."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(value: Tensor, hook: Any) -> None:
+        seen[hook.name] = value
+
+    names = list(dict.fromkeys(node.hook_name for node in nodes))
+    found: dict[Node, list[Tensor]] = {}
+    for name in names:  # one at a time: a hook knows its point by another name than its alias
+        seen.clear()
+        with model.hooks(fwd_hooks=[(name, keep)]):
+            model(_padded(model, runs))
+        (value,) = seen.values()
+        for node in nodes:
+            if node.hook_name == name:
+                mine = value if node.head is None else value[:, :, node.head]
+                found[node] = [row[run.first : len(run.ids)] for run, row in zip(runs, mine, strict=True)]
+    return found
+
+
+def _setting(put: Put, runs: Sequence[Run]) -> Any:
+    def set_it(value: Tensor, hook: Any) -> Tensor:
+        new = value.clone()
+        for number, (run, steps) in enumerate(zip(runs, put.steps, strict=True)):
+            if steps:
+                at = [run.first + step for step in steps]
+                this = put.values if isinstance(put.values, Tensor) else put.values[number]
+                if put.node.head is None:
+                    new[number, at] = this.to(new)
+                else:
+                    new[number, at, put.node.head] = this.to(new)
+        return new
+
+    return set_it
+
+
+def _padded(model: Any, runs: Sequence[Run]) -> Tensor:
+    """Texts padded on the right, where nothing that counts looks."""
+    longest = max(len(run.ids) for run in runs)
+    fill = int(model.tokenizer.unk_token_id)
+    return torch.tensor([[*run.ids, *[fill] * (longest - len(run.ids))] for run in runs], device=model.cfg.device)
+
+
+def _is_right(run: Run, step: int, word: str) -> bool:
+    """Whether a word does what the step did: going on is either separator, next any filler, all else the very word."""
+    any_of = {"go on": SEPARATORS, "leave": SEPARATORS, "next": _SLOTS}.get(run.kinds[step] or "")
+    return word in any_of if any_of else word == run.tokens[step]
+
+
+def _counts(
+    runs: Sequence[Run],
+    said: Sequence[Sequence[str]],
+    kinds: Sequence[str],
+    only: Sequence[Sequence[int]] | None = None,
+) -> np.ndarray:
+    """Of each problem the steps that are as they were, and how many there are ``[problem, 2]``."""
+    rows = []
+    for number, (run, words) in enumerate(zip(runs, said, strict=True)):
+        steps = run.steps(*kinds) if only is None else only[number]
+        rows.append((sum(_is_right(run, step, words[step]) for step in steps), len(steps)))
+    return np.array(rows)
+
+
+def _others(task: str) -> list[str]:
+    """The ordinary kinds of steps: no slip, no repair, and not the task's own."""
+    return [kind for kind in ("next", "value", "operator", "operand", "result", "go on") if kind != TASKS[task][0]]
+
+
+def _means(model: Any, runs: Sequence[Run], nodes: Sequence[Node]) -> dict[tuple[str, Node], Tensor]:
+    """Of each task and component the mean over the steps at which it is set."""
+    found = {}
+    for node, values in _values(model, runs, nodes).items():
+        for task, (_, places) in TASKS.items():
+            at = [each[run.steps(*places)] for run, each in zip(runs, values, strict=True)]
+            found[task, node] = torch.cat(at).double().mean(0)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What is left of each task without each component, exactly.
+
+    Attributes:
+        counts: by task and component, of each problem the steps that are as they were, and all ``[problem, 2]``.
+        frame: ``task, node, n, left, low, high, ordinary``: the share of the task's steps that are left, with its
+            bootstrap interval over problems, and the share of ordinary steps.
+    """
+
+    counts: Mapping[tuple[str, Node], np.ndarray]
+    frame: pandas.DataFrame
+    means: Mapping[tuple[str, Node], Tensor]
+
+
+def search(model: Any, runs: Sequence[Run], means: Mapping[tuple[str, Node], Tensor] | None = None) -> Search:
+    """Every component set to its mean (of these runs unless given) at the steps of each task, in turn."""
+    nodes = components(model)
+    means = _means(model, runs, nodes) if means is None else means
+    counts, rows = {}, []
+    for task, (kind, places) in TASKS.items():
+        steps = [run.steps(*places) for run in runs]
+        for node in nodes:
+            said = written(model, runs, [Put(node, steps, means[task, node])])
+            mine, rest = _counts(runs, said, [kind]), _counts(runs, said, _others(task))
+            counts[task, node] = mine
+            left = _share(mine)
+            rows.append((task, node.label, int(mine[:, 1].sum()), left.estimate, left.low, left.high, _ratio(rest)))
+    columns = ["task", "node", "n", "left", "low", "high", "ordinary"]
+    return Search(counts, pandas.DataFrame(rows, columns=columns), means)
+
+
+def needed(found: Search, task: str, most: float = MOST) -> list[Node]:
+    """The components without which at most this share of the task's steps is left."""
+    if task not in TASKS:
+        raise InputError("needed", expected=f"a task among {', '.join(TASKS)}", received=task, remedy="Choose one.")
+    return [node for (of, node), counts in found.counts.items() if of == task and _ratio(counts) <= most]
+
+
+def agreement(found: Search, again: Search, most: float = MOST) -> dict[str, Estimate]:
+    """Precision and recall of what was found against the exact search on other problems, over all tasks.
+
+    Intervals are over the other problems: each draw of them says anew what is needed.
+    """
+    keys = list(found.counts)
+    mine = np.array([_ratio(found.counts[key]) <= most for key in keys])
+    theirs = np.stack([again.counts[key] for key in keys])  # [key, problem, 2]
+
+    def share(of: str, problems: np.ndarray) -> float:
+        right, total = theirs[:, problems].sum(1).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            truth = right / total <= most
+        both, count = int((mine & truth).sum()), int((mine if of == "precision" else truth).sum())
+        return both / count if count else float("nan")
+
+    every = np.arange(theirs.shape[1])
+    draws = np.random.default_rng(0).integers(len(every), size=(2000, len(every)))
+    estimates = {}
+    for of in ("precision", "recall"):
+        drawn = np.array([share(of, draw) for draw in draws])
+        known = drawn[~np.isnan(drawn)]  # a draw may need nothing
+        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+        estimates[of] = Estimate(share(of, every), float(low), float(high), 0.95, len(every), "bootstrap over problems")
+    return estimates
+
+
+def proved(model: Any, runs: Sequence[Run], found: Search, *, most: float = MOST, draws: int = 5) -> pandas.DataFrame:
+    """What was found, on other problems: a row a task and condition.
+
+    Conditions: "left alone"; "without" what was found; "random", without as many other components of the same layers
+    (as far as there are so many; all draws together); "put back", without what was found, but at each of the task's
+    steps with its values of another problem's run that wrote the same word there (copied for the same label); "from an
+    ordinary step", the same from a step of another problem where there was nothing to notice. Steps for which no other
+    problem has such a one are left out of these two.
+
+    Columns: ``n`` steps, ``right`` the share of them that are as they were, ``ordinary`` that of ordinary steps, with
+    intervals over problems.
+    """
+    rows: list[tuple[Any, ...]] = []
+    nodes = components(model)
+    for task, (kind, places) in TASKS.items():
+        circuit = needed(found, task, most)
+        if not circuit:
+            continue
+        steps = [run.steps(*places) for run in runs]
+        means = {node: Put(node, steps, found.means[task, node]) for node in nodes}
+        without = [means[node] for node in circuit]
+        random = [[means[node] for node in _drawn(circuit, nodes, Random(draw))] for draw in range(draws)]
+        values = _values(model, runs, circuit)
+        asked: dict[str, tuple[Any, list[list[Put]]]] = {
+            "left alone": (None, [[]]), "without": (None, [without]), "random": (None, random),
+        }  # fmt: skip
+        for name, source in {"put back": kind, "from an ordinary step": _ORDINARY.get(task)}.items():
+            if source:
+                only, puts = _put_back(runs, circuit, kind, source, values)
+                asked[name] = (only, [[*without, *puts]])
+        for name, (only, several) in asked.items():
+            said = [written(model, runs, puts) for puts in several]
+            mine = np.sum([_counts(runs, one, [kind], only) for one in said], axis=0)
+            rest = np.sum([_counts(runs, one, _others(task)) for one in said], axis=0)
+            both = [number for one in map(_share, (mine, rest)) for number in (one.estimate, one.low, one.high)]
+            labels = ", ".join(node.label for node in circuit)
+            rows.append((task, labels, name, int(mine[:, 1].sum()), *both))
+    columns = ["task", "circuit", "condition", "n", "right", "low", "high", "ordinary", "ordinary_low", "ordinary_high"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def _put_back(
+    runs: Sequence[Run], circuit: Sequence[Node], kind: str, source: str, values: Mapping[Node, list[Tensor]]
+) -> tuple[list[list[int]], list[Put]]:
+    """Values of another problem's step of the source's kind, at each step of a kind that has such a one."""
+    pool = [(number, step) for number, run in enumerate(runs) for step in run.steps(source)]
+    pairs: list[list[tuple[int, int, int]]] = [[] for _ in runs]
+    rng = Random(0)
+    for number, run in enumerate(runs):
+        for step in run.steps(kind):
+            same = [
+                (other, at)
+                for other, at in pool
+                if other != number and (source != kind or _written_from(runs[other], at) == _written_from(run, step))
+            ]
+            if same:
+                pairs[number].append((step, *rng.choice(same)))
+    steps = [[step for step, _, _ in of] for of in pairs]
+    puts = []
+    for node in circuit:
+        taken = [[values[node][n][t] for _, n, t in of] for of in pairs]
+        puts.append(Put(node, steps, [torch.stack(of) if of else torch.zeros(0, 0) for of in taken]))
+    return steps, puts
+
+
+def _written_from(run: Run, step: int) -> tuple[str, ...]:
+    """The word of a step; where it is copied, the label that it is copied for too."""
+    label = {"value": 1, "operator": 2, "operand": 3}.get(run.kinds[step] or "")
+    return (run.tokens[step],) if label is None else (run.tokens[step - label], run.tokens[step])
+
+
+def _drawn(circuit: Sequence[Node], nodes: Sequence[Node], rng: Random) -> list[Node]:
+    """As many others of the same layers."""
+    found: list[Node] = []
+    for layer in sorted({node.layer for node in circuit}):
+        rest = [node for node in nodes if node.layer == layer and node not in circuit]
+        found += rng.sample(rest, min(len(rest), sum(node.layer == layer for node in circuit)))
+    return found
+
+
+def _ratio(counts: np.ndarray) -> float:
+    right, total = counts.sum(0)
+    return float(right / total) if total else float("nan")
+
+
+def _share(counts: np.ndarray) -> Estimate:
+    """With Wilson's interval for the effective number of steps, which come in problems; NaN of none."""
+    total = int(counts[:, 1].sum())
+    if not total:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0.95, 0, "no steps")
+    values = np.concatenate([np.arange(n) < right for right, n in counts]).astype(float)
+    return proportion(values, np.repeat(np.arange(len(counts)), counts[:, 1]))
