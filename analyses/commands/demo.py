@@ -22,8 +22,8 @@ __all__ = ["PeakPlaces", "demo", "peak_places", "places_sentence", "point_senten
 
 MODEL = "toy-reasoner"
 BANNED = ("Wait", "Hmm")
-TRACED = 32
-ASKED = 120
+TRACED = 24
+ASKED = 80
 MAX_NEW_TOKENS = 160
 
 
