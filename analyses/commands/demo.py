@@ -22,8 +22,8 @@ __all__ = ["PeakPlaces", "demo", "peak_places", "places_sentence", "point_senten
 
 MODEL = "toy-reasoner"
 BANNED = ("Wait", "Hmm")
-TRACED = 32
-ASKED = 120
+TRACED = 24
+ASKED = 80
 MAX_NEW_TOKENS = 160
 
 
@@ -114,17 +114,16 @@ class PeakPlaces:
 
 def peak_places(run: Run) -> PeakPlaces:
     """Of the last layer of a trace."""
-    steps = run.table("steps.parquet", ["problem", "sample", "step", "input_token", "token"])
-    steps = steps.astype({"problem": str, "token": str, "input_token": str})
-    steps["after_digit"] = steps["input_token"].str.strip().str.fullmatch(r"[0-9]")
+    from analyses.report.resembling import resemblances
+
     layer = int(max(run.settings["layers"]))
-    scores = run.table("mi.parquet", ["problem", "sample", "step", "is_peak"], where={"layer": layer})
-    both = steps.merge(scores.astype({"problem": str}), on=["problem", "sample", "step"])
-    peaks = both[both["is_peak"]]
-    token, said = next(iter(peaks["token"].value_counts().items()), ("", 0))
-    return PeakPlaces(
-        layer, str(token), int(said), len(peaks), float(peaks["after_digit"].mean()), float(both["after_digit"].mean())
-    )
+    found = next(one for one in resemblances(run.table("peaks.parquet")) if one.layer == layer)
+    scores = run.table("mi.parquet", ["token", "is_peak"], where={"layer": layer})
+    said = scores.loc[scores["is_peak"], "token"].astype(str).value_counts()
+    token, count = next(iter(said.items()), ("", 0))
+    # The toy's references end on a digit, which is thus the kind that is counted
+    after = float("nan") if found.after_kind is None else found.after_kind.estimate
+    return PeakPlaces(layer, str(token), int(count), found.peaks, after, found.steps_after_kind)
 
 
 def places_sentence(found: PeakPlaces) -> str:

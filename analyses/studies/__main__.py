@@ -62,11 +62,13 @@ class Entry:
 
 
 _CHANGE = ("accuracy", "difference", "difference_low", "difference_high", "n", "p_holm")
-_BITS = ("alignment", "at", "target", "bits", "low", "high", "entropy", "n", "nhsic", "peak_share")
+_BITS = (
+    "alignment", "at", "target", "bits", "low", "high", "entropy", "n", "nhsic", "excess_last", "excess_predicts",
+)  # fmt: skip
 _VALUE = "target == 'running' and alignment == 'event' and layer == layer.max()"
 _TOLD = (
     "the value being computed, by steps from", "the gold answer, by steps from its last",
-    "(event): rank correlation of bits about the value being computed", "depends on the value being computed",
+    "Bits about the gold answer over the", "Bits about the gold answer of each", "depends on the value being computed",
     "Shuffled labels",
 )  # fmt: skip
 

@@ -145,8 +145,8 @@ def trace(
     tracer = Tracer(bridge, chosen, options)
     options = tracer.options
     check_measures(probing, options, tracer.facts.d_model)
-    wrong = wrong_answers(tracer, Path(out), probing, partial(pool_of, problems, pool, chosen))
     make_pool = partial(pool_of, problems, pool, chosen)
+    wrong = wrong_answers(tracer, Path(out), probing, make_pool)
     others = tracer.others = other_references(tracer, Path(out), probing.excess, make_pool)
     pins = probing.pins(wrong.pins if wrong is not None else None)
     run = tracer.start(Path(out), pins | ({} if others is None else {"excess": others.pins}))
