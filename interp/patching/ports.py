@@ -199,7 +199,7 @@ def _check(run: Run, value: Tensor, live: dict[str, Tensor], wanted: Sequence[st
 @contextmanager
 def _frozen(run: Run) -> Iterator[None]:
     """Weights that need no gradient meanwhile: nothing is kept for theirs."""
-    free = [parameter for parameter in run.model.original_model.parameters() if parameter.requires_grad]
+    free = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     for parameter in free:
         parameter.requires_grad_(False)
     try:
