@@ -179,8 +179,8 @@ several = [attributed(k) for k in range(min(n, 24))]
 every = pd.DataFrame(pd.concat(one.shares for one in several))
 gained = [one.ends.set_index("measure")["difference"] for one in several]
 about = pl.stats.bootstrap_interval([one["nhsic excess"] / one["nhsic"] for one in gained])
-interval = f"[{about.low:.1%}, {about.high:.1%}], n = {about.n}"
-print(f"about this answer: {about.estimate:.1%} of the difference {interval}")
+bounds = f"[{about.low:.1%}, {about.high:.1%}], n = {about.n}"
+print(f"about this answer: {about.estimate:.1%} of the difference {bounds}")
 
 # %%
 means = []
@@ -243,13 +243,11 @@ if runs_here:
 
 # %%
 if runs_here:
+    wanted, ids = ["nhsic", "nhsic/drop4", "r2", "nhsic excess"], thought.token_ids
     attributed_to = {
-        kind: pl.mi_attribution(
-            large, chat, thought.token_ids, at, layer=20, answer=gold, others=others,
-            measures=["nhsic", "nhsic/drop4", "r2", "nhsic excess"],
-        )
-        for kind, others in kinds.items()
-    }  # fmt: skip
+        kind: pl.mi_attribution(large, chat, ids, at, layer=20, answer=gold, others=those, measures=wanted)
+        for kind, those in kinds.items()
+    }
     real = attributed_to[same]
     both_ends = pd.concat(one.ends.assign(others=kind) for kind, one in attributed_to.items())
     columns = ["measure", "others", "value", "reference_value", "difference", "missing"]
@@ -313,7 +311,8 @@ if runs_here:
     curve = pl.attribution.recovery_curve(scored, measure)
     print(curve, curve.frame[["kept", "value", "recovered"]].to_string(index=False), sep="\n")
     few = scored.top(len(measure.candidates) // 5)
-    print(pl.attribution.random_circuits(few, measure, n=20, like="layers"))
+    drawn = pl.attribution.random_circuits(few, measure, n=20, like="layers")
+    print(drawn)
 
 # %%
 if runs_here:
@@ -324,17 +323,23 @@ if runs_here:
     print(f"{one - two:.0%} with those that end in {before}, {two:.0%} with its own alone (n = 8 and 8).")
     digit, asked = (falls[kind] / over for kind in ("digit just read", "question"))
     print(f"{digit:.0%} hang on the digit just read, {asked:.1%} on that of the question.")
-    alone = pl.attribution.recovered(few, measure).frame["recovered"][0]
-    count = f"{len(few.kept('nodes'))} of {len(measure.candidates)} components"
-    print(f"{count} bring back {alone:.0%} of what all make of that digit.")
     first = real.top(1, measure="nhsic").iloc[0]
     print(f"The largest share has {first['component']}: {first['share'] / over:.0%}.")
 
+# %%
+if runs_here:
+    alone, without = pl.attribution.recovered(few, measure).frame["recovered"]
+    count = f"{len(few.kept('nodes'))} of {len(measure.candidates)} components"
+    print(f"{count} bring back {alone:.0%} of what all make of that digit,")
+    print(f"as many of the same layers, drawn at random, {drawn.frame['recovered'].mean():.0%} (n = 20);")
+    print(f"without these {without:.0%} is left.")
+
 # %% [markdown]
 # What that does not carry: one peak of one response is an example and no finding. A share says what moved the score
-# along one line, not what the model uses. That the own answer is the highest of nine is no better than p = 1/9. And a
-# stream that has just read a digit resembles references that end on one: whether peaks mean more is what nulls and
-# bits are for (`is_it_information`).
+# along one line, not what the model uses. An own answer that is the highest of nine is no better than p = 1/9. A stream
+# that has just read a digit resembles references that end on one: whether peaks mean more is what nulls and bits are
+# for (`is_it_information`). And where random components bring back nearly as much, the chosen ones are no circuit
+# of their own.
 #
 # ## What to conclude
 #
