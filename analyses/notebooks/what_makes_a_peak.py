@@ -244,12 +244,17 @@ if runs_here:
 # %%
 if runs_here:
     wanted, ids = ["nhsic", "nhsic/drop4", "r2", "nhsic excess"], thought.token_ids
-    attributed_to = {
-        kind: pl.mi_attribution(large, chat, ids, at, layer=20, answer=gold, others=those, measures=wanted)
+    against = {
+        kind: pl.mi_attribution(
+            large, chat, ids, at, layer=20, answer=gold, others=those, measures=wanted
+        )
         for kind, those in kinds.items()
-    }
-    real = attributed_to[same]
-    both_ends = pd.concat(one.ends.assign(others=kind) for kind, one in attributed_to.items())
+    }  # fmt: skip
+
+# %%
+if runs_here:
+    real = against[same]
+    both_ends = pd.concat(one.ends.assign(others=kind) for kind, one in against.items())
     columns = ["measure", "others", "value", "reference_value", "difference", "missing"]
     ends = both_ends.drop_duplicates(["measure", "value"])[columns]
     print(ends.to_string(index=False))
@@ -320,7 +325,7 @@ if runs_here:
     over = by["nhsic", other]
     one, two = (by["nhsic excess", kind] / over for kind in kinds)
     print(f"Of what this peak has over other steps, {1 - one:.0%} it has with other answers too,")
-    print(f"{one - two:.0%} with those that end in {before}, {two:.0%} with its own alone (n = 8 and 8).")
+    print(f"{one - two:.0%} with those that end in {before}, {two:.0%} with its own alone (8 and 8).")
     digit, asked = (falls[kind] / over for kind in ("digit just read", "question"))
     print(f"{digit:.0%} hang on the digit just read, {asked:.1%} on that of the question.")
     first = real.top(1, measure="nhsic").iloc[0]
@@ -331,7 +336,8 @@ if runs_here:
     alone, without = pl.attribution.recovered(few, measure).frame["recovered"]
     count = f"{len(few.kept('nodes'))} of {len(measure.candidates)} components"
     print(f"{count} bring back {alone:.0%} of what all make of that digit,")
-    print(f"as many of the same layers, drawn at random, {drawn.frame['recovered'].mean():.0%} (n = 20);")
+    average = drawn.frame["recovered"].mean()
+    print(f"as many of the same layers, drawn at random, {average:.0%} (n = {len(drawn.frame)});")
     print(f"without these {without:.0%} is left.")
 
 # %% [markdown]
