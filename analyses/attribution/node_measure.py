@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from analyses.attribution.circuit import Circuit
@@ -56,7 +57,7 @@ def node_measure(
     >>> circuit = Circuit.from_effects(nodes=effects)
     >>> measure = node_measure(model, *texts, metric, circuit)
     >>> curve = recovery_curve(circuit, measure, by="exact")
-    >>> curve.frame["recovered"].iloc[-1], bool(abs(curve.empty - effects.settings["corrupt"]) < 1e-4)
+    >>> curve.frame["recovered"].tolist()[-1], bool(abs(curve.empty - effects.settings["corrupt"]) < 1e-4)
     (1.0, True)
 
     What is outside is set to the values of the corrupted run, :func:`zero_writes` or :func:`mean_writes`. Where the
@@ -108,13 +109,14 @@ class NodeMeasure:
     ) -> None:  # fmt: skip
         self.candidates, self.settings, self.runs = tuple(keys), dict(settings), 0
         self._known, self._texts = frozenset(keys), tuple(texts)
-        rows = {position: row for row, position in enumerate(positions)}
-        self._places: dict[str, list[tuple[Node, Any]]] = defaultdict(list)
-        for key in keys:
-            row = slice(None) if key.position is None else rows[key.position]
-            part = parts[key.node]
-            self._places[part.hook_name].append((key, row if part.head is None else (row, part.head)))
         self._positions = torch.tensor(list(positions))
+        rows = {position: row for row, position in enumerate(positions)}
+        cells: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+        for number, key in enumerate(keys):
+            part = parts[key.node]
+            for row in range(len(rows)) if key.position is None else [rows[key.position]]:
+                cells[part.hook_name].append((number, row, part.head or 0))
+        self._cells = {hook: np.array(found) for hook, found in cells.items()}
 
     def __call__(self, kept: frozenset[Any], /) -> float:
         """The metric with only these nodes.
@@ -126,20 +128,21 @@ class NodeMeasure:
         if strange is not None:
             remedy = 'Pass of="nodes" where the circuit has edges; the circuit has to be the one of node_measure.'
             raise refused("measure a circuit", "keys of the nodes that it was made for", strange, remedy)
-        values = [self._of(text, kept) for text in self._texts]
+        outside = np.array([key not in kept for key in self.candidates])
+        values = [self._of(text, outside) for text in self._texts]
         self.runs += len(values)
         return float(np.mean(values))
 
-    def _of(self, text: _Text, kept: frozenset[Any]) -> float:
+    def _of(self, text: _Text, outside: Bool[np.ndarray, " candidate"]) -> float:
         first = int((self._positions < text.start).sum())
         swaps = []
         for hook, values in text.values.items():
-            where = torch.zeros(values.shape[:-1], dtype=torch.bool)
-            for key, place in self._places[hook]:
-                if key not in kept:
-                    where[place] = True
+            number, row, head = self._cells[hook].T
+            where = np.zeros((len(values), values.shape[1] if values.ndim == 3 else 1), dtype=bool)
+            where[row[outside[number]], head[outside[number]]] = True
             if where[first:].any():
-                swaps.append(Swap(hook, self._positions[first:], where[first:], values[first:]))
+                chosen = torch.from_numpy(where[first:] if values.ndim == 3 else where[first:, 0])
+                swaps.append(Swap(hook, self._positions[first:], chosen, values[first:]))
         return text.run.swapped(swaps, text.start)
 
     def __repr__(self) -> str:

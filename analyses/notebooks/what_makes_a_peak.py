@@ -227,7 +227,8 @@ if runs_here:
     mi = pl.nhsic(stream, gold)
     at, before = int(mi.argmax()), thought.tokens[int(mi.argmax()) - 1]
     print(f"step {at} has read {before!r}, predicts {thought.tokens[at]!r}")
-    print(f"nHSIC {mi[at]:.3f}, median over {len(mi)} steps {mi.median():.3f}")
+    peaks = int(pl.tukey_peaks(mi).sum())
+    print(f"nHSIC {mi[at]:.3f}, highest of {peaks} peaks; median of {len(mi)} steps {mi.median():.3f}")
 
 # %%
 if runs_here:
