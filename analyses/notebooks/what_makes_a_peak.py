@@ -303,7 +303,9 @@ if runs_here:
 if runs_here:
     right, slip = pl.read(large, chat, clean), pl.read(large, chat, ids)
     metric, place = pl.nhsic_metric(gold, 20), [len(right.prompt_ids) + at - 1]
-    effects = pl.patch_nodes(large, right, slip, metric, at=at, kinds=("head", "mlp"), positions=place)
+    effects = pl.patch_nodes(
+        large, right, slip, metric, at=at, kinds=("head", "mlp"), layers=range(21), positions=place
+    )
     print(effects)
     print(effects.verified[["node", "score", "exact", "exact_share"]].head(6).to_string(index=False))
 
