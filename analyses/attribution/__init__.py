@@ -23,6 +23,7 @@ from analyses.attribution.logits import logit_attribution
 from analyses.attribution.matched import matched_contrasts
 from analyses.attribution.mi import mi_attribution
 from analyses.attribution.mi_result import MiAttribution
+from analyses.attribution.node_measure import NodeMeasure, node_measure
 from analyses.attribution.node_patching import patch_nodes
 from analyses.attribution.patching import patch_sweep
 from analyses.attribution.receiver_ablation import ablate_receivers
@@ -42,6 +43,7 @@ __all__ = [
     "MiAttribution",
     "Node",
     "NodeEffects",
+    "NodeMeasure",
     "RandomCircuits",
     "ReceiverHeads",
     "RecoveryCurve",
@@ -54,6 +56,7 @@ __all__ = [
     "mi_attribution",
     "minimality",
     "nhsic_metric",
+    "node_measure",
     "node_name",
     "node_parts",
     "patch_edges",

@@ -12,8 +12,8 @@
 # heads and the MLPs wrote there. So the peak can be shared out over them: which of them made it, where did the heads
 # read it, and would it be there with a wrong answer too?
 #
-# The model is the bundled `toy-reasoner`, whose mechanism was planted. Nothing here is evidence about large models; how
-# to ask a larger one stands at the end.
+# The model is the bundled `toy-reasoner`. What its words do was planted in its training; which components do it was
+# not. Nothing of it is evidence about large models; one peak of a real one stands at the end.
 
 # %%
 import os
@@ -73,9 +73,10 @@ logit.show(10, title="Shares in the logit difference")
 
 # %%
 wrong = [k for k, problem in enumerate(problems) if problem.answer != problems[0].answer]
-asked = {"layer": layer, "answer": answers[0], "others": torch.stack([answers[k] for k in wrong])}
-measures = ["nhsic", "nhsic excess"]
-found = pl.mi_attribution(model, question, said, step, measures=measures, total="all", **asked)
+found = pl.mi_attribution(
+    model, question, said, step, layer=layer, answer=answers[0],
+    others=torch.stack([answers[k] for k in wrong]), measures=["nhsic", "nhsic excess"], total="all",
+)  # fmt: skip
 ends = found.ends.set_index("measure").loc["nhsic"]
 print("reference:", found.settings["references"][str(step)]["told"])
 value, there, difference = ends[["value", "reference_value", "difference"]]
@@ -119,12 +120,16 @@ of_head[["position", "at_step", "source_token", "weight", "reference_weight", "s
 # ## Is it about *this* answer?
 #
 # The *excess* is the score with the own answer less the mean score with wrong ones. Its gradient is the difference of
-# theirs: what makes the step look like any stated digit drops out, what is left is about this digit.
+# theirs: what makes the step look like any stated digit drops out, what is left is about this digit. `missing` is what
+# part of a difference the shares fall short of: the error of the integral.
 
 # %%
 table = found.ends.set_index("measure")[["value", "reference_value", "difference", "missing"]]
-rest = table.loc["nhsic excess", "difference"] / table.loc["nhsic", "difference"]
-print(f"{rest:.0%} of the difference is about this answer")
+rest = table["difference"]["nhsic excess"] / table["difference"]["nhsic"]
+print(f"{rest:.1%} of the difference is about this answer, against {len(wrong)} wrong ones")
+table.round(5)
+
+# %%
 both = found.shares.pivot(index="component", columns="measure", values="share")
 both.sort_values("nhsic", key=abs, ascending=False).head(8).round(5)
 
@@ -132,20 +137,21 @@ both.sort_values("nhsic", key=abs, ascending=False).head(8).round(5)
 found.show(10, measure="nhsic excess")
 
 # %% [markdown]
-# `missing` in the table of ends is what part of the difference the shares fall short of: the error of the integral.
-#
 # ## Does it hang on the reference?
 #
 # It must, since it is a difference that is shared out. *matched* compares with the nearest step that is no peak and has
 # read a token of the same kind.
 
 # %%
-asked |= {"measures": ["nhsic"], "reference": "matched", "total": "none"}
-matched = pl.mi_attribution(model, question, said, step, **asked)
+matched = pl.mi_attribution(
+    model, question, said, step, layer=layer, answer=answers[0], measures=["nhsic"],
+    reference="matched", total="none",
+)  # fmt: skip
 print("reference:", matched.settings["references"][str(step)]["told"])
 pair = {"non-peaks": mine, "matched": matched.shares}
 beside = pd.DataFrame({name: one.set_index("component")["share"] for name, one in pair.items()})
-print("rank correlation of the shares:", round(beside.corr("spearman").iloc[0, 1], 2))
+rank = beside["non-peaks"].corr(beside["matched"], method="spearman")
+print(f"rank correlation of {len(beside)} shares: {rank:.2f}")
 beside.sort_values("non-peaks", key=abs, ascending=False).head(6).round(5)
 
 # %% [markdown]
@@ -153,18 +159,28 @@ beside.sort_values("non-peaks", key=abs, ascending=False).head(6).round(5)
 #
 # ## Does it hold for more than one response?
 #
-# The highest step of each response, the wrong answers of each problem, and the component with the largest share.
+# The highest step of each response, with the wrong answers of each problem.
+
 
 # %%
-rows = []
-for k, response in enumerate(responses[:24]):
-    top = int(pl.nhsic(response.residuals["resid_post"][0], answers[k]).argmax())
+def attributed(k: int) -> pl.MiAttribution:
+    """Of response k, at its highest step."""
+    top = int(pl.nhsic(responses[k].residuals["resid_post"][0], answers[k]).argmax())
     wrong = [j for j, p in enumerate(problems) if p.answer != problems[k].answer]
-    asked = {"layer": layer, "answer": answers[k], "others": torch.stack([answers[j] for j in wrong])}
-    asked |= {"measures": measures, "total": "none", "sources": 0}
-    one = pl.mi_attribution(model, questions[k], response.token_ids, top, **asked)
-    rows.append(one.shares.assign(problem=k))
-every = pd.DataFrame(pd.concat(rows))
+    return pl.mi_attribution(
+        model, questions[k], responses[k].token_ids, top, layer=layer, answer=answers[k],
+        others=torch.stack([answers[j] for j in wrong]), measures=["nhsic", "nhsic excess"],
+        total="none", sources=0,
+    )  # fmt: skip
+
+
+# %%
+several = [attributed(k) for k in range(min(n, 24))]
+every = pd.DataFrame(pd.concat(one.shares for one in several))
+gained = [one.ends.set_index("measure")["difference"] for one in several]
+about = pl.stats.bootstrap_interval([one["nhsic excess"] / one["nhsic"] for one in gained])
+bounds = f"[{about.low:.1%}, {about.high:.1%}], n = {about.n}"
+print(f"about this answer: {about.estimate:.1%} of the difference {bounds}")
 
 # %%
 means = []
@@ -173,48 +189,168 @@ for component, shares in every[every["measure"] == "nhsic"].groupby("component")
     means.append((component, interval.estimate, interval.low, interval.high))
 mean = pd.DataFrame(means, columns=["component", "share", "low", "high"])
 mean = mean.sort_values("share", key=abs, ascending=False).head(8)
-title = f"Mean shares at the highest steps of {len(rows)} responses"
+title = f"Mean shares at the highest steps of {len(several)} responses"
 views.bars(mean, label="component", value="share", low="low", high="high", reference=0, title=title)
 
 # %% [markdown]
 # Intervals (95 %) are over problems. They say which shares are alike from one response to the next. They do not say
 # that the model uses these writes: for that, take the component away (`the_circuit_behind_wait`).
 #
-# ## And a larger model?
+# ## One peak of a real model
 #
-# The same calls. Below, SmolLM2 answers one question and its highest step is shared out; it runs where the model has
-# been pulled (`peaklens models pull smollm2-135m-instruct`), and not at the size of a test.
+# SmolLM2-135M-Instruct, where it has been pulled (`peaklens models pull smollm2-135m-instruct`), two thirds up its 30
+# layers, on a short question that it answers right: the only one of eight that were tried.
 
 # %%
 name = "smollm2-135m-instruct"
-cached = any(entry.name == name and entry.state == "cached" for entry in pl.list_models())
-runs_here = cached and n >= 40
+runs_here = n >= 40 and any(one.name == name and one.state == "cached" for one in pl.list_models())
 if runs_here:
-    large, solution = pl.load_model(name), "3 boxes of 4 pens are 12 pens. 12 - 5 = 7. The answer is 7"
-    record = pl.ResidualSites(layers=[20])
-    asks = "Tom has 3 boxes of 4 pens and gives 5 away. How many are left?"
+    large, high = pl.load_model(name), pl.ResidualSites(layers=[20])
+    asks = "Mia reads 5 pages a day. How many pages does she read in 3 days?"
     chat = [{"role": "user", "content": asks}]
-    (thought,) = pl.decode(large, [chat], max_new_tokens=160, record=record)
-    gold = pl.encode(large, [solution], record=record, last_only=True)[0].residuals["resid_post"][0, 0]
-    at = int(pl.nhsic(thought.residuals["resid_post"][0], gold).argmax())
-print("SmolLM2 answers:", thought.text if runs_here else "not run here")
+    (thought,) = pl.decode(large, [chat], max_new_tokens=96, record=high)
+    print(thought.text)
+else:
+    print(f"Left out here: it takes {name}, pulled, and more than the size of a test.")
+
+# %% [markdown]
+# Its highest step, and how other answers score there: eight that end in the same digit, eight that do not.
 
 # %%
 if runs_here:
-    options = {"layer": 20, "answer": gold, "measures": ["nhsic", "nhsic/drop4", "r2"]}
-    real = pl.mi_attribution(large, chat, thought.token_ids, at, **options)
-    print(f"step {at} has read {thought.tokens[at - 1]!r}; sums of shares and differences:")
-    sums = real.shares.groupby("measure", sort=False)["share"].sum()
-    print(pd.DataFrame({"sum": sums, "difference": real.ends.set_index("measure")["difference"]}))
-    print(real.top(8, measure="nhsic/drop4")[["component", "share", "direct", "total"]])
+    factors = [(5, 3), *((5, k) for k in range(5, 21, 2))]
+    factors += [(4, 3), (7, 2), (8, 2), (9, 2), (7, 3), (8, 3), (9, 3), (7, 4)]
+    golds = [f"{a} * {b} = {a * b}\n#### {a * b}" for a, b in factors]
+    read = pl.encode(large, golds, record=high, last_only=True)
+    gold, *rest_of = (one.residuals["resid_post"][0, 0] for one in read)
+    stream = thought.residuals["resid_post"][0]
+    mi = pl.nhsic(stream, gold)
+    at, before = int(mi.argmax()), thought.tokens[int(mi.argmax()) - 1]
+    print(f"step {at} has read {before!r}, predicts {thought.tokens[at]!r}")
+    peaks = int(pl.tukey_peaks(mi).sum())
+    print(f"nHSIC {mi[at]:.3f}, highest of {peaks} peaks; median of {len(mi)} steps {mi.median():.3f}")
+
+# %%
+if runs_here:
+    same, other = f"that end in {before}", "other answers"
+    kinds = {other: torch.stack(rest_of[8:]), same: torch.stack(rest_of[:8])}
+    for kind, others in kinds.items():
+        scores = torch.stack([pl.nhsic(stream[at : at + 1], answer)[0] for answer in others])
+        high_as = f"{int((scores >= mi[at]).sum())} of {len(scores)} as high as the own one"
+        print(f"{kind:14}: {scores.min():.3f} to {scores.max():.3f}, {high_as}")
 
 # %% [markdown]
-# Read three things before you speak of it. Does `nhsic/drop4` share out alike? If not, a few massive coordinates make
-# the peak. Is the excess over wrong answers (`others=`) a part of it worth having? If not, the peak is not about the
-# answer. Do totals agree in sign with shares? If not, later components undo it. One peak of one response is an
-# example and no finding.
+# Shared out are nHSIC with and without the answer's four largest coordinates, r2, and the excess over either kind.
+
+# %%
+if runs_here:
+    wanted, ids = ["nhsic", "nhsic/drop4", "r2", "nhsic excess"], thought.token_ids
+    against = {
+        kind: pl.mi_attribution(
+            large, chat, ids, at, layer=20, answer=gold, others=those, measures=wanted
+        )
+        for kind, those in kinds.items()
+    }  # fmt: skip
+
+# %%
+if runs_here:
+    real = against[same]
+    both_ends = pd.concat(one.ends.assign(others=kind) for kind, one in against.items())
+    columns = ["measure", "others", "value", "reference_value", "difference", "missing"]
+    ends = both_ends.drop_duplicates(["measure", "value"])[columns]
+    print(ends.to_string(index=False))
+
+# %%
+if runs_here:
+    columns = ["component", "share", "direct", "total"]
+    print(real.top(8, measure="nhsic")[columns].to_string(index=False))
+    by_measure = real.shares.pivot(index="component", columns="measure", values="share")
+    ranks = by_measure.corr("spearman")["nhsic"].round(2).to_dict()
+    print(f"rank correlation of {len(by_measure)} shares with those of nhsic: {ranks}")
+    from_where = real.sources[real.sources["measure"] == "nhsic"].sort_values("share", key=abs)[::-1]
+    columns = ["component", "at_step", "source_token", "weight", "reference_weight", "share"]
+    print(from_where[columns].head(5).to_string(index=False))
+
+# %% [markdown]
+# And the word that is written there: a sum too.
+
+# %%
+if runs_here:
+    logit = pl.logit_attribution(large, chat, thought.token_ids, at, contrast="best other")
+    target, contrast, total = logit[["target", "contrast", "total"]].iloc[0]
+    print(f"logit of {target!r} less that of {contrast!r}: {total:.4f}, sum {logit['share'].sum():.4f}")
+    print(logit.top(5)[["component", "share"]].to_string(index=False))
+
+# %% [markdown]
+# What the peak hangs on is asked by changing a text: the digit in the question, or the one that has just been read.
+
+# %%
+if runs_here:
+    clean, ids = thought.token_ids[: at + 1], thought.token_ids[: at + 1].clone()
+    ids[at - 1] = large.tokenizer("2", add_special_tokens=False).input_ids[0]
+    other_chat = [{"role": "user", "content": asks.replace("5 pages", "4 pages")}]
+    texts = {"question": (other_chat, clean), "digit just read": (chat, ids)}
+    falls = {}
+    for kind, (prompt, response) in texts.items():
+        changed = pl.read(large, prompt, response, record=high).residuals["resid_post"][0, at : at + 1]
+        falls[kind] = float(mi[at] - pl.nhsic(changed, gold)[0])
+        print(f"another {kind}: nHSIC {mi[at] - falls[kind]:.3f}, {falls[kind]:.3f} less")
+
+# %% [markdown]
+# By which heads and MLPs does that digit get there? Estimated for all, exact for the strongest and for a random sample.
+
+# %%
+if runs_here:
+    right, slip = pl.read(large, chat, clean), pl.read(large, chat, ids)
+    metric, place = pl.nhsic_metric(gold, 20), [len(right.prompt_ids) + at - 1]
+    effects = pl.patch_nodes(
+        large, right, slip, metric, at=at, kinds=("head", "mlp"), layers=range(21), positions=place
+    )
+    print(effects)
+    print(effects.verified[["node", "score", "exact", "exact_share"]].head(6).to_string(index=False))
+
+# %% [markdown]
+# Which of them are enough? All others have what they write after the other digit; the embedding stays.
+
+# %%
+if runs_here:
+    scored = pl.Circuit.from_effects(nodes=effects)
+    measure = pl.node_measure(large, right, slip, metric, scored, at=at)
+    curve = pl.attribution.recovery_curve(scored, measure)
+    print(curve, curve.frame[["kept", "value", "recovered"]].to_string(index=False), sep="\n")
+    few = scored.top(len(measure.candidates) // 5)
+    drawn = pl.attribution.random_circuits(few, measure, n=20, like="layers")
+    print(drawn)
+
+# %%
+if runs_here:
+    by = ends.set_index(["measure", "others"])["difference"]
+    over = by["nhsic", other]
+    one, two = (by["nhsic excess", kind] / over for kind in kinds)
+    print(f"Of what this peak has over other steps, {1 - one:.0%} it has with other answers too,")
+    print(f"{one - two:.0%} with those that end in {before}, {two:.0%} with its own alone (8 and 8).")
+    digit, asked = (falls[kind] / over for kind in ("digit just read", "question"))
+    print(f"{digit:.0%} hang on the digit just read, {asked:.1%} on that of the question.")
+    first = real.top(1, measure="nhsic").iloc[0]
+    print(f"The largest share has {first['component']}: {first['share'] / over:.0%}.")
+
+# %%
+if runs_here:
+    alone, without = pl.attribution.recovered(few, measure).frame["recovered"]
+    count = f"{len(few.kept('nodes'))} of {len(measure.candidates)} components"
+    print(f"{count} bring back {alone:.0%} of what all make of that digit,")
+    average = drawn.frame["recovered"].mean()
+    print(f"as many of the same layers, drawn at random, {average:.0%} (n = {len(drawn.frame)});")
+    print(f"without these {without:.0%} is left.")
+
+# %% [markdown]
+# What that does not carry: one peak of one response is an example and no finding. A share says what moved the score
+# along one line, not what the model uses. An own answer that is the highest of nine is no better than p = 1/9. A stream
+# that has just read a digit resembles references that end on one: whether peaks mean more is what nulls and bits are
+# for (`is_it_information`). And where random components bring back nearly as much, the chosen ones are no circuit
+# of their own.
 #
 # ## What to conclude
 #
-# - Shares of a logit and of a score are exact sums: nothing is left over, and each says what it is compared with.
+# - Shares of a logit sum to it; shares of a score sum to its difference to a reference, but for an integral's error.
 # - They tell what wrote a score. Whether it is about this answer is in the excess, whether it is used in interventions.

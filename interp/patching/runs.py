@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from interp.engines.registry import engine_for
@@ -22,7 +22,7 @@ from interp.patching.asked import Asked
 from interp.record import check_memory
 from interp.types import Bridge
 
-__all__ = ["Put", "Run", "Seen"]
+__all__ = ["Put", "Run", "Seen", "Swap"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,22 @@ class Put:
     head: int | None = None
 
 
+@dataclass(frozen=True)
+class Swap:
+    """Values to put at a hook point at many places at once.
+
+    Attributes:
+        positions: places in the text.
+        where: which of them are set, head by head where the hook point has heads.
+        values: what is put there.
+    """
+
+    hook: str
+    positions: Int64[Tensor, " place"]
+    where: Bool[Tensor, "place *head"]
+    values: Float[Tensor, "place *head width"]
+
+
 class Run:
     """A text to be run through a model, and what is measured of it.
 
@@ -59,6 +75,7 @@ class Run:
         self.ids, self.position, self.asked, self.operation = list(ids), position, asked, operation
         self.batch_size = batch_size
         self.tokens = torch.tensor([self.ids], device=self.engine.device)
+        self._begun: Any = None
         check_memory(operation, self.engine, batch_size + 2, len(self.ids), "Lower batch_size.")
 
     @torch.no_grad()
@@ -98,6 +115,21 @@ class Run:
             self.finite(values)
             changes[batch] = (values[1:] - values[0]).cpu().double()
         return changes
+
+    @torch.no_grad()
+    def swapped(self, swaps: Iterable[Swap], start: int = 0) -> float:
+        """The metric of one run with other values at many places, none of them before position ``start``.
+
+        What comes before that is computed once and kept for the next call with the same ``start``.
+        """
+        with self.engine.evaluating():
+            if self._begun is None or self._begun.length != start:
+                self._begun = self.engine.new_cache([0], len(self.ids))
+                if start:
+                    self.engine.forward(self.tokens[:, :start], self._begun)
+            fork = self._begun.fork([0], extra=len(self.ids) - start)
+            with self.model.hooks(fwd_hooks=[(swap.hook, _swapping(swap, start)) for swap in swaps]):
+                return float(self.finite(self._measured(fork, start, 1)))
 
     @torch.no_grad()
     def seen(self, patches: Sequence[Sequence[Put]], wanted: Sequence[Seen]) -> list[Tensor]:
@@ -197,3 +229,13 @@ def _puts(patches: Sequence[Sequence[Put]], start: int) -> list[tuple[str, Calla
         return write
 
     return [(name, writer(entries)) for name, entries in by_hook.items()]
+
+
+def _swapping(swap: Swap, start: int) -> Callable[..., Tensor]:
+    def write(value: Tensor, hook: Any) -> Tensor:
+        out, at = value.clone(), (swap.positions - start).to(value.device)
+        put, where = swap.values.to(value), swap.where[..., None].to(value.device)
+        out[0, at] = torch.where(where, put, out[0, at])
+        return out
+
+    return write

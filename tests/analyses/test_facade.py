@@ -23,7 +23,7 @@ CALLED = {
     "trace", "TraceRun", "Trajectory", "run_study", "make_study", "Study", "Condition", "patch_sweep", "Problem",
     "load_problems", "bundled_problems", "logit_attribution", "matched_contrasts", "attribute_run", "patch_nodes",
     "patch_edges", "NodeEffects", "EdgeEffects", "nhsic_metric", "score_metric", "residual_metric", "mean_writes",
-    "zero_writes", "mi_attribution", "MiAttribution", "Circuit", "receiver_heads", "sentence_receivers",
+    "node_measure", "zero_writes", "mi_attribution", "MiAttribution", "Circuit", "receiver_heads", "sentence_receivers",
     "ReceiverHeads", "ablate_receivers",
 }  # fmt: skip
 ROOMS = {"attribution", "interventions", "probes", "stats", "views", "studies", "grading"}

@@ -170,6 +170,11 @@ def test_the_shares_that_are_printed_sum_to_what_they_are_of(built: Path) -> Non
     shares = [float(value) for value in re.findall(r"^sum of \d+ shares: +(\S+)$", text, re.M)]
     difference = float(re.findall(r": (\S+) more$", text, re.M)[0])
     assert shares == [pytest.approx(total, abs=2e-4), pytest.approx(difference, rel=2e-3)]
+    part, low, high = re.findall(
+        r"^about this answer: (\S+)% of the difference \[(\S+)%, (\S+)%\], n = 8$", text, re.M
+    )[0]
+    assert 0 <= float(low) <= float(part) <= float(high) < 20, "the toy's highest steps look like any stated digit"
+    assert text.count("Left out here: it takes smollm2-135m-instruct") == 1
     share, over = re.findall(r"^L\dH\d: share (\S+), sum over positions (\S+)$", text, re.M)[0]
     assert float(share) == pytest.approx(float(over), abs=2e-5)
 
@@ -179,6 +184,9 @@ def test_the_circuit_that_is_found_is_needed_and_its_like_is_not(built: Path) ->
     assert "L0H2, L1H1" in re.findall(r"^copy the operator: (.*)$", text, re.M)[0]
     assert "L2 MLP" in re.findall(r"^notice at once: (.*)$", text, re.M)[0]
     assert float(re.findall(r"^precision: (\S+)", text, re.M)[0]) > 0.5
+    alone, without = map(float, re.findall(r"only the circuit (\S+), without it (\S+)\)", text)[0])
+    random = float(re.findall(r"50 random ones (\S+) on average", text)[0])
+    assert alone > 0.9 > 0.5 > random > without - 0.1
     notebook = outputs(built, NAMES[5])
     table = next(shown(c) for c in notebook.cells if c.cell_type == "code" and "wc.proved(" in c.source)
     rows = re.findall(r"notice at once +(left alone|without|random|put back) +\d+ +(\S+)", table)

@@ -24,7 +24,7 @@ Interventions
     logit_attribution (each component's share in a logit), matched_contrasts (words to compare a thinking word with)
     mi_attribution (its share in a score of a step with the answer), MiAttribution
     patch_sweep; its metrics answer_log_probability, log_probability, logit_difference, Metric
-    Circuit (which nodes and edges; attribution has what measures one)
+    Circuit (which nodes and edges; attribution has what measures one), node_measure (what a model does with only them)
     receiver_heads, sentence_receivers, ReceiverHeads (whose attention narrows), ablate_receivers (what they do)
     NodeEffects, EdgeEffects (what they give); nhsic_metric, score_metric, residual_metric (what else they measure),
     patch_nodes, patch_edges (what heads, MLPs and the connections between them do, estimated and verified),
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         mean_writes,
         mi_attribution,
         nhsic_metric,
+        node_measure,
         patch_edges,
         patch_nodes,
         patch_sweep,
@@ -264,6 +265,7 @@ __all__ = [
     "nhsic_dense",
     "nhsic_gradient",
     "nhsic_metric",
+    "node_measure",
     "null_scores",
     "null_test",
     "nulls_needed",
@@ -329,6 +331,7 @@ _ANALYSES = {
     "matched_contrasts": "analyses.attribution",
     "mean_writes": "analyses.attribution",
     "nhsic_metric": "analyses.attribution",
+    "node_measure": "analyses.attribution",
     "patch_edges": "analyses.attribution",
     "patch_nodes": "analyses.attribution",
     "patch_sweep": "analyses.attribution",
