@@ -46,12 +46,18 @@ def logits(steps: Any = 1, *, model: Any = None, response: Any = None, **options
 
 def mi(steps: Any = 3, *, model: Any = None, response: Any = None, **options: Any) -> Any:
     answer = said()[0].token_ids if response is None else response
-    given = {"layer": 1, "answer": "Therefore 0", "measures": "nhsic", "total": "none", "sources": 0} | options
+    given: dict[str, Any] = {
+        "layer": 1,
+        "answer": "Therefore 0",
+        "measures": "nhsic",
+        "total": "none",
+        "sources": 0,
+    } | options
     return pl.mi_attribution(toy() if model is None else model, PROMPT, answer, steps, **given)
 
 
 def nodes(clean: Any = PROMPT, corrupt: Any = OTHER, metric: Any = METRIC, *, model: Any = None, **options: Any) -> Any:
-    given = {"kinds": "mlp", "verify": 1, "sample": 1} | options
+    given: dict[str, Any] = {"kinds": "mlp", "verify": 1, "sample": 1} | options
     return pl.patch_nodes(toy() if model is None else model, clean, corrupt, metric, **given)
 
 
@@ -65,8 +71,12 @@ def receivers(rollouts: Any = None, words: Any = None, *, model: Any = None, **o
 
 
 def ablated(heads: Any, *, model: Any = None, **options: Any) -> Any:
-    given = {"how": "zero", "controls": 1, "draws": 10} | options
+    given: dict[str, Any] = {"how": "zero", "controls": 1, "draws": 10} | options
     return pl.ablate_receivers(toy() if model is None else model, heads, list(said()), **given)
+
+
+def texts() -> Any:
+    return PROMPT, OTHER
 
 
 def with_hook(call: Callable[[], Any]) -> Any:
@@ -116,7 +126,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: edges(verify="some"), 'verify "all"'),
     (lambda: with_hook(edges), "whose block 1 adds what differs"),
     (lambda: pl.patch_sweep(toy(), *said(), METRIC), "a source with recorded residuals"),
-    (lambda: pl.patch_sweep(toy(), PROMPT, OTHER, METRIC), "target as a Rollout"),
+    (lambda: pl.patch_sweep(toy(), *texts(), METRIC), "target as a Rollout"),
     (lambda: receivers("text"), "rollouts with tokens"),
     (lambda: receivers([]), "rollouts with tokens"),
     (lambda: receivers(words="Wait"), "words with their ids"),

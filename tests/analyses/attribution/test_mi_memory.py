@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
+from typing import Any
 
 import families as F
 import psutil
@@ -55,7 +56,13 @@ def model() -> Bridge:
 
 def test_what_is_told_is_what_is_taken(model: Bridge) -> None:
     text = torch.randint(5, F.VOCAB - 5, (LENGTH,), generator=torch.Generator().manual_seed(0)).tolist()
-    given = {"layer": LAYERS - 1, "answer": torch.arange(72.0).sin(), "measures": "nhsic", "sigma": 1.0, "top": 3}
+    given: dict[str, Any] = {
+        "layer": LAYERS - 1,
+        "answer": torch.arange(72.0).sin(),
+        "measures": "nhsic",
+        "sigma": 1.0,
+        "top": 3,
+    }
     mi_attribution(model, text[:7], text[7:60], 20, **given)  # the first call also pays for libraries
     with Watched() as watched:
         found = mi_attribution(model, text[:7], text[7:], 600, **given)
