@@ -170,13 +170,6 @@ def _as_steps(steps: Any, counts: list[int]) -> list[list[int]]:
                 remedy=f"The response has {count} tokens; step t predicts token t.",
             )
         found.append(list(dict.fromkeys(step % count for step in wanted)))
-    if not any(found):
-        raise InputError(
-            operation,
-            expected="at least one step",
-            received="none",
-            remedy="Name steps, or leave steps out for all of them.",
-        )
     return found
 
 

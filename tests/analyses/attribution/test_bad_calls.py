@@ -87,7 +87,6 @@ def with_hook(call: Callable[[], Any]) -> Any:
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: logits(999), "steps from 0 to 20"),
-    (lambda: logits([]), "at least one step"),
     (lambda: logits(3.0), "steps as a list of steps"),
     (lambda: logits(True), "steps as a list of steps"),
     (lambda: logits(response=Path("runs/first")), "received PosixPath"),
