@@ -17,6 +17,7 @@ from interp.passes import Passes, padded
 from interp.prompts import check_ids, encode_text
 from interp.protocol import Intervention, Request, as_interventions, prepared
 from interp.record import Tape
+from interp.rollout import Rollout
 from interp.rows import Row
 from interp.sampling import widened
 from interp.sites import Site
@@ -97,8 +98,12 @@ def decided(
 def paired(
     responses: Any, ids: list[list[int]], facts: ModelFacts, operation: str, may_be_empty: bool = False
 ) -> list[list[int]]:
-    """Token ids of each response, one a prompt; texts are tokenised alone, without special tokens."""
+    """Token ids of each response, one a prompt; of rollouts theirs, of texts alone, without special tokens."""
     found = []
+    if isinstance(responses, Rollout):
+        responses = responses.token_ids
+    elif isinstance(responses, Sequence) and any(isinstance(one, Rollout) for one in responses):
+        responses = [one.token_ids if isinstance(one, Rollout) else one for one in responses]
     for response in as_prompts([] if responses is None else responses, operation):
         if isinstance(response, list) and isinstance(next(iter(response), 0), Mapping):
             raise InputError(

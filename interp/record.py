@@ -37,6 +37,7 @@ __all__ = [
     "as_record",
     "buffer",
     "check_memory",
+    "free_memory",
     "plan_record",
     "sink_for",
 ]
@@ -368,18 +369,26 @@ def check_memory(
         kept = positions * plan.numbers * itemsize
         needs[device] = needs.get(device, 0) + kept
     for device, need in needs.items():
-        if device.type == "cuda":
-            free = torch.cuda.mem_get_info(device)[0]
-        elif device.type == "cpu":
-            import psutil
-
-            free = psutil.virtual_memory().available
-        else:
-            continue
-        if need > free:
+        free = free_memory(device)
+        if free is not None and need > free:
             raise InputError(
                 operation,
                 expected=f"at most the {free / 1e9:.1f} GB free on {device}",
                 received=f"a request of {need / 1e9:.1f} GB",
                 remedy=remedy,
             )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where it cannot be told.
+
+    >>> (free_memory(torch.device("cpu")) or 0) > 0, free_memory(torch.device("meta"))
+    (True, None)
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cpu":
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    return None

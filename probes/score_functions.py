@@ -57,6 +57,11 @@ class ScoreFunction:
     gradients: Callable[[Tensor], Tensor]
     line_gradients: Callable[[Tensor, Tensor], Tensor] | None = None
 
+    @property
+    def is_rough(self) -> bool:
+        """Whether it has kinks everywhere, as where each vector has a width of its own: integrals take more points."""
+        return self.line_gradients is not None
+
     def bytes_each(self, d_model: int) -> int:
         """About what one vector's gradient takes: those with all answers, and what they are made of."""
         return 8 * d_model * (2 * (1 + self.others) + 128)

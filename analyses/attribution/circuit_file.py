@@ -18,7 +18,7 @@ import pandas
 from analyses.store.atomic import disk_errors, make_folder, replacing
 from interp.errors import InputError
 
-__all__ = ["checked_json", "read_circuit", "write_circuit"]
+__all__ = ["checked_json", "read_circuit", "table_as_json", "table_from_json", "write_circuit"]
 
 FORMAT = "peaklens circuit 1"
 _TABLES = ("nodes", "edges", "positions")
@@ -26,7 +26,7 @@ _TABLES = ("nodes", "edges", "positions")
 
 def write_circuit(target: Path, tables: Mapping[str, pandas.DataFrame], rest: Mapping[str, Any]) -> Path:
     """Write tables and plain data, whole or not at all."""
-    body = {"format": FORMAT, **rest, **{name: _written(frame) for name, frame in tables.items()}}
+    body = {"format": FORMAT, **rest, **{name: table_as_json(frame) for name, frame in tables.items()}}
     text = json.dumps(body, allow_nan=False, separators=(",", ":"))
     with disk_errors("save a circuit", target, "Choose a folder that can be written and has room."):
         make_folder(target.parent)
@@ -45,7 +45,7 @@ def read_circuit(path: Path) -> tuple[dict[str, pandas.DataFrame], dict[str, Any
     if found != FORMAT:
         raise _refused(path, f"format {found!r}")
     try:
-        tables = {name: _read(body.pop(name)) for name in _TABLES}
+        tables = {name: table_from_json(body.pop(name)) for name in _TABLES}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _refused(path, f"tables that are not whole ({error})") from error
     del body["format"]
@@ -69,7 +69,8 @@ def checked_json(value: Any, what: str) -> Any:
         ) from error
 
 
-def _written(frame: pandas.DataFrame) -> dict[str, Any]:
+def table_as_json(frame: pandas.DataFrame) -> dict[str, Any]:
+    """A table by column, each with the type it has."""
     return {"rows": len(frame), "columns": {name: _column(frame[name]) for name in frame.columns}}
 
 
@@ -79,10 +80,17 @@ def _column(column: pandas.Series[Any]) -> dict[str, Any]:
         return {"type": kind, "values": [None if value is pandas.NA else int(value) for value in values]}
     if kind == "float64":
         return {"type": kind, "values": [value if math.isfinite(value) else repr(value) for value in values]}
-    return {"type": kind if kind in ("int64", "bool") else "text", "values": values}
+    if kind == "str":
+        return {
+            "type": kind,
+            "values": [None if missing else str(value) for value, missing in zip(values, column.isna(), strict=True)],
+        }
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    return {"type": kind if kind in ("int64", "bool") else "text", "values": plain}
 
 
-def _read(table: dict[str, Any]) -> pandas.DataFrame:
+def table_from_json(table: dict[str, Any]) -> pandas.DataFrame:
+    """The table that :func:`table_as_json` was given; `KeyError`, `TypeError` or `ValueError` where it is not whole."""
     made: dict[str, Any] = {}
     for name, column in table["columns"].items():
         kind, values = column["type"], column["values"]
@@ -92,6 +100,8 @@ def _read(table: dict[str, Any]) -> pandas.DataFrame:
             made[name] = pandas.array(values, dtype="Int64")
         elif kind == "float64":
             made[name] = np.array([float(value) for value in values], dtype=np.float64)
+        elif kind == "str":
+            made[name] = pandas.array(values, dtype="str")
         elif kind in ("int64", "bool"):
             made[name] = np.array(values, dtype=kind)
         elif kind == "text":

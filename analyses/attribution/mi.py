@@ -18,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from analyses.attribution.mi_measures import measures_of
+from analyses.attribution.mi_memory import Needs, check_needs, needs_of
 from analyses.attribution.mi_reference import NON_PEAKS, choose_references, chosen_steps, input_kinds
 from analyses.attribution.mi_result import MiAttribution
 from analyses.attribution.mi_shares import Shared, ends_table, share_table, sources_of
@@ -63,8 +65,9 @@ def mi_attribution(
     top: Whole = 10,
     sources: Whole = 3,
     tolerance: float | int = 1e-3,
-    max_points: Whole = 1024,
+    max_points: Whole | None = None,
     batch_size: Whole | None = None,
+    max_bytes: Whole | None = None,
 ) -> MiAttribution:
     """The share of every component in the scores of some steps of a response with an answer, at one layer.
 
@@ -103,6 +106,8 @@ def mi_attribution(
         sources: heads, of the largest shares of each step and measure, whose positions are told.
         tolerance, max_points: of the integral, as in :func:`probes.integrated_gradient`.
         batch_size: components at a time, where the model is run anew.
+        max_bytes: the most that may be taken beside the model; what is free on its device unless given. What is
+            needed is estimated before anything is run, and ``settings["bytes"]`` tells it.
 
     Returns:
         `MiAttribution`: ``shares``, one row a component (``total`` NaN where it was not asked for); ``ends``, the
@@ -120,6 +125,19 @@ def mi_attribution(
     (at,) = resolve_layers(as_whole(layer, _OPERATION, "layer"), facts.n_layers, _OPERATION)
     total = as_text(total, _OPERATION, "total", ("top", "all", "none"))
     top, heads = as_whole(top, _OPERATION, "top", 1), as_whole(sources, _OPERATION, "sources", 0)
+    most = None if max_points is None else as_whole(max_points, _OPERATION, "max_points")
+    allowed = None if max_bytes is None else as_whole(max_bytes, _OPERATION, "max_bytes", 1)
+
+    def needed(asked_about: int, places: int, scores: int) -> Needs:
+        found = needs_of(
+            model, engine, len(ids) + len(said) - 1, places, asked_about, at, measures=scores, total=total != "none",
+            sources=heads,
+        )  # fmt: skip
+        about = f"{len(ids) + len(said)} tokens, {asked_about} steps, {scores} measures"
+        check_needs(found, engine, allowed, about)
+        return found
+
+    needed(1, 2, 1)  # the least there is to do, before anything is run
     stream = _scored(block_output(engine, [*ids, *said[:-1]], at, _OPERATION)[len(ids) - 1 :])
     own = _references(model, answer, at, stream, "answer")
     if len(own) != 1:
@@ -133,9 +151,9 @@ def mi_attribution(
     references = choose_references(reference, chosen, peaks, kinds)
     groups = list(dict.fromkeys(found.steps for found in references))
     places = [[step] for step in chosen] + [list(group) for group in groups]
+    needs = needed(len(chosen), len(places), len(asked))
     writes = read_writes(model, ids, said, places).upto(at)
     against = [len(chosen) + groups.index(found.steps) for found in references]
-    most = as_whole(max_points, _OPERATION, "max_points")
     shared = [Shared.of(measure, writes, against, tolerance, most) for measure in asked]
     if total != "none":
         count = len(writes.components) if total == "all" else top
@@ -152,6 +170,7 @@ def mi_attribution(
         "dtype": str(engine.dtype).removeprefix("torch."), "layer": at, "site": "resid_post", "sigma": sigma,
         "eps": eps, "tau": tau, "others": 0 if rest is None else len(rest), "tolerance": tolerance, "max_points": most,
         "units": {measure.name: measure.unit for measure in asked}, "writes_error": writes.error,
+        "bytes": needs.most,
         "references": {
             str(step): {"told": found.told, "steps": list(found.steps)}
             for step, found in zip(chosen, references, strict=True)
@@ -173,6 +192,8 @@ def mi_attribution(
 
 def _references(model: Bridge, given: Any, at: int, stream: Tensor, name: str) -> Float[Tensor, "reference d_model"]:
     """Streams of answers: as they are given, or of texts read on their own, at their last tokens."""
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f":
+        given = torch.as_tensor(given)
     if isinstance(given, Tensor):
         rows = given.detach()[None] if given.ndim == 1 else given.detach()
     else:

@@ -78,10 +78,12 @@ class MiAttribution:
     def _repr_html_(self) -> str:
         layer, where = self.settings["layer"], self.settings["model"]
         ends = self.ends[["step", "input_token", "measure", "value", "reference_value", "difference", "missing"]]
+        told = "".join(f"<p>{escape(line)}</p>" for line in self._completeness())
         best = self.top(5)[["step", "measure", "component", "share", "direct", "total"]]
         parts = [
             f"<p>Shares in scores at layer {layer} of {escape(str(where))}, against {escape(self._told())}.</p>",
             table([*map(str, ends.columns)], ends.itertuples(index=False), limit=12),
+            told,
             table([*map(str, best.columns)], best.itertuples(index=False), limit=30),
         ]
         return "".join(parts)
@@ -89,10 +91,30 @@ class MiAttribution:
     def __repr__(self) -> str:
         steps = list(dict.fromkeys(self.ends["step"]))
         measures = ", ".join(dict.fromkeys(self.ends["measure"]))
-        return (
-            f"MiAttribution(steps {steps} at layer {self.settings['layer']}, {measures}, "
-            f"{self.shares['component'].nunique()} components, against {self._told()})"
+        return "\n  ".join(
+            [
+                f"MiAttribution(steps {steps} at layer {self.settings['layer']}, {measures}, "
+                f"{self.shares['component'].nunique()} components, against {self._told()})",
+                *self._completeness(),
+            ]
         )
+
+    def _completeness(self) -> list[str]:
+        """How far shares are from summing to the differences, where any do not within the tolerance or are of none."""
+        tolerance, found = float(self.settings["tolerance"]), []
+        flat = self.ends[self.ends["missing"].isna() & self.ends["difference"].notna()]
+        if len(flat):
+            found.append(
+                f"flat, {_places(flat)}: step and reference score alike to rounding, so that shares are of nothing "
+                "(missing is NaN)"
+            )
+        short = self.ends[self.ends["path_missing"] > tolerance]
+        if len(short):
+            found.append(
+                f"incomplete, {_places(short)}: shares miss up to {short['path_missing'].max():.1e} of the difference "
+                f"after {short['points'].max()} points (tolerance {tolerance:g}); raise max_points"
+            )
+        return found
 
     def _told(self) -> str:
         told = dict.fromkeys(found["told"] for found in self.settings["references"].values())
@@ -133,3 +155,8 @@ class MiAttribution:
                 received=f"{path} ({str(error)[:80] or type(error).__name__})",
                 remedy="Attribute again and save it.",
             ) from error
+
+
+def _places(ends: pandas.DataFrame) -> str:
+    named = [f"{measure} of step {step}" for measure, step in zip(ends["measure"], ends["step"], strict=True)]
+    return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")

@@ -44,17 +44,19 @@ class Shared:
         writes: Writes,
         against: Sequence[int],
         tolerance: float | int,
-        max_points: int,
+        max_points: int | None,
     ) -> Shared:
         """Of the first places of `writes`, each compared with the place `against` it."""
-        values, stream, count = _wide(writes.values), _wide(writes.stream[-1]), len(against)
+        stream, count = _wide(writes.stream[-1]), len(against)
         path = integrated_gradient(
             measure, stream[list(against)], stream[:count], tolerance=tolerance, max_points=max_points
         )
-        change = values[:, :count] - values[:, list(against)]  # [component, step, d_model]
-        shares = torch.einsum("csd,sd->cs", change, path.gradient)
-        direct = [path.end[n] - measure.value(stream[n] - change[:, n]) for n in range(count)]
-        return cls(measure, path, shares, torch.stack(direct, dim=1))
+        shares, direct = [], []
+        for n, other in enumerate(against):  # one step's in float64 at a time
+            change = _wide(writes.values[:, n]) - _wide(writes.values[:, other])  # [component, d_model]
+            shares.append(change @ path.gradient[n])
+            direct.append(path.end[n] - measure.value(stream[n] - change))
+        return cls(measure, path, torch.stack(shares, dim=1), torch.stack(direct, dim=1))
 
     def largest(self, place: int, count: int) -> list[int]:
         """Numbers of the components with the largest shares at a step, whatever their sign."""
@@ -69,7 +71,7 @@ class Shared:
     @property
     def missing(self) -> Float64[Tensor, " step"]:
         """How far the shares are from summing to the difference, as a part of it; NaN where there is none."""
-        none = self.path.difference == 0
+        none = self.path.is_flat
         off = (self.path.difference - self.shares.sum(dim=0)).abs()
         return torch.where(none, torch.nan, off / torch.where(none, 1.0, self.path.difference.abs()))
 

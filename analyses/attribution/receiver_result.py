@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
 
+from analyses.attribution.receiver_file import read_receivers, write_receivers
 from analyses.stats import bootstrap_interval
 from interp.arguments import Whole, as_whole
 from interp.display import details_table, table
@@ -96,6 +98,30 @@ class ReceiverHeads:
 
         frame = self.table.assign(effect=self.table["score"])[["layer", "head", "effect"]]
         return sweep(frame, title=f"Receiver heads of {self.settings['model']}", label=self.settings["score"])
+
+    def save(self, path: str | Path) -> Path:
+        """Write all of it to one file of JSON, whole or not at all.
+
+        >>> import tempfile
+        >>> rows = pandas.DataFrame({"response": 0, "problem": "a", "layer": 1, "head": [0, 1], "score": [0.5, 0.1]})
+        >>> settings = {"model": "toy", "score": "attention", "responses": 1}
+        >>> found = ReceiverHeads(ranked(rows, (), 10, 0), rows, pandas.DataFrame(), settings)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = ReceiverHeads.load(found.save(f"{folder}/receivers.json"))
+        >>> again.heads(1), again.table.equals(found.table)
+        ([(1, 0)], True)
+
+        Raises:
+            InputError: problems whose names JSON has not, a place that cannot be written.
+        """
+        tables = {"table": self.table, "responses": self.responses, "sentences": self.sentences}
+        return write_receivers(Path(path), tables, self.settings)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReceiverHeads:
+        """What :meth:`save` wrote; anything else is an `InputError`, and nothing of it is run."""
+        tables, settings = read_receivers(Path(path))
+        return cls(**tables, settings=settings)
 
     def __repr__(self) -> str:
         best = ", ".join(head_name(*head) for head in self.heads(5))

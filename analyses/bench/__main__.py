@@ -1,8 +1,9 @@
 """``python -m analyses.bench``: run the benchmarks, print their tables, write ``bench.json`` and ``bench.md``.
 
-bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic``, ``decoding``, ``attribution``
-and, in ``interventions``, of ``reruns``, ``overheads`` and ``batches``; what ``--only`` left out is not there. A
-measurement is ``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
+bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic``, ``decoding``, ``attribution``,
+``growth`` (what attribution and patching cost against steps and nodes; part of ``attribution``) and, in
+``interventions``, of ``reruns``, ``overheads`` and ``batches``; what ``--only`` left out is not there. A measurement is
+``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
 """
 
 from __future__ import annotations
@@ -37,16 +38,19 @@ class Size:
     edited_prompt_tokens: int
     circles: int  # turns of each rerun within a decode
     attributed: tuple[int, ...]  # response tokens of which shares are told
+    growing: tuple[int, ...]  # steps, positions, components asked about
     repeats: int
 
 
 FULL = Size(
     dims=(576, 2048, 4096), n_steps=64, inner=3, new_tokens=64, prompt_tokens=60,
-    edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128, 512), repeats=3,
+    edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128, 512),
+    growing=(1, 4, 16), repeats=3,
 )  # fmt: skip
 QUICK = Size(
     dims=(64,), n_steps=8, inner=1, new_tokens=8, prompt_tokens=60,
-    edited_tokens=6, edited_prompt_tokens=60, circles=1, attributed=(24,), repeats=1,
+    edited_tokens=6, edited_prompt_tokens=60, circles=1, attributed=(24,), growing=(1, 2),
+    repeats=1,
 )  # fmt: skip
 
 
@@ -89,6 +93,7 @@ def _measure(size: Size, repeats: int, name: str | None, quick: bool, parts: Seq
 
     from analyses.bench.attribution import bench_attribution
     from analyses.bench.decoding import bench_decoding
+    from analyses.bench.growth import bench_growth
     from analyses.bench.interventions import bench_interventions
     from analyses.bench.machine import load_now, machine_facts, model_facts_of
     from interp.loading.models import load_model
@@ -128,6 +133,8 @@ def _measure(size: Size, repeats: int, name: str | None, quick: bool, parts: Seq
         if "attribution" in parts:
             rows = bench_attribution(loaded, lengths=size.attributed, repeats=repeats, on_run=show)
             measured["attribution"] = [_plain(row) for row in rows]
+            rows = bench_growth(loaded, length=min(size.attributed), counts=size.growing, repeats=repeats, on_run=show)
+            measured["growth"] = [_plain(row) for row in rows]
     return {
         "format": "peaklens bench 1",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -54,6 +54,8 @@ def sheets_of(result: dict[str, Any]) -> list[Sheet]:
         ]
     if "attribution" in result:
         sheets.append(_attribution_sheet(result["attribution"]))
+    if "growth" in result:
+        sheets.append(_growth_sheet(result["growth"]))
     return sheets
 
 
@@ -189,6 +191,25 @@ def _attribution_sheet(rows: list[dict[str, Any]]) -> Sheet:
             for row in rows
         ],
         text=1,
+    )
+
+
+def _growth_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    return Sheet(
+        f"How attribution and patching grow, over {rows[0]['tokens']} response tokens: seconds, median (min to max); "
+        "exponent of the power law through each job's medians (1 is linear)",
+        ("what", "asked about", "gives", "seconds", "exponent"),
+        [
+            [
+                row["job"],
+                f"{row['count']} {row['grows']}",
+                f"{row['found']} {row['what']}",
+                _span(row["seconds"]),
+                f"{row['exponent']:.2f}",
+            ]
+            for row in rows
+        ],
+        text=3,
     )
 
 

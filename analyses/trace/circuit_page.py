@@ -22,7 +22,7 @@ from analyses.views.page import page
 from interp.display import table, visible
 from interp.errors import InputError
 from interp.token_text import text_pieces, token_texts
-from interp.writes import read_writes, readout_of
+from interp.writes import Writes, read_writes, readout_of
 
 __all__ = ["circuit_of", "circuit_page"]
 
@@ -41,7 +41,8 @@ def circuit_of(asked: Asked, tables: Tables) -> Circuit | None:
     if "mi" in tables:
         shares, metric = tables["mi"], str(tables["mi"]["measure"].iloc[0])
         shares = shares[shares["measure"] == metric]
-        target, direct = node_name("residual", asked.layer), shares["direct"].to_numpy(dtype=float)
+        target = node_name("residual", asked.layer)
+        direct: Any = shares["direct"].to_numpy(dtype=float)
     elif "logits" in tables:
         shares = tables["logits"]
         shares = shares[shares["read_at"] == shares["read_at"].max()]
@@ -163,7 +164,8 @@ def _attention(asked: Asked, tables: Tables, circuit: Circuit) -> pandas.DataFra
 
 def _words(asked: Asked, circuit: Circuit) -> pandas.DataFrame:
     """What the strongest nodes' writes say through the lens of the layer: tokens whose logit they raise most."""
-    writes = read_writes(asked.model, asked.prompt_ids, asked.token_ids, [[step] for step in asked.steps])
+    places = [[step] for step in asked.steps]
+    writes: Writes = read_writes(asked.model, asked.prompt_ids.tolist(), asked.token_ids.tolist(), places)
     writes = writes.upto(asked.layer) if circuit.target != "logits" else writes
     place = {len(asked.prompt_ids) - 1 + step: n for n, step in enumerate(asked.steps)}
     number_of: dict[str, int] = {component.label: n for n, component in enumerate(writes.components)}

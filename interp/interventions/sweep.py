@@ -133,6 +133,13 @@ def patch_sweep(
     check_source("patch_sweep", target, engine.facts)
     is_all = isinstance(layers, str) and layers == "all"
     chosen = source.layers if is_all else resolve_layers(layers, engine.facts.n_layers, "patch_sweep")
+    if not len(chosen):
+        raise InputError(
+            "patch_sweep",
+            expected="a source with recorded residuals, or layers to patch",
+            received="a rollout that recorded none" if is_all else "no layers",
+            remedy="Decode the source with record=ResidualSites().",
+        )
     pairs = _pairs(steps, end, len(target), len(source))
     patches = [PatchResidual(source, layer, pairs, site).prepared(engine.facts) for layer in chosen]
     which = _heads(heads, site, engine.facts)

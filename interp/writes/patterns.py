@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.arguments import Prompts, Wholes
+from interp.errors import InputError
 from interp.record import check_memory
 from interp.sites import resolve_layers
 from interp.types import Bridge
@@ -71,6 +72,13 @@ def read_patterns(
 
     def show(layer: int, pattern: Tensor, hook: Any) -> None:
         missing.discard(layer)
+        if not bool(pattern.isfinite().all()):
+            raise InputError(
+                operation,
+                expected="attention patterns that are finite",
+                received=f"NaN or inf in layer {layer}",
+                remedy="NaN activations: check the weights, dtype and hooks.",
+            )
         take(layer, begin, pattern[0])
 
     hooks = [(name, partial(show, layer)) for layer, name in names.items()]

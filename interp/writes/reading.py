@@ -32,8 +32,9 @@ from interp.sites import Site
 from interp.types import Bridge
 from interp.writes.components import Component, Writes
 from interp.writes.readout import is_exact
+from interp.writes.replacing import attention_bytes
 
-__all__ = ["as_places", "check_additive", "components_of", "read_writes"]
+__all__ = ["as_places", "check_additive", "components_of", "read_writes", "writes_bytes"]
 
 Places = Any  # groups of steps: [[3], range(5, 9)], [3, 5] for groups of one; of several responses a list of those
 ATTENTION_BYTES = 1 << 30  # of a batch's attention patterns in one layer, before fewer rows are taken at a time
@@ -111,12 +112,10 @@ def read_writes(
     size = min(DEFAULT_BATCH, max(1, ATTENTION_BYTES // patterns))
     size = size if batch_size is None else as_batch_size(batch_size, "read writes")
     slots = sum(map(len, asked)) + len(asked)
-    kept = slots * (len(components) + facts.n_layers + 1) * facts.d_model * _dtype(engine).itemsize
     rows = min(size, len(texts))
-    # Scores, their softmax and its copy in the model's dtype are there at one time.
     check_memory(
         "read writes", engine, rows, longest, "Ask for fewer places at a time, or pass a smaller batch_size.",
-        besides=kept + 3 * rows * patterns,
+        besides=writes_bytes(engine, slots, len(components)) + _pass_bytes(engine, rows, longest),
     )  # fmt: skip
 
     found: dict[int, Writes] = {}
@@ -142,6 +141,25 @@ def read_writes(
                 begin = end + 1
     writes = [found[n] for n in range(len(texts))]
     return writes[0] if alone else writes
+
+
+def writes_bytes(engine: Engine, places: int, components: int, columns: int = 0) -> int:
+    """What writes at so many places take; with the text's columns, what reading them takes too.
+
+    >>> from interp import load_model
+    >>> writes_bytes(engine_for(load_model("toy-reasoner")), 2, 16)  # 16 writes, 3 streams and the embedding, float32
+    20480
+    """
+    kept = places * (components + engine.facts.n_layers + 1) * engine.facts.d_model * _dtype(engine).itemsize
+    return kept + (_pass_bytes(engine, 1, columns) + engine.cache_bytes(1, columns) if columns else 0)
+
+
+def _pass_bytes(engine: Engine, rows: int, columns: int) -> int:
+    """What a pass over whole texts takes beside keys and values: the attention of one layer at a time."""
+    heads = max(engine.anatomy().n_heads(layer) for layer in range(engine.facts.n_layers))
+    # The stream, what blocks make of it, and MLPs some four times as wide.
+    between = 16 * rows * columns * engine.facts.d_model * engine.dtype.itemsize
+    return attention_bytes(engine, heads, rows * columns, columns) + between
 
 
 def components_of(anatomy: Anatomy, n_layers: int) -> tuple[Component, ...]:

@@ -29,7 +29,10 @@ from interp.sites import Site, resolve_layers
 from interp.types import Bridge
 from interp.writes.components import Component
 
-__all__ = ["COLUMNS", "block_output", "extended", "one_text", "replaced_streams"]
+__all__ = [
+    "COLUMNS", "attention_bytes", "block_output", "extended", "one_text", "replaced_bytes", "replaced_streams",
+    "stream_bytes",
+]  # fmt: skip
 
 #: Columns read at a time where many precede a step: eager attention makes a pattern of all of them.
 COLUMNS = 512
@@ -104,6 +107,7 @@ def replaced_streams(
                 reads, edits = {Site("resid_post", layer): some.see}, {Site("resid_pre", 0): some.embedded}
                 with engine.anatomy().adding(some.more), engine.tapped(reads, edits):
                     engine.forward(tokens[:, place : place + 1].expand(len(some.writers), -1), fork)
+                del fork  # the next copies would stand beside these
                 streams.append(some.seen)
             found[step] = torch.cat(streams)
     return found
@@ -129,14 +133,33 @@ def block_output(engine: Engine, ids: Sequence[int], layer: int, operation: str)
     Raises:
         InputError: more than the memory holds.
     """
-    patterns = 3 * engine.anatomy().n_heads(layer) * min(COLUMNS, len(ids)) * len(ids) * engine.dtype.itemsize
-    check_memory(operation, engine, 1, len(ids), "Give a shorter text.", besides=patterns)
+    needed = stream_bytes(engine, len(ids), engine.anatomy().n_heads(layer)) - engine.cache_bytes(1, len(ids))
+    check_memory(operation, engine, 1, len(ids), "Give a shorter text.", besides=needed)
     seen: list[Tensor] = []
     cache = engine.new_cache([0], capacity=len(ids))
     reads = {Site("resid_post", layer): lambda residual: seen.append(residual[0].clone())}
     with engine.evaluating(), engine.tapped(reads, {}):
         extended(engine, cache, torch.tensor([list(ids)], device=engine.device))
     return torch.cat(seen)
+
+
+def attention_bytes(engine: Engine, heads: int, rows: int, columns: int) -> int:
+    """Of one layer's attention while it is made: scores and their softmax, which is in float32 or the model's dtype."""
+    width = engine.dtype.itemsize
+    return heads * rows * columns * max(3 * width, width + 8)
+
+
+def stream_bytes(engine: Engine, columns: int, heads: int) -> int:
+    """What reading a text some columns at a time takes: keys and values, and the attention of one layer's rows."""
+    return engine.cache_bytes(1, columns) + attention_bytes(engine, heads, min(COLUMNS, columns), columns)
+
+
+def replaced_bytes(engine: Engine, columns: int, components: int) -> int:
+    """What :func:`replaced_streams` takes for a step after so many columns: the text's keys and values, and copies."""
+    each = engine.cache_bytes(1, columns)
+    copies = min(components + 1, max(1, _BATCH_BYTES // max(1, each)))
+    # A layer's keys and values are joined with the new column, and repeated for the heads that share them.
+    return each * (1 + copies) + 4 * copies * each // max(1, engine.facts.n_layers)
 
 
 def extended(engine: Engine, cache: RowCache, ids: Int[Tensor, "1 pos"]) -> None:

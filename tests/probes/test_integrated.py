@@ -82,6 +82,21 @@ def test_points_are_added_until_it_is_so_and_no_further(streams):
     assert int(integrated_gradient(score, streams[1], streams[2], tolerance=1e-6).points) > 8
 
 
+def test_a_way_with_kinks_is_followed_until_the_shares_sum():
+    """The pair of coordinates that makes the median changes along it; a thousand points are too few for this one."""
+    x = correlated(11, 32, seed=3, massive=2)
+    score = score_function("nhsic", x[0], sigma="median")
+    few = integrated_gradient(score, x[1], x[3], max_points=1024)
+    assert score.is_rough
+    assert int(few.points) == 1024
+    assert float(few.relative) > 1e-3
+    whole = integrated_gradient(score, x[1], x[3])
+    assert int(whole.points) > 1024
+    assert float(whole.relative) <= 1e-3
+    assert float(whole.missing) == pytest.approx(float(whole.difference - (x[3] - x[1]).double() @ whole.gradient))
+    assert not score_function("nhsic", x[0]).is_rough
+
+
 def test_it_is_the_mean_of_gradients_along_the_line(streams):
     score = score_function("cka", streams[0])
     found = integrated_gradient(score, streams[1], streams[2], tolerance=1e-4, max_bytes=1)

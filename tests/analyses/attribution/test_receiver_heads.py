@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import families as F
@@ -151,6 +152,39 @@ def test_ranking_reliability_and_heads() -> None:
     assert "reliability" in html
     assert "L0H0" in repr(found)
     assert "3 layers" in found.show().alt
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], ["a", "b", "c", "d"], ["a", 1, np.int64(2), 3.5]])
+def test_one_file_holds_receivers_exactly(tmp_path: Path, labels: list[Any]) -> None:
+    found = made({(0, 0): [9.0, 0.1, float("nan"), 0.0], (1, 1): [float("nan")] * 4})
+    responses = found.responses.assign(problem=pd.Series([*labels, *labels]))
+    sentences = pd.DataFrame({"response": [0, 1], "text": ["</script>", "\u2028é"], "score": [float("nan"), 1 / 3]})
+    settings = {**found.settings, "left_out": 1, "first": None, "offset": 1 / 3}
+    whole = ReceiverHeads(found.table, responses, sentences, settings)
+    again = ReceiverHeads.load(whole.save(tmp_path / "deep" / "receivers.json"))
+    for name in ("table", "responses", "sentences"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(whole, name), check_exact=True)
+    assert again.settings == settings
+    assert repr(again) == repr(whole)
+    nothing = ReceiverHeads.load(found.save(tmp_path / "none.json")).sentences
+    assert nothing.empty
+
+
+def test_what_is_no_file_of_receivers_is_refused(tmp_path: Path) -> None:
+    found = made({(0, 0): [1.0, 2.0]})
+    with pytest.raises(InputError, match="problems named by texts"):
+        ReceiverHeads(found.table, found.responses.assign(problem=[object(), 1]), pd.DataFrame(), found.settings).save(
+            tmp_path / "x"
+        )
+    assert not (tmp_path / "x").exists()
+    kept = found.save(tmp_path / "kept.json").read_text()
+    broken = tmp_path / "broken.json"
+    for text in ("", "[]", "{}", kept.replace("heads 1", "heads 2"), kept.replace('"rows":2', '"rows":3'), kept[:-9]):
+        broken.write_text(text)
+        with pytest.raises(InputError, match=r"ReceiverHeads\.save"):
+            ReceiverHeads.load(broken)
+    with pytest.raises(InputError, match="load receiver heads"):
+        ReceiverHeads.load(tmp_path / "nowhere.json")
 
 
 def test_a_head_wired_to_look_at_one_token_is_found_exactly() -> None:

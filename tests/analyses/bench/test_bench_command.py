@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from bench_names import CONDITIONS, ENGINES, LARGE
 
 from analyses.bench.__main__ import main
 from analyses.bench.attribution import JOBS
+from analyses.bench.growth import GROWING
 
 
 def test_command_writes_what_it_prints(tmp_path, capsys):
@@ -41,6 +43,7 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
         assert markdown.count(line) == 1
     _check_interventions(result["interventions"], markdown)
     _check_attribution(result["attribution"], markdown)
+    _check_growth(result["growth"], markdown)
     assert "largest_gap" not in markdown
     assert str(tmp_path) not in json.dumps(result) + markdown
     assert "peaklens, ResidualStream" in printed
@@ -84,6 +87,22 @@ def _check_attribution(rows, markdown):
         assert row["seconds"]["median"] > 0
         assert row["passes"]["median"] == pytest.approx(row["seconds"]["median"] / row["pass_seconds"]["median"])
         assert markdown.count(f"| {row['job']} | 24 | {row['steps']} |") == 1
+
+
+def _check_growth(rows, markdown):
+    assert [(row["job"], row["count"]) for row in rows] == [(job, count) for job in GROWING for count in (1, 2)]
+    found = {job: [row["found"] for row in rows if row["job"] == job] for job in GROWING}
+    assert found["MI shares"] == [16, 32]
+    assert found["total effects of one step"] == [1, 2]
+    assert found["attribution patching"] == [15, 30]
+    assert found["exact patching"] == [1, 2]
+    for job, (few, many) in found.items():
+        one, two = (row["seconds"]["median"] for row in rows if row["job"] == job)
+        assert 0 < few < many
+        for row in rows:
+            if row["job"] == job:
+                assert row["exponent"] == pytest.approx(math.log(two / one) / math.log(2))
+                assert markdown.count(f"| {job} | {row['count']} {row['grows']} | {row['found']} {row['what']} |") == 1
 
 
 def test_only_what_is_asked_for(tmp_path, capsys):
