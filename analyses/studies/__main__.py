@@ -245,8 +245,9 @@ def _write(page: Path, model: str, parts: Sequence[Part], traced: Traced, circui
     """The page, and beside it, in a folder of its name, pictures and tables."""
     folder = page.parent / page.stem.lower()
     write_tables(parts, folder)
-    for section in (traced, *circuits):
-        section.write(folder)
+    traced.write(folder)
+    for one in circuits:
+        one.write(folder)
     for part in parts:
         if part.result.figures:
             picture(part.result.figures[0], folder / f"{part.name}.png")

@@ -243,6 +243,6 @@ class WaitCircuit:
         return f"{NAME}-{name}.csv"
 
 
-def _told(row: Mapping[str, Any], words: str) -> str:
+def _told(row: Mapping[Any, Any], words: str) -> str:
     said = words.format(set=row["set"], s="" if row["set"] == 1 else "s")
     return f"{row['right']:.1%} {span(row['low'], row['high'], '.1f', 100)} {said}"
