@@ -26,6 +26,8 @@ from analyses.studies.planted import planted_line
 from analyses.studies.progress import RichWatch
 from analyses.studies.resembling import Traced
 from analyses.studies.run import run_study
+from analyses.studies.wait_circuit import NAME as CIRCUIT
+from analyses.studies.wait_circuit import PROBLEMS, WaitCircuit
 from analyses.trace.inputs import traced_problems
 from analyses.trace.tracing import trace
 from analyses.views.pictures import picture
@@ -45,6 +47,7 @@ class Entry:
         options: of the study, on the toys, where they differ from its defaults.
         part: tells runs of one study apart.
         least: problems it needs: probes have to learn ten digits from other problems.
+        most: problems it takes at most, where each of them takes long.
         sampling: settings of the responses.
         shown: what of it stands on the page.
     """
@@ -53,6 +56,7 @@ class Entry:
     options: Mapping[str, str] = field(default_factory=dict)
     part: str = ""
     least: int = 0
+    most: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     shown: Shown = field(default_factory=Shown)
 
@@ -126,8 +130,6 @@ ENTRIES = (
             ("at", "bits", "bits_low", "bits_high", "entropy", "lower", "upper", "probe_error", "stated_error", "n"),
         ),
     ),
-    # A layer of the toys has four heads, of which two are taken.
-    Entry("receivers", {"counts": "1,2,4"}, shown=Shown(readings=("Heads are", "accuracy,", "repair rate,"))),
     Entry(
         "overlap",
         {"draws": "1000"},
@@ -148,6 +150,22 @@ ENTRIES = (
             readings=("MI peaks and", "r2 against", "nhsic@200 against", "nhsic/drop4 against"),
         ),
     ),
+    # A layer of the toys has four heads, of which two are taken.
+    Entry(
+        "receivers",
+        {"counts": "1,2,4", "how": "mean"},
+        most=64,
+        shown=Shown(readings=("Heads are", "accuracy,", "repair rate,", "ordinary steps, mean, 1")),
+    ),
+    Entry(
+        "attribute",
+        most=64,
+        shown=Shown(
+            "group == 'peaks less non-peaks' and measure == 'nhsic' and scored == scored.max()",
+            ("component", "share", "low", "high", "p_holm", "steps", "problems"),
+            ("Layer", "by layer and kind", "differ with the same sign", "Peaks under", "nhsic at layer"),
+        ),
+    ),
 )
 
 
@@ -163,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--only", action="append", choices=STUDIES, help="some studies")
+    parser.add_argument("--only", action="append", choices=(*STUDIES, CIRCUIT), help="some studies")
     parser.add_argument("--set", action="append", default=[], help="an option of a study, as study.option=value")
     parser.add_argument("--as-kept", action="store_true", help="from what the run folders keep, nothing derived anew")
     given = parser.parse_args(arguments)
@@ -174,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             options = _options(entry, given)
             n = max(given.n, entry.least) if given.n >= FULL and given.model == TOY else given.n
+            n = min(n, entry.most or n) if given.model == TOY else n
             sampling = entry.sampling if given.model == TOY else {}
             command = _command(f"study {entry.study}", given, n, sampling, options)
             study, folder = make_study(entry.study, options), given.out / entry.name
@@ -188,12 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command += ["--out", f"runs/{entry.name}"] if entry.part else []
             line = planted_line(result, traced_problems(given.model, given.problems, n))
             parts.append(Part(entry.name, command, result, line, entry.part, entry.shown))
+    circuits = [_circuit(given)] if given.model == TOY and CIRCUIT in (given.only or [CIRCUIT]) else []
     for part in parts:
         print(f"\n{part.title}\n{part.planted}")
         for reading in part.result.readings:
             print(f"- {reading}")
+    for one in circuits:
+        print("\n".join([f"\n{one.title}\n{one.planted}", *(f"- {reading}" for reading in one.readings())]))
     if given.results:
-        _write(given.results, given.model, parts, _traced(given))
+        _write(given.results, given.model, parts, _traced(given), circuits)
     failures = [(part.name, why) for part in parts for why in part.result.failures.values()]
     if failures:
         name, why = failures[0]
@@ -212,18 +234,27 @@ def _traced(given: argparse.Namespace) -> Traced:
     return Traced(run, command)
 
 
-def _write(page: Path, model: str, parts: Sequence[Part], traced: Traced) -> None:
+def _circuit(given: argparse.Namespace) -> WaitCircuit:
+    """The toy's own circuit, of as many held-out problems a half as are asked for and make sense."""
+    n = min(given.n, PROBLEMS)
+    command = ["python", "-m", "analyses.studies", "--only", CIRCUIT, *(["--n", str(n)] if n < PROBLEMS else [])]
+    return WaitCircuit.of(given.out / CIRCUIT, command, n, as_kept=given.as_kept)
+
+
+def _write(page: Path, model: str, parts: Sequence[Part], traced: Traced, circuits: Sequence[WaitCircuit] = ()) -> None:
     """The page, and beside it, in a folder of its name, pictures and tables."""
     folder = page.parent / page.stem.lower()
     write_tables(parts, folder)
     traced.write(folder)
+    for one in circuits:
+        one.write(folder)
     for part in parts:
         if part.result.figures:
             picture(part.result.figures[0], folder / f"{part.name}.png")
     before = page.read_text(encoding="utf-8") if page.is_file() else ""
     with replacing(page) as temporary:
         first = traced.section(folder.name)
-        temporary.write_text(results_page(_begun(model), parts, folder.name, before, first), encoding="utf-8")
+        temporary.write_text(results_page(_begun(model), parts, folder.name, before, first, circuits), encoding="utf-8")
 
 
 def _begun(model: str) -> tuple[str, ...]:

@@ -26,7 +26,13 @@ from analyses.attribution.mi_measures import measures_of
 from analyses.store.columns import INPUT, PREDICTED
 from analyses.store.run import Cell
 from analyses.studies.attribute_steps import LOGIT, OTHERS, PEAKS, WRONG, ResponseShares, own_measure
-from analyses.studies.attribute_words import said_of_classes, said_of_kinds, said_of_peaks, said_of_ranks
+from analyses.studies.attribute_words import (
+    said_of_classes,
+    said_of_kinds,
+    said_of_peaks,
+    said_of_ranks,
+    said_of_stability,
+)
 from analyses.studies.base import CellContent, Condition, Study, StudyData
 from analyses.studies.component_shares import BY, AllShares, Contrast, agreements, profiles
 from analyses.studies.lab import Lab
@@ -210,10 +216,17 @@ class Attribute(Study):
         last = table["scored"].max()
         table, parts = (frame[frame["scored"] == last] for frame in (table, parts))
         own = str(table["measure"].iloc[0])
-        mine = parts[parts["measure"] == own]
+        others = [name for name in dict.fromkeys(parts["measure"]) if name != own]
         peaks = table[table["group"] == PEAKS]
         said = [said_of_kinds(peaks[peaks["measure"] == name], name, int(last)) for name in (own, f"{own} excess")]
-        said += [said_of_peaks(mine[mine["group"] == one.name], one) for one in CONTRASTS]
+        for one in CONTRASTS:
+            for name, frame, units in (
+                ("attribute", table, "layer and kind"),
+                ("attribute_components", parts, "component"),
+            ):
+                mine, tests = frame[(frame["measure"] == own) & (frame["group"] == one.name)], tables[name]["p"].count()
+                said.append(said_of_peaks(mine, one, own, units, int(tests)))
+            said.append(said_of_stability(parts, one, own, others))
         ranks = tables["attribute_ranks"]
         said += said_of_ranks(ranks[ranks["scored"] == last])
         said += said_of_classes(tables["attribute_class_components"], _POSITIONS)

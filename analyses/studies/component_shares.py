@@ -166,7 +166,10 @@ def profiles(
             if len(found.problems):
                 told = dict(zip((*by, "group"), (*key, group), strict=True))
                 rows.append(_rows(told, found, draws, seed, tested))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=[*by, "group", *_COLUMNS])
+    if not rows:
+        return pd.DataFrame(columns=[*by, "group", *_COLUMNS])
+    table = pd.concat(rows, ignore_index=True)
+    return table.assign(p_holm=holm(table["p"])) if contrasts else table
 
 
 def _rows(told: Mapping[str, Any], found: _Means, draws: int, seed: int, tested: bool) -> pandas.DataFrame:
@@ -179,7 +182,7 @@ def _rows(told: Mapping[str, Any], found: _Means, draws: int, seed: int, tested:
     nothing = np.full(len(rows), math.nan)
     p = sign_flips(found.values, seed=seed) if tested and len(found.values) > 1 else nothing
     rows = rows.assign(
-        share=mean, low=low, high=high, total=float(mean.sum()), p=p, p_holm=holm(p) if tested else nothing,
+        share=mean, low=low, high=high, total=float(mean.sum()), p=p, p_holm=nothing,
         steps=int(found.steps.sum()), problems=len(found.problems),
     )  # fmt: skip
     for place, (name, value) in enumerate(told.items()):

@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from analyses.store.atomic import replacing
 from analyses.studies.base import StudyResult
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEPT",
     "Part",
+    "Section",
     "Shown",
     "markdown_table",
     "markdown_text",
@@ -86,8 +87,26 @@ class Part:
         return f"{self.result.study.title}{f' ({self.label})' if self.label else ''}"
 
 
+@runtime_checkable
+class Section(Protocol):
+    """A section that is of no study, and its line of the contents."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def planted(self) -> str: ...
+    def section(self, folder: str) -> list[str]: ...
+
+
 def results_page(
-    begun: Sequence[str], parts: Sequence[Part], folder: str, before: str = "", first: Sequence[str] = ()
+    begun: Sequence[str],
+    parts: Sequence[Part],
+    folder: str,
+    before: str = "",
+    first: Sequence[str] = (),
+    last: Sequence[Section] = (),
 ) -> str:
     """The page as Markdown.
 
@@ -96,9 +115,10 @@ def results_page(
         folder: of pictures and tables, beside the page.
         before: the page that there is, of which the part of a person's own is kept.
         first: a section before those of the studies.
+        last: sections after them.
     """
     own = re.search(f"{re.escape(KEPT[0])}.*?{re.escape(KEPT[1])}", before, re.DOTALL)
-    said = [*begun, *([own[0]] if own else []), _contents(parts), *first]
+    said = [*begun, *([own[0]] if own else []), _contents([*parts, *last]), *first]
     for part in parts:
         said += [
             f"## {markdown_text(part.title)}",
@@ -109,6 +129,8 @@ def results_page(
         alt = _short(part.result.figures[0].alt) if part.result.figures else part.title
         said.append(f"![{markdown_text(alt)}]({folder}/{part.name}.png)")
         said += [_readings(part), _rows(part, folder)]
+    for one in last:
+        said += one.section(folder)
     return "\n\n".join(said) + "\n"
 
 
@@ -136,7 +158,7 @@ def write_table(table: pandas.DataFrame, file: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def _contents(parts: Sequence[Part]) -> str:
+def _contents(parts: Sequence[Part | Section]) -> str:
     rows = [
         f"| [{part.name}](#{_anchor(part.title)}) | {markdown_text(part.title)} | {_verdict(part.planted)} |"
         for part in parts

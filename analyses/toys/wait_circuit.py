@@ -26,10 +26,8 @@ import torch
 from torch import Tensor
 
 from analyses.stats import Estimate, proportion
-from analyses.toys.facts import DIGITS, FILLERS, LABELS, OPERATORS, SEPARATORS, fact
-from analyses.toys.running import repairs
-from analyses.toys.task import Question
-from interp import decode
+from analyses.toys.facts import SEPARATORS
+from analyses.toys.wait_steps import KINDS, SLOTS, Run, kinds, read_runs
 from interp.errors import InputError
 from interp.patching import Node
 
@@ -38,10 +36,6 @@ __all__ = [
     "search", "written",
 ]  # fmt: skip
 
-KINDS = ("next", "redo", "value", "operator", "operand", "result", "slip", "go on", "leave", "notice", "repair")
-"""What a step does: open the next operation, or with `Hmm` the last but one again; copy the value, operator, operand;
-write a right or wrong result; after a right one go on, after a wrong one leave it or write `Wait`; after that write the
-right result."""
 _CHECKS = ("go on", "leave", "notice")
 TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -57,23 +51,7 @@ TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
 MOST = 0.8
 """Needed is a component without which at most this share of a task's steps is left."""
 _ORDINARY = {"notice at once": "go on", "notice a step later": "next"}
-_SLOTS = (*FILLERS, "So")
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A response, and what each of its steps does."""
-
-    problem: int
-    ids: tuple[int, ...]
-    first: int
-    """The position of step 0: the prompt's last token."""
-    tokens: tuple[str, ...]
-    kinds: tuple[str | None, ...]
-
-    def steps(self, *kinds: str) -> list[int]:
-        """The steps of these kinds."""
-        return [step for step, kind in enumerate(self.kinds) if kind in kinds]
+_TOGETHER = 16  # responses in a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,54 +62,6 @@ class Put:
     node: Node
     steps: Sequence[Sequence[int]]
     values: Tensor | Sequence[Tensor]
-
-
-def kinds(tokens: Sequence[str]) -> list[str | None]:
-    """What each step of a response does; None for what is neither of these.
-
-    >>> kinds("Okay So A 6 * 3 gives 7 Wait 8 .".split())[1:]
-    ['next', None, 'value', 'operator', 'operand', None, 'slip', 'notice', 'repair', None]
-    """
-    found: list[str | None] = [None] * len(tokens)
-    is_repair = repairs(tokens)
-    for at in range(6, len(tokens)):
-        slot, label, value, op, operand, _, written = tokens[at - 6 : at + 1]
-        if label not in LABELS or op not in OPERATORS or not {value, operand, written} <= set(DIGITS):
-            continue
-        slipped = int(written) != fact(int(value), op, int(operand)).right
-        found[at - 6] = "redo" if slot == "Hmm" else "next" if slot in _SLOTS else None
-        found[at - 4 : at - 1] = ["value", "operator", "operand"]
-        found[at] = "slip" if slipped else "result"
-        if at + 1 == len(tokens):
-            break
-        if is_repair[at + 1] and tokens[at + 1] == "Wait":
-            found[at + 1 : at + 3] = ["notice", "repair"] if at + 2 < len(tokens) else ["notice"]
-        elif tokens[at + 1] in SEPARATORS:
-            found[at + 1] = "leave" if slipped else "go on"
-    return found
-
-
-def read_runs(model: Any, questions: Sequence[Question], max_new_tokens: int = 400) -> list[Run]:
-    """Greedy responses, one a question.
-
-    >>> from analyses.toys.task import held_out_questions
-    >>> from interp import load_model
-    >>> runs = read_runs(load_model("toy-reasoner"), held_out_questions(2))
-    >>> len(runs), runs[0].kinds[3]
-    (2, 'value')
-    """
-    prompts = [question.text for question in questions]
-    rollouts = decode(model, prompts, max_new_tokens=max_new_tokens, batch_size=64)
-    return [
-        Run(
-            number,
-            (*one.prompt_ids.tolist(), *one.token_ids.tolist()[:-1]),
-            len(one.prompt_ids) - 1,
-            tuple(one.tokens),
-            tuple(kinds(one.tokens)),
-        )
-        for number, one in enumerate(rollouts)
-    ]
 
 
 def components(model: Any) -> list[Node]:
@@ -146,13 +76,17 @@ def components(model: Any) -> list[Node]:
 @torch.no_grad()
 def written(model: Any, runs: Sequence[Run], puts: Sequence[Put] = ()) -> list[list[str]]:
     """The word that the model would write next at each step of each response, with some components set."""
-    hooks = [(one.node.hook_name, _setting(one, runs)) for one in puts]
-    with model.hooks(fwd_hooks=hooks):
-        best = model(_padded(model, runs)).argmax(-1)
     words = model.tokenizer.convert_ids_to_tokens(list(range(model.cfg.d_vocab)))
-    return [
-        [words[token] for token in row[run.first : len(run.ids)].tolist()] for run, row in zip(runs, best, strict=True)
-    ]
+    found: dict[int, list[str]] = {}
+    longest_first = sorted(range(len(runs)), key=lambda number: -len(runs[number].ids))
+    for begin in range(0, len(runs), _TOGETHER):
+        some = longest_first[begin : begin + _TOGETHER]  # of like length: little is padding
+        with model.hooks(fwd_hooks=[(one.node.hook_name, _setting(one, runs, some)) for one in puts]):
+            best = model(_padded(model, [runs[number] for number in some])).argmax(-1)
+        for number, row in zip(some, best.tolist(), strict=True):
+            run = runs[number]
+            found[number] = [words[token] for token in row[run.first : len(run.ids)]]
+    return [found[number] for number in range(len(runs))]
 
 
 @torch.no_grad()
@@ -177,17 +111,19 @@ def _values(model: Any, runs: Sequence[Run], nodes: Sequence[Node]) -> dict[Node
     return found
 
 
-def _setting(put: Put, runs: Sequence[Run]) -> Any:
+def _setting(put: Put, runs: Sequence[Run], some: Sequence[int]) -> Any:
+    """Sets it in a batch of some of the runs."""
+
     def set_it(value: Tensor, hook: Any) -> Tensor:
         new = value.clone()
-        for number, (run, steps) in enumerate(zip(runs, put.steps, strict=True)):
-            if steps:
-                at = [run.first + step for step in steps]
+        for row, number in enumerate(some):
+            if put.steps[number]:
+                at = [runs[number].first + step for step in put.steps[number]]
                 this = put.values if isinstance(put.values, Tensor) else put.values[number]
                 if put.node.head is None:
-                    new[number, at] = this.to(new)
+                    new[row, at] = this.to(new)
                 else:
-                    new[number, at, put.node.head] = this.to(new)
+                    new[row, at, put.node.head] = this.to(new)
         return new
 
     return set_it
@@ -202,7 +138,7 @@ def _padded(model: Any, runs: Sequence[Run]) -> Tensor:
 
 def _is_right(run: Run, step: int, word: str) -> bool:
     """Whether a word does what the step did: going on is either separator, next any filler, all else the very word."""
-    any_of = {"go on": SEPARATORS, "leave": SEPARATORS, "next": _SLOTS}.get(run.kinds[step] or "")
+    any_of = {"go on": SEPARATORS, "leave": SEPARATORS, "next": SLOTS}.get(run.kinds[step] or "")
     return word in any_of if any_of else word == run.tokens[step]
 
 
@@ -305,13 +241,16 @@ def proved(model: Any, runs: Sequence[Run], found: Search, *, most: float = MOST
     """What was found, on other problems: a row a task and condition.
 
     Conditions: "left alone"; "without" what was found; "random", without as many other components of the same layers
-    (as far as there are so many; all draws together); "put back", without what was found, but at each of the task's
-    steps with its values of another problem's run that wrote the same word there (copied for the same label); "from an
-    ordinary step", the same from a step of another problem where there was nothing to notice. Steps for which no other
-    problem has such a one are left out of these two.
+    (or all others, where there are fewer; all draws together); "put back", without what was found, but at each of the
+    task's steps with its values of another problem's run that wrote the same word there (copied for the same label);
+    "from an ordinary step", the same from a step of another problem where there was nothing to notice. Steps for which
+    no other problem has such a one are left out of these two.
 
-    Columns: ``n`` steps, ``right`` the share of them that are as they were, ``ordinary`` that of ordinary steps, with
-    intervals over problems.
+    Columns: ``set``, how many components were; ``n`` steps, ``right`` the share of them that are as they were,
+    ``ordinary`` that of ordinary steps, with intervals over problems.
+
+    Found on 64 problems, no random draw changes a step (docs/RESULTS.md). Found on a dozen, components near the
+    threshold are missed, and a draw may hold one: that then shows as an effect of "random".
     """
     rows: list[tuple[Any, ...]] = []
     nodes = components(model)
@@ -337,8 +276,21 @@ def proved(model: Any, runs: Sequence[Run], found: Search, *, most: float = MOST
             rest = np.sum([_counts(runs, one, _others(task)) for one in said], axis=0)
             both = [number for one in map(_share, (mine, rest)) for number in (one.estimate, one.low, one.high)]
             labels = ", ".join(node.label for node in circuit)
-            rows.append((task, labels, name, int(mine[:, 1].sum()), *both))
-    columns = ["task", "circuit", "condition", "n", "right", "low", "high", "ordinary", "ordinary_low", "ordinary_high"]
+            count = {"left alone": 0, "random": len(random[0])}.get(name, len(circuit))
+            rows.append((task, labels, name, count, int(mine[:, 1].sum()), *both))
+    columns = [
+        "task",
+        "circuit",
+        "condition",
+        "set",
+        "n",
+        "right",
+        "low",
+        "high",
+        "ordinary",
+        "ordinary_low",
+        "ordinary_high",
+    ]
     return pandas.DataFrame(rows, columns=columns)
 
 

@@ -177,7 +177,8 @@ def test_it_says_what_it_found(result: StudyResult) -> None:
     assert not result.failures
     said = " ".join(result.readings)
     for words in (
-        "Layer 1: at ", "Peaks against non-peaks (n = ", "Peaks against wrong answers' peaks", "Peaks under other",
+        "Layer 1: at ", "Peaks against non-peaks, shares in nhsic by layer and kind (n = ",
+        "Peaks against wrong answers' peaks, shares in nhsic by component", "Peaks under other",
         "by class of the token predicted", "sum to it, at peaks but for at most",
     ):  # fmt: skip
         assert words in said, words

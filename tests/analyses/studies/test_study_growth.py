@@ -8,6 +8,7 @@ from typing import Any
 
 import families as F
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -35,6 +36,7 @@ SMALL = {
     "suppress": {"counts": "2", "draws": "2"},
     "recycle": {"layers": "0", "probabilities": "", "repeats": "", "triggers": "", "gates": "entropy,random"},
     "ablate": {"layers": "0", "places": "thinking", "methods": "mean,resample"},
+    "receivers": {"counts": "1", "draws": "1", "how": "mean"},
 }
 
 
@@ -56,6 +58,16 @@ def test_more_problems_change_no_cell_there_is(name: str, tmp_path: Path) -> Non
         assert mine == before.get(cell, mine), "what was done is not done again"
     assert any("from 6 problems, toy-000 to toy-005" in reading for reading in grown.readings)
     assert "toy-000 to toy-005" in (grown.run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_shares_of_a_study_that_grew_are_those_of_one_made_in_one_go(tmp_path: Path) -> None:
+    """Study attribute reads responses against other answers' references, which the first run pins."""
+    options = {"most": "1", "measures": "", "classes": "", "draws": "50"}
+    go(tmp_path / "grown" / "s", 2, "attribute", options)
+    grown, whole = (go(tmp_path / place / "s", 4, "attribute", options) for place in ("grown", "whole"))
+    assert "nhsic excess" in set(whole.table["measure"])
+    for name, table in whole.tables.items():
+        pd.testing.assert_frame_equal(grown.tables[name], table, rtol=1e-5)
 
 
 def test_values_are_those_of_their_definitions(tmp_path: Path) -> None:
