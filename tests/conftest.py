@@ -16,6 +16,11 @@ torch.set_num_threads(1)
 quick_checks.install()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+gc.disable()  # until all is imported and collected, of which nothing is garbage
+
+
+def pytest_runtest_setup() -> None:
+    quick_checks.begin_test()
 
 
 def pytest_collection_finish() -> None:
@@ -23,3 +28,4 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    gc.enable()
