@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Generator
 
 import pytest
 import quick_checks
 import torch
-from processes import _toy_server, _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
+from processes import _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
 
 # Its asserts then say what they compared, as those of test files do.
 pytest.register_assert_rewrite("browser")
@@ -16,11 +17,16 @@ torch.set_num_threads(1)
 quick_checks.install()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-gc.disable()  # until all is imported and collected, of which nothing is garbage
 
 
-def pytest_runtest_setup() -> None:
-    quick_checks.begin_test()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported meanwhile is no garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
@@ -28,4 +34,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    gc.enable()
+
+
+def pytest_runtest_setup() -> None:
+    quick_checks.begin_test()
