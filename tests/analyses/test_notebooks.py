@@ -352,7 +352,7 @@ def test_a_dead_kernel_is_told_from_a_failing_cell(write: Callable[..., Path], t
 
 def test_a_cell_that_never_ends_is_stopped(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(NotebookError, match=r"(?s)mine, cell 0:.*timed out"):
-        execute(write("while True:\n    pass"), folder=tmp_path, timeout=3)
+        execute(write("while True:\n    pass"), folder=tmp_path, timeout=1)
 
 
 def test_the_kernel_is_this_python_with_this_package(
