@@ -4,8 +4,8 @@
 calls two checkers for each call. That is needed where an annotation names a shape. Elsewhere beartype, given the same
 annotations, refuses the same values ten times as fast. `install` has to come before anything checked is imported.
 
-What a loop calls a thousand times is given the same types a thousand times: in each test the first `FIRST` calls of a
-function are checked, and every `EVERY`-th after them. `begin_test` counts anew.
+Of a function whose annotations do name a shape, in each test the first `FIRST` calls are checked and every `EVERY`-th
+after them: a loop gives it the same types a thousand times. `begin_test` counts anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxtyping import AbstractArray, _decorator
 
 __all__ = ["EVERY", "FIRST", "begin_test", "install"]
 
-FIRST, EVERY = 40, 20
+FIRST, EVERY = 16, 50
 
 _jaxtyped = _decorator.jaxtyped
 # By the number of the code, which is kept: codes of different functions may be equal.
