@@ -7,6 +7,7 @@ import os
 from collections.abc import Generator
 
 import pytest
+import quick_bridge
 import quick_checks
 import torch
 from processes import _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
@@ -38,3 +39,4 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_setup() -> None:
     quick_checks.begin_test()
+    quick_bridge.install()
