@@ -218,7 +218,7 @@ def test_coins_belong_to_the_row_not_to_its_batch() -> None:
     assert 0.1 < share < 0.5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "toy"])
 def test_suppression_and_recycling_in_either_order(engine: type, name: str) -> None:
     """[suppress, recycle] recycles by what suppression leaves; [recycle, suppress] by the raw logits.
 
