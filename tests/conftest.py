@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Generator
 
 import pytest
+import quick_bridge
 import quick_checks
 import torch
-from processes import _toy_server, _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
+from processes import _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
 
 # Its asserts then say what they compared, as those of test files do.
 pytest.register_assert_rewrite("browser")
@@ -18,8 +20,23 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported meanwhile is no garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_finish() -> None:
     """What the imports have made stays anyway: the collector need not walk through a million of their objects again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_runtest_setup() -> None:
+    quick_checks.begin_test()
+    quick_bridge.install()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 HERE = Path(__file__).parent
@@ -110,22 +112,52 @@ def forks_of(server: subprocess.Popen[str], folder: Path) -> Iterator[Forks]:
         forks.kill(child)
 
 
-@pytest.fixture(scope="session")
-def _toy_server() -> Iterator[subprocess.Popen[str]]:
-    with fork_server("import warm") as process:
-        yield process
+class ToyForks:
+    """As `Forks`, of the processes that Python's own server forks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: dict[int, multiprocessing.process.BaseProcess] = {}
+
+    def spawn(self, code: str, *args: Any) -> int:
+        argv = [str(arg) for arg in ("script", *args)]
+        child = forked_process(forked.script, textwrap.dedent(code), argv, str(self.folder / "out"))
+        self.running[child.pid or 0] = child
+        return child.pid or 0
+
+    def wait(self, child: int) -> tuple[int, str]:
+        process = self.running.pop(child)
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode, (self.folder / "out").read_text()
+
+    def kill(self, child: int) -> tuple[int, str]:
+        self.running[child].kill()
+        return self.wait(child)
+
+    def has_ended(self, child: int) -> bool:
+        return self.running[child].exitcode is not None
+
+
+def forked_process(call: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
+    """A process that begins at once: of `_warm_forkserver`."""
+    process = multiprocessing.get_context("forkserver").Process(target=call, args=args)
+    process.start()
+    return process
 
 
 @pytest.fixture
-def toy_forks(_toy_server: subprocess.Popen[str], tmp_path: Path) -> Iterator[Forks]:
+def toy_forks(_warm_forkserver: None, tmp_path: Path) -> Iterator[ToyForks]:
     """Processes that have loaded the toy once; no types are checked in them."""
-    with forks_of(_toy_server, tmp_path) as forks:
-        yield forks
+    forks = ToyForks(tmp_path)
+    yield forks
+    for child in list(forks.running):
+        forks.kill(child)
 
 
 @pytest.fixture(scope="session")
 def _warm_forkserver() -> None:
-    """Python's own server of forks, started with what worker processes import."""
+    """Python's own server of forks, started with what worker processes import: one for each process that tests."""
     multiprocessing.set_forkserver_preload(["warm"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), str(HERE)]))

@@ -1,8 +1,11 @@
-"""The same checks of types in half the time: what has no array in its annotations is checked by beartype alone.
+"""The same checks of types in less time: what has no array in its annotations is checked by beartype alone.
 
 ``--jaxtyping-packages`` wraps every function in `jaxtyping.jaxtyped`, which binds arguments, keeps a memo of shapes and
 calls two checkers for each call. That is needed where an annotation names a shape. Elsewhere beartype, given the same
 annotations, refuses the same values ten times as fast. `install` has to come before anything checked is imported.
+
+Of a function whose annotations do name a shape, in each test the first `FIRST` calls are checked and every `EVERY`-th
+after them: a loop gives it the same types a thousand times. `begin_test` counts anew.
 """
 
 from __future__ import annotations
@@ -16,18 +19,26 @@ from typing import Any, get_args
 import jaxtyping
 from jaxtyping import AbstractArray, _decorator
 
-__all__ = ["install"]
+__all__ = ["EVERY", "FIRST", "begin_test", "install"]
+
+FIRST, EVERY = 16, 50
 
 _jaxtyped = _decorator.jaxtyped
 # By the number of the code, which is kept: codes of different functions may be equal.
 _plain: dict[int, tuple[types.CodeType, dict[str, Any] | None]] = {}
 _made: dict[int, types.FunctionType] = {}
 _FUNCTION = "__beartype_func"  # by which keyword beartype's wrapper has the function it calls
+_test = [0]
 
 
 def install() -> None:
     """Have `jaxtyping.jaxtyped` leave to beartype what needs no memo of shapes."""
     jaxtyping.jaxtyped = _decorator.jaxtyped = jaxtyped
+
+
+def begin_test() -> None:
+    """What is called from now on counts as never called."""
+    _test[0] += 1
 
 
 def jaxtyped(fn: Any = None, *, typechecker: Any = None) -> Any:
@@ -37,7 +48,24 @@ def jaxtyped(fn: Any = None, *, typechecker: Any = None) -> Any:
         hints = _hints(fn)
         if hints is not None:
             return _checked(fn, hints, typechecker) if hints else fn
+        if not inspect.isgeneratorfunction(fn):
+            return _sampled(fn, _jaxtyped(fn, typechecker=typechecker))
     return _jaxtyped(fn, typechecker=typechecker)
+
+
+def _sampled(fn: types.FunctionType, checked: Callable[..., Any]) -> Callable[..., Any]:
+    """Checked at first, then now and then."""
+    test = calls = 0
+
+    @functools.wraps(checked)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal test, calls
+        if test != _test[0]:
+            test, calls = _test[0], 0
+        calls += 1
+        return (checked if calls <= FIRST or calls % EVERY == 0 else fn)(*args, **kwargs)
+
+    return call
 
 
 def _hints(fn: types.FunctionType) -> dict[str, Any] | None:

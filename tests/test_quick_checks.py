@@ -11,7 +11,7 @@ import torch
 from beartype import beartype
 from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturnViolation
 from jaxtyping import Float
-from quick_checks import _jaxtyped, jaxtyped
+from quick_checks import EVERY, FIRST, _jaxtyped, begin_test, jaxtyped
 from torch import Tensor
 
 checked = jaxtyped(typechecker=beartype)
@@ -70,3 +70,24 @@ def test_shapes_are_checked_wherever_they_are_named() -> None:
     ):
         with pytest.raises(jaxtyping.TypeCheckError):
             call()
+
+
+@checked
+def first(x: Float[Tensor, "a"]) -> float:
+    return float(x.reshape(-1)[0])
+
+
+def test_what_is_called_often_is_checked_at_first_and_then_now_and_then() -> None:
+    def refused() -> bool:
+        try:
+            return first(torch.ones(1, 1)) != 1
+        except jaxtyping.TypeCheckError:
+            return True
+
+    calls = [refused() for _ in range(FIRST + 5 * EVERY)]
+    assert all(calls[:FIRST])
+    assert sum(calls[FIRST:]) == 5
+    assert not refused()
+    begin_test()
+    assert refused()
+    assert (first.__name__, first(torch.ones(3))) == ("first", 1.0)

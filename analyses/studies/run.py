@@ -68,7 +68,7 @@ def run_study(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     study = make_study("suppress", {"counts": "2", "draws": "1"})
-    ...     result = run_study(study, n=4, out=f"{folder}/suppress", max_new_tokens=40)
+    ...     result = run_study(study, n=4, out=f"{folder}/suppress", max_new_tokens=40, calibrate=4)
     ...     sorted(result.tables)
     ['suppress', 'suppress_draws']
 

@@ -40,7 +40,7 @@ def test_the_places_of_peaks_are_those_of_the_cells(tmp_path: Path) -> None:
 
 
 def test_the_point_is_what_the_cells_say(tmp_path: Path) -> None:
-    result = run_study(without_words(), "toy-reasoner", out=tmp_path / "words", batch_size=12, **SMALL)
+    result = run_study(without_words(), "toy-reasoner", out=tmp_path / "words", batch_size=12, calibrate=12, **SMALL)
     lists = {name: columns["list"].split() for name, columns in result.run.settings["conditions"].items()}
     assert lists["thinking-2-0"] == list(BANNED)
     (control,) = (words for name, words in lists.items() if name != "thinking-2-0")
@@ -63,8 +63,8 @@ def test_the_point_is_what_the_cells_say(tmp_path: Path) -> None:
 
 
 def test_the_command_ends_on_the_point(tmp_path: Path, peaklens: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "TRACED", 12)
-    code, out, said = peaklens("demo", "--out", str(tmp_path / "demo"), "--n", "12")
+    monkeypatch.setattr(demo, "TRACED", 8)
+    code, out, said = peaklens("demo", "--out", str(tmp_path / "demo"), "--n", "8")
     assert code == 0, said
     last = [line for line in out.splitlines() if line.strip()][-3:]
     assert last[0].startswith("Without Wait and Hmm ")

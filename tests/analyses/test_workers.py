@@ -56,7 +56,7 @@ def test_two_processes_give_the_run_of_one_and_show_no_bars_of_loading(
     model = load_model(folder)
     problems = bundled_problems(10)
     runs = [
-        trace(model, problems, tmp_path / str(workers), max_new_tokens=30, batch_size=3, workers=workers)
+        trace(model, problems, tmp_path / str(workers), max_new_tokens=30, batch_size=3, workers=workers, report=False)
         for workers in (1, 2)
     ]
     assert "Loading weights" not in capfd.readouterr().err
@@ -83,7 +83,9 @@ def test_a_failing_problem_is_recorded_and_the_rest_go_on(tmp_path: Path) -> Non
             raise RuntimeError("a bad page of memory")
 
     def run_it(**options: Any) -> Run:
-        return trace(model, problems, tmp_path / "run", max_new_tokens=12, batch_size=3, **options)
+        return trace(
+            model, problems, tmp_path / "run", max_new_tokens=12, batch_size=3, excess=0, report=False, **options
+        )
 
     model.add_hook("embed.hook_in", fail)  # all the time: a run is pinned to its model's hooks
     run = run_it()

@@ -37,6 +37,24 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What loading comes to in another process that reaches no hub: an error, and the hash of a folder's weights."""
+    code = f"""
+import json
+from interp.loading.models import load_model, weight_hash
+try:
+    load_model("Qwen/Qwen3-0.6B")
+except Exception as error:
+    told = {{"error": str(error)}}
+print(json.dumps(told | {{"hash": weight_hash(load_model({str(folder)!r}))}}))
+"""
+    done = run(code, HF_HOME=str(tmp_path_factory.mktemp("home")), HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
 def edited(folder: Path, target: Path, **changes: object) -> Path:
     """A copy of a folder with entries of config.json changed."""
     target.mkdir()
@@ -131,14 +149,13 @@ def test_weight_hash_is_the_plain_models(family: str) -> None:
     assert weight_hash(families.bridge(family)) == digest.hexdigest()
 
 
-def test_weight_hash_follows_weights_not_files(folder: Path, tmp_path: Path) -> None:
+def test_weight_hash_follows_weights_not_files(folder: Path, tmp_path: Path, elsewhere: dict[str, str]) -> None:
     first = load_model(folder)
     families.hf_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     second = load_model(tmp_path, tokenizer=None)
     assert weight_hash(first) == weight_hash(second) == model_source(second).weight_hash
-    code = f"from interp.loading.models import load_model, weight_hash; print(weight_hash(load_model({str(folder)!r})))"
-    assert run(code).stdout.strip() == weight_hash(first)
+    assert elsewhere["hash"] == weight_hash(first)
     with torch.no_grad():
         next(second.original_model.parameters())[0, 0] += 1
     assert weight_hash(second) != weight_hash(first)
@@ -282,11 +299,10 @@ def test_bad_gguf(tmp_path: Path) -> None:
         load_model(file)
 
 
-def test_hub_out_of_reach(tmp_path: Path) -> None:
-    model = "from interp.loading.models import load_model; load_model('Qwen/Qwen3-0.6B')"
+def test_hub_out_of_reach(tmp_path: Path, elsewhere: dict[str, str]) -> None:
     folder = "from interp.loading.hub import hub_folder; hub_folder('Qwen/Qwen3-0.6B', None)"
-    for code, variable, value in ((model, "HF_ENDPOINT", "http://127.0.0.1:9"), (folder, "HF_HUB_OFFLINE", "1")):
-        error = run(code, HF_HOME=str(tmp_path), **{variable: value}).stderr.splitlines()[-1]
+    offline = run(folder, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1").stderr.splitlines()[-1]
+    for error in (elsewhere["error"], offline):
         assert "expected the model in the local cache, or a hub that answers, received neither: the hub is out" in error
         assert "Connect to the network, or pass a local folder (no folder 'Qwen/Qwen3-0.6B' was found here)." in error
 

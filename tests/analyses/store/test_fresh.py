@@ -17,6 +17,7 @@ from pandas.testing import assert_frame_equal
 
 from analyses.bench.tables import bench_tables, write_large_run
 from analyses.commands.show_trace import show
+from analyses.problems import bundled_problems
 from analyses.report.digest import digest
 from analyses.store import Cell, Run
 from analyses.store.tables import RowGroups, parquet_writer, read_frame, read_rows
@@ -27,7 +28,7 @@ from analyses.trace import tables, trace
 from interp import InputError, load_model
 
 SMALL = {"max_new_tokens": 24, "batch_size": 4}
-ASKED = {"probes": ("r2",), "null": 59}
+ASKED = {"probes": ("r2",), "null": 59, "pool": bundled_problems(400)}
 TABLES = ("mi.parquet", "peaks.parquet", "steps.parquet", "responses.parquet", "tokens.csv", "wrong_answers.parquet")
 
 
@@ -203,7 +204,7 @@ def test_the_report_of_a_large_run_holds_a_row_group_at_a_time(tmp_path: Path, r
 
 def test_a_finished_study_repeated_derives_nothing(model: object, tmp_path: Path, reads: Counter[str]) -> None:
     study = make_study("suppress", {"counts": "2", "draws": "1"})
-    options = {"n": 3, "out": tmp_path / "suppress", "max_new_tokens": 24}
+    options = {"n": 3, "out": tmp_path / "suppress", "max_new_tokens": 24, "calibrate": 4}
     first = run_study(study, model, **options)
     before = state(first.run.path)
     reads.clear()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from processes import Command, Forks
+from processes import Command, ToyForks
 
 from analyses.problems import Problem, bundled_problems
 from analyses.store import Cell, Run
@@ -303,7 +303,7 @@ def test_problems_of_one_id_are_refused(model: Any, tmp_path: Path) -> None:
         trace(model, [problem, problem], tmp_path / "run", **SMALL)
 
 
-def test_failures_recorded_at_once_are_all_kept(tmp_path: Path, toy_forks: Forks) -> None:
+def test_failures_recorded_at_once_are_all_kept(tmp_path: Path, toy_forks: ToyForks) -> None:
     script = """
 import sys
 from analyses.store import Cell, Run

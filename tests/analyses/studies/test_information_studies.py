@@ -43,7 +43,7 @@ def study(
     **options: str,
 ) -> StudyResult:
     return run_study(
-        make_study(name, options), n=n, out=folder / name, max_new_tokens=120, batch_size=64, layers=layers,
+        make_study(name, options), n=n, out=folder / name, max_new_tokens=120, batch_size=160, layers=layers,
         temperature=temperature, samples=samples,
     )  # fmt: skip
 

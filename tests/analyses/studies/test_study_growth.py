@@ -20,7 +20,7 @@ from analyses.studies.calibration import Calibration
 from analyses.studies.run import run_study
 from interp import InputError
 
-LIMIT = 40
+LIMIT = 24
 
 
 def go(out: Path, n: int, name: str, options: dict[str, str], **more: Any) -> StudyResult:

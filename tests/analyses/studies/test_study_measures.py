@@ -37,8 +37,8 @@ GATED = {"layers": "2", "probabilities": "", "repeats": "", "triggers": "", "gat
 @pytest.mark.parametrize(
     "settings",
     [
-        {"drop_top": 3}, {"sigma": "median"}, {"eps": 1e-2}, {"tau": 0.5}, {"site": "resid_pre"}, {"site": "resid_mid"},
-        {"site": "ln_final"}, {"reference": "answer", "drop_top": 1}, {"layers": [2]},
+        {"drop_top": 3, "tau": 0.5}, {"sigma": "median", "eps": 1e-2}, {"site": "resid_pre"}, {"site": "resid_mid"},
+        {"site": "ln_final"}, {"reference": "answer", "drop_top": 1, "layers": [2]},
     ],
     ids=str,
 )  # fmt: skip
@@ -66,7 +66,7 @@ def test_a_shared_baseline_shows_the_layers_samples_and_problems_asked_for(tmp_p
     """Studies of one layer, after one of all layers, more problems and more samples, into the same baseline."""
     common: dict[str, Any] = {"max_new_tokens": 30, "temperature": 1.0, "batch_size": 12}
     run_study(make_study("trajectories", {}), n=4, out=tmp_path / "all", samples=3, **common)
-    small: dict[str, Any] = {"n": 2, "samples": 2, "layers": [1], **common}
+    small: dict[str, Any] = {"n": 2, "samples": 2, "layers": [1], "calibrate": 4, **common}
     options = {
         "trajectories": {"examples": "9"}, "compare": {}, "tokens": {"least": "1"}, "correctness": {},
         "overlap": {"measures": "r2", "draws": "20"},

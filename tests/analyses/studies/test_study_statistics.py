@@ -178,7 +178,7 @@ def test_accuracy_in_the_report_has_problems_as_clusters(twice: dict[str, StudyR
 def test_a_study_with_nothing_to_compare_ends_with_a_sentence(
     tmp_path: Path, name: str, options: dict[str, str], tokens: int, says: str
 ) -> None:
-    result = run_study(make_study(name, options), n=2, out=tmp_path / name, max_new_tokens=tokens)
+    result = run_study(make_study(name, options), n=2, out=tmp_path / name, max_new_tokens=tokens, calibrate=4)
     assert any(says in sentence for sentence in result.readings), result.readings
     assert (result.run.path / "report.html").is_file()
 

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from processes import Command
 
+from analyses.problems import bundled_problems
+from analyses.store import Run
 from analyses.trace import trace
 from analyses.trace.estimate import estimate_trace
 from interp import InputError, load_model
 
-SMALL = {"max_new_tokens": 20, "batch_size": 4}
+SMALL = {"max_new_tokens": 20, "batch_size": 4, "excess": 0}
 ONE = {**SMALL, "layers": [0]}
+NULL: dict[str, Any] = {"null": 19, "pool": bundled_problems(200)}
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +42,18 @@ def test_what_is_there_is_left_out(model: Any, tmp_path: Path) -> None:
     assert estimate_trace(model, out=tmp_path, n=5, **ONE).cells == 2
     done = estimate_trace(model, out=tmp_path, n=3, **ONE)
     assert (done.cells, done.read_again, done.seconds) == (0, 0, 0.0)
-    asked = estimate_trace(model, out=tmp_path, n=5, null=19, **ONE)
+    asked = estimate_trace(model, out=tmp_path, n=5, **NULL, **ONE)
     assert (asked.cells, asked.read_again) == (2, 3)
     assert asked.seconds > asked.tokens_expected / asked.tokens_per_second
     assert sorted((file, file.stat().st_mtime_ns) for file in tmp_path.rglob("*")) == before
-    trace(model, n=3, out=tmp_path, null=19, **ONE)
-    assert estimate_trace(model, out=tmp_path, n=3, null=19, **ONE).read_again == 0
-    assert estimate_trace(model, out=tmp_path, n=3, null=19, probes=["r2"], **ONE).read_again == 3
+    trace(model, n=3, out=tmp_path, **NULL, **ONE)
+    assert estimate_trace(model, out=tmp_path, n=3, **NULL, **ONE).read_again == 0
+    assert estimate_trace(model, out=tmp_path, n=3, probes=["r2"], **NULL, **ONE).read_again == 3
+
+
+@pytest.fixture(scope="module")
+def begun(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trace(model, n=1, out=tmp_path_factory.mktemp("begun"), **SMALL).path
 
 
 @pytest.mark.parametrize(
@@ -57,21 +65,22 @@ def test_what_is_there_is_left_out(model: Any, tmp_path: Path) -> None:
         ({"seed": 3}, "settings.seed is 0 there and 3 now"),
     ],
 )
-def test_what_the_trace_refuses_is_refused(model: Any, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    trace(model, n=1, out=tmp_path, **SMALL)
+def test_what_the_trace_refuses_is_refused(model: Any, begun: Path, arguments: dict[str, Any], message: str) -> None:
     for call in (estimate_trace, trace):
         with pytest.raises(InputError, match=message):
-            call(model, out=tmp_path, n=2, **SMALL | arguments)
+            call(model, out=begun, n=2, **SMALL | arguments)
+    assert len(Run.open(begun).cells()) == 1
 
 
 def test_the_guess_of_time_is_near(model: Any, tmp_path: Path) -> None:
     """Within a factor of ten of what decoding then takes: the machine may be busy with other things."""
     import time
 
-    guess = estimate_trace(model, n=24, max_new_tokens=60, batch_size=4).seconds
+    how: dict[str, Any] = {"n": 12, "max_new_tokens": 60, "batch_size": 4, "excess": 0}
+    guess = estimate_trace(model, **how).seconds
     times: list[float] = []
-    trace(model, n=24, out=tmp_path, max_new_tokens=60, batch_size=4, on_done=lambda *_: times.append(time.monotonic()))
-    took = (times[-1] - times[0]) * 6 / 5  # six batches, of which the first end begins the clock
+    trace(model, out=tmp_path, on_done=lambda *_: times.append(time.monotonic()), **how)
+    took = (times[-1] - times[0]) * 3 / 2  # three batches, of which the first end begins the clock
     assert took / 10 < guess < took * 10
 
 

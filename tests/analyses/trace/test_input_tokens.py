@@ -28,7 +28,7 @@ from interp import ResidualSites, bundled_model_path, decode, load_model
 from interp.interventions import log_probability, patch_sweep
 from interp.rollout import Rollout
 
-SMALL = {"max_new_tokens": 40, "batch_size": 4, "tau": 0.5}
+SMALL = {"max_new_tokens": 40, "batch_size": 4, "tau": 0.5, "report": False}
 Place = tuple[int, str, int, str]  # ids and texts of the token a step has read and of the one it predicts
 
 

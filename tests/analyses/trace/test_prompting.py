@@ -21,7 +21,7 @@ from analyses.trace.settings import TraceSettings
 from interp import InputError, bundled_model_path, load_model
 
 TEMPLATE = "{% for m in messages %}So {{ m['content'] }}{% endfor %}"
-SMALL = {"n": 2, "max_new_tokens": 6, "excess": 0}
+SMALL = {"n": 2, "max_new_tokens": 6, "excess": 0, "report": False}
 
 
 @pytest.fixture

@@ -26,8 +26,9 @@ from analyses.trace.provenance import RunWarning
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense
 
-SMALL = {"max_new_tokens": 40, "batch_size": 4}
-ASKED = {"probes": ("nhsic", "r2", "cosine", "nhsic@median", "r2/drop4", "dtr"), "null": 59}
+SMALL = {"max_new_tokens": 40, "batch_size": 4, "excess": 0, "report": False}
+POOL = bundled_problems(400)  # a fifth of all, which are the pool unless one is given
+ASKED = {"probes": ("nhsic", "r2", "cosine", "nhsic@median", "r2/drop4", "dtr"), "null": 59, "pool": POOL}
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_asked_later_is_asked_at_once(run: Run, model: object, tmp_path: Path) -
     again = trace(model, n=3, out=tmp_path, **SMALL)  # what was asked stays asked
     assert_frame_equal(again.mi, run.mi)
     with pytest.raises(InputError, match=r"settings\.null\.null is 59 there and 99 now"):
-        trace(model, n=3, out=tmp_path, **SMALL, null=99)
+        trace(model, n=3, out=tmp_path, **SMALL, null=99, pool=POOL)
 
 
 def test_a_response_added_later_is_asked_the_same(run: Run, model: object, tmp_path: Path) -> None:
@@ -227,8 +228,8 @@ def test_measures_that_do_not_fit_the_model_are_said_before_anything_is_decoded(
 
 @pytest.mark.usefixtures("quick_processes")
 def test_two_processes_find_the_same(run: Run, model: object, tmp_path: Path) -> None:
-    trace(model, n=3, out=tmp_path, max_new_tokens=40, batch_size=4)
-    asked = trace(model, n=3, out=tmp_path, max_new_tokens=40, batch_size=2, workers=2, **ASKED)
+    trace(model, n=3, out=tmp_path, **SMALL)
+    asked = trace(model, n=3, out=tmp_path, workers=2, **SMALL | {"batch_size": 2}, **ASKED)
     assert_frame_equal(asked.mi, run.mi)
 
 
@@ -261,18 +262,21 @@ def test_a_null_too_small_for_so_many_layers_is_refused_before_anything_is_decod
     with pytest.raises(InputError, match=re.escape(said)):
         trace(model, n=1, out=tmp_path / "a", **SMALL, null=58)
     assert not (tmp_path / "a").exists()
-    assert trace(model, n=1, out=tmp_path / "a", **SMALL, null=39, layers=[0, -1]).settings["null"]["null"] == 39
+    assert (
+        trace(model, n=1, out=tmp_path / "a", **SMALL, null=39, layers=[0, -1], pool=POOL).settings["null"]["null"]
+        == 39
+    )
     with pytest.raises(InputError, match="at least 39 wrong answers for 2 layers"):
         trace(model, n=1, out=tmp_path / "b", **SMALL, null=38, layers=[0, -1])
 
 
 def test_a_run_that_outgrows_its_null_says_so(model: object, tmp_path: Path) -> None:
-    trace(model, n=1, out=tmp_path, **SMALL, null=19, layers=[1])
+    trace(model, n=1, out=tmp_path, **SMALL, null=19, layers=[1], pool=POOL)
     with pytest.warns(RunWarning, match="has 19 wrong answers a response: with 3 layers .* That takes 59"):
         run = trace(model, n=1, out=tmp_path, **SMALL)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trace(model, n=1, out=tmp_path, **SMALL, null=19)  # the command that it is going on with
+        trace(model, n=1, out=tmp_path, **SMALL, null=19, pool=POOL)  # the command that it is going on with
     assert not [one for one in caught if "wrong answers" in str(one.message)]
     facts = summary(run)
     assert facts["null"]["smallest_p"] == pytest.approx(3 / 20)

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from processes import Command, Forks
+from processes import Command, ToyForks
 from references import hf_residuals
 
 from analyses.problems import Problem, bundled_problems
@@ -24,7 +24,7 @@ from analyses.trace import trace
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense
 
-SMALL = {"max_new_tokens": 40, "batch_size": 4}
+SMALL = {"max_new_tokens": 40, "batch_size": 4, "report": False}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_other_settings_are_refused(run: Run, model: object) -> None:
 
 
 def test_samples_differ_and_do_not_depend_on_what_else_is_run(model: object, tmp_path: Path) -> None:
-    options = {"temperature": 1.0, "samples": 2, "max_new_tokens": 30}
+    options = {"temperature": 1.0, "samples": 2, "max_new_tokens": 30, "report": False}
     both = trace(model, n=3, out=tmp_path / "both", batch_size=6, **options)
     one = trace(model, bundled_problems(3)[2:], out=tmp_path / "one", batch_size=1, **options)
     name = bundled_problems(3)[2].id
@@ -147,7 +147,7 @@ trace("toy-reasoner", n=12, out=sys.argv[1], max_new_tokens=40, batch_size=3)
 """
 
 
-def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path, toy_forks: Forks) -> None:
+def test_kill_9_at_random_moments_gives_the_same_tables(tmp_path: Path, toy_forks: ToyForks) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert toy_forks.wait(toy_forks.spawn(KILLED, whole))[0] == 0
     dice = random.Random(8)
@@ -232,7 +232,7 @@ for call in (
 """
 
 
-def test_what_is_of_another_kind_is_refused_where_no_types_are_checked(tmp_path: Path, toy_forks: Forks) -> None:
+def test_what_is_of_another_kind_is_refused_where_no_types_are_checked(tmp_path: Path, toy_forks: ToyForks) -> None:
     """In a process of its own: here beartype would be first."""
     code, said = toy_forks.wait(toy_forks.spawn(ODD, tmp_path / "never"))
     assert code == 0

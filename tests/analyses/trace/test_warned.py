@@ -44,7 +44,7 @@ def always(token: str) -> Any:
 )
 def test_a_trace_warns(make: Callable[[], Any], n: int, expected: list[str], tmp_path: Path) -> None:
     with pytest.warns(RunWarning) as caught:
-        run = trace(make(), n=n, out=tmp_path, max_new_tokens=6)
+        run = trace(make(), n=n, out=tmp_path, max_new_tokens=6, excess=0, report=False)
     said = [str(one.message) for one in caught if str(one.message).startswith("responses: ")]
     assert len(said) == len(expected)
     for sentence, pattern in zip(said, expected, strict=True):
@@ -55,7 +55,7 @@ def test_a_trace_warns(make: Callable[[], Any], n: int, expected: list[str], tmp
 
 
 def test_ordinary_responses_are_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = trace("toy-reasoner", n=2, out=tmp_path, max_new_tokens=160)
+    run = trace("toy-reasoner", n=2, out=tmp_path, max_new_tokens=160, excess=0, report=False)
     assert summary(run)["warnings"] == []
     show(run)
     assert "Beware" not in capsys.readouterr().out

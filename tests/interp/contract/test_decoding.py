@@ -17,8 +17,9 @@ def hf_greedy(hf: object, ids: list[int], new: int) -> list[int]:
     return out[0, len(ids) :].tolist()
 
 
-@pytest.mark.parametrize("family", F.FAMILIES)
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("family", "batch_size"), [("llama", 1), *((family, size) for family in F.FAMILIES for size in (2, 5))]
+)
 def test_greedy_equals_hugging_face(family: str, batch_size: int) -> None:
     hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
     prompts = F.prompts()

@@ -24,7 +24,7 @@ from interp.interventions import (
     uncertain,
 )
 
-NEW = 30
+NEW = 20
 
 
 @dataclass
@@ -169,8 +169,10 @@ def references_of(engine: type, name: str, extract: int, inject: int, repeats: i
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("extract", "inject", "repeats", "trigger"), CASES)
-@pytest.mark.parametrize("rows", [range(5), [4]], ids=["ragged", "alone"])
+@pytest.mark.parametrize(
+    ("extract", "inject", "repeats", "trigger", "rows"),
+    [*((*case, range(5)) for case in CASES), *((*case, [4]) for case in CASES if case[:2] == (1, 1))],
+)
 def test_recycling_equals_a_cacheless_reference(
     engine: type, name: str, extract: int, inject: int, repeats: int, trigger: str, rows: Sequence[int]
 ) -> None:
@@ -216,7 +218,7 @@ def test_coins_belong_to_the_row_not_to_its_batch() -> None:
     assert 0.1 < share < 0.5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "toy"])
 def test_suppression_and_recycling_in_either_order(engine: type, name: str) -> None:
     """[suppress, recycle] recycles by what suppression leaves; [recycle, suppress] by the raw logits.
 
