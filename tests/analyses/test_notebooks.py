@@ -230,10 +230,10 @@ def test_the_circuit_that_is_found_is_needed_and_its_like_is_not(built: Path) ->
     assert alone > 0.9 > 0.5 > random > without - 0.1
     notebook = outputs(built, NAMES[5])
     table = next(shown(c) for c in notebook.cells if c.cell_type == "code" and "wc.proved(" in c.source)
-    rows = re.findall(r"notice at once +(left alone|without|random|put back) +\d+ +(\S+)", table)
-    assert {name: float(value) for name, value in rows} == {
-        "left alone": 1, "without": 0, "random": pytest.approx(1, abs=0.1), "put back": 1,
-    }  # fmt: skip
+    rows = re.findall(r"<td>notice at once</td>\s*<td>([^<]+)</td>\s*<td>\d+</td>\s*<td>([^<]+)</td>", table)
+    said = {name: float(value) for name, value in rows}
+    assert [said[name] for name in ("left alone", "without", "put back")] == [1, 0, 1]
+    assert said["random"] > 0.9
 
 
 def test_the_fourth_keeps_its_report_beside_it(built: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_page_is_whole_on_a_phone_in_the_dark_and_then_on_a_desk(built: Path, 
     assert phone["overflow"] <= 0, "nothing is wider than the screen"
     assert phone["paper"] != desk["paper"] == "rgb(255, 255, 255)"
     for seen in (phone, desk):
-        assert seen["drawn"] == seen["views"] == live > 2
+        assert seen["drawn"] == seen["views"] == live >= 2
     assert desk["overflow"] <= 0
     for text in EXPECTED[name]:
         assert text in rendered.text, text
