@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from analyses.store import Cell, Run
+from analyses.store import Cell, CellData, Run
+from analyses.store.cells import Place, read_cell
 from analyses.store.shards import Shards, pack
 from interp.errors import InputError
 
@@ -107,11 +108,26 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         Run.open(tmp_path).cells()
 
 
+def test_a_cell_packed_between_finding_and_reading_it_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = filled(tmp_path, 4)
+
+    def late(place: Place, cell: Cell) -> CellData:
+        packed(run, each=4)
+        return read_cell(place, cell)
+
+    monkeypatch.setattr("analyses.store.run.read_cell", late)
+    cell = run.cells()[0]
+    assert run.read(cell).payload == run.payload(cell)
+
+
 _WRITER = """
 import sys
 import torch
 import analyses.store.run as store
-from analyses.store import Cell, Run
+from analyses.store import Cell, CellData, Run
+from analyses.store.cells import Place, read_cell
 from analyses.store.shards import pack
 folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 run = Run.start(folder, kind="watch", settings={"seed": 0}, provenance={})
