@@ -150,15 +150,18 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` against other processes; the lock ends with the block or with the process."""
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` against other processes; the lock ends with the block or with the process.
+
+    Several may hold it at once that hold it `shared`.
+    """
     with path.open("a") as handle:
         if sys.platform != "win32":
             import fcntl
 
             # Some cluster file systems have no locks: there, two runs must not be started in one folder at once
             with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

@@ -2,6 +2,8 @@
 
     cells/<condition>/<problem>/<sample>.safetensors   tensors; payload, cell and checksum as JSON in the metadata
 
+The bytes may lie within a larger file instead (`Place`, :mod:`analyses.store.shards`).
+
 Names in the paths are quoted (`quote_name`), so any id is safe; nothing is ever unpickled.
 """
 
@@ -11,13 +13,14 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -25,13 +28,21 @@ from analyses.store.atomic import make_folder, quote_name, replacing, unquote_na
 from interp.errors import InputError
 
 __all__ = [
-    "Cell", "CellData", "cell_at", "cell_file", "cell_files", "cell_writer", "damaged", "read_cell", "read_payload",
-    "read_tensor",
+    "Cell", "CellData", "Place", "cell_at", "cell_called", "cell_file", "cell_files", "cell_writer", "damaged",
+    "read_cell", "read_payload", "read_tensor",
 ]  # fmt: skip
 
 _KEY = "peaklens"  # of the safetensors metadata, whose values must be text
-_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, LookupError)  # what a damaged file makes of reading
-_HEADER_LIMIT = 90_000_000  # characters; safetensors reads headers up to 100 MB
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+)  # what a damaged file makes of reading
+_HEADER_MOST = 100_000_000  # bytes of a header that safetensors reads
+_HEADER_LIMIT = 90_000_000  # characters of a payload, as JSON within JSON
 
 
 @dataclass(frozen=True, order=True)
@@ -63,6 +74,31 @@ class CellData:
     payload: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the bytes of a cell are: a file, or a part of one."""
+
+    file: Path
+    begin: int = 0
+    size: int | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[io.BufferedReader]:
+        """The file, at the place's first byte."""
+        with self.file.open("rb") as stored:
+            stored.seek(self.begin)
+            yield stored
+
+    def read(self) -> bytes:
+        """All bytes."""
+        with self.opened() as stored:
+            return stored.read(-1 if self.size is None else self.size)
+
+    def length(self, stored: io.BufferedReader) -> int:
+        """How many bytes there are, of the file that is open."""
+        return stored.seek(0, io.SEEK_END) - self.begin if self.size is None else self.size
+
+
 def cell_file(folder: Path, cell: Cell) -> Path:
     """Where a cell of the run in `folder` is, or would be."""
     return folder / "cells" / quote_name(cell.condition) / quote_name(cell.problem) / f"{cell.sample}.safetensors"
@@ -77,54 +113,75 @@ def cell_files(folder: Path) -> Iterator[Path]:
 
 def cell_at(folder: Path, file: Path) -> Cell | None:
     """The cell a file is of; None for a file that is none."""
-    names = [unquote_name(file.parent.parent.name), unquote_name(file.parent.name)]
+    return cell_called(file.relative_to(folder / "cells").as_posix(), Place(file))
+
+
+def cell_called(name: str, place: Place) -> Cell | None:
+    """The cell of that path below ``cells/``; None where it is the path of none.
+
+    >>> cell_called("baseline/a%2Fb/1.safetensors", Place(Path("unread")))
+    Cell(condition='baseline', problem='a/b', sample=1)
+    """
+    *quoted, last = name.split("/")
+    names = [unquote_name(part) for part in quoted]
     if names[0] is not None and names[1] is not None:
-        return Cell(names[1], int(file.stem), condition=names[0])
-    if "~" not in file.parent.parent.name + file.parent.name:
+        return Cell(names[1], int(last.partition(".")[0]), condition=names[0])
+    if "~" not in "".join(quoted):
         return None
-    try:  # a shortened name: the file itself holds the whole one
-        with file.open("rb") as stored:
-            cell = Cell(**_header(stored)["cell"])
-    except _UNREADABLE as error:
-        raise damaged(file, error) from error
-    return cell if cell_file(folder, cell) == file else None
+    with _whole(place), place.opened() as stored:  # a shortened name: the file itself holds the whole one
+        cell = Cell(**_header(stored)["cell"])
+    return cell if cell_file(Path(), cell) == Path("cells", name) else None
 
 
-def read_cell(file: Path, cell: Cell) -> CellData:
-    """Tensors and payload, checked against the checksum they were stored with."""
+@contextmanager
+def _whole(place: Place) -> Iterator[None]:
+    """What reading a damaged file raises, as a refusal; a file that is gone is no damage: it may have been packed."""
     try:
+        yield
+    except FileNotFoundError:
+        raise
+    except _UNREADABLE as error:
+        raise damaged(place.file, error) from error
+
+
+def read_cell(place: Place, cell: Cell) -> CellData:
+    """Tensors and payload, checked against the checksum they were stored with."""
+    with _whole(place):
         # safe_open opens a file twice, header and tensors, which are of two versions if a writer comes between
-        content = file.read_bytes()
+        content = place.read()
         tensors, header = load(content), _header(io.BytesIO(content))
         payload = header["payload"]
         if header["cell"] != asdict(cell) or header["checksum"] != _checksum(tensors):
             raise ValueError("its content is not what was stored")
-    except (*_UNREADABLE, RuntimeError) as error:
-        raise damaged(file, error) from error
     return CellData(tensors, payload)
 
 
-def read_payload(file: Path, cell: Cell) -> dict[str, Any]:
+def read_payload(place: Place, cell: Cell) -> dict[str, Any]:
     """The payload alone: only the head of the file is read, and that the file is whole."""
-    try:
-        with file.open("rb") as stored:
-            header = _header(stored)
-            if header["cell"] != asdict(cell) or stored.seek(0, io.SEEK_END) != header["bytes"]:
-                raise ValueError("its content is not what was stored")
-    except _UNREADABLE as error:
-        raise damaged(file, error) from error
+    with _whole(place), place.opened() as stored:
+        header = _header(stored)
+        if header["cell"] != asdict(cell) or place.length(stored) != header["bytes"]:
+            raise ValueError("its content is not what was stored")
     return header["payload"]
 
 
-def read_tensor(file: Path, name: str, rows: slice) -> Shaped[Tensor, "..."]:
+def read_tensor(place: Place, name: str, rows: slice) -> Shaped[Tensor, "..."]:
     """One tensor, or some rows of it; nothing else of the file is read, nor its checksum."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            part = stored.get_slice(name)
-            found: Tensor = part[rows] if part.get_shape() else stored.get_tensor(name)
-    except _UNREADABLE as error:
-        raise damaged(file, error) from error
-    return found
+    with _whole(place):
+        with place.opened() as stored:
+            size = int.from_bytes(stored.read(8), "little")
+            told = json.loads(stored.read(min(size, _HEADER_MOST)))[name]
+            shape, (begin, end) = told["shape"], told["data_offsets"]
+            first, last, step = rows.indices(shape[0]) if shape else (0, 1, 1)
+            last = max(first, last)
+            each = (end - begin) // max(shape[0], 1) if shape else end - begin
+            stored.seek(place.begin + 8 + size + begin + first * each)
+            content = stored.read((last - first) * each)
+        # A safetensors file of these rows alone
+        told |= {"shape": [last - first, *shape[1:]] if shape else [], "data_offsets": [0, len(content)]}
+        header = json.dumps({name: told}).encode()
+        found = load(len(header).to_bytes(8, "little") + header + content)[name]
+    return found[::step] if shape else found
 
 
 def cell_writer(
@@ -167,7 +224,7 @@ def _header(stored: io.BufferedIOBase) -> dict[str, Any]:
     A safetensors file begins with the length of its JSON header.
     """
     size = int.from_bytes(stored.read(8), "little")
-    header = json.loads(stored.read(min(size, 100_000_000)))
+    header = json.loads(stored.read(min(size, _HEADER_MOST)))
     ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     return json.loads(header["__metadata__"][_KEY]) | {"bytes": 8 + size + max(ends, default=0)}
 

@@ -8,6 +8,7 @@
     run.json                                       kind, settings, provenance, format, creation time
     failures.json                                  cells that could not be done, and why
     cells/<condition>/<problem>/<sample>.safetensors   tensors; payload, cell and checksum as JSON in the metadata
+    shards/000001.zip                              such files, some hundred each, in runs of a thousand cells and more
     mi.parquet  peaks.parquet  responses.parquet  tokens.csv          derived tables
 
 Names in the paths are quoted (`quote_name`), so any id is safe; nothing is ever unpickled.
@@ -18,10 +19,11 @@ from __future__ import annotations
 import html
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,7 +42,9 @@ from analyses.store.atomic import (
 from analyses.store.cells import (
     Cell,
     CellData,
+    Place,
     cell_at,
+    cell_called,
     cell_file,
     cell_files,
     cell_writer,
@@ -51,6 +55,7 @@ from analyses.store.cells import (
 )
 from analyses.store.pinned import FORMAT, Judge, json_values, merge_pinned, read_pinned, write_pinned
 from analyses.store.renamed import groups_by_either_name, read_by_either_name
+from analyses.store.shards import Shards, any_cells, pack, writing
 from analyses.store.tables import is_table, parquet_writer, write_frame
 from interp.errors import InputError
 
@@ -62,8 +67,11 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "CellData", "Run"]
 
 AnyRun = TypeVar("AnyRun", bound="Run")
+Found = TypeVar("Found")
 
 _LOCK = ".lock"
+_LEAST = 1000  # cells that are files of their own, from which on they are packed
+_WRITTEN = 100  # cells that a process writes before it looks whether there are so many
 _FAILURES = "failures.json"
 _SAFE = "Finished cells are safe: free some space or choose another folder, then run again to go on from there."
 
@@ -92,6 +100,7 @@ class Run:
     replaced: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     writable: bool = False
     _claims: list[_Pins] = field(default_factory=list)  # what the first cell written here has to agree with
+    _written: list[int] = field(default_factory=lambda: [0])  # cells, since this process last looked
 
     @classmethod
     def start(
@@ -136,7 +145,7 @@ class Run:
             with locked(folder / _LOCK):
                 pins = _Pins(folder, new, tuple(may_grow), tuple(noted), judge)
                 old = read_pinned(folder) if (folder / "run.json").exists() else None
-                pinned = new if old is None else pins.merged(old, correctable and not any(cell_files(folder)))
+                pinned = new if old is None else pins.merged(old, correctable and not any_cells(folder))
                 sweep(folder)
                 probe(folder)
                 free = shutil.disk_usage(folder).free
@@ -165,7 +174,7 @@ class Run:
 
     def has(self, cell: Cell) -> bool:
         """Whether `cell` is finished."""
-        return self._file(cell).is_file()
+        return self._place(cell) is not None
 
     def cells(self, condition: str | None = None) -> list[Cell]:
         """The finished cells (of one condition), by condition, problem and sample.
@@ -174,38 +183,30 @@ class Run:
         """
         listed = self.settings.get("problems")
         order = {str(name): place for place, name in enumerate(listed if isinstance(listed, list | dict) else ())}
-        found = [cell_at(self.path, file) for file in self._files()]
+        alone = [
+            cell_at(self.path, file) for file in cell_files(self.path)
+        ]  # first: what is packed meanwhile is in both
+        packed = (cell_called(name, place) for name, place in self._shards.places().items())
         return sorted(
-            (cell for cell in found if cell is not None and condition in (None, cell.condition)),
+            {cell for cell in (*alone, *packed) if cell is not None and condition in (None, cell.condition)},
             key=lambda cell: (cell.condition, order.get(cell.problem, len(order)), cell.problem, cell.sample),
         )
 
     def read(self, cell: Cell) -> CellData:
         """Tensors and payload of a finished cell, checked against the checksum they were stored with."""
-        file = self._file(cell)
-        if not file.is_file():
-            raise InputError(
-                "read cell", expected="a finished cell", received=f"{cell}, not in {self.path}", remedy="See cells()."
-            )
-        return read_cell(file, cell)
+        return self._read(cell, lambda place: read_cell(place, cell))
 
     def payload(self, cell: Cell) -> dict[str, Any]:
         """The payload of a finished cell alone: only the head of its file is read, and that the file is whole."""
-        file = self._file(cell)
-        if not file.is_file():
-            return self.read(cell).payload  # says what is missing
-        return read_payload(file, cell)
+        return self._read(cell, lambda place: read_payload(place, cell))
 
     def tensor(self, cell: Cell, name: str, rows: slice = slice(None)) -> Shaped[Tensor, "..."]:
         """One tensor of a finished cell, or some rows of it; nothing else of the file is read, nor its checksum."""
-        file = self._file(cell)
-        if not file.is_file():
-            return self.read(cell).tensors[name]  # says what is missing
-        return read_tensor(file, name, rows)
+        return self._read(cell, lambda place: read_tensor(place, name, rows))
 
     def files(self) -> list[Path]:
-        """The files of all finished cells, for their times and sizes."""
-        return sorted(self._files())
+        """The files that hold finished cells, alone or packed, for their times and sizes."""
+        return [*sorted(cell_files(self.path)), *self._shards.files()]
 
     def write(self, cell: Cell, tensors: Mapping[str, Shaped[Tensor, "..."]], payload: Mapping[str, Any]) -> None:
         """Store `cell` whole, in place of an earlier version of it; on failure nothing changes.
@@ -221,9 +222,14 @@ class Run:
                 remedy="Start the run with its settings to add cells.",
             )
         write = cell_writer(cell, tensors, payload)
-        file = self._file(cell)
-        with disk_errors("write cell", file, _SAFE), self._claimed():
-            write(file)
+        file = cell_file(self.path, cell)
+        with disk_errors("write cell", file, _SAFE):
+            make_folder(self.path / "cells")
+            with self._claimed(), writing(self.path):
+                write(file)
+            self._written[0] += 1
+            if self._written[0] % _WRITTEN == 0:
+                pack(self.path, self.path / _LOCK, least=_LEAST)
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
@@ -326,7 +332,7 @@ class Run:
         return [
             f"kind {self.kind}",
             f"model {self.settings.get('model', 'not named')}",
-            f"{sum(1 for _ in self._files())} cells",
+            f"{len(self.cells())} cells",
             f"tables {' '.join(self.tables) or 'none'}",
             *([f"{failed} failed"] if (failed := len(self.failures())) else []),
         ]
@@ -341,12 +347,30 @@ class Run:
             )
         return self.path / name
 
-    def _file(self, cell: Cell) -> Path:
-        return cell_file(self.path, cell)
+    @cached_property
+    def _shards(self) -> Shards:
+        return Shards(self.path)
 
-    def _files(self) -> Iterator[Path]:
-        """Files of finished cells; temporaries and whatever else lies about are not."""
-        return cell_files(self.path)
+    def _place(self, cell: Cell) -> Place | None:
+        """Where a finished cell is; a file of its own is newer than a packed one."""
+        file = cell_file(self.path, cell)
+        if file.is_file():
+            return Place(file)
+        return self._shards.places().get(file.relative_to(self.path / "cells").as_posix())
+
+    def _read(self, cell: Cell, read: Callable[[Place], Found]) -> Found:
+        for last in (False, True):
+            place = self._place(cell)
+            if place is None:
+                break
+            try:
+                return read(place)
+            except FileNotFoundError as error:  # packed since its place was found: it is in a shard by now
+                if last:
+                    raise damaged(place.file, error) from error
+        raise InputError(
+            "read cell", expected="a finished cell", received=f"{cell}, not in {self.path}", remedy="See cells()."
+        )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analyses.store.cells import cell_files
 from analyses.store.pinned import read_pinned
+from analyses.store.shards import any_cells
 from analyses.trace.provenance import RunWarning
 from analyses.trace.settings import TraceSettings
 from interp.engines.registry import model_facts
@@ -51,7 +51,7 @@ def begun_with(folder: Path, *within: str) -> str | None:
     Args:
         within: names of the settings that hold those of the trace; none for a trace's own folder.
     """
-    if not (folder / "run.json").is_file() or not any(cell_files(folder)):
+    if not (folder / "run.json").is_file() or not any_cells(folder):
         return None
     settings: Any = read_pinned(folder)["settings"]
     for name in (*within, "prompt"):

@@ -1,0 +1,187 @@
+"""Finished cells packed into shards, so that no file system has to hold a file for each of them.
+
+1. `pack` copies the files of finished cells into shards, some hundred each, and removes them once their shard is there
+   whole. It may be killed at any moment, and other processes may read and write cells meanwhile.
+2. A cell that is written anew is a file of its own again and counts in place of the packed one; a shard most of whose
+   cells have been replaced is packed anew itself.
+3. `Shards` knows where the bytes of each packed cell lie; they are read in place, nothing is unpacked.
+
+    shards/000001.zip    <condition>/<problem>/<sample>.safetensors, as under cells/, stored without compression
+
+Any program for ZIP files turns a shard back into the files it was made of, in ``cells/``.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO
+
+from analyses.store.atomic import is_temporary, locked, make_folder, replacing
+from analyses.store.cells import Place, cell_files, damaged
+
+__all__ = ["Shards", "any_cells", "pack", "writing"]
+
+CELLS = 500  # of a shard
+_BYTES = 1 << 30  # of a shard, from which on the next cell begins another one
+_HEAD = 30  # bytes of an entry's head in a ZIP file, before its name
+
+
+class Shards:
+    """Where the packed cells of the run in `folder` are, by their names relative to ``cells/``.
+
+    >>> import tempfile, torch
+    >>> from analyses.store.cells import Cell, cell_file, cell_writer, read_payload
+    >>> with tempfile.TemporaryDirectory() as text:
+    ...     folder = Path(text)
+    ...     for number in range(3):
+    ...         cell = Cell("ducks", number)
+    ...         cell_writer(cell, {"mi": torch.ones(2)}, {"text": str(number)})(cell_file(folder, cell))
+    ...     packed, places = pack(folder, folder / ".lock", each=2), Shards(folder).places()
+    ...     packed, sorted(places), read_payload(places["baseline/ducks/1.safetensors"], Cell("ducks", 1))
+    (2, ['baseline/ducks/0.safetensors', 'baseline/ducks/1.safetensors'], {'text': '1'})
+
+    Raises `InputError` for a shard that is no whole ZIP file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "shards"
+        self._seen: int | None = None
+        self._places: dict[str, Place] = {}
+        self._read: dict[str, dict[str, Place]] = {}
+
+    def files(self) -> list[Path]:
+        """The shards, in the order in which they were written."""
+        try:
+            found = [file for file in self.folder.iterdir() if file.suffix == ".zip" and not is_temporary(file)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(file for file in found if file.stem.isascii() and file.stem.isdecimal())
+
+    def places(self) -> dict[str, Place]:
+        """The place of each packed cell; the shards are looked at again only where one came or went."""
+        try:
+            now = self.folder.stat().st_mtime_ns
+        except OSError:
+            return {}
+        if now != self._seen:
+            read = {file.name: self._read.get(file.name) or _entries(file) for file in self.files()}
+            self._places = {name: place for entries in read.values() for name, place in entries.items()}
+            self._read, self._seen = read, now
+        return self._places
+
+    def of_each(self) -> dict[Path, dict[str, Place]]:
+        """The places within each shard, those of cells that a later shard holds too included."""
+        self.places()
+        return {self.folder / name: entries for name, entries in sorted(self._read.items())}
+
+
+def any_cells(folder: Path) -> bool:
+    """Whether the run in `folder` has a finished cell."""
+    return any(True for _ in cell_files(folder)) or bool(Shards(folder).files())
+
+
+def writing(folder: Path) -> AbstractContextManager[None]:
+    """Held while a cell is written: no file is removed as packed that is being replaced."""
+    return locked(folder / "cells" / ".lock", shared=True)
+
+
+def pack(folder: Path, lock: Path, *, least: int = 0, each: int | None = None) -> int:
+    """Pack full shards of finished cells, where at least `least` cells are files of their own; how many were packed.
+
+    Args:
+        lock: the lock file of the run; packing is done by one process at a time.
+        each: cells of a shard, 500 unless said. Fewer than that are left as they are.
+
+    A reader that found a cell's file before it was removed looks for it once more (`analyses.store.run`).
+    """
+    if not (folder / "cells").is_dir():
+        return 0
+    with locked(lock):
+        found = sorted(cell_files(folder))
+        each = each or CELLS
+        if len(found) < max(least, each):
+            return 0
+        shards = Shards(folder)
+        old, packed = shards.of_each(), 0
+        for files in _filled(found, each):
+            before = [(file, _state(file)) for file in files]
+            names = {_name(folder, file): Place(file) for file in files}
+            _write(shards, names)
+            with locked(folder / "cells" / ".lock"):
+                for file, state in before:
+                    if _state(file) == state:  # otherwise it was written anew meanwhile and counts itself
+                        file.unlink()
+                        _remove_empty(file.parent)
+            packed += len(files)
+        _pack_again(folder, shards, old)
+    return packed
+
+
+def _pack_again(folder: Path, shards: Shards, old: dict[Path, dict[str, Place]]) -> None:
+    """Of earlier shards, those more than half of whose cells have been replaced: what is left goes into a new one."""
+    loose = {_name(folder, file) for file in cell_files(folder)}
+    now = shards.places()
+    for file, entries in old.items():
+        left = {name: place for name, place in entries.items() if now[name] == place and name not in loose}
+        if len(left) * 2 < len(entries):
+            if left:
+                _write(shards, left)
+            file.unlink()
+
+
+def _write(shards: Shards, content: dict[str, Place]) -> None:
+    make_folder(shards.folder)
+    last = max((int(file.stem) for file in shards.files()), default=0)
+    with (
+        replacing(shards.folder / f"{last + 1:06d}.zip") as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for name, place in content.items():
+            archive.writestr(zipfile.ZipInfo(name), place.read())  # of a fixed date: a copy of a run is equal to it
+
+
+def _filled(files: Sequence[Path], each: int) -> Iterator[list[Path]]:
+    """Full shards of files; what is left over waits for the next time."""
+    taken: list[Path] = []
+    size = 0
+    for file in files:
+        taken.append(file)
+        size += file.stat().st_size
+        if len(taken) == each or size >= _BYTES:
+            yield taken
+            taken, size = [], 0
+
+
+def _entries(file: Path) -> dict[str, Place]:
+    """Where the files within a shard begin, and their sizes."""
+    try:
+        with zipfile.ZipFile(file) as archive, file.open("rb") as stored:
+            return {entry.filename: Place(file, _begin(stored, entry), entry.file_size) for entry in archive.infolist()}
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise damaged(file, error) from error
+
+
+def _begin(stored: IO[bytes], entry: zipfile.ZipInfo) -> int:
+    stored.seek(entry.header_offset)
+    head = stored.read(_HEAD)
+    return entry.header_offset + _HEAD + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+
+
+def _name(folder: Path, file: Path) -> str:
+    return file.relative_to(folder / "cells").as_posix()
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _remove_empty(folder: Path) -> None:
+    if next(folder.iterdir(), None) is None:
+        folder.rmdir()

@@ -1,0 +1,180 @@
+"""Packed cells: the same run in fewer files, whatever is killed, read or written meanwhile."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from analyses.store import Cell, CellData, Run
+from analyses.store.cells import Place, read_cell
+from analyses.store.shards import Shards, pack
+from interp.errors import InputError
+
+LONG = "x" * 300  # a name that is shortened on disk
+
+
+def started(folder: Path) -> Run:
+    return Run.start(folder, kind="watch", settings={"seed": 0}, provenance={})
+
+
+def filled(folder: Path, n: int) -> Run:
+    run = started(folder)
+    for number in range(n):
+        tensors = {
+            "rows": torch.arange(12.0).view(4, 3) + number,
+            "one": torch.tensor(number),
+            "none": torch.empty(0, 2),
+        }
+        run.write(Cell("a/b" if number % 2 else LONG, number, condition="ablate" if number % 3 else "baseline"),
+                  tensors, {"number": number})  # fmt: skip
+    return run
+
+
+def packed(run: Run, each: int) -> int:
+    return pack(run.path, run.path / ".lock", each=each)
+
+
+def content(run: Run) -> dict[Cell, tuple[dict[str, object], dict[str, object]]]:
+    read = {cell: run.read(cell) for cell in run.cells()}
+    return {cell: ({n: t.tolist() for n, t in data.tensors.items()}, data.payload) for cell, data in read.items()}
+
+
+def test_a_packed_run_reads_as_it_did(tmp_path: Path) -> None:
+    run = filled(tmp_path, 11)
+    before, cells, files = content(run), run.cells(), run.files()
+    assert packed(run, each=4) == 8
+    for again in (run, Run.open(tmp_path), started(tmp_path)):
+        assert again.cells() == cells
+        assert content(again) == before
+        assert again.cells("ablate") == [cell for cell in cells if cell.condition == "ablate"]
+        assert all(again.has(cell) and again.payload(cell) == before[cell][1] for cell in cells)
+        for cell in cells:
+            for rows in (slice(None), slice(1, 3), slice(-1, None), slice(0, 4, 2), slice(3, 1), slice(2, 99)):
+                assert again.tensor(cell, "rows", rows).tolist() == torch.tensor(before[cell][0]["rows"])[rows].tolist()
+            assert again.tensor(cell, "one").item() == before[cell][0]["one"]
+            assert again.tensor(cell, "none").shape == (0, 2)
+    assert [file.name for file in run.files() if file.suffix == ".zip"] == ["000001.zip", "000002.zip"]
+    assert len(run.files()) == 3 + 2 < len(files)
+    assert not run.has(Cell("a/b", 99))
+    with pytest.raises(InputError, match="a finished cell"):
+        run.read(Cell("a/b", 99))
+
+
+def test_a_shard_unzipped_gives_the_files_back(tmp_path: Path) -> None:
+    run = filled(tmp_path / "run", 4)
+    before = {file.relative_to(run.path): file.read_bytes() for file in run.files()}
+    packed(run, each=4)
+    for shard in run.files():
+        zipfile.ZipFile(shard).extractall(run.path / "cells")
+        shard.unlink()
+    assert {file.relative_to(run.path): file.read_bytes() for file in run.files()} == before
+
+
+def test_a_cell_written_anew_counts_in_place_of_the_packed_one(tmp_path: Path) -> None:
+    run = filled(tmp_path, 8)
+    cells = run.cells()
+    packed(run, each=4)
+    for cell in cells[:5]:
+        run.write(cell, {"rows": torch.zeros(1)}, {"number": -1})
+    expected = content(run)
+    assert [expected[cell][1]["number"] for cell in cells[:5]] == [-1] * 5
+    assert len(expected) == 8
+    packed(run, each=5)  # a new shard, and the rest of those that have lost most of their cells
+    assert content(run) == content(Run.open(tmp_path)) == expected
+    entries = Shards(tmp_path).of_each()
+    assert sum(len(places) for places in entries.values()) < 8 + 5
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    run = filled(tmp_path, 4)
+    cells = run.cells()
+    packed(run, each=4)
+    (shard,) = run.files()
+    whole = shard.read_bytes()
+    at = whole.index((torch.arange(12.0) + run.payload(cells[0])["number"]).numpy().tobytes())
+    shard.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    with pytest.raises(InputError, match=r"000001\.zip.*not what was stored"):
+        content(Run.open(tmp_path))
+    shard.write_bytes(whole[:-30])
+    with pytest.raises(InputError, match=r"000001\.zip"):
+        Run.open(tmp_path).cells()
+
+
+def test_a_cell_packed_between_finding_and_reading_it_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = filled(tmp_path, 4)
+
+    def late(place: Place, cell: Cell) -> CellData:
+        packed(run, each=4)
+        return read_cell(place, cell)
+
+    monkeypatch.setattr("analyses.store.run.read_cell", late)
+    cell = run.cells()[0]
+    assert run.read(cell).payload == run.payload(cell)
+
+
+_WRITER = """
+import sys
+import torch
+import analyses.store.run as store
+from analyses.store import Cell, CellData, Run
+from analyses.store.cells import Place, read_cell
+from analyses.store.shards import pack
+folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+run = Run.start(folder, kind="watch", settings={"seed": 0}, provenance={})
+for turn in range(2):
+    for number in range(first, last):
+        if turn or not run.has(Cell("p", number)):
+            run.write(Cell("p", number), {"n": torch.full((50,), number)}, {"number": number})
+        if number % 7 == 0:
+            pack(run.path, run.path / ".lock", each=5)
+print("done")
+"""
+
+
+def test_packing_killed_at_any_moment_loses_no_cell(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    run = started(tmp_path)
+    known: set[Cell] = set()
+    for attempt in range(3):
+        parts = [("0", "40"), ("40", "80")]
+        workers = [
+            subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), *part], stdout=subprocess.PIPE, text=True)
+            for part in parts
+        ]
+        killed_at = time.monotonic() + dice.uniform(1.5, 4) if attempt < 2 else float("inf")
+        while any(worker.poll() is None for worker in workers):
+            cells = run.cells()
+            assert known <= set(cells), "a cell that was finished is not there"
+            known |= set(cells)
+            for cell in dice.sample(cells, min(3, len(cells))):
+                assert run.read(cell).tensors["n"].tolist() == [cell.sample] * 50
+            if time.monotonic() > killed_at:
+                for worker in workers:
+                    worker.send_signal(signal.SIGKILL)
+            time.sleep(0.01)
+        told = [worker.communicate()[0] for worker in workers]
+    assert told == ["done\n", "done\n"]
+    again = started(tmp_path)
+    assert again.cells() == [Cell("p", number) for number in range(80)]
+    assert all(again.payload(cell)["number"] == cell.sample for cell in again.cells())
+    assert any(file.suffix == ".zip" for file in again.files())
+
+
+def test_a_run_packs_itself_as_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analyses.store.run._LEAST", 20)
+    monkeypatch.setattr("analyses.store.run._WRITTEN", 10)
+    monkeypatch.setattr("analyses.store.shards.CELLS", 8)
+    run = filled(tmp_path, 37)
+    assert len(run.cells()) == 37
+    assert len(run.files()) < 37
+    assert len(list((tmp_path / "cells").rglob("*.safetensors"))) < 20 + 10
