@@ -122,6 +122,11 @@ class Native:
     def share(self) -> None:
         """Give the twin whatever tensors the original's modules hold now: they may have been moved or set anew."""
         for original, twin in self.pairs:
+            added = original._buffers.get("bias")
+            if added is not None and twin._parameters.get("bias", twin) is None and not added.any():
+                # TransformerLens gives an unembedding a bias of zeros; adding them would cost a pass over the logits.
+                twin._parameters["weight"] = original._parameters["weight"]
+                continue
             held: list[tuple[dict[str, Any], dict[str, Any]]]
             held = [(twin._parameters, original._parameters), (twin._buffers, original._buffers)]
             for mine, its in held:
