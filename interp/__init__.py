@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp.decoding import decode
+    from interp.engines.registry import engine_told, only_engine
     from interp.errors import InputError
     from interp.loading.models import bundled_model_path, list_models, load_model
     from interp.loading.pull import pull_model
@@ -44,10 +45,12 @@ __all__ = [
     "bundled_model_path",
     "decode",
     "encode",
+    "engine_told",
     "list_models",
     "load_model",
     "log_probability",
     "logit_difference",
+    "only_engine",
     "pull_model",
     "read",
     "read_writes",
@@ -74,10 +77,12 @@ _HOMES = {
     "bundled_model_path": "loading.models",
     "decode": "decoding",
     "encode": "reading",
+    "engine_told": "engines.registry",
     "list_models": "loading.models",
     "load_model": "loading.models",
     "log_probability": "metrics",
     "logit_difference": "metrics",
+    "only_engine": "engines.registry",
     "pull_model": "loading.pull",
     "read": "reading",
     "read_writes": "writes.reading",

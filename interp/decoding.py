@@ -21,11 +21,11 @@ from torch import Tensor
 from interp.arguments import Judged, Number, Prompts, Whole, Wholes, as_number, as_whole
 from interp.ends import Ends, Stops, as_stops
 from interp.engines.base import Engine
-from interp.engines.registry import engine_for
+from interp.engines.registry import engine_for, model_facts
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules
-from interp.passes import Passes, as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
+from interp.passes import Passes, as_batch_size, asked_sites, check_context, edited_sites, made_with, padded, prompt_end
 from interp.progress import bar as progress_bar
 from interp.prompts import encode_prompts
 from interp.protocol import Intervention, Interventions, Request, Step, as_interventions, prepared
@@ -96,8 +96,7 @@ def decode(
             memory, contradictory options, a generation_config of another way of decoding (beams, guidance): all before
             the first token; NaN logits when they occur.
     """
-    engine = engine_for(model)
-    facts = engine.facts
+    facts = model_facts(model)
     new_tokens = as_whole(max_new_tokens, "decode", "max_new_tokens", 1)
     temperature = as_number(temperature, "decode", "temperature", 0, expected="0 (greedy) or more")
     top_p = as_number(top_p, "decode", "top_p", 0, 1, above=True)
@@ -109,6 +108,7 @@ def decode(
     request = Request("decode", len(ids), new_tokens, cap, tuple(ready), tuple(map(len, ids)))
     ready = [intervention.fit(request) for intervention in ready]
     check_context(ids, cap, facts)
+    engine = engine_for(model, asked_sites(record, ready, facts))
     plan = plan_record(record, engine, edited_sites(ready))
     check_memory(
         "decode",
@@ -223,6 +223,7 @@ class _Run:
                         row.finish_reason = step.finishing[i]
                         self._finish(row, scores[:, slots[i], :t], sink)
                 if len(keep) < len(rows):
+                    keep = _filled(keep)
                     rows = [rows[i] for i in keep]
                     index = torch.tensor(keep, dtype=torch.long, device=device)
                     last_ids, slots = last_ids[index], slots[index]
@@ -287,9 +288,26 @@ class _Run:
             residuals=residuals,
             layers=self.plan.layers if residuals else (),
             events=row.events,
-            settings={**self.settings, "seed": row.seed, **prompt_end(tokenizer, row.prompt_ids)},
+            settings={
+                **self.settings,
+                "engine": self.engine.told,
+                "seed": row.seed,
+                **prompt_end(tokenizer, row.prompt_ids),
+            },
             prompt_token=last_piece(tokenizer, row.prompt_ids),
         )
+
+
+def _filled(keep: list[int]) -> list[int]:
+    """Rows that stay, in an order in which few change their places: the last ones go where others have left.
+
+    >>> _filled([0, 2, 3, 5])
+    [0, 5, 2, 3]
+    """
+    stay = [row for row in keep if row < len(keep)]
+    free = iter(sorted(set(range(len(keep))) - set(stay)))
+    placed = {row: row for row in stay} | {next(free): row for row in keep[len(stay) :]}
+    return [placed[place] for place in range(len(keep))]
 
 
 @contextmanager

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from interp.arguments import as_prompts, as_wholes
 from interp.engines.base import Engine, ModelFacts, Read
+from interp.engines.registry import engine_for, model_facts
 from interp.errors import InputError
 from interp.generation_config import GenerationRules, RowProcessors
-from interp.passes import Passes, padded
+from interp.passes import Passes, asked_sites, padded
 from interp.prompts import check_ids, encode_text
 from interp.protocol import Intervention, Request, as_interventions, prepared
-from interp.record import Tape
+from interp.record import ResidualSites, Tape
 from interp.rollout import Rollout
 from interp.rows import Row
 from interp.sampling import widened
 from interp.sites import Site
+from interp.types import Bridge
 
 __all__ = ["Given", "by_length", "checked_positions", "decided", "paired"]
 
@@ -30,14 +32,23 @@ LOGIT_BYTES = 1 << 29  # of a batch's logits, before fewer rows are taken at a t
 class Given:
     """Prompts, each with what is read after it, and the interventions that edit residuals meanwhile; all checked.
 
+    With ``modules`` the caller works on TransformerLens's own modules as well, which the engine must then run.
     ``fed[n]`` begins with ``prompts[n]``; its last token is the position of the last step.
     """
 
     def __init__(
-        self, operation: str, engine: Engine, prompts: list[list[int]], fed: list[list[int]], interventions: Any
+        self,
+        operation: str,
+        model: Bridge,
+        prompts: list[list[int]],
+        fed: list[list[int]],
+        interventions: Any,
+        record: ResidualSites | None = None,
+        modules: bool = False,
     ) -> None:
-        self.engine, self.prompts, self.fed = engine, prompts, fed
-        ready = [prepared(intervention, engine.facts) for intervention in as_interventions(interventions, operation)]
+        facts = model_facts(model)
+        self.prompts, self.fed = prompts, fed
+        ready = [prepared(intervention, facts) for intervention in as_interventions(interventions, operation)]
         for intervention in ready:
             if intervention.injects or any(
                 _overrides(intervention, name) for name in ("before_choice", "after_choice")
@@ -52,6 +63,7 @@ class Given:
         steps = max(each, default=0)
         request = Request(operation, len(prompts), steps, steps, tuple(ready), tuple(map(len, prompts)), each)
         self.interventions = [intervention.fit(request) for intervention in ready]
+        self.engine: Engine = engine_for(model, asked_sites(record, self.interventions, facts), modules=modules)
 
     def steps(self, n: int) -> int:
         return len(self.fed[n]) - len(self.prompts[n]) + 1

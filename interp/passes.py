@@ -22,12 +22,13 @@ from interp.engines.cache import RowCache
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.protocol import Intervention, code_of
-from interp.record import Tape
+from interp.record import ResidualSites, Tape
 from interp.rows import Positions, Row
-from interp.sites import Site
+from interp.sites import Site, expand_sites, resolve_layers
 
 __all__ = [
-    "DEFAULT_BATCH", "Passes", "as_batch_size", "check_context", "edited_sites", "made_with", "padded", "prompt_end",
+    "DEFAULT_BATCH", "Passes", "as_batch_size", "asked_sites", "check_context", "edited_sites", "made_with", "padded",
+    "prompt_end",
 ]  # fmt: skip
 
 DEFAULT_BATCH = 16
@@ -66,6 +67,15 @@ def edited_sites(interventions: Sequence[Intervention]) -> list[Site]:
     """Sites at which the stream may be replaced between a block's output and the next one's input."""
     injected = [Site("resid_pre", layer) for i in interventions for layer in i.injects]
     return [*injected, *(site for i in interventions for site in i.edits)]
+
+
+def asked_sites(record: ResidualSites | None, interventions: Sequence[Intervention], facts: ModelFacts) -> list[Site]:
+    """All sites that will be read or edited: what an engine must have."""
+    found = [site for one in interventions for site in (*one.reads, *one.edits)]
+    if record is not None:
+        layers = resolve_layers(record.layers, facts.n_layers, "record residuals")
+        found += [site for sites in expand_sites(record.sites, layers).values() for site in sites]
+    return found
 
 
 class Passes:
@@ -129,6 +139,7 @@ def made_with(engine: Engine, interventions: Sequence[Intervention]) -> dict[str
         "model": engine.facts.name,
         "d_model": engine.facts.d_model,
         "dtype": str(engine.dtype).removeprefix("torch."),
+        "engine": engine.told,
         "interventions": [intervention.describe() for intervention in interventions],
         "intervention_code": [code_of(intervention) for intervention in interventions],
         "versions": dict(_versions(engine.facts.libraries)),

@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.arguments import Judged, Prompts, Whole, as_whole, is_one_prompt
-from interp.engines.base import Engine, Read
-from interp.engines.registry import engine_for
+from interp.engines.base import Read
+from interp.engines.registry import engine_for, model_facts
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import generation_rules
 from interp.given import Given, by_length, checked_positions, decided, paired
 from interp.metrics import AnswerMetric, Metric, prepared_metric
-from interp.passes import as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
+from interp.passes import as_batch_size, asked_sites, check_context, edited_sites, made_with, padded, prompt_end
 from interp.prompts import encode_prompts
 from interp.protocol import Interventions
 from interp.record import (
@@ -105,7 +105,8 @@ def encode(
             received="ResidualStream",
             remedy="encode has no steps; it returns residuals.",
         )
-    engine = engine_for(model)
+    facts = model_facts(model)
+    engine = engine_for(model, asked_sites(record, (), facts))
     plan = plan_record(record, engine)
     ids = encode_prompts(engine.facts.tokenizer, texts, engine.facts, "encode")
     check_context(ids, 0, engine.facts, "encode")
@@ -206,13 +207,13 @@ def read(
             received="ResidualStream",
             remedy="read takes all steps in one pass, and gives them back.",
         )
-    engine = engine_for(model)
-    facts, alone = engine.facts, is_one_prompt(prompts)
+    facts, alone = model_facts(model), is_one_prompt(prompts)
     ids = encode_prompts(facts.tokenizer, prompts, facts, "read")
     answers = paired(responses, ids, facts, "read")
     texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     check_context(texts, 0, facts, "read")
-    given = Given("read", engine, ids, [text[:-1] for text in texts], interventions)
+    given = Given("read", model, ids, [text[:-1] for text in texts], interventions, record)
+    engine = given.engine
     rules = generation_rules(facts, generation_config, operation="read")
     plan = plan_record(record, engine, edited_sites(given.interventions))
     counts, size = list(map(len, answers)), as_batch_size(batch_size, "read")
@@ -321,8 +322,7 @@ def score(
         InputError: an empty prompt or response, ids outside the vocabulary, an intervention that acts on choices or
             runs positions again, texts beyond the context; all before the first pass.
     """
-    engine = engine_for(model)
-    facts = engine.facts
+    facts = model_facts(model)
     ids, size = encode_prompts(facts.tokenizer, prompts, facts, "score"), as_batch_size(batch_size, "score")
     if metric is not None:
         if last is not None:
@@ -332,13 +332,14 @@ def score(
                 received="both",
                 remedy="A metric is of what follows the response; pass the response up to there.",
             )
-        return _measured(engine, ids, responses, metric, interventions, size)
+        return _measured(model, ids, responses, metric, interventions, size)
     answers = paired(responses, ids, facts, "score")
     if last is not None:
         last = as_whole(last, "score", "last", 1, min(map(len, answers), default=1), "It is the shortest response.")
     texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     check_context(texts, 0, facts, "score")
-    given = Given("score", engine, ids, [text[:-1] for text in texts], interventions)
+    given = Given("score", model, ids, [text[:-1] for text in texts], interventions)
+    engine = given.engine
     rules = generation_rules(facts, generation_config, operation="score")
     # A watermark's processor may count the steps it has seen, and has to see all.
     first = None if "watermarking_config" in rules.acting else last
@@ -363,15 +364,16 @@ def score(
 
 
 def _measured(
-    engine: Engine, ids: list[list[int]], responses: Any, metric: Any, interventions: Interventions, size: int
+    model: Bridge, ids: list[list[int]], responses: Any, metric: Any, interventions: Interventions, size: int
 ) -> Float[Tensor, " row"]:
     """A metric of what follows each response."""
-    facts = engine.facts
+    facts = model_facts(model)
     asked = prepared_metric(metric, facts, "score")
     answers = [[] for _ in ids] if responses is None else paired(responses, ids, facts, "score", may_be_empty=True)
     fed = [prompt + answer + list(asked.following) for prompt, answer in zip(ids, answers, strict=True)]
     check_context(fed, 0, facts, "score")
-    given = Given("score", engine, ids, fed, interventions)
+    given = Given("score", model, ids, fed, interventions)
+    engine = given.engine
     check_memory("score", engine, min(size, len(fed)), max(map(len, fed), default=0), "Score fewer at a time.")
     values: dict[int, Tensor] = {}
     for batch, logits in given.passes(size, [asked.keep] * len(fed)):

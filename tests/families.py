@@ -86,6 +86,7 @@ def bridge(family: str, dtype: torch.dtype = torch.float32) -> Any:
     from interp import load_model
 
     model = copy.deepcopy(hf_model(family, dtype))
+    model.set_attn_implementation("sdpa")  # as transformers would load it; the native twin keeps it
     return load_model(f"tiny-{family}", hf_model=model, tokenizer=copy.deepcopy(tokenizer()), dtype=dtype, device="cpu")
 
 
@@ -138,7 +139,9 @@ def load_without_tokenizer(family: str) -> Any:
 
     from interp import load_model
 
-    return load_model(f"tiny-{family}", hf_model=copy.deepcopy(hf_model(family)), device="cpu")
+    model = copy.deepcopy(hf_model(family))
+    model.set_attn_implementation("sdpa")
+    return load_model(f"tiny-{family}", hf_model=model, device="cpu")
 
 
 @cache

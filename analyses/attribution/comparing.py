@@ -128,7 +128,7 @@ class Pairs:
 
 def pairs_of(model: Bridge, clean: Any, corrupt: Any, metric: Any, at: Any, direction: Any, operation: str) -> Pairs:
     """Clean texts, each with what it is compared with and the metric; all checked before anything is run."""
-    engine = engine_for(model)
+    engine = engine_for(model, modules=True)
     facts = engine.facts
     texts, _ = as_texts(clean, facts, operation, "clean")
     step = texts[0].step(-1 if at is None else at, operation)

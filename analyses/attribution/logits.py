@@ -97,7 +97,7 @@ def logit_attribution(
         InputError: a step or layer that is not there, a text that is not one token, a contrast that is the target; and
             what :func:`interp.read_writes` refuses, a model whose writes do not add up above all.
     """
-    engine = engine_for(model)
+    engine = engine_for(model, modules=True)
     facts, operation = engine.facts, "logit_attribution"
     ids = encode_prompts(facts.tokenizer, prompts, facts, operation)
     answers = paired(responses, ids, facts, operation)

@@ -22,7 +22,7 @@ from analyses.attribution.receivers import as_responses, problems_of
 from analyses.stats import bootstrap_interval
 from analyses.thinking import thinking_words
 from interp.arguments import Judged, Texts, Whole, Wholes, as_list, as_text, as_whole
-from interp.engines.registry import engine_for
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.interventions import HeadAblate
 from interp.interventions.heads import as_heads, heads_of
@@ -84,7 +84,7 @@ def ablate_receivers(
     """
     operation = "ablate_receivers"
     listed = as_responses(rollouts, operation)
-    labels, facts = problems_of(listed, problems, operation), engine_for(model).facts
+    labels, facts = problems_of(listed, problems, operation), model_facts(model)
     named = sorted(set(heads_of(as_heads(heads, operation), facts, operation)))
     ways = [as_text(one, operation, "how", _HOW) for one in as_list(how, operation, "how", "ways to ablate")]
     if not named or not ways:

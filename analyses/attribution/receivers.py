@@ -27,7 +27,7 @@ from torch import Tensor
 from analyses.attribution.receiver_result import ReceiverHeads, ranked
 from analyses.thinking import thinking_words
 from interp.arguments import Judged, Whole, Wholes, as_list, as_number, as_text, as_whole, as_wholes
-from interp.engines.registry import engine_for
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.interventions.suppress import flat_ids
 from interp.rollout import Rollout
@@ -105,7 +105,7 @@ def receiver_heads(
     draws, seed = as_whole(draws, operation, "draws", 1), as_whole(seed, operation, "seed", 0)
     targets, barred = _targets(model, listed, words, steps, operation)
     counts = Counter(token for rollout in listed for token in rollout.token_ids.tolist())
-    facts, wanted = engine_for(model).facts, resolve_layers(layers, model.cfg.n_layers, operation)
+    facts, wanted = model_facts(model), resolve_layers(layers, model.cfg.n_layers, operation)
     pairs = [
         matched_tokens(rollout.token_ids.tolist(), own, barred, counts, gap=gap, near=near, band=factor)
         for rollout, own in zip(listed, targets, strict=True)

@@ -24,7 +24,7 @@ from analyses.attribution.receiver_result import ReceiverHeads, ranked
 from analyses.attribution.receivers import as_responses, problems_of
 from analyses.token_kinds import token_kind
 from interp.arguments import Whole, Wholes, as_list, as_text, as_whole, as_wholes
-from interp.engines.registry import engine_for
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
@@ -141,7 +141,7 @@ def sentence_receivers(
             ]  # fmt: skip
     responses = pandas.DataFrame(rows)
     settings = {
-        "model": engine_for(model).facts.name, "score": "kurtosis of the attention that sentences receive",
+        "model": model_facts(model).name, "score": "kurtosis of the attention that sentences receive",
         "responses": len(received), "too short": len(listed) - len(received),
         "sentences": sum(len(every[place][:most]) for place in received),
         "control": control, "gap": gap, "first": most, "k": k, "nulls": nulls, "draws": draws, "seed": seed,
@@ -183,7 +183,7 @@ def _sentence_attention(
             sums = torch.zeros(rows, count + 1, dtype=torch.float64, device=pattern.device)
             found[layer][head] += giving @ sums.index_add_(1, getting, weights.double())[:, :count]
 
-    kept = 8 * len(layers) * (engine_for(model).facts.n_heads or 0) * count**2
+    kept = 8 * len(layers) * (model_facts(model).n_heads or 0) * count**2
     read_patterns(model, rollout.prompt_ids.tolist(), rollout.token_ids.tolist(), take, list(layers), besides=kept)
     pairs = (sizes[:, None] * sizes).double()
     return {layer: total.cpu() / pairs for layer, total in found.items()}

@@ -69,7 +69,7 @@ def bench_attribution(
         InputError: numbers out of range, a model whose writes do not add up.
     """
     check_counts(model, lengths=(min(lengths, default=0), 1), some=(some, 1), repeats=(repeats, 1))
-    engine = engine_for(model)
+    engine = engine_for(model, modules=True)
     components = len(components_of(engine.anatomy(), engine.facts.n_layers))
     cases = [
         (job, length, count) for length in lengths for job in JOBS for count in sorted({1, min(some, length), length})

@@ -11,7 +11,7 @@ import typer
 
 from analyses.commands.options import device_map_of
 
-__all__ = ["complain", "first_line", "load_chosen", "say", "tell_failures", "tell_prompt"]
+__all__ = ["complain", "first_line", "load_chosen", "say", "tell_engine", "tell_failures", "tell_prompt"]
 
 
 def load_chosen(model: str, device: str | None, dtype: str | None, device_map: str | None, silent: bool) -> Any:
@@ -33,6 +33,17 @@ def tell_prompt(model: Any, prompt: str, folder: Path | None = None, *within: st
 
     if prompt == "auto" and (folder is None or begun_with(folder, *within) is None):
         say(prompt_line(prompt_for(model.tokenizer), model_facts(model).name))
+
+
+def tell_engine(model: Any, folder: Path | None = None) -> None:
+    """Say in a line what computes; a folder that was begun on the bridge goes on with it."""
+    from analyses.trace.provenance import engine_begun_with
+    from interp.engines.registry import engine_told, only_engine
+
+    begun = None if folder is None else engine_begun_with(folder)
+    with only_engine("bridge" if begun == "bridge" else None):
+        told = engine_told(model)
+    say(f"runs on the {told}{', as the folder was begun' if begun == 'bridge' else ''}")
 
 
 def tell_failures(failures: Mapping[Any, str], what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.common import complain, first_line, load_chosen, tell_prompt
+from analyses.commands.common import complain, first_line, load_chosen, tell_engine, tell_prompt
 from analyses.commands.options import (
     Device,
     DeviceMap,
@@ -78,6 +78,7 @@ def generate(
     taken = prompt_for(loaded.tokenizer) if prompt == PromptMode.auto else str(prompt)
     if not (quiet or as_json):
         tell_prompt(loaded, prompt)
+        tell_engine(loaded)
     interventions = build_interventions(loaded, suppress, recycle, recurse, continue_with, force_budget)
     try:
         rollout = decode(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, tell_failures, tell_prompt
+from analyses.commands.common import load_chosen, tell_engine, tell_failures, tell_prompt
 from analyses.commands.completion import study_names
 from analyses.commands.options import (
     AnswerColumn,
@@ -110,6 +110,8 @@ def study(
     folder = out or Path("runs") / chosen.name
     if not (silent or chosen.other_models()):  # two models, one of them without a template, are asked raw
         tell_prompt(loaded, prompt, folder, "baseline")
+    if not silent:
+        tell_engine(loaded, folder)
     common: dict[str, Any] = {
         "n": n, "words": words, "batch_size": batch_size, "workers": workers, "calibrate": calibrate, **settings,
     }  # fmt: skip

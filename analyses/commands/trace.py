@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, say, tell_failures, tell_prompt
+from analyses.commands.common import load_chosen, say, tell_engine, tell_failures, tell_prompt
 from analyses.commands.options import (
     AnswerColumn,
     Device,
@@ -141,6 +141,7 @@ def trace(
     loaded = load_chosen(model, device, dtype, device_map, silent)
     if not silent:
         tell_prompt(loaded, prompt, out)
+        tell_engine(loaded, out)
     common: dict[str, Any] = {
         "n": n if chosen is None else None, "batch_size": batch_size, "workers": workers, "pool": pool,
         **settings, **probing,

@@ -63,6 +63,7 @@ class Lab(Setup):
     ) -> None:
         super().__init__(model, problems, options, words, calibrating)
         self.baseline, self._calibration = baseline, calibration
+        self.tracer.goes_on(baseline.path)  # what is compared with it runs as it did
         self._kept: OrderedDict[Any, Tensor] = OrderedDict()
 
     @property
@@ -97,7 +98,9 @@ class Lab(Setup):
                 remedy="See failures.json of the baseline; --retry-failed tries them again.",
             )
         self.calibrating = done
-        found = Calibration(asked if stored is None else stored.asked, had, done, *study.calibrate(self)).settled()
+        with self.tracer.running():
+            values = study.calibrate(self)
+        found = Calibration(asked if stored is None else stored.asked, had, done, *values).settled()
         self.calibrating = now
         if stored is not None and found.pins() != stored.pins():
             raise InputError(
@@ -165,14 +168,15 @@ class Lab(Setup):
     ) -> list[Rollout]:
         """Responses to the cells' problems with the baseline's sampling; the same draws in every condition."""
         options = self.options
-        return decode(
-            self.model,
-            [self.tracer.prompts[cell.problem] for cell in cells],
-            max_new_tokens=max_new_tokens or options.max_new_tokens,
-            interventions=interventions,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=[row_seed(options.seed, Cell(cell.problem, cell.sample)) for cell in cells],
-            batch_size=len(cells),
-            progress=SimpleNamespace(update=report),
-        )
+        with self.tracer.running():
+            return decode(
+                self.model,
+                [self.tracer.prompts[cell.problem] for cell in cells],
+                max_new_tokens=max_new_tokens or options.max_new_tokens,
+                interventions=interventions,
+                temperature=options.temperature,
+                top_p=options.top_p,
+                seed=[row_seed(options.seed, Cell(cell.problem, cell.sample)) for cell in cells],
+                batch_size=len(cells),
+                progress=SimpleNamespace(update=report),
+            )

@@ -83,7 +83,8 @@ class Spec:
         """Does one batch."""
 
         def do(cells: Batch, report: Report) -> None:
-            found = self.study.do(lab, conditions[cells[0].condition], cells, report)
+            with lab.tracer.running():
+                found = self.study.do(lab, conditions[cells[0].condition], cells, report)
             mates = [[cell.problem, cell.sample] for cell in cells]
             for cell, (tensors, payload) in zip(cells, found, strict=True):
                 if not run.has(cell):

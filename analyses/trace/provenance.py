@@ -8,7 +8,9 @@
    an uninterrupted one under the same versions only. Where versions differ, a library may write the same
    configuration with other defaults and the same tokenizer in another form: then values that both have are compared,
    and how texts are cut.
-4. A run of a version that noted fewer parts is gone on with, and says so; the missing parts are taken from the model
+4. The engine that computes (:mod:`interp.engines.registry`) is pinned, for two engines differ by rounding, and what was
+   decoded would not be to the last digit what goes on. Runs that say none were the bridge's.
+5. A run of a version that noted fewer parts is gone on with, and says so; the missing parts are taken from the model
    now.
 """
 
@@ -18,20 +20,22 @@ import importlib.metadata
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from analyses.store.pinned import differences
+from analyses.store.pinned import differences, read_pinned
 from interp.engines.registry import model_facts
 from interp.loading.identity import model_identity
 from interp.loading.models import model_source
 from interp.types import Bridge
 
-__all__ = ["LIBRARIES", "RunWarning", "compare_provenance", "provenance_of"]
+__all__ = ["LIBRARIES", "RunWarning", "compare_provenance", "engine_begun_with", "provenance_of"]
 
 LIBRARIES = ("peaklens", "torch", "transformers", "transformer-lens", "tokenizers")
 _VALUES = ("config", "generation")  # compared value by value
 _FORM = ("tokenizer",)  # the same thing may be written in another form by another version
 _NOTED = ("kind", "revision")
+_ENGINE_THEN = "bridge"  # of runs that name none
 
 
 class RunWarning(UserWarning):
@@ -61,6 +65,18 @@ def provenance_of(model: Bridge) -> dict[str, Any]:
     }
 
 
+def engine_begun_with(folder: Path) -> str | None:
+    """The engine that a run folder is pinned to, ``None`` where nothing is begun.
+
+    >>> engine_begun_with(Path("nowhere")) is None
+    True
+    """
+    if not (folder / "run.json").is_file():
+        return None
+    model = read_pinned(folder)["provenance"].get("model")
+    return str(model.get("engine", _ENGINE_THEN)) if isinstance(model, dict) else _ENGINE_THEN
+
+
 def compare_provenance(
     old: Mapping[str, Any], new: Mapping[str, Any], *, chat: bool = True
 ) -> tuple[dict[str, Any], list[str]]:
@@ -77,6 +93,8 @@ def compare_provenance(
         RunWarning: other versions than those that wrote to the run so far; parts of the model that were not recorded.
     """
     before, now = dict(old.get("model") or {}), dict(new["model"])
+    if before:
+        before.setdefault("engine", _ENGINE_THEN)
     known, versions = dict(old.get("versions") or {}), dict(new["versions"])
     same = all(known.get(name) == versions.get(name) for name in ("transformers", "tokenizers"))
     found: list[str] = []

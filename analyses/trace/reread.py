@@ -87,7 +87,8 @@ class Rereader:
 
     def do(self, batch: Batch, report: Report) -> dict[Cell, str]:
         """Read them and write what was found; reasons of what failed."""
-        return guarded(lambda cells: self._do(cells, report), batch)
+        with self.tracer.running():
+            return guarded(lambda cells: self._do(cells, report), batch)
 
     def _do(self, cells: Batch, report: Report) -> None:
         for cell in cells:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from analyses.store.pinned import json_values, merge_pinned, read_pinned
 from analyses.store.run import Cell, CellData, Run
 from analyses.trace.inputs import check_ids_differ
 from analyses.trace.prompting import prompt_for
-from analyses.trace.provenance import RunWarning, compare_provenance, provenance_of
+from analyses.trace.provenance import RunWarning, compare_provenance, engine_begun_with, provenance_of
 from analyses.trace.references import Reference, reference_from
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
@@ -35,10 +36,10 @@ from analyses.work.batches import Batch, guarded
 from analyses.work.scheduler import Report
 from interp.decoding import decode
 from interp.engines.base import ModelFacts
-from interp.engines.registry import model_facts
+from interp.engines.registry import engine_for, model_facts, only_engine
 from interp.errors import InputError
 from interp.generation_config import generation_rules
-from interp.passes import check_context
+from interp.passes import asked_sites, check_context
 from interp.prompts import encode_prompt
 from interp.reading import encode
 from interp.record import ResidualSites, ResidualStream, StepResiduals
@@ -96,6 +97,7 @@ class Tracer:
         self.prompts: dict[str, list[int]] = {}
         self.references: dict[str, Reference] = {}
         self.refused: dict[Cell, str] = {}
+        self.on_bridge = False
         self.others: Beside | None = None  # beside which responses are scored while they are decoded
         errors: list[Exception] = []
         for problem in problems:
@@ -124,6 +126,7 @@ class Tracer:
 
     def start(self, out: Path, grown: Mapping[str, Any] | None = None) -> TraceRun:
         """The run, new or gone on with; ``grown`` are settings that a run may be given later."""
+        self.goes_on(out)
         values = len(self.cells) * self.options.max_new_tokens * (len(self.layers) + 4)
         return TraceRun.start(
             out,
@@ -139,18 +142,39 @@ class Tracer:
             need_bytes=(16 if self.others is None else 24 + 32 * len(self.others.positions)) * values,
         )
 
-    def check_fits(self, folder: Path) -> None:
-        """Refuse a run folder of another model or other settings, or with other problems under the same ids."""
-        now = {"kind": "trace", "settings": json_values(self.settings, "settings"), "provenance": self.provenance}
+    def goes_on(self, folder: Path) -> None:
+        """Run the model on the bridge where a folder was begun on it, were it the other engine's turn now.
+
+        The other way round there is nothing to choose: what the twin cannot run, whoever goes on is told of it.
+        """
+        self.on_bridge = engine_begun_with(folder) == "bridge"
+
+    def running(self) -> AbstractContextManager[None]:
+        """Context in which the model runs on the engine of the run."""
+        return only_engine("bridge" if self.on_bridge else None)
+
+    def check_fits(self, folder: Path, same_engine: bool = False) -> None:
+        """Refuse a run folder of another model or other settings, or with other problems under the same ids.
+
+        Whoever only reads it may do so on any engine.
+        """
+        provenance = self.provenance
+        if not same_engine:
+            provenance = provenance | {"model": {k: v for k, v in provenance["model"].items() if k != "engine"}}
+        now = {"kind": "trace", "settings": json_values(self.settings, "settings"), "provenance": provenance}
         with warnings.catch_warnings(action="ignore", category=RunWarning):  # said when the run is gone on with
             merge_pinned(folder, read_pinned(folder), now, GROWING, NOTED, self.judge)
 
     def fits(self, folder: Path) -> bool:
         """Whether a run could go on in this folder (:meth:`check_fits`)."""
+        before = self.on_bridge
         try:
-            self.check_fits(folder)
+            self.goes_on(folder)
+            self.check_fits(folder, same_engine=True)
         except InputError:
             return False
+        finally:
+            self.on_bridge = before
         return True
 
     @cached_property
@@ -166,9 +190,15 @@ class Tracer:
             "problems": self.asked,
         }
 
-    @cached_property
+    @property
     def provenance(self) -> dict[str, Any]:
-        """What the run records of the model and the libraries; all weights are read for it, once."""
+        """What the run records of the model, the libraries and the engine; all weights are read for it, once."""
+        with self.running():
+            engine = engine_for(self.model, asked_sites(self.site, (), self.facts)).told
+        return self._provenance | {"model": {**self._provenance["model"], "engine": engine}}
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
         return provenance_of(self.model)
 
     def judge(self, old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -188,7 +218,8 @@ class Tracer:
         read = [place for place in places if place is not None]
         record = ResidualSites(layers=layers, sites=(site,))
         ids = reference.ids[: max(read) + 1]
-        kept = encode(self.model, [ids], record=record, positions=[read])[0].residuals[site].transpose(0, 1)
+        with self.running():
+            kept = encode(self.model, [ids], record=record, positions=[read])[0].residuals[site].transpose(0, 1)
         rows = iter(kept)
         return torch.stack([torch.full_like(kept[0], torch.nan) if at is None else next(rows) for at in places])
 
@@ -206,7 +237,8 @@ class Tracer:
 
     def do(self, run: Run, batch: Batch, report: Report) -> dict[Cell, str]:
         """Decode and write a batch; reasons of what failed."""
-        return guarded(lambda cells: self.decode_batch(run, cells, report), batch)
+        with self.running():
+            return guarded(lambda cells: self.decode_batch(run, cells, report), batch)
 
     def decode_batch(self, run: Run, batch: Batch, report: Report) -> None:
         options = self.options
@@ -264,7 +296,8 @@ class Tracer:
         site = site or self.options.site
         prompt, response = data.tensors["prompt_ids"], data.tensors["token_ids"]
         record = ResidualSites(layers=tuple(layers), sites=(site,))
-        encoding = encode(self.model, [torch.cat([prompt, response])[:-1]], record=record)[0]
+        with self.running():
+            encoding = encode(self.model, [torch.cat([prompt, response])[:-1]], record=record)[0]
         return encoding.residuals[site][:, len(prompt) - 1 :]
 
     def add_layers(self, run: Run) -> dict[Cell, str]:

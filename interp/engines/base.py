@@ -6,10 +6,10 @@ Everything above (the loop, reading, recording, interventions) speaks to an :cla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -113,6 +113,7 @@ class ModelFacts:
 class Engine(Protocol):
     """Runs columns of left-padded rows through a model."""
 
+    name: ClassVar[str]
     facts: ModelFacts
     device: torch.device
     dtype: torch.dtype
@@ -127,7 +128,20 @@ class Engine(Protocol):
         """The facts of a model that it serves, without setting anything up."""
         ...
 
+    @classmethod
+    def doubt(cls, model: Any, sites: Iterable[Site], modules: bool) -> str | None:
+        """Why it may not run a model that it serves as the model is now, with all that a user did to it.
+
+        ``sites`` will be read or edited; with ``modules`` the caller works on TransformerLens's own modules too.
+        """
+        ...
+
     def __init__(self, model: Any) -> None: ...
+
+    @property
+    def told(self) -> str:
+        """What the settings of a rollout say that ran it."""
+        ...
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Context in which the model computes as for use, without dropout."""

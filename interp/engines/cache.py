@@ -43,11 +43,13 @@ class RowCache(Cache):
         self._set_pad(list(pad))
         self._keys: list[Tensor | None] = [None] * n_layers
         self._values: list[Tensor | None] = [None] * n_layers
+        self._room = len(pad)  # rows that the buffers have memory for
         self._rows: Tensor | None = None  # while rewriting: the rows being run again
 
     def _set_pad(self, pad: list[int]) -> None:
         self.pad_columns = pad
         self.pad = torch.tensor(pad, device=self.device)
+        self._tokens: Tensor | None = None
 
     @property
     def n_rows(self) -> int:
@@ -116,21 +118,47 @@ class RowCache(Cache):
         pad = self.pad if self._rows is None else self.pad[self._rows]
         return (columns[None, :] - pad[:, None]).clamp_min(0)
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether any row has columns that hold nothing."""
+        return any(self.pad_columns)
+
+    def is_plain(self, count: int, window: int | None) -> bool:
+        """Whether the next ``count`` columns look at all before them and no others, so that attention needs no mask."""
+        start = self._start()
+        seen = count == 1 or start == 0  # several columns after others are causal, but not from the first column on
+        return seen and not self.is_padded and (window is None or start + count <= window)
+
+    def tokens(self, count: int) -> Bool[Tensor, "row column"]:
+        """Which columns up to the next ``count`` hold a token, not padding."""
+        held = self._held(self._start() + count)
+        return held if self._rows is None else held.index_select(0, self._rows)
+
     def visible(self, count: int, window: int | None) -> Bool[Tensor, "row 1 count column"]:
         """Which columns the next ``count`` columns may look at.
 
         A padding column sees itself, so that no softmax is over nothing (Hugging Face's masks give NaN there in
         float64); no real token ever sees padding.
         """
-        start = self._start()
-        queries = torch.arange(start, start + count, device=self.device)[:, None]
-        columns = torch.arange(start + count, device=self.device)[None, :]
-        pad = self.pad if self._rows is None else self.pad[self._rows]
+        start, seen = self._start(), self.tokens(count)[:, None, None]
+        end = start + count
+        if count == 1 and (window is None or end <= window):
+            return seen  # the last column is never padding
+        columns = self._columns(end)
+        queries = columns[start:, None]
         causal = columns <= queries
         if window is not None:
             causal = causal & (columns > queries - window)
-        seen = causal[None] & (columns[None] >= pad[:, None, None])
-        return (seen | (columns == queries)[None])[:, None]
+        return (seen & causal) | (columns == queries)
+
+    def _columns(self, end: int) -> Int[Tensor, " column"]:
+        return torch.arange(end, device=self.device)
+
+    def _held(self, end: int) -> Bool[Tensor, "row column"]:
+        """Which of the first ``end`` columns hold a token; grown ahead, for it is asked for at every step."""
+        if self._tokens is None or self._tokens.shape[1] < end:
+            self._tokens = self._columns(max(self.capacity, int(1.5 * end))) >= self.pad[:, None]
+        return self._tokens[:, :end]
 
     def real(self, count: int) -> Bool[Tensor, "row count"]:
         """Which of the next ``count`` columns hold a token, not padding."""
@@ -146,13 +174,33 @@ class RowCache(Cache):
         return torch.zeros(visible.shape, dtype=dtype, device=self.device).masked_fill_(~visible, lowest)
 
     def select(self, keep: Sequence[int]) -> None:
-        """Keep these rows, in this order, and drop columns that are padding for all of them."""
+        """Keep these rows, in this order, and drop columns that are padding for all of them.
+
+        Rows that keep their places are not touched; nothing is copied anew before half of the rows have left.
+        """
         pad = [self.pad_columns[row] for row in keep]
         dropped = min(pad, default=0)
-        index = torch.tensor(list(keep), dtype=torch.long, device=self.device)
-        self._move(index, dropped, extra=0)
+        moved = [(place, row) for place, row in enumerate(keep) if place != row]
+        # A row that is written to must not be read from afterwards.
+        in_place = len(set(keep)) == len(keep) and not {place for place, _ in moved} & {row for _, row in moved}
+        if in_place and 2 * len(keep) > self._room:
+            self._leave(moved, len(keep), dropped)
+        else:
+            self._move(torch.tensor(list(keep), dtype=torch.long, device=self.device), dropped, extra=0)
+            self._room = len(keep)
         self.length -= dropped
         self._set_pad([p - dropped for p in pad])
+
+    def _leave(self, moved: Sequence[tuple[int, int]], rows: int, dropped: int) -> None:
+        """Copy rows to places whose rows have left, and see the first ``rows`` rows alone from now on."""
+        places, sources = torch.tensor(moved, dtype=torch.long, device=self.device).reshape(-1, 2).unbind(1)
+        for buffers in (self._keys, self._values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    if moved:
+                        used = buffer[:, :, : self.length]
+                        used[places.to(buffer.device)] = used[sources.to(buffer.device)]
+                    buffers[layer] = buffer[:rows, :, dropped:]
 
     def fork(self, rows: Sequence[int], extra: int) -> RowCache:
         """A copy of these rows with room for ``extra`` more columns; what is decoded on it leaves no trace here."""
@@ -160,6 +208,7 @@ class RowCache(Cache):
         copy.length, copy._keys, copy._values = self.length, list(self._keys), list(self._values)
         copy._move(torch.tensor(list(rows), dtype=torch.long, device=self.device), 0, extra=extra)
         copy._set_pad([self.pad_columns[row] for row in rows])
+        copy._room = len(rows)
         return copy
 
     def _move(self, rows: Int[Tensor, " keep"], dropped: int, extra: int) -> None:

@@ -20,7 +20,7 @@ from interp.errors import InputError
 from interp.sites import HEAD_SITES, Site
 from interp.types import Bridge
 
-__all__ = ["Within"]
+__all__ = ["Within", "is_compressed", "plain", "shaped"]
 
 
 class Within:
@@ -36,7 +36,7 @@ class Within:
             raise self._refused(site, f"block {site.layer} of {self.facts.name}, which has no {site.hook_name}")
         if site.name in HEAD_SITES:
             self.facts.shape(site, f"attach to {site.name}")
-            if _is_compressed(self.model.blocks[site.layer].attn):
+            if is_compressed(self.model.blocks[site.layer].attn):
                 raise self._refused(site, f"{self.facts.name}, whose heads share compressed keys and values")
         if site.name == "attn_scores" and _is_native(self.model.blocks[site.layer].attn):
             raise self._refused(site, f"{self.facts.name}, whose attention is computed by Hugging Face's own code")
@@ -56,7 +56,7 @@ class Within:
         path, _, end = name.rpartition(".")
 
         def show(value: Any) -> None:
-            read(_plain(self._seen(site, value[0] if isinstance(value, tuple) else value)))
+            read(plain(self._seen(site, value[0] if isinstance(value, tuple) else value)))
 
         if end not in ("hook_in", "hook_out") or self._is_left_out(site):
             return name, lambda value, hook: show(value)
@@ -74,26 +74,8 @@ class Within:
         return site.name in HEAD_SITES and bool(forked)
 
     def _seen(self, site: Site, value: Tensor) -> Tensor:
-        """The value in the shape that the site has, told apart by heads."""
         self.awaited.discard(site)
-        if site.name == "attn_scores":
-            wanted = self.facts.shape(Site("z"))[:1]
-            fits = value.ndim == 4 and value.shape[1:2] == wanted
-        else:
-            wanted = self.facts.shape(site)
-            fits = value.ndim == 2 + len(wanted) and value.shape[2:] == wanted
-            if not fits and value.ndim == 3 and len(wanted) == 2 and value.shape[2] == wanted[0] * wanted[1]:
-                return value.reshape(*value.shape[:2], *wanted)
-        if not fits:
-            received = f"{list(value.shape)} in block {site.layer} of {self.facts.name}"
-            raise InputError(
-                f"attach to {site.name}",
-                expected=f"[row, head, query, key] of {wanted[0]} heads" if site.name == "attn_scores"
-                else f"[row, pos, {', '.join(map(str, wanted))}]",
-                received=received,
-                remedy="What this family has there, or in this layer, is of another shape: use another site.",
-            )  # fmt: skip
-        return value
+        return shaped(site, value, self.facts)
 
     def check_all_seen(self) -> None:
         """After a pass: refuse what has not fired."""
@@ -109,6 +91,28 @@ class Within:
         )
 
 
+def shaped(site: Site, value: Tensor, facts: ModelFacts) -> Tensor:
+    """The value in the shape that the site has, told apart by heads; refused where it is of another."""
+    if site.name == "attn_scores":
+        wanted = facts.shape(Site("z"))[:1]
+        fits = value.ndim == 4 and value.shape[1:2] == wanted
+    else:
+        wanted = facts.shape(site)
+        fits = value.ndim == 2 + len(wanted) and value.shape[2:] == wanted
+        if not fits and value.ndim == 3 and len(wanted) == 2 and value.shape[2] == wanted[0] * wanted[1]:
+            return value.reshape(*value.shape[:2], *wanted)
+    if not fits:
+        received = f"{list(value.shape)} in block {site.layer} of {facts.name}"
+        raise InputError(
+            f"attach to {site.name}",
+            expected=f"[row, head, query, key] of {wanted[0]} heads" if site.name == "attn_scores"
+            else f"[row, pos, {', '.join(map(str, wanted))}]",
+            received=received,
+            remedy="What this family has there, or in this layer, is of another shape: use another site.",
+        )  # fmt: skip
+    return value
+
+
 def _is_native(attention: torch.nn.Module) -> bool:
     """Whether attention is Hugging Face's own forward, which has used its scores before any hook shows them."""
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
@@ -116,14 +120,14 @@ def _is_native(attention: torch.nn.Module) -> bool:
     return type(attention).forward is AttentionBridge.forward
 
 
-def _is_compressed(attention: torch.nn.Module) -> bool:
+def is_compressed(attention: torch.nn.Module) -> bool:
     """Whether this is multi-head latent attention, whose projections are not each head's own."""
     from transformer_lens.model_bridge.generalized_components.mla_attention import MLAAttentionBridge
 
     return isinstance(attention, MLAAttentionBridge)
 
 
-def _plain(value: Tensor) -> Tensor:
+def plain(value: Tensor) -> Tensor:
     """Without a subclass's ways, which a tensor on its way to a sum may have."""
     if type(value) is Tensor:
         return value

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.arguments import Judged, Whole, Wholes, as_whole, as_wholes
 from interp.engines.base import Edit, ModelFacts
-from interp.engines.registry import engine_for
+from interp.engines.registry import engine_for, model_facts
 from interp.errors import InputError
 from interp.interventions.at_steps import Exchange, check_source, exchanged
 from interp.interventions.residual import PatchResidual
@@ -104,7 +104,7 @@ def patch_sweep(
     """
     import pandas as pd
 
-    engine = engine_for(model)
+    facts = model_facts(model)
     for name, rollout in (("target", target), ("source", source)):
         if not isinstance(rollout, Rollout):
             raise InputError(
@@ -120,7 +120,7 @@ def patch_sweep(
             received=repr(exchange)[:80],
             remedy="It is given the target's stream and the source's, and gives the new one.",
         )
-    asked = prepared_metric(metric, engine.facts, "patch_sweep")
+    asked = prepared_metric(metric, facts, "patch_sweep")
     at, batch_size = as_whole(at, "patch_sweep", "at"), as_whole(batch_size, "patch_sweep", "batch_size")
     end = at + len(target) if at < 0 else at
     if not 0 <= end < len(target) or batch_size < 1:
@@ -130,9 +130,9 @@ def patch_sweep(
             received=f"at={at}, batch_size={batch_size}",
             remedy="at is the response step whose prediction is read.",
         )
-    check_source("patch_sweep", target, engine.facts)
+    check_source("patch_sweep", target, facts)
     is_all = isinstance(layers, str) and layers == "all"
-    chosen = source.layers if is_all else resolve_layers(layers, engine.facts.n_layers, "patch_sweep")
+    chosen = source.layers if is_all else resolve_layers(layers, facts.n_layers, "patch_sweep")
     if not len(chosen):
         raise InputError(
             "patch_sweep",
@@ -141,8 +141,8 @@ def patch_sweep(
             remedy="Decode the source with record=ResidualSites().",
         )
     pairs = _pairs(steps, end, len(target), len(source))
-    patches = [PatchResidual(source, layer, pairs, site).prepared(engine.facts) for layer in chosen]
-    which = _heads(heads, site, engine.facts)
+    patches = [PatchResidual(source, layer, pairs, site).prepared(facts) for layer in chosen]
+    which = _heads(heads, site, facts)
     at_once = [tuple(range(len(pairs)))] if together else [(place,) for place in range(len(pairs))]
     steps_of = list(pairs)
     cells = [
@@ -153,8 +153,9 @@ def patch_sweep(
     ]
     first = len(target.prompt_ids) - 1
     parts = [target.prompt_ids.cpu(), target.token_ids[:end].cpu(), torch.tensor(asked.following, dtype=torch.long)]
+    engine = engine_for(model, [patch.edits[0] for patch in patches])
     text = torch.cat(parts).to(engine.device)[None]
-    check_context([text[0].tolist()], 0, engine.facts, "patch_sweep")
+    check_context([text[0].tolist()], 0, facts, "patch_sweep")
     check_memory("patch_sweep", engine, min(batch_size, len(cells)) + 1, text.shape[1], "Lower batch_size.")
 
     base = engine.new_cache([0], capacity=text.shape[1])

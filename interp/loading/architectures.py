@@ -13,13 +13,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from interp.engines.native import native_of
 from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.foreign import said
 from interp.types import Bridge
 
-__all__ = ["boots_as", "check_architecture", "check_decodes"]
+__all__ = ["boots_as", "check_architecture", "check_decodes", "check_native"]
 
 _RECURRENT = frozenset(
     {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "rwkv", "rwkv7", "recurrent_gemma"}
@@ -83,18 +85,7 @@ def check_decodes(bridge: Bridge, name: str) -> None:
     hf_model = bridge.original_model
     if any(parameter.is_meta for parameter in hf_model.parameters()):
         return
-    reason = None
-    try:
-        engine = engine_for(bridge)
-        cache = engine.new_cache([1, 0], 3)
-        engine.forward(torch.tensor([[0, 1], [1, 1]], device=engine.device), cache)
-        logits = engine.forward(torch.tensor([[1], [1]], device=engine.device), cache)
-        if logits.shape[:2] != (2, 1):
-            reason = f"logits of shape {tuple(logits.shape)} for two rows of one token"
-    except InputError as error:
-        reason = error.received
-    except Exception as error:  # any of the many things that foreign code says when it is run in another way
-        reason = said(error, 200)
+    reason, _ = _tried(bridge, modules=True)
     if reason is not None:
         raise InputError(
             f"load {name}",
@@ -102,6 +93,41 @@ def check_decodes(bridge: Bridge, name: str) -> None:
             received=f"{type(hf_model).__name__} ({hf_model.config.model_type}), which does not decode here: {reason}",
             remedy=_REMEDY,
         )
+
+
+@torch.no_grad()
+def check_native(bridge: Bridge) -> None:
+    """Let a native twin that does not run, or does not say the same as the bridge, be.
+
+    Both are given the same three tokens; what they say may differ by rounding.
+    """
+    native = native_of(bridge)
+    if isinstance(native, str) or native.doubt(bridge) is not None:
+        return
+    expected, got = (_tried(bridge, modules=modules) for modules in (True, False))
+    if got[1] is None or expected[1] is None:
+        native.refused = f"Hugging Face's own forward does not decode here: {got[0]}"
+        return
+    wide = torch.promote_types(got[1].dtype, torch.float32)
+    apart, scale = (got[1].to(wide) - expected[1].to(wide)).abs().amax(), expected[1].to(wide).abs().amax()
+    if not apart <= (1e-3 if got[1].dtype.itemsize >= 4 else 0.1) * scale.clamp_min(1.0):  # not where NaN either
+        native.refused = f"its logits are {float(apart):.2g} away from the bridge's"
+
+
+def _tried(bridge: Bridge, modules: bool) -> tuple[str | None, Tensor | None]:
+    """The logits after three tokens in two rows, or what came instead."""
+    try:
+        engine = engine_for(bridge, modules=modules)
+        cache = engine.new_cache([1, 0], 3)
+        engine.forward(torch.tensor([[0, 1], [1, 1]], device=engine.device), cache)
+        logits = engine.forward(torch.tensor([[1], [1]], device=engine.device), cache)
+    except InputError as error:
+        return error.received, None
+    except Exception as error:  # any of the many things that foreign code says when it is run in another way
+        return said(error, 200), None
+    if logits.shape[:2] != (2, 1):
+        return f"logits of shape {tuple(logits.shape)} for two rows of one token", None
+    return None, logits
 
 
 @contextmanager

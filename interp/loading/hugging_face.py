@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from interp.engines.native import check_attention, keep_native, native_copy
 from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.foreign import foreign_errors, said
-from interp.loading.architectures import boots_as, check_architecture, check_decodes
+from interp.loading.architectures import boots_as, check_architecture, check_decodes, check_native
 from interp.progress import import_tqdm
 from interp.types import Bridge
 
@@ -165,9 +166,9 @@ def load_weights(options: Options, path: Path) -> Any:
 
     device = None if options.device_map is not None else torch.device(options.device or get_device())
     on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
+    # Attention by whatever Hugging Face prefers: the bridge switches to eager, which hook points for patterns need, and
+    # the native twin keeps it.
     arguments: dict[str, Any] = {
-        # Eager attention is what hook points for patterns need, and what the bridge would switch to.
-        "attn_implementation": "eager",
         "dtype": options.torch_dtype or ("auto" if on_gpu else torch.float32),
         "local_files_only": True,
     }
@@ -327,6 +328,7 @@ def place_object(options: Options) -> Any:
             remedy="Pass what AutoModelForCausalLM.from_pretrained returns; leave hf_model out to load by name.",
         )
     check_architecture(options.name, model.config, type(model))
+    check_attention(model, f"load {options.name}")
     if options.torch_dtype not in (None, model.dtype):
         raise InputError(
             f"load {options.name}",
@@ -349,6 +351,7 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str) -> Bridge:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerFast
 
+    native = native_copy(hf_model)
     stand_in = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")), eos_token="a")
     with (
         foreign_errors(
@@ -379,4 +382,6 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str) -> Bridge:
     bridge.tokenizer = bridge._driver.tokenizer = tokenizer
     bridge.eval()
     check_decodes(bridge, name)
+    keep_native(bridge, native)
+    check_native(bridge)
     return bridge

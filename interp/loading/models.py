@@ -1,7 +1,7 @@
 """Load a model by name into a TransformerLens bridge, from what is on this machine first.
 
 Steps: find the name (bundled, pulled, a folder, a GGUF file, the Hugging Face hub), check that it is a decoder this
-package can run, load it with Hugging Face itself (safetensors only, eager attention), and hand it to
+package can run, load it with Hugging Face itself (safetensors only), and hand it to
 ``TransformerBridge``. Hugging Face's weights and tokenizer stay as they are: logits are the plain model's and prompts
 are encoded as ``AutoTokenizer`` encodes them, without the beginning-of-sequence token TransformerLens would add.
 """

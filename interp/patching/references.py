@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.arguments import Judged, Wholes, as_wholes
-from interp.engines.registry import engine_for
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.patching.asked import Asked
 from interp.patching.runs import Run
@@ -96,7 +96,7 @@ def reference_values(
     sums: dict[str, Any] = {}
     count = 0
     for rollout in reference.rollouts:
-        text = as_texts(rollout, engine_for(model).facts, operation, "rollouts")[0][0]
+        text = as_texts(rollout, model_facts(model), operation, "rollouts")[0][0]
         steps = range(text.steps) if reference.steps is None else reference.steps
         positions = [text.first + step % text.steps for step in steps]
         ids = text.ids[:-1]

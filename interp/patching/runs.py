@@ -71,7 +71,7 @@ class Run:
     def __init__(
         self, model: Bridge, ids: Sequence[int], position: int, asked: Asked, operation: str, batch_size: int = 16
     ) -> None:
-        self.model, self.engine = model, engine_for(model)
+        self.model, self.engine = model, engine_for(model, modules=True)
         self.ids, self.position, self.asked, self.operation = list(ids), position, asked, operation
         self.batch_size = batch_size
         self.tokens = torch.tensor([self.ids], device=self.engine.device)

@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.arguments import Prompts, Whole, as_list, as_wholes, is_one_prompt, is_whole
 from interp.engines.anatomy import Anatomy
 from interp.engines.base import Engine, Read
-from interp.engines.registry import engine_for
+from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.given import Given, paired
 from interp.passes import DEFAULT_BATCH, as_batch_size, check_context
@@ -97,14 +97,14 @@ def read_writes(
             whose stream is not the sum of these writes (a norm after attention or MLP, as in OLMo 2 and Gemma 2 and 3;
             recurrent blocks; hooks that edit the stream), by its name and with the error.
     """
-    engine = engine_for(model)
-    facts, alone = engine.facts, is_one_prompt(prompts)
+    facts, alone = model_facts(model), is_one_prompt(prompts)
     ids = encode_prompts(facts.tokenizer, prompts, facts, "read writes")
     answers = paired(responses, ids, facts, "read writes")
     asked = as_places(places, [len(answer) for answer in answers], alone)
     texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     check_context(texts, 0, facts, "read writes")
-    given = Given("read writes", engine, ids, [text[:-1] for text in texts], interventions)
+    given = Given("read writes", model, ids, [text[:-1] for text in texts], interventions, modules=True)
+    engine = given.engine
     anatomy = engine.anatomy()
     components, norm = components_of(anatomy, facts.n_layers), anatomy.final_norm()
     longest = max(map(len, texts), default=1)

@@ -121,7 +121,7 @@ def readout_of(model: Bridge) -> Readout:
     Raises:
         InputError: a final norm or an unembedding whose weights cannot be read (offloaded, quantised).
     """
-    engine = engine_for(model)
+    engine = engine_for(model, modules=True)
     anatomy = engine.anatomy()
     dtype = torch.float64 if engine.dtype == torch.float64 else torch.float32
     return Readout(anatomy.final_norm(), anatomy.logit_cap, engine.facts.d_vocab, anatomy, dtype)

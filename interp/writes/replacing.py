@@ -115,7 +115,7 @@ def replaced_streams(
 
 def one_text(model: Bridge, prompt: Prompts, response: Prompts, operation: str) -> tuple[Engine, list[int], list[int]]:
     """The engine, and the ids of one prompt and its response, which fit the context."""
-    engine = engine_for(model)
+    engine = engine_for(model, modules=True)
     prompts = encode_prompts(engine.facts.tokenizer, prompt, engine.facts, operation)
     answers = paired(response, prompts, engine.facts, operation)
     if len(prompts) != 1:

@@ -189,6 +189,7 @@ def test_a_block_that_adds_nothing_is_told() -> None:
 
 def test_a_model_loads_and_decodes_alike_whatever_the_default(default: torch.dtype) -> None:
     hf = copy.deepcopy(F.hf_model("llama", torch.bfloat16))
+    hf.set_attn_implementation("sdpa")
     model = load_model("tiny-llama", hf_model=hf, tokenizer=F.tokenizer(), device="cpu")
     ours = decode(model, F.prompts(2), max_new_tokens=6, temperature=0.8, interventions=[RecurseLatents(1)])
     torch.set_default_dtype(torch.float32)

@@ -35,3 +35,32 @@ def test_largest_uniform_never_draws_a_suppressed_token() -> None:
     largest = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
     assert choose(logits, 1.0, 1.0, largest).tolist() == [1]
     assert choose(logits, 1.0, 0.99, largest).tolist() in ([0], [1])
+
+
+@pytest.mark.parametrize("kind", ["peaked", "flat", "ties", "suppressed"])
+def test_a_nucleus_is_found_without_sorting_what_is_outside(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens, to the last draw, as with all of the vocabulary in order: equal ones by their ids."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(40, 3000, generator=generator) * {"peaked": 5.0, "flat": 0.0, "ties": 3.0}.get(kind, 4.0)
+    if kind == "ties":
+        logits = logits.round()  # hundreds that are equal, where any may be the last within
+    if kind == "suppressed":
+        logits[:, 100:] = -torch.inf
+    uniforms = row_uniforms([5], 40)[0]
+    for temperature, top_p in ((1.0, 0.9), (0.6, 0.95), (2.0, 0.3)):
+        wide = logits.double()
+        probabilities = ((wide - wide.amax(-1, keepdim=True)) / temperature).softmax(-1)
+        order = sorted_ids = torch.tensor(
+            [sorted(range(3000), key=lambda i, row=row: (-row[i], i)) for row in probabilities.tolist()]
+        )
+        values = probabilities.gather(-1, sorted_ids)
+        values = values * (values.cumsum(-1) - values < top_p)
+        places = (values.cumsum(-1) <= uniforms[:, None] * values.sum(-1, keepdim=True)).sum(-1)
+        expected = order.gather(-1, places[:, None])[:, 0].tolist()
+        assert choose(logits, temperature, top_p, uniforms).tolist() == expected
+    with monkeypatch.context() as patch:
+        sizes: list[int] = []
+        sort = torch.Tensor.sort
+        patch.setattr(torch.Tensor, "sort", lambda self, *a, **k: sizes.append(self.shape[-1]) or sort(self, *a, **k))
+        choose(logits, 0.6, 0.95, uniforms)
+    assert (max(sizes) < 3000) == (kind != "flat")

@@ -11,6 +11,7 @@ torch.Size([3, 20])
 
 Models
     load_model, list_models, pull_model, bundled_model_path
+    engine_told, only_engine (whether Hugging Face's forward or TransformerLens's modules compute)
 
 Text through a model
     decode (generate, with interventions and recording), read (a response that is there already), encode (texts on
@@ -110,11 +111,13 @@ if TYPE_CHECKING:
         bundled_model_path,
         decode,
         encode,
+        engine_told,
         interventions,
         list_models,
         load_model,
         log_probability,
         logit_difference,
+        only_engine,
         pull_model,
         read,
         read_writes,
@@ -237,6 +240,7 @@ __all__ = [
     "depth_controlled",
     "discrete_mi",
     "encode",
+    "engine_told",
     "entropy_bits",
     "error_bounds",
     "excess",
@@ -269,6 +273,7 @@ __all__ = [
     "null_scores",
     "null_test",
     "nulls_needed",
+    "only_engine",
     "patch_edges",
     "patch_nodes",
     "patch_sweep",
@@ -348,8 +353,8 @@ _ANALYSES = {
 _INTERP = {
     "Component", "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream",
     "Rollout", "Row", "Scores", "Site", "Step", "StepResiduals", "Writes", "answer_log_probability",
-    "bundled_model_path", "decode", "encode", "list_models", "load_model", "log_probability", "logit_difference",
-    "pull_model", "read", "read_writes", "score",
+    "bundled_model_path", "decode", "encode", "engine_told", "list_models", "load_model", "log_probability",
+    "logit_difference", "only_engine", "pull_model", "read", "read_writes", "score",
 }  # fmt: skip
 
 

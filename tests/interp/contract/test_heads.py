@@ -240,7 +240,7 @@ def test_what_did_not_happen_is_told() -> None:
     plain = decode(model, F.prompts(1), max_new_tokens=4)[0]
     for span in ((0, 2), (0, 3), (1, 9)):  # four tokens, of which the last is not read
         rollout = decode(model, F.prompts(1), max_new_tokens=4, interventions=[MaskAttention(span)])[0]
-        did = not torch.equal(rollout.logprobs, plain.logprobs)
+        did = not torch.allclose(rollout.logprobs, plain.logprobs, atol=1e-4)  # masks are the bridge's, whoever decodes
         notes = [event.note for event in rollout.events]
         assert (did, notes) == (
             (True, []) if span == (0, 2) else (False, ["not reached: no token after its span was read"])

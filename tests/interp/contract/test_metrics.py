@@ -24,21 +24,28 @@ def literally(hf: Any, ids: list[int], answer: list[int], edits: dict[tuple[str,
     return total
 
 
+def apart(engine: Any, exact: float) -> float:
+    """What float64 may differ by: Hugging Face's eager softmax, the bridge's too, is in float32, that of sdpa not."""
+    return exact if engine.name == "bridge" else 1e-5
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_a_whole_answer_is_the_sum_over_its_tokens(name: str) -> None:
+def test_a_whole_answer_is_the_sum_over_its_tokens(name: str, engine: Any) -> None:
+    off = apart(engine, 1e-9)
     hf, model = F.pair(name, torch.float64)
     prompts = F.texts(name, 3)
     responses = [[], [7], [9, 11, 30, 8]]
     ours = score(model, prompts, responses, metric=answer_log_probability(ANSWER), batch_size=2)
     expected = [literally(hf, p + r, ANSWER, {}) for p, r in zip(prompts, responses, strict=True)]
-    torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float64), rtol=off, atol=off)
     at_once = score(model, prompts, metric=answer_log_probability(ANSWER))
     parts = score(model, prompts, [ANSWER] * 3, generation_config=False)
-    assert at_once.tolist() == pytest.approx([one.total for one in parts], abs=1e-9)
+    assert at_once.tolist() == pytest.approx([one.total for one in parts], abs=off)
 
 
 @pytest.mark.parametrize("family", F.FAMILIES)
-def test_a_sweep_of_a_whole_answer_equals_hugging_face(family: str) -> None:
+def test_a_sweep_of_a_whole_answer_equals_hugging_face(family: str, engine: Any) -> None:
+    off = apart(engine, 1e-8)
     hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
     record = ResidualSites()
     target, source = decode(model, [[5, 9, 11, 30], [8, 21, 4, 60]], max_new_tokens=6, record=record)
@@ -50,12 +57,12 @@ def test_a_sweep_of_a_whole_answer_equals_hugging_face(family: str) -> None:
     for row in table.to_dict("records"):
         new = source.residuals["resid_post"][row["layer"], row["step"]]
         edits: dict[tuple[str, int], dict[int, Tensor]] = {("resid_post", row["layer"]): {3 + row["step"]: new}}
-        assert row["value"] == pytest.approx(literally(hf, ids, ANSWER, edits), abs=1e-8)
-        assert row["baseline"] == pytest.approx(plain, abs=1e-8)
+        assert row["value"] == pytest.approx(literally(hf, ids, ANSWER, edits), abs=off)
+        assert row["baseline"] == pytest.approx(plain, abs=off)
         # The same metric in score, of the response up to the step that is read.
         patch = PatchResidual(source, row["layer"], [row["step"]])
         again = score(model, [target.prompt_ids], [target.token_ids[:3]], metric=metric, interventions=patch)
-        assert row["value"] == pytest.approx(float(again), abs=1e-8)
+        assert row["value"] == pytest.approx(float(again), abs=off)
     assert table["effect"].abs().max() > 0.1
 
 

@@ -11,6 +11,8 @@ from references import MODELS, WITHIN, Watch, assert_close, hf_residuals, hf_wit
 from torch import Tensor
 
 from interp import InputError, Intervention, Positions, ResidualSites, ResidualStream, Site, decode, encode, read, score
+from interp.engines.native import native_of
+from interp.engines.registry import only_engine
 from interp.interventions import MeanAblate, Recompute, SteerResidual
 
 RECORD = ResidualSites(sites=WITHIN)
@@ -201,7 +203,8 @@ def test_a_position_run_again_overwrites_what_it_said(family: str) -> None:
 def test_a_users_own_hooks_keep_firing_and_are_seen(family: str) -> None:
     """TransformerLens's hooks and plain PyTorch ones act, and what is recorded has been through them."""
     model = F.bridge(family, torch.float64)
-    plain = decode(model, F.prompts(2), max_new_tokens=3, record=RECORD)
+    with only_engine("bridge"):  # which runs what is hooked
+        plain = decode(model, F.prompts(2), max_new_tokens=3, record=RECORD)
     names = {site: Site(site, 0).hook_name for site in WITHIN}
     for site, name in names.items():
         seen: list[Any] = []
@@ -268,13 +271,17 @@ def test_no_hooks_where_none_are_asked() -> None:
     model = F.bridge("llama")
     before = {name: len(point._forward_hooks) for name, point in model.hook_dict.items()}
     counts: list[int] = []
+    modules = [*model.modules(), *native_of(model).model.modules()]
+
+    def hooks() -> int:
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
     class Count(Intervention):
         def before_choice(self, step: Any) -> None:
-            counts.append(sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()))
+            counts.append(hooks())
 
     decode(model, F.prompts(2), max_new_tokens=2, interventions=[Count()])
-    free = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    free = hooks()
     assert counts == [free] * 2
     decode(model, F.prompts(2), max_new_tokens=2, interventions=[Count()], record=ResidualSites(layers=1, sites=("z",)))
     assert counts[2:] == [free + 1] * 2
