@@ -61,7 +61,8 @@ def engine_told(model: Any, sites: Iterable[Site] = (), *, modules: bool = False
 
 @contextmanager
 def only_engine(name: str | None) -> Iterator[None]:
-    """Context in which models run on the engine of this name alone, "twin" or "bridge"; ``None`` leaves the choice.
+    """Context in which models run on the engine of this name alone, "twin" or "bridge"; ``None`` leaves the choice
+    as it is.
 
     The two give the same numbers up to rounding. What must be the same to the last bit, run it on the engine that made
     it: it is in the settings of every rollout.
@@ -80,7 +81,7 @@ def only_engine(name: str | None) -> Iterator[None]:
         raise InputError(
             "choose an engine", expected=" or ".join(known), received=repr(name)[:80], remedy="Or leave the choice."
         )
-    token = _ONLY.set(name)
+    token = _ONLY.set(_ONLY.get() if name is None else name)
     try:
         yield
     finally:
