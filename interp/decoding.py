@@ -29,10 +29,11 @@ from interp.passes import Passes, as_batch_size, check_context, edited_sites, ma
 from interp.progress import bar as progress_bar
 from interp.prompts import encode_prompts
 from interp.protocol import Intervention, Interventions, Request, Step, as_interventions, prepared
-from interp.record import RecordPlan, ResidualSites, Sink, Tape, as_record, check_memory, plan_record, sink_for
+from interp.record import RecordPlan, ResidualSites, Tape, as_record, check_memory, plan_record
 from interp.rollout import Rollout
 from interp.rows import Row
 from interp.sampling import choose, entropy, log_probabilities, row_seeds, row_uniforms, widened, widest_float
+from interp.sinks import Sink, sink_for
 from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
 

@@ -5,8 +5,8 @@
    stored once.
 2. A :class:`Tape` holds the value of each place at the position just run, a block ``[place, row, *shape]`` for each
    shape; a position that is run again overwrites its rows, so what is kept is the last pass.
-3. At the end of each step a :class:`Sink` takes the tape: for :class:`ResidualSites` into preallocated buffers, a block
-   a shape for each response; for :class:`ResidualStream` into a callback, storing nothing.
+3. At the end of each step a sink takes the tape (:mod:`interp.sinks`); what is read in one go, or in pieces, goes where
+   :mod:`interp.pieces` says.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ from interp.errors import InputError
 from interp.sites import RECORDED_SITES, Site, expand_sites, resolve_layers
 
 __all__ = [
+    "Blocks",
+    "PieceResiduals",
     "RecordPlan",
+    "ResidualPieces",
     "ResidualSites",
     "ResidualStream",
-    "Sink",
+    "Shape",
     "StepResiduals",
     "Tape",
     "as_record",
     "buffer",
     "check_memory",
+    "kept_on",
     "plan_record",
-    "sink_for",
 ]
 
 Shape: TypeAlias = tuple[int, ...]
@@ -136,14 +139,72 @@ class ResidualStream(ResidualSites):
             )
 
 
+@dataclass(frozen=True)
+class PieceResiduals:
+    """Residuals of some steps of one text, valid until the callback returns: clone what you keep.
+
+    ``residuals[site]`` is ``[layer, step, d_model]``, of heads' sites ``[layer, step, head, d_head]``; ``row`` is the
+    text's place in the list of prompts, and ``begin`` the first step that is here (with `encode`, the first position).
+    """
+
+    row: int
+    begin: int
+    residuals: dict[str, Float[Tensor, "_ step ..."]]
+
+    @property
+    def steps(self) -> range:
+        """The steps that are here.
+
+        >>> PieceResiduals(0, 5, {"resid_post": torch.zeros(3, 2, 8)}).steps
+        range(5, 7)
+        """
+        return range(self.begin, self.begin + next(iter(self.residuals.values())).shape[1])
+
+
+@dataclass(frozen=True)
+class ResidualPieces(ResidualSites):
+    """For `read` and `encode`: hands on what a piece of a text holds, and keeps nothing.
+
+    >>> from interp import load_model, read
+    >>> seen = []
+    >>> record = ResidualPieces(on_piece=lambda piece: seen.append((piece.row, piece.steps)))
+    >>> rollout = read(load_model("toy-reasoner"), "6 A * 3 B - 8 ? ->", "Okay So A 6", record=record, piece=4)
+    >>> seen, rollout.residuals
+    ([(0, range(0, 3)), (0, range(3, 4))], {})
+
+    A text's steps come in their order, all layers of some steps at a time; pieces of several texts by turns.
+    """
+
+    on_piece: Judged[Callable[[PieceResiduals], None]] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.on_piece):
+            raise InputError(
+                "record residuals",
+                expected="on_piece as a function of one PieceResiduals",
+                received=repr(self.on_piece)[:80],
+                remedy="To keep residuals use ResidualSites.",
+            )
+
+
 def as_record(record: Any, operation: str) -> ResidualSites | None:
-    """What to record, or nothing; anything else is refused."""
+    """What to record, or nothing; anything else is refused, and what goes with another way of running a text."""
     if record is not None and not isinstance(record, ResidualSites):
         raise InputError(
             operation,
             expected="record as ResidualSites(...) or ResidualStream(...), an instance",
             received=f"the class {record.__name__}" if isinstance(record, type) else repr(record)[:80],
             remedy='Write record=ResidualSites(layers="all").',
+        )
+    stray = ResidualPieces if operation == "decode" else ResidualStream
+    if isinstance(record, stray):
+        other = "ResidualStream(on_step=...)" if operation == "decode" else "ResidualPieces(on_piece=...)"
+        raise InputError(
+            operation,
+            expected=f"ResidualSites or {other.split('(')[0]}",
+            received=stray.__name__,
+            remedy=f"Keep them with ResidualSites, or have them handed on with {other}.",
         )
     return record
 
@@ -273,65 +334,8 @@ class Tape:
         return self._of[site][:rows]
 
 
-class Sink:
-    """Where the residuals of a batch go: it is given a step at a time and asked for a row at a time.
-
-    This one lets them go. Rows are told by their places in the list of prompts.
-    """
-
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        """Take step ``t`` of these rows, ``[place, row, *shape]`` of each shape; valid until this returns."""
-
-    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
-        """What has been kept of a row that leaves after ``steps`` steps."""
-        return {}
-
-
-class _Keeping(Sink):
-    """Into preallocated buffers, one a row."""
-
-    def __init__(
-        self, record: ResidualSites, plan: RecordPlan, rows: Sequence[int], steps: int, engine: Engine
-    ) -> None:
-        self.plan = plan
-        # Copies from a GPU to pinned memory need no waiting.
-        pinned = _device(record, engine).type == "cpu" and engine.device.type == "cuda"
-        self.buffers = {row: buffer(record, plan, steps, engine, pinned) for row in rows}
-        self._wait: Callable[[], None] = torch.cuda.synchronize if pinned else lambda: None
-
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        for i, row in enumerate(rows):
-            for shape, held in self.buffers[row].items():
-                held[:, t].copy_(values[shape][:, i], non_blocking=True)
-
-    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
-        self._wait()
-        whole = self.buffers.pop(row)
-        return self.plan.by_site(
-            {shape: held if steps == held.shape[1] else held[:, :steps].clone() for shape, held in whole.items()}
-        )
-
-
-class _Streaming(Sink):
-    """To whoever asked, nothing kept."""
-
-    def __init__(self, record: ResidualStream, plan: RecordPlan) -> None:
-        self.record, self.plan = record, plan
-
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        device, dtype = self.record.device, self.record.dtype
-        views = {site: view.to(device=device, dtype=dtype) for site, view in self.plan.by_site(values).items()}
-        self.record.on_step(StepResiduals(t, rows, views))
-
-
-def sink_for(record: ResidualSites | None, plan: RecordPlan, rows: Sequence[int], steps: int, engine: Engine) -> Sink:
-    """The sink that these rows, of at most ``steps`` steps each, need for what was asked for."""
-    if isinstance(record, ResidualStream):
-        return _Streaming(record, plan)
-    return Sink() if record is None else _Keeping(record, plan, rows, steps, engine)
-
-
-def _device(record: ResidualSites, engine: Engine) -> torch.device:
+def kept_on(record: ResidualSites, engine: Engine) -> torch.device:
+    """The device on which what is recorded is kept."""
     return torch.device(record.device or engine.device)
 
 
@@ -339,7 +343,7 @@ def buffer(
     record: ResidualSites, plan: RecordPlan, count: int, engine: Engine, pinned: bool = False
 ) -> dict[Shape, Float[Tensor, "place pos ..."]]:
     """Room for ``count`` positions of each place, where and as precise as they are to be kept."""
-    dtype, device = record.dtype or engine.dtype, _device(record, engine)
+    dtype, device = record.dtype or engine.dtype, kept_on(record, engine)
     return {
         shape: torch.empty(len(group), count, *shape, dtype=dtype, device=device, pin_memory=pinned)
         for shape, group in plan.groups.items()
@@ -363,8 +367,8 @@ def check_memory(
     ``besides``, in bytes on the model's device.
     """
     needs = {engine.device: engine.cache_bytes(rows, columns) + besides}
-    if record is not None and plan is not None and not isinstance(record, ResidualStream):
-        device, itemsize = _device(record, engine), (record.dtype or engine.dtype).itemsize
+    if record is not None and plan is not None and not isinstance(record, ResidualStream | ResidualPieces):
+        device, itemsize = kept_on(record, engine), (record.dtype or engine.dtype).itemsize
         kept = positions * plan.numbers * itemsize
         needs[device] = needs.get(device, 0) + kept
     for device, need in needs.items():
