@@ -26,6 +26,7 @@ from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules
 from interp.passes import Passes, as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
+from interp.pieces import Cut
 from interp.progress import bar as progress_bar
 from interp.prompts import encode_prompts
 from interp.protocol import Intervention, Interventions, Request, Step, as_interventions, prepared
@@ -125,6 +126,7 @@ def decode(
     seeds = row_seeds(seed, len(ids))
     run = _Run(
         engine=engine,
+        cut=Cut(engine, model, operation="decode"),
         interventions=tuple(ready),
         record=record,
         plan=plan,
@@ -157,6 +159,7 @@ class _Run:
     """What stays the same over the batches of one call of ``decode``."""
 
     engine: Engine
+    cut: Cut
     interventions: tuple[Intervention, ...]
     record: ResidualSites | None
     plan: RecordPlan
@@ -194,11 +197,13 @@ class _Run:
         passes = Passes(tape, rows, cache)
         processors = self.rules.processors([row.prompt_ids for row in rows], self.new_tokens, self.cap, device)
         slot_of = {row.index: slot for slot, row in enumerate(rows)}
+        columns = self.cut.columns(len(rows), last_ids.shape[1])  # of prompts, long ones in pieces
         t = 0
         with engine.tapped(tape.reads(), passes.edits(self.interventions)):
             while rows:
                 passes.rows = rows
-                logits = engine.forward(last_ids, cache)[:, -1]
+                for begin in range(0, last_ids.shape[1], columns):
+                    logits = engine.forward(last_ids[:, begin : begin + columns], cache)[:, -1]
                 step = Step(
                     rows, t, logits, engine, cache, partial(tape.value, rows=len(rows)), passes.over, self.injects,
                     last_ids[:, -1:], self.ends.reason,

@@ -64,17 +64,34 @@ class Cut:
 
         ``keep`` is of how many positions, at most, logits are asked. Pieces are of about one size unless that is given.
         """
-        facts, width = self.engine.facts, max(lengths)
-        itemsize = max(4, self.engine.dtype.itemsize)  # of half precision a softmax is made in float32
-        logits = facts.d_vocab * itemsize
-        budget = CPU_BYTES if self.engine.device.type == "cpu" else GPU_BYTES
+        width, logits = max(lengths), self.engine.facts.d_vocab * self._itemsize
         least = min(width, LEAST if self.piece is None else self.piece)
-        each = (facts.n_heads or 1) * width * itemsize + logits * min(keep, least) // least
-        rows = max(1, min(len(lengths), budget // (each * least)))
-        most = max(least, budget // (each * rows)) if self.piece is None else self.piece
-        if (rows < len(lengths) or most < width) and self.piece is None and self._is_whole:
-            return max(1, min(len(lengths), WHOLE_BYTES // (keep * logits))), width
-        return rows, math.ceil(width / math.ceil(width / most)) if self.piece is None else min(width, most)
+        rows = max(1, min(len(lengths), self._budget // (self._each(width, least, keep) * least)))
+        if rows < len(lengths) and self.piece is None and self._is_whole:
+            rows = max(1, min(len(lengths), WHOLE_BYTES // (keep * logits)))
+        return rows, self.columns(rows, width, keep)
+
+    def columns(self, rows: int, width: int, keep: int = 1) -> int:
+        """How many columns of so many texts, that are read at a time whatever comes."""
+        least = min(width, LEAST if self.piece is None else self.piece)
+        most = max(least, self._budget // (self._each(width, least, keep) * rows))
+        if self.piece is not None:
+            return least
+        return width if most >= width or self._is_whole else math.ceil(width / math.ceil(width / most))
+
+    def _each(self, width: int, least: int, keep: int) -> int:
+        """Bytes of a column's attention scores and logits."""
+        return ((self.engine.facts.n_heads or 1) * width + self.engine.facts.d_vocab * min(keep, least) // least) * (
+            self._itemsize
+        )
+
+    @property
+    def _itemsize(self) -> int:
+        return max(4, self.engine.dtype.itemsize)  # of half precision a softmax is made in float32
+
+    @property
+    def _budget(self) -> int:
+        return CPU_BYTES if self.engine.device.type == "cpu" else GPU_BYTES
 
     @cached_property
     def _is_whole(self) -> bool:

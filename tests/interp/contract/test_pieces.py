@@ -228,6 +228,22 @@ def test_how_texts_are_cut_does_not_hang_on_who_asks(monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(one.logprobs, other.logprobs)
 
 
+def test_long_prompts_are_read_in_pieces_by_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, watch = F.bridge("gemma3", torch.float64), Sees()
+    push = torch.linspace(-1, 1, 44, dtype=torch.float64)
+    options: dict[str, Any] = {"max_new_tokens": 4, "record": EVERY}
+    edits = [MeanAblate(push, 1, "all"), watch]
+    whole = decode(model, F.prompts(4), interventions=edits, **options)
+    assert len(watch.seen) == 4
+    monkeypatch.setattr("interp.pieces.CPU_BYTES", 1)
+    monkeypatch.setattr("interp.pieces.LEAST", 8)
+    watch.seen.clear()
+    for one, other in zip(decode(model, F.prompts(4), interventions=edits, **options), whole, strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        assert_close(one.residuals, other.residuals, 1e-5)
+    assert [len(positions[0]) for positions in watch.seen] == [7, 7, 5, 1, 1, 1]
+
+
 def test_what_does_not_go_in_pieces_is_refused() -> None:
     model, record = F.bridge("llama"), ResidualPieces(on_piece=lambda piece: None)
     for call, text in (
