@@ -64,7 +64,7 @@ def bench(
         list[str] | None, typer.Option(help=f"One of {', '.join(PARTS)}; repeatable; all unless given.")
     ] = None,
 ) -> None:
-    """Time nHSIC, decoding, reading, interventions, attribution on this machine, which should have nothing else to do."""
+    """Time nHSIC, decoding, reading, interventions, attribution on this machine, which should be idle otherwise."""
     from analyses.bench.sheets import print_sheets, sheets_of, write_sheets
     from analyses.store.atomic import disk_errors, make_folder, probe
     from interp.errors import InputError
