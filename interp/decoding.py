@@ -9,7 +9,7 @@ no model library.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -199,7 +199,7 @@ class _Run:
         slot_of = {row.index: slot for slot, row in enumerate(rows)}
         columns = self.cut.columns(len(rows), last_ids.shape[1])  # of prompts, long ones in pieces
         t = 0
-        with engine.tapped(tape.reads(), passes.edits(self.interventions)):
+        with closing(sink), engine.tapped(tape.reads(), passes.edits(self.interventions)):
             while rows:
                 passes.rows = rows
                 for begin in range(0, last_ids.shape[1], columns):

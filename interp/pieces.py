@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -23,11 +24,12 @@ from interp.arguments import Whole, as_whole
 from interp.engines.base import Engine, Read
 from interp.engines.cache import RowCache
 from interp.engines.hooked import user_hooks
-from interp.record import Blocks, PieceResiduals, RecordPlan, ResidualPieces, ResidualSites
+from interp.on_disk import Files
+from interp.record import Blocks, PieceResiduals, RecordPlan, ResidualPieces, ResidualSites, buffer
 from interp.sites import Site
 from interp.types import Bridge
 
-__all__ = ["Collecting", "Columns", "Cut", "collecting", "in_pieces"]
+__all__ = ["Collecting", "Columns", "Cut", "Kept", "in_pieces"]
 
 CPU_BYTES, GPU_BYTES = 1 << 27, 1 << 30
 """Of a piece's attention scores (in one layer) and logits."""
@@ -166,13 +168,21 @@ class _Keeping(Collecting):
 
 
 class _Handing(Collecting):
-    """To whoever asked: a piece is held until all its places have been seen, in one buffer for all pieces."""
+    """To whoever asked, with the text's number and the first of its steps that are here.
+
+    A piece is held until all its places have been seen, in one buffer for all pieces.
+    """
 
     def __init__(
-        self, record: ResidualPieces, plan: RecordPlan, rows: Sequence[int], columns: Sequence[Columns], engine: Engine
+        self,
+        hand: Callable[[int, int, Blocks], None],
+        plan: RecordPlan,
+        rows: Sequence[int],
+        columns: Sequence[Columns],
+        engine: Engine,
     ) -> None:
         super().__init__()
-        self.record, self.plan, self.rows, self.columns, self.engine = record, plan, rows, columns, engine
+        self.hand, self.plan, self.rows, self.columns, self.engine = hand, plan, rows, columns, engine
         self.held: dict[tuple[int, ...], Tensor] = {}
 
     def reads(self, cache: RowCache) -> dict[Site, Read]:
@@ -195,24 +205,58 @@ class _Handing(Collecting):
             first, last = max(columns.start, begin), min(columns.stop, end)
             if first < last:
                 here = {shape: held[:, i, first - begin : last - begin] for shape, held in self.held.items()}
-                views = {
-                    site: values.to(device=self.record.device, dtype=self.record.dtype)
-                    for site, values in self.plan.by_site(here).items()
-                }
-                self.record.on_piece(PieceResiduals(row, first - columns.start, views))
+                self.hand(row, first - columns.start, here)
 
 
-def collecting(
-    record: ResidualSites | None,
-    plan: RecordPlan,
-    rows: Sequence[int],
-    columns: Sequence[Columns],
-    stored: Callable[[int], Blocks],
-    engine: Engine,
-) -> Collecting:
-    """What a batch of these texts, of each of which some columns are kept, needs for what was asked for."""
-    if record is None:
-        return Collecting()
-    if isinstance(record, ResidualPieces):
-        return _Handing(record, plan, rows, columns, engine)
-    return _Keeping(plan, columns, [stored(row) for row in rows])
+class Kept:
+    """What is recorded of texts that are read: where it goes, and what there is of it when a text has been read.
+
+    Args:
+        counts: how many positions of each text are kept.
+    """
+
+    def __init__(self, record: ResidualSites | None, plan: RecordPlan, counts: Sequence[int], engine: Engine) -> None:
+        self.record, self.plan, self.counts, self.engine = record, plan, counts, engine
+        self.is_kept = record is not None and not isinstance(record, ResidualPieces)
+        self.blocks: list[Blocks] = []
+        self.files: dict[int, Files] = {}
+        if record is not None and self.is_kept and record.folder is None:
+            self.blocks = [buffer(record, plan, count, engine) for count in counts]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.plan.layers if self.is_kept else ()
+
+    def collect(self, rows: Sequence[int], columns: Sequence[Columns]) -> Collecting:
+        """What a batch of these texts needs, of each of which some columns are kept."""
+        record, plan, engine = self.record, self.plan, self.engine
+        if record is None:
+            return Collecting()
+        if self.blocks:
+            return _Keeping(plan, columns, [self.blocks[row] for row in rows])
+        if record.folder is not None:
+            folder, dtype = Path(record.folder), record.dtype or engine.dtype
+            self.files |= {row: Files(folder, row, plan.groups, dtype) for row in rows}
+            return _Handing(
+                lambda row, begin, blocks: self.files[row].write(begin, blocks), plan, rows, columns, engine
+            )
+        return _Handing(self._hand, plan, rows, columns, engine)
+
+    def _hand(self, row: int, begin: int, blocks: Blocks) -> None:
+        assert isinstance(self.record, ResidualPieces)
+        views = {
+            site: values.to(device=self.record.device, dtype=self.record.dtype)
+            for site, values in self.plan.by_site(blocks).items()
+        }
+        self.record.on_piece(PieceResiduals(row, begin, views))
+
+    def take(self, row: int) -> dict[str, Float[Tensor, "_ step ..."]]:
+        """What there is of a text that has been read; once."""
+        if not self.is_kept:
+            return {}
+        return self.plan.by_site(self.blocks[row] if self.blocks else self.files.pop(row).done(self.counts[row]))
+
+    def close(self) -> None:
+        """Give up what has not been taken."""
+        for files in self.files.values():
+            files.drop()

@@ -7,6 +7,7 @@ texts are read in is :mod:`interp.given`: prompts, each with what comes after it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
@@ -23,19 +24,10 @@ from interp.generation_config import generation_rules
 from interp.given import Decided, Given, by_length, checked_positions, paired
 from interp.metrics import AnswerMetric, Metric, prepared_metric
 from interp.passes import as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
-from interp.pieces import Collecting, Columns, Cut, collecting, in_pieces
+from interp.pieces import Collecting, Columns, Cut, Kept, in_pieces
 from interp.prompts import encode_prompts
 from interp.protocol import Interventions
-from interp.record import (
-    Blocks,
-    RecordPlan,
-    ResidualPieces,
-    ResidualSites,
-    as_record,
-    buffer,
-    check_memory,
-    plan_record,
-)
+from interp.record import ResidualPieces, ResidualSites, as_record, check_memory, plan_record
 from interp.rollout import Rollout
 from interp.sampling import entropy, log_probabilities
 from interp.token_text import last_piece, text_pieces
@@ -101,12 +93,13 @@ def encode(
             context or memory.
     """
     record = as_record(record, "encode") or ResidualSites()
-    if isinstance(record, ResidualPieces) and (last_only or positions is not None):
+    is_streamed = isinstance(record, ResidualPieces) or record.folder is not None
+    if is_streamed and (last_only or positions is not None):
         raise InputError(
             "encode",
-            expected="ResidualPieces of all positions",
+            expected="ResidualPieces, or a folder, of all positions",
             received="last_only" if last_only else "positions",
-            remedy="What is kept of few positions is small: use ResidualSites.",
+            remedy="What is kept of few positions is small: use ResidualSites without a folder.",
         )
     engine = engine_for(model)
     plan = plan_record(record, engine)
@@ -120,9 +113,8 @@ def encode(
     rows, besides = cut.needs(lengths, size)
     check_memory("encode", engine, rows, max(lengths, default=0), remedy, record, plan, sum(counts), besides)
 
-    stored = _buffers(record, plan, counts, engine)
-    order = by_length(ids)
-    with engine.evaluating():
+    order, found = by_length(ids), dict[int, Encoding]()
+    with closing(Kept(record, plan, counts, engine)) as stored, engine.evaluating():
         while order:
             rows, columns = cut.of([len(ids[n]) for n in order[:size]], 1)
             batch, order = order[:rows], order[rows:]
@@ -131,20 +123,15 @@ def encode(
             wanted: list[Columns] = [
                 range(width - counts[n], width) if kept is None else [width + place for place in kept[n]] for n in batch
             ]
-            collected = collecting(record, plan, batch, wanted, stored.__getitem__, engine)
+            collected = stored.collect(batch, wanted)
             cache = engine.new_cache(pad, width)
             with engine.tapped(collected.reads(cache), {}):
                 for begin, end, _ in in_pieces(engine, fed, cache, columns):
                     collected.take(begin, end)
-    return [
-        Encoding(
-            torch.tensor(text),
-            text_pieces(engine.facts.tokenizer, text),
-            plan.by_site(stored[n]) if stored else {},
-            plan.layers if stored else (),
-        )
-        for n, text in enumerate(ids)
-    ]
+            for n in batch:
+                pieces = text_pieces(engine.facts.tokenizer, ids[n])
+                found[n] = Encoding(torch.tensor(ids[n]), pieces, stored.take(n), stored.layers)
+    return [found[n] for n in range(len(ids))]
 
 
 @overload
@@ -235,51 +222,55 @@ def read(
     cut = Cut(engine, model, piece, "read")
     rows, besides = cut.needs(lengths, size, max(counts, default=0))
     check_memory("read", engine, rows, max(lengths, default=0), remedy, record, plan, sum(counts), besides)
-    stored = _buffers(record, plan, counts, engine)
+    stored = Kept(record, plan, counts, engine)
 
     def collect(batch: list[int], width: int) -> Collecting:
-        wanted = [range(width - counts[n], width) for n in batch]
-        return collecting(record, plan, batch, wanted, stored.__getitem__, engine)
+        return stored.collect(batch, [range(width - counts[n], width) for n in batch])
 
     settings = {**made_with(engine, given.interventions), **rules.told()}
     deciding: dict[int, Decided] = {}
     measured: dict[int, list[tuple[Tensor, Tensor]]] = {}  # log-probabilities and entropies, piece by piece
     found: dict[int, Rollout] = {}
-    for read_in in given.pieces(size, counts, cut, collect):
-        for n, begin, logits in read_in.asked(counts):
-            if n not in deciding:
-                deciding[n] = Decided(ids[n], answers[n], begin, rules, logits.device)
-            log_probs = log_probabilities(deciding[n](logits))
-            if log_probs.isnan().any():
-                raise InputError(
-                    "read",
-                    expected="finite logits",
-                    received=f"NaN in response {n}",
-                    remedy="NaN activations: check the weights, dtype and interventions.",
+    with closing(stored), closing(given.pieces(size, counts, cut, collect)) as pieces:
+        for read_in in pieces:
+            for n, begin, logits in read_in.asked(counts):
+                if n not in deciding:
+                    deciding[n] = Decided(ids[n], answers[n], begin, rules, logits.device)
+                wanted = torch.tensor(answers[n][begin : begin + len(logits)], device=logits.device)
+                measured.setdefault(n, []).append(_of_tokens(deciding[n](logits), wanted, n))
+            for n in read_in.batch if read_in.is_last else ():
+                del deciding[n]
+                logprobs, entropies = map(torch.cat, zip(*measured.pop(n), strict=True))
+                found[n] = Rollout(
+                    prompt_ids=torch.tensor(ids[n]),
+                    token_ids=torch.tensor(answers[n]),
+                    tokens=text_pieces(facts.tokenizer, answers[n]),
+                    text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
+                    finish_reason="given",
+                    logprobs=logprobs,
+                    entropy=entropies,
+                    residuals=stored.take(n),
+                    layers=stored.layers,
+                    settings={**settings, **prompt_end(facts.tokenizer, ids[n]), **read_in.told()},
+                    prompt_token=last_piece(facts.tokenizer, ids[n]),
                 )
-            wanted = torch.tensor(answers[n][begin : begin + len(logits)], device=log_probs.device)
-            logprobs = log_probs.gather(-1, wanted[:, None])[:, 0].float().cpu()
-            measured.setdefault(n, []).append((logprobs, entropy(log_probs).float().cpu()))
-        if not read_in.is_last:
-            continue
-        for n in read_in.batch:
-            del deciding[n]
-            logprobs, entropies = map(torch.cat, zip(*measured.pop(n), strict=True))
-            found[n] = Rollout(
-                prompt_ids=torch.tensor(ids[n]),
-                token_ids=torch.tensor(answers[n]),
-                tokens=text_pieces(facts.tokenizer, answers[n]),
-                text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
-                finish_reason="given",
-                logprobs=logprobs,
-                entropy=entropies,
-                residuals=plan.by_site(stored[n]) if stored else {},
-                layers=plan.layers if stored else (),
-                settings={**settings, **prompt_end(facts.tokenizer, ids[n]), **read_in.told()},
-                prompt_token=last_piece(facts.tokenizer, ids[n]),
-            )
     rollouts = [found[n] for n in range(len(texts))]
     return rollouts[0] if alone else rollouts
+
+
+def _of_tokens(
+    logits: Float[Tensor, "step d_vocab"], tokens: Int[Tensor, " step"], n: int
+) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"]]:
+    """Log-probabilities of tokens, and the entropies of the distributions that they are from."""
+    log_probs = log_probabilities(logits)
+    if log_probs.isnan().any():
+        raise InputError(
+            "read",
+            expected="finite logits",
+            received=f"NaN in response {n}",
+            remedy="NaN activations: check the weights, dtype and interventions.",
+        )
+    return log_probs.gather(-1, tokens[:, None])[:, 0].float().cpu(), entropy(log_probs).float().cpu()
 
 
 @overload
@@ -379,17 +370,18 @@ def score(
 
     deciding: dict[int, Decided] = {}
     parts: dict[int, list[Scores]] = {}
-    for read_in in given.pieces(size, keep, cut):
-        for n, begin, logits in read_in.asked(keep):
-            at = len(answers[n]) - keep[n] + begin
-            if n not in deciding:
-                deciding[n] = Decided(ids[n], answers[n], at, rules, logits.device)
-            wide = deciding[n](logits)
-            wanted = torch.tensor(answers[n][at : at + len(wide)], device=wide.device)
-            logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
-            parts.setdefault(n, []).append(Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu()))
-        if read_in.is_last:
-            deciding.clear()
+    with closing(given.pieces(size, keep, cut)) as pieces:
+        for read_in in pieces:
+            for n, begin, logits in read_in.asked(keep):
+                at = len(answers[n]) - keep[n] + begin
+                if n not in deciding:
+                    deciding[n] = Decided(ids[n], answers[n], at, rules, logits.device)
+                wide = deciding[n](logits)
+                wanted = torch.tensor(answers[n][at : at + len(wide)], device=wide.device)
+                logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
+                parts.setdefault(n, []).append(Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu()))
+            if read_in.is_last:
+                deciding.clear()
     found = {
         n: Scores(*(torch.cat(values)[-(last or 0) :] for values in zip(*some, strict=True)))
         for n, some in parts.items()
@@ -426,10 +418,3 @@ def _check_fits(given: Given, size: int, cut: Cut, keep: list[int]) -> None:
     lengths = list(map(len, given.fed))
     rows, besides = cut.needs(lengths, size, max(keep, default=0))
     check_memory("score", given.engine, rows, max(lengths, default=0), "Score fewer at a time.", besides=besides)
-
-
-def _buffers(record: ResidualSites | None, plan: RecordPlan, counts: list[int], engine: Engine) -> list[Blocks]:
-    """Room for what is to be kept of each text, if anything is."""
-    if record is None or isinstance(record, ResidualPieces):
-        return []
-    return [buffer(record, plan, count, engine) for count in counts]

@@ -12,10 +12,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor
 from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
 from interp.engines.base import Engine, ModelFacts, Read
 from interp.errors import InputError
+from interp.on_disk import check_folder
 from interp.sites import RECORDED_SITES, Site, expand_sites, resolve_layers
 
 __all__ = [
@@ -60,6 +63,10 @@ class ResidualSites:
             and on which side of norms and rotary embeddings, is said in :mod:`interp.sites`.
         dtype: of what is kept; the model's unless given.
         device: where it is kept; the model's unless given.
+        folder: keep it in files of this folder, new or without such files, instead of in memory. What comes back is
+            mapped: numbers are read from the disk when they are looked at. A text's file is named by its place in the
+            list of prompts, ``00003.safetensors``, and holds ``residuals`` ``[step, place, d_model]``, its metadata the
+            places; that of sites of heads, ``[step, place, head, d_head]``, has their shape in its name too.
 
     >>> from interp import decode, load_model
     >>> record = ResidualSites(layers=[0, -1], sites=("resid_post", "z"))
@@ -72,6 +79,7 @@ class ResidualSites:
     sites: Texts = ("resid_post",)
     dtype: Judged[torch.dtype | None] = None
     device: Judged[torch.device | str | None] = None
+    folder: Judged[str | os.PathLike[str] | None] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, str) and not is_whole(self.layers):  # a generator is read once, here
@@ -85,6 +93,20 @@ class ResidualSites:
                 remedy='For one site write sites=("resid_post",).',
             )
         object.__setattr__(self, "sites", tuple(dict.fromkeys(sites)))
+        if self.folder is not None and (type(self) is not ResidualSites or self.device is not None):
+            raise InputError(
+                "record residuals",
+                expected="folder with ResidualSites, and without device",
+                received=f"device={self.device!r}" if type(self) is ResidualSites else type(self).__name__,
+                remedy="Files are on the disk alone, and what is handed on is not kept: leave one of them out.",
+            )
+        if not isinstance(self.folder, str | os.PathLike | None):
+            raise InputError(
+                "record residuals",
+                expected="folder as a path",
+                received=repr(self.folder)[:80],
+                remedy='Write folder="streams".',
+            )
         if isinstance(self.dtype, str):
             object.__setattr__(self, "dtype", getattr(torch, self.dtype.removeprefix("torch."), self.dtype))
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
@@ -361,16 +383,20 @@ def check_memory(
     positions: int = 0,
     besides: int = 0,
 ) -> None:
-    """Refuse, before anything is computed, what does not fit the free memory of a device.
+    """Refuse, before anything is computed, what does not fit the free memory of a device, or the disk.
 
     That is the keys and values of ``rows`` texts of ``columns`` tokens, what is kept of ``positions`` in all, and
     ``besides``, in bytes on the model's device.
     """
     needs = {engine.device: engine.cache_bytes(rows, columns) + besides}
     if record is not None and plan is not None and not isinstance(record, ResidualStream | ResidualPieces):
-        device, itemsize = kept_on(record, engine), (record.dtype or engine.dtype).itemsize
-        kept = positions * plan.numbers * itemsize
-        needs[device] = needs.get(device, 0) + kept
+        dtype = record.dtype or engine.dtype
+        kept = positions * plan.numbers * dtype.itemsize
+        if record.folder is None:
+            device = kept_on(record, engine)
+            needs[device] = needs.get(device, 0) + kept
+        else:
+            check_folder(Path(record.folder), dtype, kept, operation)
     for device, need in needs.items():
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]

@@ -1,21 +1,25 @@
 """Where the residual streams of a batch that is being decoded go, step by step.
 
-For :class:`interp.ResidualSites` into preallocated buffers, a block a shape for each response; for
-:class:`interp.ResidualStream` to a callback, storing nothing.
+For :class:`interp.ResidualSites` into preallocated buffers, a block a shape for each response, or into files, some
+steps at a time; for :class:`interp.ResidualStream` to a callback, storing nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.engines.base import Engine
+from interp.on_disk import Files
 from interp.record import Blocks, RecordPlan, ResidualSites, ResidualStream, StepResiduals, buffer, kept_on
 
 __all__ = ["Sink", "sink_for"]
+
+FILED = 32  # steps of a row that are written at once
 
 
 class Sink:
@@ -30,6 +34,9 @@ class Sink:
     def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
         """What has been kept of a row that leaves after ``steps`` steps."""
         return {}
+
+    def close(self) -> None:
+        """Nothing more comes; rows that have not been taken are given up."""
 
 
 class _Keeping(Sink):
@@ -57,6 +64,33 @@ class _Keeping(Sink):
         )
 
 
+class _Filing(_Keeping):
+    """Into files, one a row: buffers of some steps, written when they are full."""
+
+    def __init__(self, record: ResidualSites, plan: RecordPlan, rows: Sequence[int], engine: Engine) -> None:
+        super().__init__(record, plan, rows, FILED, engine)
+        folder, dtype = Path(record.folder or ""), record.dtype or engine.dtype
+        self.files = {row: Files(folder, row, plan.groups, dtype) for row in rows}
+
+    def add(self, rows: list[int], t: int, values: Blocks) -> None:
+        super().add(rows, t % FILED, values)
+        if t % FILED == FILED - 1:
+            self._wait()
+            for row in rows:
+                self.files[row].write(t + 1 - FILED, self.buffers[row])
+
+    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
+        self._wait()
+        held, left = self.buffers.pop(row), steps % FILED
+        if left:
+            self.files[row].write(steps - left, {shape: block[:, :left] for shape, block in held.items()})
+        return self.plan.by_site(self.files.pop(row).done(steps))
+
+    def close(self) -> None:
+        for files in self.files.values():
+            files.drop()
+
+
 class _Streaming(Sink):
     """To whoever asked, nothing kept."""
 
@@ -73,4 +107,6 @@ def sink_for(record: ResidualSites | None, plan: RecordPlan, rows: Sequence[int]
     """The sink that these rows, of at most ``steps`` steps each, need for what was asked for."""
     if isinstance(record, ResidualStream):
         return _Streaming(record, plan)
-    return Sink() if record is None else _Keeping(record, plan, rows, steps, engine)
+    if record is None:
+        return Sink()
+    return _Keeping(record, plan, rows, steps, engine) if record.folder is None else _Filing(record, plan, rows, engine)

@@ -251,7 +251,10 @@ def test_what_does_not_go_in_pieces_is_refused() -> None:
         (lambda: encode(model, [[5]], piece=2.5), "encode: expected"),
         (lambda: score(model, [[5]], [[6]], piece=-1), "score: expected piece at least 1"),
         (lambda: decode(model, [5], max_new_tokens=1, record=record), "decode: expected ResidualSites or ResidualStr"),
-        (lambda: encode(model, [[5]], record=record, last_only=True), "encode: expected ResidualPieces of all"),
+        (
+            lambda: encode(model, [[5]], record=record, last_only=True),
+            "encode: expected ResidualPieces, or a folder, of all",
+        ),
         (lambda: ResidualPieces(on_piece="print"), "on_piece as a function"),
     ):
         with pytest.raises(InputError, match=text):
