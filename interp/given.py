@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import as_prompts, as_wholes
@@ -18,11 +18,11 @@ from interp.passes import Passes, padded
 from interp.pieces import Collecting, Cut, in_pieces
 from interp.prompts import check_ids, encode_text
 from interp.protocol import Intervention, Request, as_interventions, prepared
-from interp.record import Tape
+from interp.record import RecordPlan, ResidualSites, Tape, check_memory
 from interp.rows import Row
-from interp.sampling import widened
+from interp.sampling import entropy, log_probabilities, widened
 
-__all__ = ["Decided", "Given", "Piece", "by_length", "checked_positions", "paired"]
+__all__ = ["Decided", "Given", "Piece", "by_length", "checked_positions", "of_tokens", "paired"]
 
 
 class Given:
@@ -34,7 +34,7 @@ class Given:
     def __init__(
         self, operation: str, engine: Engine, prompts: list[list[int]], fed: list[list[int]], interventions: Any
     ) -> None:
-        self.engine, self.prompts, self.fed = engine, prompts, fed
+        self.operation, self.engine, self.prompts, self.fed = operation, engine, prompts, fed
         ready = [prepared(intervention, engine.facts) for intervention in as_interventions(interventions, operation)]
         for intervention in ready:
             if intervention.injects or any(
@@ -53,6 +53,21 @@ class Given:
 
     def steps(self, n: int) -> int:
         return len(self.fed[n]) - len(self.prompts[n]) + 1
+
+    def check_fits(
+        self,
+        size: int,
+        keep: Sequence[int],
+        cut: Cut,
+        remedy: str,
+        record: ResidualSites | None = None,
+        plan: RecordPlan | None = None,
+    ) -> None:
+        """Refuse more than the memory, or the disk, holds; of a record the last ``keep[n]`` positions are kept."""
+        lengths = list(map(len, self.fed))
+        rows, besides = cut.needs(lengths, size, max(keep, default=0))
+        longest = max(lengths, default=0)
+        check_memory(self.operation, self.engine, rows, longest, remedy, record, plan, sum(keep), besides)
 
     def pieces(
         self,
@@ -164,6 +179,21 @@ class Decided:
             processed.append(self.processors(row[None], [0]))
             self._append(self.t + 1)
         return torch.cat(processed)
+
+
+def of_tokens(
+    logits: Float[Tensor, "step d_vocab"], tokens: Int[Tensor, " step"], n: int
+) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"]]:
+    """Log-probabilities of tokens, and the entropies of the distributions that they are from."""
+    log_probs = log_probabilities(logits)
+    if log_probs.isnan().any():
+        raise InputError(
+            "read",
+            expected="finite logits",
+            received=f"NaN in response {n}",
+            remedy="NaN activations: check the weights, dtype and interventions.",
+        )
+    return log_probs.gather(-1, tokens[:, None])[:, 0].float().cpu(), entropy(log_probs).float().cpu()
 
 
 def paired(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import struct
 from contextlib import AbstractContextManager
@@ -23,10 +24,30 @@ from interp.errors import InputError
 from interp.foreign import foreign_errors
 from interp.sites import Site
 
-__all__ = ["Files", "check_folder"]
+__all__ = ["Files", "as_folder", "check_folder"]
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _FORMAT = "peaklens residuals 1"
+
+
+def as_folder(folder: object, is_kept: bool) -> None:
+    """Refuse what is neither a path nor None; and a folder where nothing is kept, or elsewhere."""
+    if folder is None:
+        return
+    if not is_kept:
+        raise InputError(
+            "record residuals",
+            expected="folder with ResidualSites, and without device",
+            received=f"folder={str(folder)!r} with device, or with residuals that are handed on",
+            remedy="Files are on the disk alone, and what is handed on is not kept: leave one of them out.",
+        )
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(
+            "record residuals",
+            expected="folder as a path",
+            received=repr(folder)[:80],
+            remedy='Write folder="streams".',
+        )
 
 
 def check_folder(folder: Path, dtype: torch.dtype, size: int, operation: str) -> None:

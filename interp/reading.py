@@ -21,7 +21,7 @@ from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import generation_rules
-from interp.given import Decided, Given, by_length, checked_positions, paired
+from interp.given import Decided, Given, by_length, checked_positions, of_tokens, paired
 from interp.metrics import AnswerMetric, Metric, prepared_metric
 from interp.passes import as_batch_size, check_context, edited_sites, made_with, padded, prompt_end
 from interp.pieces import Collecting, Columns, Cut, Kept, in_pieces
@@ -29,7 +29,7 @@ from interp.prompts import encode_prompts
 from interp.protocol import Interventions
 from interp.record import ResidualPieces, ResidualSites, as_record, check_memory, plan_record
 from interp.rollout import Rollout
-from interp.sampling import entropy, log_probabilities
+from interp.sampling import log_probabilities
 from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
 
@@ -218,10 +218,8 @@ def read(
     rules = generation_rules(facts, generation_config, operation="read")
     plan = plan_record(record, engine, edited_sites(given.interventions))
     counts, size = list(map(len, answers)), as_batch_size(batch_size, "read")
-    lengths, remedy = list(map(len, given.fed)), "Record fewer layers, or read fewer at a time."
     cut = Cut(engine, model, piece, "read")
-    rows, besides = cut.needs(lengths, size, max(counts, default=0))
-    check_memory("read", engine, rows, max(lengths, default=0), remedy, record, plan, sum(counts), besides)
+    given.check_fits(size, counts, cut, "Record fewer layers, or read fewer at a time.", record, plan)
     stored = Kept(record, plan, counts, engine)
 
     def collect(batch: list[int], width: int) -> Collecting:
@@ -237,7 +235,7 @@ def read(
                 if n not in deciding:
                     deciding[n] = Decided(ids[n], answers[n], begin, rules, logits.device)
                 wanted = torch.tensor(answers[n][begin : begin + len(logits)], device=logits.device)
-                measured.setdefault(n, []).append(_of_tokens(deciding[n](logits), wanted, n))
+                measured.setdefault(n, []).append(of_tokens(deciding[n](logits), wanted, n))
             for n in read_in.batch if read_in.is_last else ():
                 del deciding[n]
                 logprobs, entropies = map(torch.cat, zip(*measured.pop(n), strict=True))
@@ -256,21 +254,6 @@ def read(
                 )
     rollouts = [found[n] for n in range(len(texts))]
     return rollouts[0] if alone else rollouts
-
-
-def _of_tokens(
-    logits: Float[Tensor, "step d_vocab"], tokens: Int[Tensor, " step"], n: int
-) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"]]:
-    """Log-probabilities of tokens, and the entropies of the distributions that they are from."""
-    log_probs = log_probabilities(logits)
-    if log_probs.isnan().any():
-        raise InputError(
-            "read",
-            expected="finite logits",
-            received=f"NaN in response {n}",
-            remedy="NaN activations: check the weights, dtype and interventions.",
-        )
-    return log_probs.gather(-1, tokens[:, None])[:, 0].float().cpu(), entropy(log_probs).float().cpu()
 
 
 @overload
@@ -366,7 +349,7 @@ def score(
     # A watermark's processor may count the steps it has seen, and has to see all.
     first = None if "watermarking_config" in rules.acting else last
     keep = [first or len(answer) for answer in answers]
-    _check_fits(given, size, cut, keep)
+    given.check_fits(size, keep, cut, "Score fewer at a time.")
 
     deciding: dict[int, Decided] = {}
     parts: dict[int, list[Scores]] = {}
@@ -407,14 +390,8 @@ def _measured(
     check_context(fed, 0, facts, "score")
     given = Given("score", engine, ids, fed, interventions)
     keep = [asked.keep] * len(fed)
-    _check_fits(given, size, cut, keep)
+    given.check_fits(size, keep, cut, "Score fewer at a time.")
     values: dict[int, Tensor] = {}
     for batch, logits in given.passes(size, keep, cut):
         values |= dict(zip(batch, asked.measure(logits).cpu(), strict=True))
     return torch.stack([values[n] for n in range(len(fed))]) if values else torch.empty(0)
-
-
-def _check_fits(given: Given, size: int, cut: Cut, keep: list[int]) -> None:
-    lengths = list(map(len, given.fed))
-    rows, besides = cut.needs(lengths, size, max(keep, default=0))
-    check_memory("score", given.engine, rows, max(lengths, default=0), "Score fewer at a time.", besides=besides)

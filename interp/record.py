@@ -27,7 +27,7 @@ from torch import Tensor
 from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
 from interp.engines.base import Engine, ModelFacts, Read
 from interp.errors import InputError
-from interp.on_disk import check_folder
+from interp.on_disk import as_folder, check_folder
 from interp.sites import RECORDED_SITES, Site, expand_sites, resolve_layers
 
 __all__ = [
@@ -93,20 +93,7 @@ class ResidualSites:
                 remedy='For one site write sites=("resid_post",).',
             )
         object.__setattr__(self, "sites", tuple(dict.fromkeys(sites)))
-        if self.folder is not None and (type(self) is not ResidualSites or self.device is not None):
-            raise InputError(
-                "record residuals",
-                expected="folder with ResidualSites, and without device",
-                received=f"device={self.device!r}" if type(self) is ResidualSites else type(self).__name__,
-                remedy="Files are on the disk alone, and what is handed on is not kept: leave one of them out.",
-            )
-        if not isinstance(self.folder, str | os.PathLike | None):
-            raise InputError(
-                "record residuals",
-                expected="folder as a path",
-                received=repr(self.folder)[:80],
-                remedy='Write folder="streams".',
-            )
+        as_folder(self.folder, type(self) is ResidualSites and self.device is None)
         if isinstance(self.dtype, str):
             object.__setattr__(self, "dtype", getattr(torch, self.dtype.removeprefix("torch."), self.dtype))
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
@@ -358,7 +345,7 @@ class Tape:
 
 def kept_on(record: ResidualSites, engine: Engine) -> torch.device:
     """The device on which what is recorded is kept."""
-    return torch.device(record.device or engine.device)
+    return torch.device(record.device or ("cpu" if record.folder is not None else engine.device))
 
 
 def buffer(
