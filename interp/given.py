@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ class Given:
         keep: Sequence[int],
         cut: Cut,
         collect: Callable[[list[int], int], Collecting] = lambda batch, width: Collecting(),
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece]:
         """The texts in batches, those of like length together, each batch in pieces.
 
         ``keep[n]`` is of how many positions at its end text ``n`` needs the logits; ``collect`` says where the
@@ -92,11 +92,9 @@ class Given:
                 rows = [Row(n, self.prompts[n], self.steps(n)) for n in batch]
                 cache = engine.new_cache(pad, width)
                 passes = Passes(Tape((), len(rows), engine), rows, cache)
-                collected = collect(batch, width)
-                with engine.tapped(collected.reads(cache), passes.edits(self.interventions)):
-                    for begin, end, logits in in_pieces(engine, fed, cache, columns, most):
-                        collected.take(begin, end)
-                        yield Piece(batch, width, columns, end, logits)
+                edits = passes.edits(self.interventions)
+                for _, end, logits in in_pieces(engine, fed, cache, columns, collect(batch, width), most, edits):
+                    yield Piece(batch, width, columns, end, logits)
 
     def passes(
         self,
@@ -165,8 +163,9 @@ class Decided:
 
     def _append(self, upto: int) -> None:
         """Let the processors know the tokens before a step."""
-        for token in self.response[self.t : upto] if self.processors is not None else ():
-            self.processors.append(self.slot, self.slot.new_tensor([[token]]))
+        if self.processors is not None:
+            for token in self.response[self.t : upto]:
+                self.processors.append(self.slot, self.slot.new_tensor([[token]]))
         self.t = upto
 
     def __call__(self, logits: Float[Tensor, "kept d_vocab"]) -> Float[Tensor, "kept d_vocab"]:

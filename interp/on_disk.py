@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import struct
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -112,8 +113,8 @@ class Files:
             for shape, path in self.paths.items():
                 self.open[shape] = path.open("xb")
 
-    def write(self, step: int, values: dict[tuple[int, ...], Float[Tensor, "place step ..."]]) -> None:
-        """Steps from ``step`` on."""
+    def write(self, step: int, values: Mapping[tuple[int, ...], Tensor]) -> None:
+        """Steps from ``step`` on, ``[place, step, *shape]`` of each shape."""
         with self._errors():
             for shape, block in values.items():
                 rows = block.transpose(0, 1).to(device="cpu", dtype=self.dtype).contiguous()
@@ -131,9 +132,9 @@ class Files:
                 file.write(struct.pack("<Q", begin - 8) + self._header(shape, steps).ljust(begin - 8))
                 file.truncate(begin + count)
                 file.close()
-                storage = torch.UntypedStorage.from_file(str(self.paths[shape]), False, begin + count)
-                size = (steps, len(self.groups[shape]), *shape)
-                mapped = torch.empty(0, dtype=self.dtype).set_(storage, begin // self.dtype.itemsize, size)
+                numbers, before = (begin + count) // self.dtype.itemsize, begin // self.dtype.itemsize
+                whole = torch.from_file(str(self.paths[shape]), shared=False, size=numbers, dtype=self.dtype)
+                mapped = whole[before:].view(steps, len(self.groups[shape]), *shape)
                 found[shape] = mapped.transpose(0, 1)
         return found
 

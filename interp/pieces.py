@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Whole, as_whole
-from interp.engines.base import Engine, Read
+from interp.engines.base import Edit, Engine, Read
 from interp.engines.cache import RowCache
 from interp.engines.hooked import user_hooks
 from interp.on_disk import Files
@@ -113,18 +113,26 @@ class Cut:
 
 
 def in_pieces(
-    engine: Engine, ids: Int[Tensor, "row pos"], cache: RowCache, columns: int, keep: int = 1
+    engine: Engine,
+    ids: Int[Tensor, "row pos"],
+    cache: RowCache,
+    columns: int,
+    collected: Collecting,
+    keep: int = 1,
+    edits: Mapping[Site, Edit] | None = None,
 ) -> Iterator[tuple[int, int, Float[Tensor, "row asked d_vocab"]]]:
     """Read padded texts into a cache, ``columns`` at a time.
 
     After each piece: its first column and the one after its last, and the logits of those of the texts' last ``keep``
-    columns that are in it.
+    columns that are in it. Who is told of a piece may run the model meanwhile: nothing is tapped then.
     """
-    width = ids.shape[1]
+    width, reads = ids.shape[1], collected.reads(cache)
     for begin in range(0, width, columns):
         end = min(begin + columns, width)
         asked = max(0, end - max(begin, width - keep))
-        logits = engine.forward(ids[:, begin:end], cache, max(1, asked))
+        with engine.tapped(reads, edits or {}):
+            logits = engine.forward(ids[:, begin:end], cache, max(1, asked))
+        collected.take(begin, end)
         yield begin, end, logits[:, logits.shape[1] - asked :]
 
 

@@ -123,11 +123,8 @@ def encode(
             wanted: list[Columns] = [
                 range(width - counts[n], width) if kept is None else [width + place for place in kept[n]] for n in batch
             ]
-            collected = stored.collect(batch, wanted)
-            cache = engine.new_cache(pad, width)
-            with engine.tapped(collected.reads(cache), {}):
-                for begin, end, _ in in_pieces(engine, fed, cache, columns):
-                    collected.take(begin, end)
+            for _ in in_pieces(engine, fed, engine.new_cache(pad, width), columns, stored.collect(batch, wanted)):
+                pass
             for n in batch:
                 pieces = text_pieces(engine.facts.tokenizer, ids[n])
                 found[n] = Encoding(torch.tensor(ids[n]), pieces, stored.take(n), stored.layers)

@@ -12,7 +12,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -204,6 +204,11 @@ class Tracer:
             steps, answers = steps.cpu(), answers.cpu()
         return nhsic(steps, answers, sigma=self.options.sigma, eps=self.options.eps, drop_top=self.options.drop_top)
 
+    def _scored(
+        self, answers: Float[Tensor, "layer d_model"], steps: Float[Tensor, "layer step d_model"]
+    ) -> dict[str, Float64[Tensor, "layer step"]]:
+        return {"mi": self.score(steps, answers)}
+
     def do(self, run: Run, batch: Batch, report: Report) -> dict[Cell, str]:
         """Decode and write a batch; reasons of what failed."""
         return guarded(lambda cells: self.decode_batch(run, cells, report), batch)
@@ -311,8 +316,7 @@ class Tracer:
             data = run.read(cell)
             # What was asked beside nHSIC is asked anew, at all layers
             kept = {name: value for name, value in data.tensors.items() if ":" not in name}
-            answers = self.answers(cell.problem, missing)
-            added = self.over_steps(data, missing, lambda steps, answers=answers: {"mi": self.score(steps, answers)})
+            added = self.over_steps(data, missing, partial(self._scored, self.answers(cell.problem, missing)))
             mi = torch.cat([data.tensors["mi"], added["mi"]])
             layers = have + missing
             order = sorted(range(len(layers)), key=layers.__getitem__)

@@ -174,6 +174,21 @@ def test_what_is_handed_on_is_what_is_kept() -> None:
         assert_close(joined(row), other.residuals, 1e-5)
 
 
+def test_who_is_handed_a_piece_may_run_the_model() -> None:
+    model, answer = F.bridge("llama", torch.float64), responses(1)[0]
+    found: list[Tensor] = []
+
+    def take(piece: PieceResiduals) -> None:
+        encode(model, [[5, 6, 7, 8, 9, 10, 11, 12]])
+        found.append(piece.residuals["resid_post"].clone())
+
+    edit = MeanAblate(torch.linspace(-1, 1, 44, dtype=torch.float64), 1, [3])
+    kept = read(model, [5, 6], answer, record=ResidualSites(), interventions=edit)
+    read(model, [5, 6], answer, record=ResidualPieces(on_piece=take), interventions=edit, piece=5)
+    assert len(found) > 2
+    torch.testing.assert_close(torch.cat(found, 1), kept.residuals["resid_post"], rtol=1e-5, atol=1e-5)
+
+
 def test_texts_encoded_in_pieces() -> None:
     model = F.bridge("gpt2", torch.float64)
     texts = F.prompts(5)
