@@ -1,9 +1,9 @@
 """The one place that generates.
 
-``decode`` reads prompts in left-padded batches, keeps keys and values in a cache, and goes step by step: forward pass,
-interventions, choice, record; a finished row leaves the batch. One transfer from the device a step (the chosen
-tokens) is all the waiting there is. The loop knows the intervention protocol and no particular method, an engine and
-no model library.
+``decode`` reads prompts in left-padded batches (long ones in pieces, :mod:`interp.pieces`), keeps keys and values in a
+cache, and goes step by step: forward pass, interventions, choice, record; a finished row leaves the batch. One transfer
+from the device a step (the chosen tokens) is all the waiting there is. The loop knows the intervention protocol and no
+particular method, an engine and no model library.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def decode(
             one prompt, a 2-D tensor one a row, and none are no rollouts.
         max_new_tokens: response tokens at most; an intervention's ``extra_tokens`` come on top.
         interventions: one or several, that act in this order, see :mod:`interp.protocol`.
-        record: residual streams, or what is within blocks, to keep or to stream.
+        record: residual streams, or what is within blocks, to keep (in memory, or in files of a folder) or to stream.
         temperature: 0 is greedy.
         top_p: nucleus; 1 draws from the whole vocabulary.
         seed: one number, or one a prompt; a row's draws depend on its own seed alone.
