@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interp.metrics import Metric, answer_log_probability, log_probability, logit_difference
     from interp.protocol import Intervention, Step
     from interp.reading import Encoding, Scores, encode, read, score
-    from interp.record import ResidualSites, ResidualStream, StepResiduals
+    from interp.record import PieceResiduals, ResidualPieces, ResidualSites, ResidualStream, StepResiduals
     from interp.rollout import Rollout
     from interp.rows import Positions, Row
     from interp.sites import Site
@@ -31,7 +31,9 @@ __all__ = [
     "InputError",
     "Intervention",
     "Metric",
+    "PieceResiduals",
     "Positions",
+    "ResidualPieces",
     "ResidualSites",
     "ResidualStream",
     "Rollout",
@@ -63,7 +65,9 @@ _HOMES = {
     "InputError": "errors",
     "Intervention": "protocol",
     "Metric": "metrics",
+    "PieceResiduals": "record",
     "Positions": "rows",
+    "ResidualPieces": "record",
     "ResidualSites": "record",
     "ResidualStream": "record",
     "Rollout": "rollout",

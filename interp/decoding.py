@@ -1,15 +1,15 @@
 """The one place that generates.
 
-``decode`` reads prompts in left-padded batches, keeps keys and values in a cache, and goes step by step: forward pass,
-interventions, choice, record; a finished row leaves the batch. One transfer from the device a step (the chosen
-tokens) is all the waiting there is. The loop knows the intervention protocol and no particular method, an engine and
-no model library.
+``decode`` reads prompts in left-padded batches (long ones in pieces, :mod:`interp.pieces`), keeps keys and values in a
+cache, and goes step by step: forward pass, interventions, choice, record; a finished row leaves the batch. One transfer
+from the device a step (the chosen tokens) is all the waiting there is. The loop knows the intervention protocol and no
+particular method, an engine and no model library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -26,13 +26,15 @@ from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import GenerationRules, generation_rules
 from interp.passes import Passes, as_batch_size, asked_sites, check_context, edited_sites, made_with, padded, prompt_end
+from interp.pieces import Cut
 from interp.progress import bar as progress_bar
 from interp.prompts import encode_prompts
 from interp.protocol import Intervention, Interventions, Request, Step, as_interventions, prepared
-from interp.record import RecordPlan, ResidualSites, Sink, Tape, as_record, check_memory, plan_record, sink_for
+from interp.record import RecordPlan, ResidualSites, Tape, as_record, check_memory, plan_record
 from interp.rollout import Rollout
 from interp.rows import Row
 from interp.sampling import choose, entropy, log_probabilities, row_seeds, row_uniforms, widened, widest_float
+from interp.sinks import Sink, sink_for
 from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
 
@@ -75,7 +77,7 @@ def decode(
             one prompt, a 2-D tensor one a row, and none are no rollouts.
         max_new_tokens: response tokens at most; an intervention's ``extra_tokens`` come on top.
         interventions: one or several, that act in this order, see :mod:`interp.protocol`.
-        record: residual streams, or what is within blocks, to keep or to stream.
+        record: residual streams, or what is within blocks, to keep (in memory, or in files of a folder) or to stream.
         temperature: 0 is greedy.
         top_p: nucleus; 1 draws from the whole vocabulary.
         seed: one number, or one a prompt; a row's draws depend on its own seed alone.
@@ -124,6 +126,7 @@ def decode(
     seeds = row_seeds(seed, len(ids))
     run = _Run(
         engine=engine,
+        cut=Cut(engine, model, operation="decode"),
         interventions=tuple(ready),
         record=record,
         plan=plan,
@@ -156,6 +159,7 @@ class _Run:
     """What stays the same over the batches of one call of ``decode``."""
 
     engine: Engine
+    cut: Cut
     interventions: tuple[Intervention, ...]
     record: ResidualSites | None
     plan: RecordPlan
@@ -193,11 +197,13 @@ class _Run:
         passes = Passes(tape, rows, cache)
         processors = self.rules.processors([row.prompt_ids for row in rows], self.new_tokens, self.cap, device)
         slot_of = {row.index: slot for slot, row in enumerate(rows)}
+        columns = self.cut.columns(len(rows), last_ids.shape[1])  # of prompts, long ones in pieces
         t = 0
-        with engine.tapped(tape.reads(), passes.edits(self.interventions)):
+        with closing(sink), engine.tapped(tape.reads(), passes.edits(self.interventions)):
             while rows:
                 passes.rows = rows
-                logits = engine.forward(last_ids, cache)[:, -1]
+                for begin in range(0, last_ids.shape[1], columns):
+                    logits = engine.forward(last_ids[:, begin : begin + columns], cache)[:, -1]
                 step = Step(
                     rows, t, logits, engine, cache, partial(tape.value, rows=len(rows)), passes.over, self.injects,
                     last_ids[:, -1:], self.ends.reason,

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import as_prompts, as_wholes
-from interp.engines.base import Engine, ModelFacts, Read
+from interp.engines.base import Engine, ModelFacts
 from interp.engines.registry import engine_for, model_facts
 from interp.errors import InputError
-from interp.generation_config import GenerationRules, RowProcessors
+from interp.generation_config import GenerationRules
 from interp.passes import Passes, asked_sites, padded
+from interp.pieces import Collecting, Cut, in_pieces
 from interp.prompts import check_ids, encode_text
 from interp.protocol import Intervention, Request, as_interventions, prepared
-from interp.record import ResidualSites, Tape
+from interp.record import RecordPlan, ResidualSites, Tape, check_memory
 from interp.rollout import Rollout
 from interp.rows import Row
-from interp.sampling import widened
-from interp.sites import Site
+from interp.sampling import entropy, log_probabilities, widened
 from interp.types import Bridge
 
-__all__ = ["Given", "by_length", "checked_positions", "decided", "paired"]
-
-LOGIT_BYTES = 1 << 29  # of a batch's logits, before fewer rows are taken at a time
+__all__ = ["Decided", "Given", "Piece", "by_length", "checked_positions", "of_tokens", "paired"]
 
 
 class Given:
@@ -47,7 +46,7 @@ class Given:
         modules: bool = False,
     ) -> None:
         facts = model_facts(model)
-        self.prompts, self.fed = prompts, fed
+        self.operation, self.prompts, self.fed = operation, prompts, fed
         ready = [prepared(intervention, facts) for intervention in as_interventions(interventions, operation)]
         for intervention in ready:
             if intervention.injects or any(
@@ -68,27 +67,92 @@ class Given:
     def steps(self, n: int) -> int:
         return len(self.fed[n]) - len(self.prompts[n]) + 1
 
-    def passes(
-        self, size: int, keep: list[int], reads: Callable[[list[int]], dict[Site, Read]] = lambda batch: {}
-    ) -> Iterator[tuple[list[int], Float[Tensor, "row kept d_vocab"]]]:
-        """The texts in batches, those of like length together, with the logits at the ends of each.
+    def check_fits(
+        self,
+        size: int,
+        keep: Sequence[int],
+        cut: Cut,
+        remedy: str,
+        record: ResidualSites | None = None,
+        plan: RecordPlan | None = None,
+    ) -> None:
+        """Refuse more than the memory, or the disk, holds; of a record the last ``keep[n]`` positions are kept."""
+        lengths = list(map(len, self.fed))
+        rows, besides = cut.needs(lengths, size, max(keep, default=0))
+        longest = max(lengths, default=0)
+        check_memory(self.operation, self.engine, rows, longest, remedy, record, plan, sum(keep), besides)
 
-        ``keep[n]`` is how many a text needs; a batch gives as many of each as the longest does. ``reads`` says for a
-        batch where its residuals go.
+    def pieces(
+        self,
+        size: int,
+        keep: Sequence[int],
+        cut: Cut,
+        collect: Callable[[list[int], int], Collecting] = lambda batch, width: Collecting(),
+    ) -> Generator[Piece]:
+        """The texts in batches, those of like length together, each batch in pieces.
+
+        ``keep[n]`` is of how many positions at its end text ``n`` needs the logits; ``collect`` says where the
+        residuals of a batch of that width go.
         """
         engine, order = self.engine, by_length(self.fed)
         with engine.evaluating():
             while order:
-                most = max(keep[n] for n in order[:size])
-                room = max(1, LOGIT_BYTES // (most * engine.facts.d_vocab * engine.dtype.itemsize))
-                batch, order = order[: min(size, room)], order[min(size, room) :]
+                some = order[:size]
+                count, columns = cut.of([len(self.fed[n]) for n in some], max(keep[n] for n in some))
+                batch, order = order[:count], order[count:]
                 pad, fed = padded([self.fed[n] for n in batch], engine.device)
+                width, most = fed.shape[1], max(keep[n] for n in batch)
                 rows = [Row(n, self.prompts[n], self.steps(n)) for n in batch]
-                cache = engine.new_cache(pad, fed.shape[1])
+                cache = engine.new_cache(pad, width)
                 passes = Passes(Tape((), len(rows), engine), rows, cache)
-                with engine.tapped(reads(batch), passes.edits(self.interventions)):
-                    logits = engine.forward(fed, cache, most)
-                yield batch, logits
+                edits = passes.edits(self.interventions)
+                for _, end, logits in in_pieces(engine, fed, cache, columns, collect(batch, width), most, edits):
+                    yield Piece(batch, width, columns, end, logits)
+
+    def passes(
+        self,
+        size: int,
+        keep: Sequence[int],
+        cut: Cut,
+        collect: Callable[[list[int], int], Collecting] = lambda batch, width: Collecting(),
+    ) -> Iterator[tuple[list[int], Float[Tensor, "row kept d_vocab"]]]:
+        """The texts in batches, with the logits at the ends of each: of as many positions as the longest needs."""
+        found: list[Tensor] = []
+        for piece in self.pieces(size, keep, cut, collect):
+            found.append(piece.logits)
+            if piece.is_last:
+                yield piece.batch, torch.cat(found, 1)
+                found = []
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What has been read of a batch in one pass, up to column ``end`` of ``width``; ``columns`` at most.
+
+    ``logits`` are of those columns of the piece that some text needs, the last of them ``end - 1``.
+    """
+
+    batch: list[int]
+    width: int
+    columns: int
+    end: int
+    logits: Float[Tensor, "row asked d_vocab"]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether all of the batch's texts has been read."""
+        return self.end == self.width
+
+    def told(self) -> dict[str, int]:
+        """For the settings of a rollout: how many columns at a time, where there are several pieces."""
+        return {"piece": self.columns} if self.columns < self.width else {}
+
+    def asked(self, keep: Sequence[int]) -> Iterator[tuple[int, int, Float[Tensor, "asked d_vocab"]]]:
+        """Each text with the first of its ``keep[n]`` last positions that is here, counted from 0, and the logits."""
+        for n, logits in zip(self.batch, self.logits, strict=True):
+            after = self.end - (self.width - keep[n])  # of its own, as many have come by now
+            if (count := min(after, len(logits))) > 0:
+                yield n, after - count, logits[-count:]
 
 
 def by_length(texts: Sequence[list[int]]) -> list[int]:
@@ -96,15 +160,52 @@ def by_length(texts: Sequence[list[int]]) -> list[int]:
     return sorted(range(len(texts)), key=lambda n: len(texts[n]))
 
 
-def decided(
-    logits: Float[Tensor, "kept d_vocab"], prompt: list[int], response: list[int], count: int, rules: GenerationRules
-) -> Float[Tensor, "step d_vocab"]:
-    """The logits that the last ``count`` tokens of a response would be chosen from, the model's own acts included."""
-    wide = widened(logits)
-    processors = rules.processors([prompt], None, len(response), logits.device)
-    if processors is not None:
-        wide = _processed(processors, wide[-len(response) :], response)
-    return wide[-count:]
+class Decided:
+    """The logits that the tokens of a response would be chosen from, the model's own acts included, in their order.
+
+    Args:
+        first: the first step whose logits come; those of all after it follow, some at a time.
+    """
+
+    def __init__(
+        self, prompt: list[int], response: list[int], first: int, rules: GenerationRules, device: torch.device
+    ) -> None:
+        self.processors = rules.processors([prompt], None, len(response), device)
+        self.response, self.t, self.slot = response, 0, torch.tensor([0], device=device)
+        self._append(first)
+
+    def _append(self, upto: int) -> None:
+        """Let the processors know the tokens before a step."""
+        if self.processors is not None:
+            for token in self.response[self.t : upto]:
+                self.processors.append(self.slot, self.slot.new_tensor([[token]]))
+        self.t = upto
+
+    def __call__(self, logits: Float[Tensor, "kept d_vocab"]) -> Float[Tensor, "kept d_vocab"]:
+        wide = widened(logits)
+        if self.processors is None:
+            self.t += len(wide)
+            return wide
+        processed = []
+        for row in wide:
+            processed.append(self.processors(row[None], [0]))
+            self._append(self.t + 1)
+        return torch.cat(processed)
+
+
+def of_tokens(
+    logits: Float[Tensor, "step d_vocab"], tokens: Int[Tensor, " step"], n: int
+) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"]]:
+    """Log-probabilities of tokens, and the entropies of the distributions that they are from."""
+    log_probs = log_probabilities(logits)
+    if log_probs.isnan().any():
+        raise InputError(
+            "read",
+            expected="finite logits",
+            received=f"NaN in response {n}",
+            remedy="NaN activations: check the weights, dtype and interventions.",
+        )
+    return log_probs.gather(-1, tokens[:, None])[:, 0].float().cpu(), entropy(log_probs).float().cpu()
 
 
 def paired(
@@ -164,19 +265,6 @@ def checked_positions(positions: Sequence[Sequence[int]], ids: list[list[int]], 
             )
         found.append([place % len(text) - len(text) for place in wanted])
     return found
-
-
-def _processed(
-    processors: RowProcessors, logits: Float[Tensor, "kept d_vocab"], response: Sequence[int]
-) -> Float[Tensor, "kept d_vocab"]:
-    """The logits of the last steps of a response as its processors make them, step by step."""
-    slot = torch.tensor([0], device=logits.device)
-    begin, processed = len(response) - len(logits), []
-    for t, token in enumerate(response):
-        if t >= begin:
-            processed.append(processors(logits[t - begin : t - begin + 1], [0]))
-        processors.append(slot, slot.new_tensor([[token]]))
-    return torch.cat(processed)
 
 
 def _overrides(intervention: Intervention, method: str) -> bool:

@@ -127,6 +127,7 @@ class Intervention:
 
         ``residual`` is ``[row, pos, d_model]``, at sites of heads ``[row, pos, head, d_head]``, and at attn_scores
         ``[row, head, query, key]``: then ``at`` tells the places of the queries, and the last key is the last query.
+        A long text comes in pieces, one after another (:mod:`interp.pieces`): ask ``at`` which positions are here.
         """
         return None
 

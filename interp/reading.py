@@ -7,8 +7,8 @@ texts are read in is :mod:`interp.given`: prompts, each with what comes after it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -16,27 +16,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.arguments import Judged, Prompts, Whole, as_whole, is_one_prompt
-from interp.engines.base import Read
 from interp.engines.registry import engine_for, model_facts
 from interp.errors import InputError
 from interp.foreign import decode_text
 from interp.generation_config import generation_rules
-from interp.given import Given, by_length, checked_positions, decided, paired
+from interp.given import Decided, Given, by_length, checked_positions, of_tokens, paired
 from interp.metrics import AnswerMetric, Metric, prepared_metric
 from interp.passes import as_batch_size, asked_sites, check_context, edited_sites, made_with, padded, prompt_end
+from interp.pieces import Collecting, Columns, Cut, Kept, in_pieces
 from interp.prompts import encode_prompts
 from interp.protocol import Interventions
-from interp.record import (
-    ResidualSites,
-    ResidualStream,
-    as_record,
-    buffer,
-    check_memory,
-    plan_record,
-)
+from interp.record import ResidualPieces, ResidualSites, as_record, check_memory, plan_record
 from interp.rollout import Rollout
-from interp.sampling import entropy, log_probabilities
-from interp.sites import Site
+from interp.sampling import log_probabilities
 from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
 
@@ -78,6 +70,7 @@ def encode(
     last_only: bool = False,
     positions: Sequence[Sequence[int]] | None = None,
     batch_size: Whole | None = None,
+    piece: Whole | None = None,
 ) -> list[Encoding]:
     """Residuals of given texts (strings, chat messages or token ids), special tokens as the tokenizer adds them.
 
@@ -91,48 +84,51 @@ def encode(
         record: which layers and sites; all layers' resid_post unless given.
         last_only: keep the last position alone, as the reference ``a[l]`` of a gold solution needs.
         positions: keep these positions of each text alone, in this order, one list a text.
-        batch_size: texts at a time, at most; 16 unless given.
+        batch_size: texts at a time, at most; 16 unless given, fewer where texts are long.
+        piece: as in :func:`read`.
 
     Raises:
         InputError: empty text, ids outside the vocabulary, layer, site or position out of range, larger than the
             context or memory.
     """
     record = as_record(record, "encode") or ResidualSites()
-    if isinstance(record, ResidualStream):
+    is_streamed = isinstance(record, ResidualPieces) or record.folder is not None
+    if is_streamed and (last_only or positions is not None):
         raise InputError(
             "encode",
-            expected="ResidualSites",
-            received="ResidualStream",
-            remedy="encode has no steps; it returns residuals.",
+            expected="ResidualPieces, or a folder, of all positions",
+            received="last_only" if last_only else "positions",
+            remedy="What is kept of few positions is small: use ResidualSites without a folder.",
         )
     facts = model_facts(model)
     engine = engine_for(model, asked_sites(record, (), facts))
     plan = plan_record(record, engine)
     ids = encode_prompts(engine.facts.tokenizer, texts, engine.facts, "encode")
     check_context(ids, 0, engine.facts, "encode")
-    size = as_batch_size(batch_size, "encode")
+    size, cut = as_batch_size(batch_size, "encode"), Cut(engine, model, piece, "encode")
     kept = None if positions is None else checked_positions(positions, ids, last_only)
     counts = [1 if last_only else len(text) for text in ids] if kept is None else list(map(len, kept))
     remedy = "Record fewer layers, or pass last_only=True or fewer texts."
-    rows, columns = min(size, len(ids)), max(map(len, ids), default=0)
-    check_memory("encode", engine, rows, columns, remedy, record, plan, sum(counts))
+    lengths = list(map(len, ids))
+    rows, besides = cut.needs(lengths, size)
+    check_memory("encode", engine, rows, max(lengths, default=0), remedy, record, plan, sum(counts), besides)
 
-    stored = [buffer(record, plan, count, engine) for count in counts]
-    order = by_length(ids)
-    with engine.evaluating():
-        for begin in range(0, len(order), size):
-            batch = order[begin : begin + size]
-            write = _write if kept is None else partial(_write_at, [kept[n] for n in batch])
-            reads = {
-                place: partial(write, targets) for place, targets in plan.targets([stored[n] for n in batch]).items()
-            }
+    order, found = by_length(ids), dict[int, Encoding]()
+    with closing(Kept(record, plan, counts, engine)) as stored, engine.evaluating():
+        while order:
+            rows, columns = cut.of([len(ids[n]) for n in order[:size]], 1)
+            batch, order = order[:rows], order[rows:]
             pad, fed = padded([ids[n] for n in batch], engine.device)
-            with engine.tapped(reads, {}):
-                engine.forward(fed, engine.new_cache(pad, fed.shape[1]))
-    return [
-        Encoding(torch.tensor(text), text_pieces(engine.facts.tokenizer, text), plan.by_site(values), plan.layers)
-        for text, values in zip(ids, stored, strict=True)
-    ]
+            width = fed.shape[1]
+            wanted: list[Columns] = [
+                range(width - counts[n], width) if kept is None else [width + place for place in kept[n]] for n in batch
+            ]
+            for _ in in_pieces(engine, fed, engine.new_cache(pad, width), columns, stored.collect(batch, wanted)):
+                pass
+            for n in batch:
+                pieces = text_pieces(engine.facts.tokenizer, ids[n])
+                found[n] = Encoding(torch.tensor(ids[n]), pieces, stored.take(n), stored.layers)
+    return [found[n] for n in range(len(ids))]
 
 
 @overload
@@ -144,6 +140,7 @@ def read(
     record: Judged[ResidualSites | None] = ...,
     interventions: Interventions = ...,
     batch_size: Whole | None = ...,
+    piece: Whole | None = ...,
     generation_config: bool | Mapping[str, Any] | Any = ...,
 ) -> Rollout: ...
 @overload
@@ -155,6 +152,7 @@ def read(
     record: Judged[ResidualSites | None] = ...,
     interventions: Interventions = ...,
     batch_size: Whole | None = ...,
+    piece: Whole | None = ...,
     generation_config: bool | Mapping[str, Any] | Any = ...,
 ) -> list[Rollout]: ...
 @torch.no_grad()
@@ -166,6 +164,7 @@ def read(
     record: Judged[ResidualSites | None] = None,
     interventions: Interventions = (),
     batch_size: Whole | None = None,
+    piece: Whole | None = None,
     generation_config: bool | Mapping[str, Any] | Any = True,
 ) -> Rollout | list[Rollout]:
     """A response that is there already, as a rollout: what `decode` would have recorded, had it made these tokens.
@@ -184,15 +183,21 @@ def read(
             them a list.
         responses: one a prompt, each token ids or text. A text is tokenised alone, without special tokens: that need
             not be how a model would have cut it, and no end-of-sequence token is added. Where it matters pass ids.
-        record: which residual streams, or what within blocks, to keep; none unless given.
+        record: which residual streams, or what within blocks, to keep (:class:`interp.ResidualSites`) or to be handed
+            on and not kept (:class:`interp.ResidualPieces`); none unless given.
         interventions: those that only edit residuals; their positions are the steps of the response.
-        batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
+        batch_size: texts at a time, at most; 16 unless given, fewer where texts are long.
+        piece: positions at a time, at most. Unless given as many as go with memory (all, up to some hundred), each
+            piece seeing those before it in the cache: the numbers are those of one pass, to rounding. Where there are
+            hooks of yours on the model, which may ask for a whole text, it is read whole; give a number to say that
+            they take pieces, or one beyond all texts to read whole without hooks.
         generation_config: as in :func:`score`: `logprobs` and `entropy` are of the distributions that `decode` would
             have chosen from.
 
     Returns:
         Rollouts whose step t is the position that predicts response token t, with ``finish_reason`` "given". Your own
-        hooks on the model act, and see the whole text at once.
+        hooks on the model act, and see the whole text at once unless you give ``piece``. A text that was read in pieces
+        has ``settings["piece"]``, the positions at a time. Interventions see pieces, as they see steps in `decode`.
 
     Raises:
         InputError: an empty prompt or response, ids outside the vocabulary, other than one response a prompt, a layer
@@ -200,13 +205,6 @@ def read(
             the memory holds; all before the first pass. NaN logits when they occur.
     """
     record = as_record(record, "read")
-    if isinstance(record, ResidualStream):
-        raise InputError(
-            "read",
-            expected="ResidualSites",
-            received="ResidualStream",
-            remedy="read takes all steps in one pass, and gives them back.",
-        )
     facts, alone = model_facts(model), is_one_prompt(prompts)
     ids = encode_prompts(facts.tokenizer, prompts, facts, "read")
     answers = paired(responses, ids, facts, "read")
@@ -217,41 +215,40 @@ def read(
     rules = generation_rules(facts, generation_config, operation="read")
     plan = plan_record(record, engine, edited_sites(given.interventions))
     counts, size = list(map(len, answers)), as_batch_size(batch_size, "read")
-    columns, remedy = max(map(len, texts), default=0), "Record fewer layers, or read fewer at a time."
-    check_memory("read", engine, min(size, len(texts)), columns, remedy, record, plan, sum(counts))
+    cut = Cut(engine, model, piece, "read")
+    given.check_fits(size, counts, cut, "Record fewer layers, or read fewer at a time.", record, plan)
+    stored = Kept(record, plan, counts, engine)
 
-    stored = [] if record is None else [buffer(record, plan, count, engine) for count in counts]
-
-    def reads(batch: list[int]) -> dict[Site, Read]:
-        kept = plan.targets([stored[n] for n in batch]) if stored else {}
-        return {place: partial(_write, targets) for place, targets in kept.items()}
+    def collect(batch: list[int], width: int) -> Collecting:
+        return stored.collect(batch, [range(width - counts[n], width) for n in batch])
 
     settings = {**made_with(engine, given.interventions), **rules.told()}
+    deciding: dict[int, Decided] = {}
+    measured: dict[int, list[tuple[Tensor, Tensor]]] = {}  # log-probabilities and entropies, piece by piece
     found: dict[int, Rollout] = {}
-    for batch, logits in given.passes(size, counts, reads):
-        for n, kept in zip(batch, logits, strict=True):
-            log_probs = log_probabilities(decided(kept, ids[n], answers[n], counts[n], rules))
-            if log_probs.isnan().any():
-                raise InputError(
-                    "read",
-                    expected="finite logits",
-                    received=f"NaN in response {n}",
-                    remedy="NaN activations: check the weights, dtype and interventions.",
+    with closing(stored), closing(given.pieces(size, counts, cut, collect)) as pieces:
+        for read_in in pieces:
+            for n, begin, logits in read_in.asked(counts):
+                if n not in deciding:
+                    deciding[n] = Decided(ids[n], answers[n], begin, rules, logits.device)
+                wanted = torch.tensor(answers[n][begin : begin + len(logits)], device=logits.device)
+                measured.setdefault(n, []).append(of_tokens(deciding[n](logits), wanted, n))
+            for n in read_in.batch if read_in.is_last else ():
+                del deciding[n]
+                logprobs, entropies = map(torch.cat, zip(*measured.pop(n), strict=True))
+                found[n] = Rollout(
+                    prompt_ids=torch.tensor(ids[n]),
+                    token_ids=torch.tensor(answers[n]),
+                    tokens=text_pieces(facts.tokenizer, answers[n]),
+                    text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
+                    finish_reason="given",
+                    logprobs=logprobs,
+                    entropy=entropies,
+                    residuals=stored.take(n),
+                    layers=stored.layers,
+                    settings={**settings, **prompt_end(facts.tokenizer, ids[n]), **read_in.told()},
+                    prompt_token=last_piece(facts.tokenizer, ids[n]),
                 )
-            wanted = torch.tensor(answers[n], device=log_probs.device)
-            found[n] = Rollout(
-                prompt_ids=torch.tensor(ids[n]),
-                token_ids=torch.tensor(answers[n]),
-                tokens=text_pieces(facts.tokenizer, answers[n]),
-                text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
-                finish_reason="given",
-                logprobs=log_probs.gather(-1, wanted[:, None])[:, 0].float().cpu(),
-                entropy=entropy(log_probs).float().cpu(),
-                residuals=plan.by_site(stored[n]) if record is not None else {},
-                layers=plan.layers,
-                settings={**settings, **prompt_end(facts.tokenizer, ids[n])},
-                prompt_token=last_piece(facts.tokenizer, ids[n]),
-            )
     rollouts = [found[n] for n in range(len(texts))]
     return rollouts[0] if alone else rollouts
 
@@ -266,6 +263,7 @@ def score(
     interventions: Interventions = ...,
     last: Whole | None = ...,
     batch_size: Whole | None = ...,
+    piece: Whole | None = ...,
     generation_config: bool | Mapping[str, Any] | Any = ...,
 ) -> list[Scores]: ...
 @overload
@@ -277,6 +275,7 @@ def score(
     metric: Judged[Metric | AnswerMetric],
     interventions: Interventions = ...,
     batch_size: Whole | None = ...,
+    piece: Whole | None = ...,
 ) -> Tensor: ...
 @torch.no_grad()
 def score(
@@ -288,6 +287,7 @@ def score(
     interventions: Interventions = (),
     last: Whole | None = None,
     batch_size: Whole | None = None,
+    piece: Whole | None = None,
     generation_config: bool | Mapping[str, Any] | Any = True,
 ) -> list[Scores] | Float[Tensor, " row"]:
     """Log-probability of each token of a given response to each prompt, and whether greedy decoding would emit it.
@@ -311,7 +311,8 @@ def score(
         interventions: those that only edit residuals (patching, steering, ablation); their positions are the steps of
             the given response, and with a metric the one after it.
         last: score only so many tokens at the end, an answer say.
-        batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
+        batch_size: texts at a time, at most; 16 unless given, fewer where texts are long.
+        piece: as in :func:`read`.
         generation_config: as in :func:`interp.decode`, whose distributions are scored; without
             ``forced_eos_token_id``, which depends on a limit that a given response does not have.
 
@@ -332,27 +333,38 @@ def score(
                 received="both",
                 remedy="A metric is of what follows the response; pass the response up to there.",
             )
-        return _measured(model, ids, responses, metric, interventions, size)
+        return _measured(model, ids, responses, metric, interventions, size, piece)
     answers = paired(responses, ids, facts, "score")
     if last is not None:
         last = as_whole(last, "score", "last", 1, min(map(len, answers), default=1), "It is the shortest response.")
     texts = [prompt + answer for prompt, answer in zip(ids, answers, strict=True)]
     check_context(texts, 0, facts, "score")
     given = Given("score", model, ids, [text[:-1] for text in texts], interventions)
-    engine = given.engine
+    cut = Cut(given.engine, model, piece, "score")
     rules = generation_rules(facts, generation_config, operation="score")
     # A watermark's processor may count the steps it has seen, and has to see all.
     first = None if "watermarking_config" in rules.acting else last
-    columns = max(map(len, texts), default=0)
-    check_memory("score", engine, min(size, len(texts)), columns, "Score fewer at a time.")
+    keep = [first or len(answer) for answer in answers]
+    given.check_fits(size, keep, cut, "Score fewer at a time.")
 
-    found: dict[int, Scores] = {}
-    for batch, logits in given.passes(size, [first or len(answer) for answer in answers]):
-        for n, kept in zip(batch, logits, strict=True):
-            wide = decided(kept, ids[n], answers[n], last or len(answers[n]), rules)
-            wanted = torch.tensor(answers[n][-len(wide) :], device=wide.device)
-            logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
-            found[n] = Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu())
+    deciding: dict[int, Decided] = {}
+    parts: dict[int, list[Scores]] = {}
+    with closing(given.pieces(size, keep, cut)) as pieces:
+        for read_in in pieces:
+            for n, begin, logits in read_in.asked(keep):
+                at = len(answers[n]) - keep[n] + begin
+                if n not in deciding:
+                    deciding[n] = Decided(ids[n], answers[n], at, rules, logits.device)
+                wide = deciding[n](logits)
+                wanted = torch.tensor(answers[n][at : at + len(wide)], device=wide.device)
+                logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
+                parts.setdefault(n, []).append(Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu()))
+            if read_in.is_last:
+                deciding.clear()
+    found = {
+        n: Scores(*(torch.cat(values)[-(last or 0) :] for values in zip(*some, strict=True)))
+        for n, some in parts.items()
+    }
     if any(not scores.logprobs.isfinite().all() for scores in found.values()):
         raise InputError(
             "score",
@@ -364,7 +376,13 @@ def score(
 
 
 def _measured(
-    model: Bridge, ids: list[list[int]], responses: Any, metric: Any, interventions: Interventions, size: int
+    model: Bridge,
+    ids: list[list[int]],
+    responses: Any,
+    metric: Any,
+    interventions: Interventions,
+    size: int,
+    piece: Whole | None,
 ) -> Float[Tensor, " row"]:
     """A metric of what follows each response."""
     facts = model_facts(model)
@@ -373,22 +391,9 @@ def _measured(
     fed = [prompt + answer + list(asked.following) for prompt, answer in zip(ids, answers, strict=True)]
     check_context(fed, 0, facts, "score")
     given = Given("score", model, ids, fed, interventions)
-    engine = given.engine
-    check_memory("score", engine, min(size, len(fed)), max(map(len, fed), default=0), "Score fewer at a time.")
+    keep, cut = [asked.keep] * len(fed), Cut(given.engine, model, piece, "score")
+    given.check_fits(size, keep, cut, "Score fewer at a time.")
     values: dict[int, Tensor] = {}
-    for batch, logits in given.passes(size, [asked.keep] * len(fed)):
+    for batch, logits in given.passes(size, keep, cut):
         values |= dict(zip(batch, asked.measure(logits).cpu(), strict=True))
     return torch.stack([values[n] for n in range(len(fed))]) if values else torch.empty(0)
-
-
-def _write(targets: list[Float[Tensor, "_ ..."]], values: Float[Tensor, "row pos ..."]) -> None:
-    for target, row in zip(targets, values, strict=True):
-        target.copy_(row[-target.shape[0] :])
-
-
-def _write_at(
-    positions: list[list[int]], targets: list[Float[Tensor, "_ ..."]], values: Float[Tensor, "row pos ..."]
-) -> None:
-    """Positions counted from the end, since rows are padded on the left."""
-    for kept, target, row in zip(positions, targets, values, strict=True):
-        target.copy_(row[kept])

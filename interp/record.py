@@ -5,17 +5,19 @@
    stored once.
 2. A :class:`Tape` holds the value of each place at the position just run, a block ``[place, row, *shape]`` for each
    shape; a position that is run again overwrites its rows, so what is kept is the last pass.
-3. At the end of each step a :class:`Sink` takes the tape: for :class:`ResidualSites` into preallocated buffers, a block
-   a shape for each response; for :class:`ResidualStream` into a callback, storing nothing.
+3. At the end of each step a sink takes the tape (:mod:`interp.sinks`); what is read in one go, or in pieces, goes where
+   :mod:`interp.pieces` says.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -25,21 +27,25 @@ from torch import Tensor
 from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
 from interp.engines.base import Engine, ModelFacts, Read
 from interp.errors import InputError
+from interp.on_disk import as_folder, check_folder
 from interp.sites import RECORDED_SITES, Site, expand_sites, resolve_layers
 
 __all__ = [
+    "Blocks",
+    "PieceResiduals",
     "RecordPlan",
+    "ResidualPieces",
     "ResidualSites",
     "ResidualStream",
-    "Sink",
+    "Shape",
     "StepResiduals",
     "Tape",
     "as_record",
     "buffer",
     "check_memory",
     "free_memory",
+    "kept_on",
     "plan_record",
-    "sink_for",
 ]
 
 Shape: TypeAlias = tuple[int, ...]
@@ -58,6 +64,10 @@ class ResidualSites:
             and on which side of norms and rotary embeddings, is said in :mod:`interp.sites`.
         dtype: of what is kept; the model's unless given.
         device: where it is kept; the model's unless given.
+        folder: keep it in files of this folder, new or without such files, instead of in memory. What comes back is
+            mapped: numbers are read from the disk when they are looked at. A text's file is named by its place in the
+            list of prompts, ``00003.safetensors``, and holds ``residuals`` ``[step, place, d_model]``, its metadata the
+            places; that of sites of heads, ``[step, place, head, d_head]``, has their shape in its name too.
 
     >>> from interp import decode, load_model
     >>> record = ResidualSites(layers=[0, -1], sites=("resid_post", "z"))
@@ -70,6 +80,7 @@ class ResidualSites:
     sites: Texts = ("resid_post",)
     dtype: Judged[torch.dtype | None] = None
     device: Judged[torch.device | str | None] = None
+    folder: Judged[str | os.PathLike[str] | None] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, str) and not is_whole(self.layers):  # a generator is read once, here
@@ -83,6 +94,7 @@ class ResidualSites:
                 remedy='For one site write sites=("resid_post",).',
             )
         object.__setattr__(self, "sites", tuple(dict.fromkeys(sites)))
+        as_folder(self.folder, type(self) is ResidualSites and self.device is None)
         if isinstance(self.dtype, str):
             object.__setattr__(self, "dtype", getattr(torch, self.dtype.removeprefix("torch."), self.dtype))
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
@@ -137,14 +149,72 @@ class ResidualStream(ResidualSites):
             )
 
 
+@dataclass(frozen=True)
+class PieceResiduals:
+    """Residuals of some steps of one text, valid until the callback returns: clone what you keep.
+
+    ``residuals[site]`` is ``[layer, step, d_model]``, of heads' sites ``[layer, step, head, d_head]``; ``row`` is the
+    text's place in the list of prompts, and ``begin`` the first step that is here (with `encode`, the first position).
+    """
+
+    row: int
+    begin: int
+    residuals: dict[str, Float[Tensor, "_ step ..."]]
+
+    @property
+    def steps(self) -> range:
+        """The steps that are here.
+
+        >>> PieceResiduals(0, 5, {"resid_post": torch.zeros(3, 2, 8)}).steps
+        range(5, 7)
+        """
+        return range(self.begin, self.begin + next(iter(self.residuals.values())).shape[1])
+
+
+@dataclass(frozen=True)
+class ResidualPieces(ResidualSites):
+    """For `read` and `encode`: hands on what a piece of a text holds, and keeps nothing.
+
+    >>> from interp import load_model, read
+    >>> seen = []
+    >>> record = ResidualPieces(on_piece=lambda piece: seen.append((piece.row, piece.steps)))
+    >>> rollout = read(load_model("toy-reasoner"), "6 A * 3 B - 8 ? ->", "Okay So A 6", record=record, piece=4)
+    >>> seen, rollout.residuals
+    ([(0, range(0, 3)), (0, range(3, 4))], {})
+
+    A text's steps come in their order, all layers of some steps at a time; pieces of several texts by turns.
+    """
+
+    on_piece: Judged[Callable[[PieceResiduals], None]] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.on_piece):
+            raise InputError(
+                "record residuals",
+                expected="on_piece as a function of one PieceResiduals",
+                received=repr(self.on_piece)[:80],
+                remedy="To keep residuals use ResidualSites.",
+            )
+
+
 def as_record(record: Any, operation: str) -> ResidualSites | None:
-    """What to record, or nothing; anything else is refused."""
+    """What to record, or nothing; anything else is refused, and what goes with another way of running a text."""
     if record is not None and not isinstance(record, ResidualSites):
         raise InputError(
             operation,
             expected="record as ResidualSites(...) or ResidualStream(...), an instance",
             received=f"the class {record.__name__}" if isinstance(record, type) else repr(record)[:80],
             remedy='Write record=ResidualSites(layers="all").',
+        )
+    stray = ResidualPieces if operation == "decode" else ResidualStream
+    if isinstance(record, stray):
+        other = "ResidualStream(on_step=...)" if operation == "decode" else "ResidualPieces(on_piece=...)"
+        raise InputError(
+            operation,
+            expected=f"ResidualSites or {other.split('(')[0]}",
+            received=stray.__name__,
+            remedy=f"Keep them with ResidualSites, or have them handed on with {other}.",
         )
     return record
 
@@ -274,73 +344,16 @@ class Tape:
         return self._of[site][:rows]
 
 
-class Sink:
-    """Where the residuals of a batch go: it is given a step at a time and asked for a row at a time.
-
-    This one lets them go. Rows are told by their places in the list of prompts.
-    """
-
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        """Take step ``t`` of these rows, ``[place, row, *shape]`` of each shape; valid until this returns."""
-
-    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
-        """What has been kept of a row that leaves after ``steps`` steps."""
-        return {}
-
-
-class _Keeping(Sink):
-    """Into preallocated buffers, one a row."""
-
-    def __init__(
-        self, record: ResidualSites, plan: RecordPlan, rows: Sequence[int], steps: int, engine: Engine
-    ) -> None:
-        self.plan = plan
-        # Copies from a GPU to pinned memory need no waiting.
-        pinned = _device(record, engine).type == "cpu" and engine.device.type == "cuda"
-        self.buffers = {row: buffer(record, plan, steps, engine, pinned) for row in rows}
-        self._wait: Callable[[], None] = torch.cuda.synchronize if pinned else lambda: None
-
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        for i, row in enumerate(rows):
-            for shape, held in self.buffers[row].items():
-                held[:, t].copy_(values[shape][:, i], non_blocking=True)
-
-    def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
-        self._wait()
-        whole = self.buffers.pop(row)
-        return self.plan.by_site(
-            {shape: held if steps == held.shape[1] else held[:, :steps].clone() for shape, held in whole.items()}
-        )
-
-
-class _Streaming(Sink):
-    """To whoever asked, nothing kept."""
-
-    def __init__(self, record: ResidualStream, plan: RecordPlan) -> None:
-        self.record, self.plan = record, plan
-
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        device, dtype = self.record.device, self.record.dtype
-        views = {site: view.to(device=device, dtype=dtype) for site, view in self.plan.by_site(values).items()}
-        self.record.on_step(StepResiduals(t, rows, views))
-
-
-def sink_for(record: ResidualSites | None, plan: RecordPlan, rows: Sequence[int], steps: int, engine: Engine) -> Sink:
-    """The sink that these rows, of at most ``steps`` steps each, need for what was asked for."""
-    if isinstance(record, ResidualStream):
-        return _Streaming(record, plan)
-    return Sink() if record is None else _Keeping(record, plan, rows, steps, engine)
-
-
-def _device(record: ResidualSites, engine: Engine) -> torch.device:
-    return torch.device(record.device or engine.device)
+def kept_on(record: ResidualSites, engine: Engine) -> torch.device:
+    """The device on which what is recorded is kept."""
+    return torch.device(record.device or ("cpu" if record.folder is not None else engine.device))
 
 
 def buffer(
     record: ResidualSites, plan: RecordPlan, count: int, engine: Engine, pinned: bool = False
 ) -> dict[Shape, Float[Tensor, "place pos ..."]]:
     """Room for ``count`` positions of each place, where and as precise as they are to be kept."""
-    dtype, device = record.dtype or engine.dtype, _device(record, engine)
+    dtype, device = record.dtype or engine.dtype, kept_on(record, engine)
     return {
         shape: torch.empty(len(group), count, *shape, dtype=dtype, device=device, pin_memory=pinned)
         for shape, group in plan.groups.items()
@@ -358,16 +371,20 @@ def check_memory(
     positions: int = 0,
     besides: int = 0,
 ) -> None:
-    """Refuse, before anything is computed, what does not fit the free memory of a device.
+    """Refuse, before anything is computed, what does not fit the free memory of a device, or the disk.
 
     That is the keys and values of ``rows`` texts of ``columns`` tokens, what is kept of ``positions`` in all, and
     ``besides``, in bytes on the model's device.
     """
     needs = {engine.device: engine.cache_bytes(rows, columns) + besides}
-    if record is not None and plan is not None and not isinstance(record, ResidualStream):
-        device, itemsize = _device(record, engine), (record.dtype or engine.dtype).itemsize
-        kept = positions * plan.numbers * itemsize
-        needs[device] = needs.get(device, 0) + kept
+    if record is not None and plan is not None and not isinstance(record, ResidualStream | ResidualPieces):
+        dtype = record.dtype or engine.dtype
+        kept = positions * plan.numbers * dtype.itemsize
+        if record.folder is None:
+            device = kept_on(record, engine)
+            needs[device] = needs.get(device, 0) + kept
+        else:
+            check_folder(Path(record.folder), dtype, kept, operation)
     for device, need in needs.items():
         free = free_memory(device)
         if free is not None and need > free:

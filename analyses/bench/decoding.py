@@ -36,7 +36,7 @@ from analyses.bench.timing import (
 from interp.errors import InputError
 from interp.types import Bridge
 
-__all__ = ["bench_decoding"]
+__all__ = ["bench_decoding", "check_folder", "plain_model"]
 
 OURS, LENS, EAGER, SDPA = "peaklens", "TransformerLens", "HF eager", "HF sdpa"
 SITES = ("resid_pre", "resid_mid", "resid_post")
@@ -79,7 +79,7 @@ def bench_decoding(
     Raises:
         InputError: numbers out of range, a model that is not a folder, an engine that stopped early.
     """
-    _check_folder(model)
+    check_folder(model)
     check_counts(
         model,
         batches=(min(batches, default=0), 1),
@@ -87,7 +87,7 @@ def bench_decoding(
         prompt_tokens=(prompt_tokens, 1),
         repeats=(repeats, 1),
     )
-    eager, sdpa = _plain_model(model, "eager"), _plain_model(model, "sdpa")
+    eager, sdpa = plain_model(model, "eager"), plain_model(model, "sdpa")
     contenders = _contenders(model, eager, sdpa)
     rows: list[dict[str, Any]] = []
     done, total = 0, len(batches) * len(contenders) * repeats
@@ -213,7 +213,7 @@ def _largest_gap(
     return max(gaps, default=None)
 
 
-def _plain_model(model: Bridge, attention: str) -> Any:
+def plain_model(model: Bridge, attention: str) -> Any:
     """A copy of the model as Hugging Face runs it, read anew from where the bridge's weights came from."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -238,7 +238,7 @@ def _device(model: Bridge) -> torch.device:
     return next(model.original_model.parameters()).device
 
 
-def _check_folder(model: Bridge) -> None:
+def check_folder(model: Bridge) -> None:
     from interp.loading.models import model_source
 
     source = model_source(model)

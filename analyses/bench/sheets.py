@@ -45,6 +45,8 @@ def sheets_of(result: dict[str, Any]) -> list[Sheet]:
         sheets.append(_nhsic_sheet(result["nhsic"]))
     if "decoding" in result:
         sheets.append(_decoding_sheet(result["decoding"]))
+    if "reading" in result:
+        sheets.append(_reading_sheet(result["reading"]))
     if "interventions" in result:
         tables = result["interventions"]
         sheets += [
@@ -108,6 +110,24 @@ def _decoding_sheet(rows: list[dict[str, Any]]) -> Sheet:
                 f"{row['same_tokens']} of {row['tokens']}"
                 + (f" ({row['same_share']:.1%})" if row["same_share"] < 1 else ""),
                 "-" if row["largest_gap"] is None else f"{row['largest_gap']:.1e}",
+            ]
+            for row in rows
+        ],
+        text=1,
+    )
+
+
+def _reading_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    return Sheet(
+        "Reading a text once: seconds, median (min to max); memory is what the process grew by at most",
+        ("reader", "tokens", "seconds", "times HF with hidden states", "GB"),
+        [
+            [
+                row["reader"],
+                str(row["tokens"]),
+                _span(row["seconds"]),
+                _span(row["times_hf"]),
+                "-" if row["grown_gb"] is None else _span(row["grown_gb"]),
             ]
             for row in rows
         ],

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -24,7 +23,6 @@ from analyses.report.opening import opening
 from analyses.store.fresh import is_fresh, made_of, noted, stamp
 from analyses.store.run import Cell, Run
 from interp.token_text import token_texts
-from probes.chunks import parts
 
 if TYPE_CHECKING:
     import pandas
@@ -40,7 +38,6 @@ WORDS = 5
 
 WORK = 2.5e11  # multiplications with the unembedding that are little: some seconds on one core
 PLACES = 30_000  # (layer, step) of one response; beyond, every second, third ... layer is kept
-MAX_BYTES = 2**29  # residual streams held at a time
 _ROWS = 256  # positions whose logits over the whole vocabulary are held at a time
 
 
@@ -124,16 +121,15 @@ def _read(
 
     last = tracer.options.site == "ln_final"
     read, site = ([tracer.facts.n_layers - 1], "resid_post") if last else (layers, tracer.options.site)
-    text = len(data.tensors["prompt_ids"]) + len(data.tensors["token_ids"])
-    values, ids = [], []
-    for some in parts(len(read), 4 * text * tracer.facts.d_model, MAX_BYTES):
+
+    def words(steps: Float[Tensor, "layer step d_model"]) -> dict[str, Tensor]:
         found = logit_readout(
-            tracer.model, tracer.read_steps(data, read[some], site), return_type="probs",
-            top_k=min(WORDS, tracer.facts.d_vocab), chunk_size=_ROWS,
-        )  # fmt: skip
-        values.append(found.values.float().cpu())
-        ids.append(found.top_ids.cpu())
-    return torch.cat(values), torch.cat(ids)
+            tracer.model, steps, return_type="probs", top_k=min(WORDS, tracer.facts.d_vocab), chunk_size=_ROWS
+        )
+        return {"values": found.values.float(), "ids": found.top_ids}
+
+    found = tracer.over_steps(data, read, words, site)
+    return found["values"], found["ids"]
 
 
 def _schema() -> pa.Schema:

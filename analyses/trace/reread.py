@@ -1,7 +1,8 @@
 """What finished responses hold beyond nHSIC, from reading each of them once more: measures, nulls, depth.
 
-1. Prompt and response go through the model in one pass; the residual streams at the steps are those of decoding (to
-   the rounding of another order of sums).
+1. Prompt and response go through the model once more, in pieces if they are long; the residual streams at the steps are
+   those of decoding (to the rounding of another order of sums). What is asked of each step alone is worked out piece by
+   piece, so that no layer's stream is held; the null takes all steps of a layer together, some layers at a time.
 2. Other measures on the same footing (:mod:`probes.similarity`) score every (layer, step) against the same answer.
 3. The null asks whether the scores would be as high against a wrong answer: the same statistic against K other answers
    of other problems (:mod:`analyses.trace.wrong_answers`), and against K random vectors of the answer's norm
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -127,33 +129,41 @@ class Rereader:
     def _found(self, cell: Cell, data: CellData) -> dict[str, Tensor]:
         layers = data.payload["layers"]
         answers = self.tracer.answers(cell.problem, layers)
-        found: dict[str, list[Tensor]] = {}
-        nulls = None if self.wrong is None else self._null_answers(cell.problem, self.wrong)
+        if self.wrong is None:
+            measured = (
+                self.tracer.over_steps(data, layers, partial(self._measures, answers)) if self.probing.measures else {}
+            )
+            return measured | (self._depth(data) if self.probing.depth else {})
+        nulls = self._null_answers(cell.problem, self.wrong)
         places = [self.layers.index(layer) for layer in layers]
+        found: dict[str, list[Tensor]] = {}
         for some in self._slices(data, len(layers)):
             steps = self.tracer.read_steps(data, layers[some])
-            for name in self.probing.measures:
-                found.setdefault(f"probe:{name}", []).extend(self._score(name, steps, answers[some]).cpu())
-            if nulls is not None:
-                # One layer at a time: K scores a step of all layers at once would be the largest tensor by far.
-                for place, (residuals, answer) in enumerate(zip(steps, answers[some], strict=True), some.start):
-                    others = nulls[:, places[place]].to(residuals.device)
-                    for key, value in self._tested(cell, layers[place], residuals, answer, others).items():
-                        found.setdefault(f"null:{key}", []).append(value.cpu())
+            for name, values in self._measures(answers[some], steps).items():
+                found.setdefault(name, []).extend(values.cpu())
+            # One layer at a time: K scores a step of all layers at once would be the largest tensor by far.
+            for place, (residuals, answer) in enumerate(zip(steps, answers[some], strict=True), some.start):
+                others = nulls[:, places[place]].to(residuals.device)
+                for key, value in self._tested(cell, layers[place], residuals, answer, others).items():
+                    found.setdefault(f"null:{key}", []).append(value.cpu())
         tensors = {name: torch.stack(values) for name, values in found.items()}
         return tensors | (self._depth(data) if self.probing.depth else {})
+
+    def _measures(
+        self, answers: Float[Tensor, "layer d_model"], steps: Float[Tensor, "layer step d_model"]
+    ) -> dict[str, Float64[Tensor, "layer step"]]:
+        return {f"probe:{name}": self._score(name, steps, answers) for name in self.probing.measures}
 
     def _excess(self, cell: Cell, data: CellData, others: Beside) -> dict[str, Tensor]:
         """The own reference beside those of other answers."""
         layers = data.payload["layers"]
         answers = self.tracer.answers_at(cell.problem, layers, others.positions)
-        found: dict[str, list[Tensor]] = {}
-        for some in self._slices(data, len(layers)):
-            steps = self.tracer.read_steps(data, layers[some])
-            scored = others.scored([cell.problem], layers[some], steps[None], answers[None, :, some])[0]
-            for name, values in scored.items():
-                found.setdefault(name, []).append(values)
-        return {name: torch.cat(values) for name, values in found.items() if name != "mi"}  # that of decoding stays
+
+        def scored(steps: Float[Tensor, "layer step d_model"]) -> dict[str, Float64[Tensor, "layer step"]]:
+            found = others.scored([cell.problem], layers, steps[None], answers[None])[0]
+            return {name: values for name, values in found.items() if name != "mi"}  # that of decoding stays
+
+        return self.tracer.over_steps(data, layers, scored)
 
     def _slices(self, data: CellData, layers: int) -> Iterator[slice]:
         """Layers as many at a time as may be held."""
@@ -212,16 +222,22 @@ class Rereader:
         from transformer_lens.tools.analysis import logit_readout
 
         model, facts = self.tracer.model, self.tracer.facts
-        steps = self.tracer.read_steps(data, range(facts.n_layers), "resid_post")
 
         def unembed(residuals: Tensor, ids: slice) -> Tensor:
             return logit_readout(model, residuals, chunk_size=1024).values[..., ids]
 
-        found = [settling_depth(some, unembed, facts.d_vocab, chunk=facts.d_vocab) for some in steps.split(16, dim=1)]
-        return {
-            "depth:settled": torch.cat([part.depth for part in found]).cpu(),
-            "depth:is_deep": torch.cat([part.is_deep for part in found]).cpu(),
-        }
+        def settled(steps: Float[Tensor, "layer step d_model"]) -> dict[str, Tensor]:
+            found = [
+                settling_depth(some, unembed, facts.d_vocab, chunk=facts.d_vocab) for some in steps.split(16, dim=1)
+            ]
+            # A step has one depth, whatever the number of layers.
+            return {
+                "depth:settled": torch.cat([part.depth for part in found])[None],
+                "depth:is_deep": torch.cat([part.is_deep for part in found])[None],
+            }
+
+        of_steps = self.tracer.over_steps(data, range(facts.n_layers), settled, "resid_post")
+        return {name: values[0] for name, values in of_steps.items()}
 
 
 def _seed(seed: int, what: str) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -42,7 +42,7 @@ from interp.generation_config import generation_rules
 from interp.passes import asked_sites, check_context
 from interp.prompts import encode_prompt
 from interp.reading import encode
-from interp.record import ResidualSites, ResidualStream, StepResiduals
+from interp.record import PieceResiduals, ResidualPieces, ResidualSites, ResidualStream, StepResiduals
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
 from interp.types import Bridge
@@ -235,6 +235,11 @@ class Tracer:
             steps, answers = steps.cpu(), answers.cpu()
         return nhsic(steps, answers, sigma=self.options.sigma, eps=self.options.eps, drop_top=self.options.drop_top)
 
+    def _scored(
+        self, answers: Float[Tensor, "layer d_model"], steps: Float[Tensor, "layer step d_model"]
+    ) -> dict[str, Float64[Tensor, "layer step"]]:
+        return {"mi": self.score(steps, answers)}
+
     def do(self, run: Run, batch: Batch, report: Report) -> dict[Cell, str]:
         """Decode and write a batch; reasons of what failed."""
         with self.running():
@@ -300,6 +305,33 @@ class Tracer:
             encoding = encode(self.model, [torch.cat([prompt, response])[:-1]], record=record)[0]
         return encoding.residuals[site][:, len(prompt) - 1 :]
 
+    def over_steps(
+        self,
+        data: CellData,
+        layers: Sequence[int],
+        measure: Callable[[Float[Tensor, "layer step d_model"]], Mapping[str, Tensor]],
+        site: str | None = None,
+    ) -> dict[str, Tensor]:
+        """What is measured of each step of a finished response alone, ``[layer, step, ...]``, on the CPU.
+
+        The response is read once more, in pieces if it is long, and ``measure`` is given all layers of some steps at a
+        time: the streams of all steps are never held.
+        """
+        site = site or self.options.site
+        prompt, response = data.tensors["prompt_ids"], data.tensors["token_ids"]
+        found: dict[str, list[Tensor]] = {}
+
+        def take(piece: PieceResiduals) -> None:
+            steps = piece.residuals[site][:, max(0, len(prompt) - 1 - piece.begin) :]
+            if steps.shape[1]:
+                for name, values in measure(steps).items():
+                    found.setdefault(name, []).append(values.cpu())
+
+        record = ResidualPieces(layers=tuple(layers), sites=(site,), on_piece=take)
+        with self.running():
+            encode(self.model, [torch.cat([prompt, response])[:-1]], record=record)
+        return {name: torch.cat(values, dim=1) for name, values in found.items()}
+
     def add_layers(self, run: Run) -> dict[Cell, str]:
         """Score layers that finished cells lack, by reading prompt and response once more; reasons of what failed."""
         failed: dict[Cell, str] = {}
@@ -318,8 +350,8 @@ class Tracer:
             data = run.read(cell)
             # What was asked beside nHSIC is asked anew, at all layers
             kept = {name: value for name, value in data.tensors.items() if ":" not in name}
-            residuals = self.read_steps(data, missing)
-            mi = torch.cat([data.tensors["mi"], self.score(residuals, self.answers(cell.problem, missing)).cpu()])
+            added = self.over_steps(data, missing, partial(self._scored, self.answers(cell.problem, missing)))
+            mi = torch.cat([data.tensors["mi"], added["mi"]])
             layers = have + missing
             order = sorted(range(len(layers)), key=layers.__getitem__)
             payload = {**data.payload, "layers": [layers[i] for i in order]}

@@ -18,7 +18,7 @@ import dis
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from interp.engines.hooked import user_hooks
 from interp.loading.source import weight_hash
 from interp.types import Bridge
 
@@ -74,7 +75,6 @@ _TEXTS = (
     "漢字かな 한국어 العربية हिन्दी Ελληνικά русский 👩‍🔬🙂",
     "def f(x):\n    return x**2  # <think>\\boxed{7}</think> <|endoftext|></s>[INST]",
 )
-_LIBRARIES = ("torch", "transformers", "transformer_lens", "accelerate")
 
 
 def model_identity(model: Bridge) -> dict[str, Any]:
@@ -114,36 +114,7 @@ def hook_names(model: Bridge) -> list[str]:
     >>> hook_names(model)[0].split(" #")[0]
     'blocks.1.hook_out: <lambda>'
     """
-    return [f"{place}: {_described(function)}" for place, function in _hooks(model)]
-
-
-def _hooks(model: torch.nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
-    for name in ("_global_forward_pre_hooks", "_global_forward_hooks"):
-        for function in getattr(torch.nn.modules.module, name).values():
-            if _is_users(function):
-                yield "every module", function
-    seen: set[int] = set()
-    for prefix, root in (("", model), ("original_model.", getattr(model, "original_model", None))):
-        for name, module in () if root is None else root.named_modules():
-            if id(module) in seen:
-                continue
-            seen.add(id(module))
-            place = f"{prefix}{name}".rstrip(".").replace("_original_component.", "") or "model"
-            for handle in getattr(module, "fwd_hooks", ()):  # a hook point; what torch holds there only calls it
-                yield place, handle.user_hook
-            for function in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-                if _is_users(function):
-                    yield place, function
-            replaced = vars(module).get("forward")
-            if replaced is not None and _is_users(replaced):
-                yield f"{place}.forward", replaced
-
-
-def _is_users(function: Callable[..., Any]) -> bool:
-    """Not one that a library put there for its own work."""
-    while isinstance(function, partial):
-        function = function.func
-    return str(getattr(function, "__module__", "")).split(".")[0] not in _LIBRARIES
+    return [f"{place}: {_described(function)}" for place, function in user_hooks(model)]
 
 
 def _described(function: Any) -> str:

@@ -25,6 +25,7 @@ from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.given import Given, paired
 from interp.passes import DEFAULT_BATCH, as_batch_size, check_context
+from interp.pieces import Collecting, Cut
 from interp.prompts import encode_prompts
 from interp.protocol import Interventions
 from interp.record import check_memory
@@ -121,7 +122,11 @@ def read_writes(
     found: dict[int, Writes] = {}
     tape = _Tape(given, asked, components, anatomy)
     with tape.running():
-        for batch, logits in given.passes(size, [1] * len(texts), tape.reads):
+        # Nothing is cut: a place's steps may be anywhere, and what is said of a batch is said of all its columns.
+        whole = Cut(engine, None)
+        for batch, logits in given.passes(
+            size, [1] * len(texts), whole, lambda batch, _: Collecting(tape.reads(batch))
+        ):
             check_additive(tape, anatomy)
             begin = 0
             for n, last in zip(batch, logits[:, -1], strict=True):

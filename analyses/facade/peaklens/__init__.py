@@ -16,7 +16,8 @@ Models
 Text through a model
     decode (generate, with interventions and recording), read (a response that is there already), encode (texts on
     their own), score (how likely a response, an answer, or what a metric says)
-    ResidualSites, ResidualStream, StepResiduals (what to record); Rollout, Encoding, Scores (what comes back)
+    ResidualSites, ResidualStream, StepResiduals, ResidualPieces, PieceResiduals (what to record); Rollout, Encoding,
+    Scores (what comes back)
     read_writes (what each component wrote into the residual stream); Writes, Component
 
 Interventions
@@ -97,7 +98,9 @@ if TYPE_CHECKING:
         InputError,
         Intervention,
         Metric,
+        PieceResiduals,
         Positions,
+        ResidualPieces,
         ResidualSites,
         ResidualStream,
         Rollout,
@@ -206,9 +209,11 @@ __all__ = [
     "NodeEffects",
     "NullTest",
     "PeakStatistics",
+    "PieceResiduals",
     "Positions",
     "Problem",
     "ReceiverHeads",
+    "ResidualPieces",
     "ResidualSites",
     "ResidualStream",
     "Rollout",
@@ -351,10 +356,10 @@ _ANALYSES = {
     "zero_writes": "analyses.attribution",
 }
 _INTERP = {
-    "Component", "Encoding", "InputError", "Intervention", "Metric", "Positions", "ResidualSites", "ResidualStream",
-    "Rollout", "Row", "Scores", "Site", "Step", "StepResiduals", "Writes", "answer_log_probability",
-    "bundled_model_path", "decode", "encode", "engine_told", "list_models", "load_model", "log_probability",
-    "logit_difference", "only_engine", "pull_model", "read", "read_writes", "score",
+    "Component", "Encoding", "InputError", "Intervention", "Metric", "PieceResiduals", "Positions", "ResidualPieces",
+    "ResidualSites", "ResidualStream", "Rollout", "Row", "Scores", "Site", "Step", "StepResiduals", "Writes",
+    "answer_log_probability", "bundled_model_path", "decode", "encode", "engine_told", "list_models", "load_model",
+    "log_probability", "logit_difference", "only_engine", "pull_model", "read", "read_writes", "score",
 }  # fmt: skip
 
 

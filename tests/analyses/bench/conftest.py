@@ -15,4 +15,4 @@ def toy():
 
 @pytest.fixture(scope="module")
 def eager(toy):
-    return decoding._plain_model(toy, "eager")
+    return decoding.plain_model(toy, "eager")

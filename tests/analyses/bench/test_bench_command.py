@@ -14,6 +14,7 @@ from bench_names import CONDITIONS, ENGINES, LARGE
 from analyses.bench.__main__ import main
 from analyses.bench.attribution import JOBS
 from analyses.bench.growth import GROWING
+from analyses.bench.reading import READERS
 
 
 def test_command_writes_what_it_prints(tmp_path, capsys):
@@ -41,6 +42,12 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
         assert row["same_share"] == 1 or row["largest_gap"] < 1e-3
         line = f"| {row['engine']}{'' if row['recording'] == '-' else ', ' + row['recording']} | {row['batch']} |"
         assert markdown.count(line) == 1
+    assert [(row["reader"], row["tokens"]) for row in result["reading"]] == [(reader, 48) for reader in READERS]
+    for row in result["reading"]:
+        assert row["seconds"]["median"] > 0
+        assert row["times_hf"]["median"] == row["seconds"]["median"] / result["reading"][1]["seconds"]["median"]
+        assert row["grown_gb"] is None or 0 <= row["grown_gb"]["median"] < 1
+        assert markdown.count(f"| {row['reader']} | 48 |") == 1
     _check_interventions(result["interventions"], markdown)
     _check_attribution(result["attribution"], markdown)
     _check_growth(result["growth"], markdown)
@@ -125,7 +132,7 @@ def test_only_what_is_asked_for(tmp_path, capsys):
         (["--repeats", "0", "--quick"], "expected repeats of at least 1"),
         (
             ["--quick", "--only", "speed", "--only", "nhsic"],
-            "expected nhsic, decoding, interventions, attribution, received speed",
+            "expected nhsic, decoding, reading, interventions, attribution, received speed",
         ),
         (["--quick", "--model", "toy-raisoner"], "Did you mean toy-reasoner"),
         (["--quick", "--out", "{file}"], "Choose another --out"),

@@ -179,7 +179,7 @@ def test_stream_shows_what_sites_keep() -> None:
     assert len({len(r) for r in kept}) > 1
     for i, rollout in enumerate(kept):
         assert torch.equal(torch.stack(seen[i], 1), rollout.residuals["resid_post"])
-    with pytest.raises(InputError, match="encode: expected ResidualSites, received ResidualStream"):
+    with pytest.raises(InputError, match="encode: expected ResidualSites or ResidualPieces, received ResidualStream"):
         encode(model, [[5]], record=ResidualStream(on_step=on_step))
 
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_refused_before_any_pass() -> None:
         ([[5], [6]], [[7]], {}, "read: expected 2 responses, one a prompt, received 1"),
         ([5, 6], [{"role": "user", "content": "w7"}], {}, "responses as token ids or texts"),
         ([5, 6], [7] * 600, {}, "at most 512 positions"),
-        ([5, 6], [7], {"record": stream}, "read: expected ResidualSites, received ResidualStream"),
+        ([5, 6], [7], {"record": stream}, "read: expected ResidualSites or ResidualPieces, received ResidualStream"),
         ([5, 6], [7], {"record": ResidualSites(layers=[3])}, "expected layers from 0 to 2"),
         ([5, 6], [7], {"interventions": SuppressTokens([5])}, "read: expected interventions that only edit residuals"),
         ([5, 6], [7], {"interventions": Chooses()}, "read: expected interventions that only edit residuals"),
