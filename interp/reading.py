@@ -37,10 +37,13 @@ from interp.record import (
 from interp.rollout import Rollout
 from interp.sampling import entropy, log_probabilities
 from interp.sites import Site
+from interp.streaming import stream_steps
 from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
 
 __all__ = ["Encoding", "Scores", "encode", "read", "score"]
+
+_CHECK = "NaN activations: check the weights, dtype and interventions."
 
 
 @dataclass
@@ -183,15 +186,17 @@ def read(
             them a list.
         responses: one a prompt, each token ids or text. A text is tokenised alone, without special tokens: that need
             not be how a model would have cut it, and no end-of-sequence token is added. Where it matters pass ids.
-        record: which residual streams, or what within blocks, to keep; none unless given.
-        interventions: those that only edit residuals; their positions are the steps of the response.
+        record: which residual streams, or what within blocks, to keep; none unless given. A `ResidualStream` is told of
+            each step as `decode` would have told it, and nothing is kept (:mod:`interp.streaming`).
+        interventions: those that only edit residuals; their positions are the steps of the response. None beside a
+            `ResidualStream`.
         batch_size: texts at a time, at most; 16 unless given, fewer where the logits would be large.
         generation_config: as in :func:`score`: `logprobs` and `entropy` are of the distributions that `decode` would
             have chosen from.
 
     Returns:
         Rollouts whose step t is the position that predicts response token t, with ``finish_reason`` "given". Your own
-        hooks on the model act, and see the whole text at once.
+        hooks on the model act, and see the whole text at once, or with a `ResidualStream` a part of it.
 
     Raises:
         InputError: an empty prompt or response, ids outside the vocabulary, other than one response a prompt, a layer
@@ -199,13 +204,6 @@ def read(
             the memory holds; all before the first pass. NaN logits when they occur.
     """
     record = as_record(record, "read")
-    if isinstance(record, ResidualStream):
-        raise InputError(
-            "read",
-            expected="ResidualSites",
-            received="ResidualStream",
-            remedy="read takes all steps in one pass, and gives them back.",
-        )
     engine = engine_for(model)
     facts, alone = engine.facts, is_one_prompt(prompts)
     ids = encode_prompts(facts.tokenizer, prompts, facts, "read")
@@ -219,38 +217,46 @@ def read(
     columns, remedy = max(map(len, texts), default=0), "Record fewer layers, or read fewer at a time."
     check_memory("read", engine, min(size, len(texts)), columns, remedy, record, plan, sum(counts))
 
-    stored = [] if record is None else [buffer(record, plan, count, engine) for count in counts]
-
-    def reads(batch: list[int]) -> dict[Site, Read]:
-        kept = plan.targets([stored[n] for n in batch]) if stored else {}
-        return {place: partial(_write, targets) for place, targets in kept.items()}
-
     settings = {**made_with(engine, given.interventions), **rules.told()}
-    found: dict[int, Rollout] = {}
-    for batch, logits in given.passes(size, counts, reads):
-        for n, kept in zip(batch, logits, strict=True):
-            log_probs = log_probabilities(decided(kept, ids[n], answers[n], counts[n], rules))
-            if log_probs.isnan().any():
-                raise InputError(
-                    "read",
-                    expected="finite logits",
-                    received=f"NaN in response {n}",
-                    remedy="NaN activations: check the weights, dtype and interventions.",
-                )
-            wanted = torch.tensor(answers[n], device=log_probs.device)
-            found[n] = Rollout(
-                prompt_ids=torch.tensor(ids[n]),
-                token_ids=torch.tensor(answers[n]),
-                tokens=text_pieces(facts.tokenizer, answers[n]),
-                text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
-                finish_reason="given",
-                logprobs=log_probs.gather(-1, wanted[:, None])[:, 0].float().cpu(),
-                entropy=entropy(log_probs).float().cpu(),
-                residuals=plan.by_site(stored[n]) if record is not None else {},
-                layers=plan.layers,
-                settings={**settings, **prompt_end(facts.tokenizer, ids[n])},
-                prompt_token=last_piece(facts.tokenizer, ids[n]),
-            )
+
+    def rollout(n: int, scores: Float[Tensor, "2 step"], residuals: dict[str, Tensor]) -> Rollout:
+        if scores.isnan().any():
+            raise InputError("read", expected="finite logits", received=f"NaN in response {n}", remedy=_CHECK)
+        return Rollout(
+            prompt_ids=torch.tensor(ids[n]),
+            token_ids=torch.tensor(answers[n]),
+            tokens=text_pieces(facts.tokenizer, answers[n]),
+            text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
+            finish_reason="given",
+            logprobs=scores[0],
+            entropy=scores[1],
+            residuals=residuals,
+            layers=plan.layers,
+            settings={**settings, **prompt_end(facts.tokenizer, ids[n])},
+            prompt_token=last_piece(facts.tokenizer, ids[n]),
+        )
+
+    if isinstance(record, ResidualStream):
+        if given.interventions:
+            remedy = "Record ResidualSites, or leave the interventions out."
+            raise InputError("read", expected="a ResidualStream, or interventions", received="both", remedy=remedy)
+        parts = stream_steps(engine, ids, answers, record, plan, rules, size)
+        found = {n: rollout(n, scores, {}) for n, scores in parts}
+    else:
+        found = {}
+        stored = [] if record is None else [buffer(record, plan, count, engine) for count in counts]
+
+        def reads(batch: list[int]) -> dict[Site, Read]:
+            kept = plan.targets([stored[n] for n in batch]) if stored else {}
+            return {place: partial(_write, targets) for place, targets in kept.items()}
+
+        for batch, logits in given.passes(size, counts, reads):
+            for n, kept in zip(batch, logits, strict=True):
+                log_probs = log_probabilities(decided(kept, ids[n], answers[n], counts[n], rules))
+                wanted = torch.tensor(answers[n], device=log_probs.device)
+                chosen = log_probs.gather(-1, wanted[:, None])[:, 0]
+                scores = torch.stack([chosen.float(), entropy(log_probs).float()]).cpu()
+                found[n] = rollout(n, scores, plan.by_site(stored[n]) if record is not None else {})
     rollouts = [found[n] for n in range(len(texts))]
     return rollouts[0] if alone else rollouts
 
@@ -353,12 +359,7 @@ def score(
             logprobs = log_probabilities(wide).gather(-1, wanted[:, None])[:, 0]
             found[n] = Scores(logprobs.cpu(), (wide.argmax(-1) == wanted).cpu())
     if any(not scores.logprobs.isfinite().all() for scores in found.values()):
-        raise InputError(
-            "score",
-            expected="finite log-probabilities",
-            received="NaN or -inf",
-            remedy="NaN activations: check the weights, dtype and interventions.",
-        )
+        raise InputError("score", expected="finite log-probabilities", received="NaN or -inf", remedy=_CHECK)
     return [found[n] for n in range(len(texts))]
 
 

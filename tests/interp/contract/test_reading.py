@@ -9,7 +9,7 @@ import pytest
 import torch
 from references import MODELS, SITES, check
 
-from interp import InputError, Intervention, ResidualSites, ResidualStream, Rollout, Step, decode, read
+from interp import InputError, Intervention, ResidualSites, ResidualStream, Rollout, Step, StepResiduals, decode, read
 from interp.interventions import MeanAblate, SuppressTokens
 
 EVERY = ResidualSites(sites=SITES)
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_refused_before_any_pass() -> None:
         ([[5], [6]], [[7]], {}, "read: expected 2 responses, one a prompt, received 1"),
         ([5, 6], [{"role": "user", "content": "w7"}], {}, "responses as token ids or texts"),
         ([5, 6], [7] * 600, {}, "at most 512 positions"),
-        ([5, 6], [7], {"record": stream}, "read: expected ResidualSites, received ResidualStream"),
+        ([5, 6], [7], {"record": stream, "interventions": MeanAblate(torch.ones(44), 1, [0])}, "received both"),
         ([5, 6], [7], {"record": ResidualSites(layers=[3])}, "expected layers from 0 to 2"),
         ([5, 6], [7], {"interventions": SuppressTokens([5])}, "read: expected interventions that only edit residuals"),
         ([5, 6], [7], {"interventions": Chooses()}, "read: expected interventions that only edit residuals"),
@@ -124,6 +124,39 @@ def test_what_cannot_be_read_is_refused_before_any_pass() -> None:
     read(model, [5, 6], [7])
     assert passes == [1], "the counter counts"
     handle.remove()
+
+
+@pytest.mark.parametrize(("name", "part"), [("gemma3", 2), ("llama", 5), ("gpt2", 512)])
+def test_a_stream_is_told_what_decode_told_whatever_the_parts(
+    name: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps, rows and residual streams of prompts and responses of other lengths, penalties included."""
+    monkeypatch.setattr("interp.streaming.PART", part)
+    model, texts = F.bridge(name, torch.float64), F.texts(name)
+    config = {"repetition_penalty": 1.3, "eos_token_id": None}
+    stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, texts, max_new_tokens=12)])
+    options = {"sites": ("resid_pre", "resid_post", "z", "ln_final")}
+    made = decode(
+        model, texts, max_new_tokens=12, stop=stops, record=ResidualSites(**options), generation_config=config
+    )
+    assert len({len(rollout) for rollout in made}) > 2
+    told: list[tuple[int, int]] = []
+
+    def on_step(step: StepResiduals) -> None:
+        for i, row in enumerate(step.rows):
+            told.append((row, step.step))
+            for site, values in step.residuals.items():
+                expected = made[row].residuals[site][:, step.step]
+                torch.testing.assert_close(values[:, i], expected, rtol=1e-5, atol=1e-5, msg=f"{site} {row}")
+
+    ids = [rollout.token_ids for rollout in made]
+    stream = ResidualStream(**options, on_step=on_step)
+    again = read(model, texts, ids, record=stream, batch_size=3, generation_config=config)
+    assert sorted(told) == [(row, step) for row, rollout in enumerate(made) for step in range(len(rollout))]
+    for one, other in zip(again, made, strict=True):
+        assert one.residuals == {}
+        torch.testing.assert_close(one.logprobs, other.logprobs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one.entropy, other.entropy, rtol=1e-5, atol=1e-5)
 
 
 def test_several_texts_are_several_responses() -> None:
