@@ -95,11 +95,8 @@ def _batch(
         # A row leaves with its last step's column, which is one before that of its last token
         staying = [i for i, row in enumerate(live) if first + counts[row] > done]
         if done < fed.shape[1] and len(staying) < len(live):
-            before = cache.length
             cache.select(staying)
             live = [live[i] for i in staying]
-            dropped = before - cache.length  # columns that were padding of all that stay
-            fed, first, done = fed[:, dropped:], first - dropped, done - dropped
     return [values[:, :count].cpu() for values, count in zip(scores.unbind(1), counts, strict=True)]
 
 

@@ -74,7 +74,9 @@ def export_responses(
     from analyses.responses import export_responses as export
 
     columns = {"question": question, "solution": solution, "answer": answer}
-    known = None if problems is None else {problem.id: problem for problem in load_problems(problems, **columns)}
+    known = (
+        None if problems is None else {problem.id: problem for problem in load_problems(problems, n=None, **columns)}
+    )
     count, solved = export(run, out, known)
     typer.echo(f"{out}")
     if solved < count:

@@ -32,7 +32,7 @@ def export_prompts(
     Raises:
         InputError: a prompt that the model cannot read, or a disk that refuses; nothing is written then.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for problem, prompt in problems:
         ids = encode_prompt(tokenizer, prompt, facts, "export prompts")
         text = decode_text(tokenizer, ids) if tokenizer is not None else ""
@@ -43,7 +43,7 @@ def export_prompts(
         }  # fmt: skip
         rows.append(row)
     _write(Path(out), rows, "export prompts")
-    return len(rows), sum(row["text_is_exact"] for row in rows)
+    return len(rows), sum(bool(row["text_is_exact"]) for row in rows)
 
 
 def export_responses(
@@ -64,7 +64,8 @@ def export_responses(
             "id": one.id, "sample": one.sample, "question": one.question or (problem.question if problem else ""),
             "solution": one.solution or (problem.solution if problem else ""),
             "answer": one.answer or (problem.answer if problem else ""), "text": one.text,
-            "prompt_token_ids": one.prompt_ids, "token_ids": one.token_ids, "finish_reason": one.finish,
+            "prompt_token_ids": list(one.prompt_ids or ()), "token_ids": list(one.token_ids or ()),
+            "finish_reason": one.finish,
         }  # fmt: skip
         rows.append({name: value for name, value in row.items() if value not in (None, "")})
     _write(Path(out), rows, "export responses")

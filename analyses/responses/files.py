@@ -216,6 +216,6 @@ def _digest(path: Path) -> str:
         inside = [path / "run.json"] if folders.is_run(path) else sorted(f for f in path.rglob("*") if f.is_file())
     for file in inside:
         with file.open("rb") as handle:
-            for block in iter(lambda handle=handle: handle.read(1 << 20), b""):
+            while block := handle.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,9 @@ def run_rows(folder: Path) -> Iterator[tuple[str, Stored]]:
                 id=cell.problem,
                 sample=cell.sample,
                 question=payload.get("question") or None,
-                prompt_ids=tuple(data.tensors["prompt_ids"].tolist()),
+                prompt_ids=array("i", data.tensors["prompt_ids"].tolist()),
                 text=payload["text"],
-                token_ids=tuple(data.tensors["token_ids"].tolist()),
+                token_ids=array("i", data.tensors["token_ids"].tolist()),
                 answer=payload.get("answer", ""),
                 solution=payload.get("solution", ""),
                 finish=payload["finish_reason"],

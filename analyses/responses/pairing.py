@@ -208,11 +208,12 @@ class _Known:
             self._by_prompt = {}
             for problem in reversed(self.problems):
                 try:
-                    ids = tuple(self.prompt_of(problem))
+                    known = tuple(self.prompt_of(problem))
                 except InputError:
                     continue  # told where the problem itself is taken
-                self._by_prompt |= {ids: problem, self.text_of(ids).strip(): problem}
-        keys = (one.prompt_ids, None if one.prompt is None else one.prompt.strip())
+                self._by_prompt |= {known: problem, self.text_of(known).strip(): problem}
+        ids = None if one.prompt_ids is None else tuple(one.prompt_ids)
+        keys = (ids, None if one.prompt is None else one.prompt.strip())
         return next((self._by_prompt[key] for key in keys if key in self._by_prompt), None)
 
 

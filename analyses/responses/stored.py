@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,10 +43,10 @@ class Stored:
     question: str | None = None
     messages: tuple[Mapping[str, Any], ...] = ()
     prompt: str | None = None
-    prompt_ids: tuple[int, ...] | None = None
+    prompt_ids: Sequence[int] | None = None
     text: str | None = None
     reasoning: str | None = None
-    token_ids: tuple[int, ...] | None = None
+    token_ids: Sequence[int] | None = None
     answer: str = ""
     solution: str = ""
     finish: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -97,8 +98,8 @@ def as_list(value: Any) -> list[Any] | None:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
 
 
-def as_ids(value: Any, what: str) -> tuple[int, ...] | None:
-    """Token ids; whether a model has them is not known here."""
+def as_ids(value: Any, what: str) -> Sequence[int] | None:
+    """Token ids, four bytes each; whether a model has them is not known here."""
     if value is None:
         return None
     ids = as_list(value)
@@ -109,7 +110,7 @@ def as_ids(value: Any, what: str) -> tuple[int, ...] | None:
             received=repr(value),
             remedy="Leave them out; text is enough.",
         )
-    return tuple(ids)
+    return array("i", ids)
 
 
 def as_messages(value: Any) -> tuple[Mapping[str, Any], ...]:

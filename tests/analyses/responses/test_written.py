@@ -57,6 +57,15 @@ def test_thinking_that_was_cut_off_is_put_back_as_the_model_wrote_it(template: s
     assert cut.finish == "length"
 
 
+def test_a_template_that_opens_thinking_itself_is_not_believed_where_the_prompt_did_not() -> None:
+    """QwQ's kind: it opens thinking behind a question, and writes that of a turn."""
+    one = tokenizer(WRITES.replace("<s>assistant\n{% endif", "<s>assistant\n<think>\n{% endif"))
+    fields = {"text": "It is 4.", "reasoning": "2 and 2"}
+    assert one.decode(given(one, **fields).token_ids) == "2 and 2\n</think>\n\nIt is 4."
+    unopened = given(one, prompt="<s>user\n2 + 2?</s>\n<s>assistant\n", **fields)
+    assert one.decode(unopened.token_ids) == "<think>\n2 and 2\n</think>\n\nIt is 4."
+
+
 def test_an_opening_that_stands_in_the_prompt_is_not_said_twice() -> None:
     one = tokenizer(OPENS)
     for text in ("2 and 2</think>4", "<think>\n2 and 2</think>4"):

@@ -271,6 +271,6 @@ def test_the_commands(exported: Path, peaklens: Command, tmp_path: Path) -> None
     assert peaklens("export-responses", str(tmp_path / "run"), "-o", str(out))[0] == 0
     (one,) = load_responses(out).stored
     assert (one.id, one.text, one.finish) == ("toy-000", "So 4", "eos")
-    assert one.prompt_ids == tuple(rows[0]["prompt_token_ids"])
+    assert list(one.prompt_ids or ()) == rows[0]["prompt_token_ids"]
     refused = peaklens("trace", "--responses", str(back), "--max-new-tokens", "9", "-o", str(tmp_path / "no"))
     assert refused[0] == 2

@@ -159,6 +159,26 @@ def test_a_stream_is_told_what_decode_told_whatever_the_parts(
         torch.testing.assert_close(one.entropy, other.entropy, rtol=1e-5, atol=1e-5)
 
 
+def test_a_row_that_leaves_a_stream_takes_the_padding_of_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest prompt has the shortest response: what stays is padded less."""
+    monkeypatch.setattr("interp.streaming.PART", 3)
+    model = F.bridge("gemma3", torch.float64)
+    prompts, responses = [[*range(20, 31)], [5, 6], [7, 8, 9]], [[40, 41], [*range(50, 61)], [*range(70, 79)]]
+    kept = read(model, prompts, responses, record=ResidualSites())
+    told: dict[int, list[torch.Tensor]] = {0: [], 1: [], 2: []}
+
+    def on_step(step: StepResiduals) -> None:
+        for i, row in enumerate(step.rows):
+            assert len(told[row]) == step.step
+            told[row].append(step.residuals["resid_post"][:, i].clone())
+
+    again = read(model, prompts, responses, record=ResidualStream(on_step=on_step))
+    for row, one in enumerate(kept):
+        expected = one.residuals["resid_post"]
+        torch.testing.assert_close(torch.stack(told[row], dim=1), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again[row].logprobs, one.logprobs, rtol=1e-5, atol=1e-5)
+
+
 def test_several_texts_are_several_responses() -> None:
     model = F.bridge("llama", torch.float64)
     both = read(model, ["w5 w7", "w6"], ["w9 w11", [12, 13, 14]])
