@@ -1,9 +1,10 @@
 """Given responses read a part at a time, each step's residual streams handed on as in decoding, nothing kept.
 
-1. Rows lie as `decode` lays them: prompts padded on the left, so that step t of all rows is one column; a response that
-   ends earlier is followed by filling, which nothing before it sees, and its row leaves with the part it ends in.
-2. The columns go through the model some at a time, over our own cache. Memory is the cache's and a part's, however long
-   a response is; the numbers are those of one pass, to the rounding of another order of sums.
+1. Rows lie as `decode` lays them: prompts padded on the left, so that step t of all rows is one column. A row leaves
+   with its last step.
+2. The columns go through the model some at a time, and no further than the first row that ends, over our own cache.
+   Memory is the cache's and a part's, however long a response is; the numbers are those of one pass, to the rounding of
+   another order of sums.
 3. ``on_step`` is called as `decode` would have called it, step by step, with the rows that still have that step.
 """
 
@@ -66,7 +67,8 @@ def _batch(
     counts = list(map(len, responses))
     front, steps = max(map(len, prompts)), max(counts)
     pad = [front - len(prompt) for prompt in prompts]
-    # The last response token predicts nothing that is asked for, so it is not fed; filling is any token
+    # The last response token predicts nothing that is asked for, so it is not fed. What stands behind is never read:
+    # a row has left by then, and no position lies beyond its own text
     rows = [
         [0] * p + prompt + response[:-1] + response[:1] * (steps - len(response))
         for p, prompt, response in zip(pad, prompts, responses, strict=True)
@@ -78,8 +80,8 @@ def _batch(
     scores = torch.full((2, len(places), steps), torch.nan, dtype=torch.float32, device=device)
     live = list(range(len(places)))
     first, done = front - 1, 0  # the column of step 0; columns that are behind us, as ``fed`` counts them
-    while done < fed.shape[1]:
-        count = min(_columns(engine, plan, len(live)), fed.shape[1] - done)
+    while live:
+        count = min(_columns(engine, plan, len(live)), first + min(counts[row] for row in live) - done)
         kept = max(0, min(count, done + count - first))
         held = _Held(plan, len(live), kept, engine)
         with engine.tapped(held.reads() if kept else {}, {}):
@@ -89,14 +91,12 @@ def _batch(
             slots = torch.tensor(live, device=device)
             _score(logits, slots, wanted[:, t : t + kept], scores[:, :, t : t + kept], processors)
             for j in range(kept):
-                going = [i for i, row in enumerate(live) if t + j < counts[row]]
-                held.tell(record, t + j, going, [places[live[i]] for i in going], j)
+                held.tell(record, t + j, [places[row] for row in live], j)
         done += count
-        # A row leaves with its last step's column, which is one before that of its last token
         staying = [i for i, row in enumerate(live) if first + counts[row] > done]
-        if done < fed.shape[1] and len(staying) < len(live):
+        if staying and len(staying) < len(live):
             cache.select(staying)
-            live = [live[i] for i in staying]
+        live = [live[i] for i in staying]
     return [values[:, :count].cpu() for values, count in zip(scores.unbind(1), counts, strict=True)]
 
 
@@ -147,11 +147,8 @@ class _Held:
     def _write(block: Float[Tensor, "kept row ..."], values: Float[Tensor, "row pos ..."]) -> None:
         block.copy_(values[:, -len(block) :].transpose(0, 1))
 
-    def tell(self, record: ResidualStream, step: int, going: list[int], places: list[int], column: int) -> None:
-        all_go = len(going) == next((block.shape[2] for block in self.blocks.values()), 0)
-        values = {
-            shape: block[:, column] if all_go else block[:, column][:, going] for shape, block in self.blocks.items()
-        }
+    def tell(self, record: ResidualStream, step: int, places: list[int], column: int) -> None:
+        values = {shape: block[:, column] for shape, block in self.blocks.items()}
         views = {
             site: view.to(device=record.device, dtype=record.dtype) for site, view in self.plan.by_site(values).items()
         }

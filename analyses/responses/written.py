@@ -252,8 +252,7 @@ def turn_end(tokenizer: Any, facts: ModelFacts) -> int | None:
 
 
 def _fits(prompt: int, response: int, facts: ModelFacts) -> None:
-    # The last token of a response is not read: it predicts nothing that is asked for
-    if facts.n_ctx is not None and prompt + response - 1 > facts.n_ctx:
+    if facts.n_ctx is not None and prompt + response > facts.n_ctx:
         raise _refused(
             _OPERATION,
             expected=f"at most {facts.n_ctx} positions (the context of {facts.name})",

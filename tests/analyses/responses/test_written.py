@@ -137,9 +137,8 @@ def test_text_that_the_tokens_do_not_give_back_says_at_which() -> None:
         given(makes.word_level(), asked="Hello", text="Hello ducks")
 
 
-def test_the_context_counts_what_is_read() -> None:
-    """The last token predicts nothing that is asked for, and is not read."""
+def test_the_context_holds_what_just_fits() -> None:
     one = tokenizer()
-    assert len(given(one, n_ctx=5, asked="xx", text="yyyy")) == 6
+    assert len(given(one, n_ctx=6, asked="xx", text="yyyy")) == 6
     with pytest.raises(InputError, match="a prompt of 2 tokens and a response of 5"):
-        given(one, n_ctx=5, asked="xx", text="yyyyy")
+        given(one, n_ctx=6, asked="xx", text="yyyyy")

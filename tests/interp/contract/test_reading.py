@@ -179,6 +179,18 @@ def test_a_row_that_leaves_a_stream_takes_the_padding_of_the_others_along(monkey
         torch.testing.assert_close(again[row].logprobs, one.logprobs, rtol=1e-5, atol=1e-5)
 
 
+def test_a_stream_needs_no_position_beyond_a_rows_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learned positions end with the context: a long prompt beside a long response, each of which fits."""
+    monkeypatch.setattr("interp.streaming.PART", 2000)
+    model = F.bridge("gpt2")
+    prompts, responses = [[5] * 500, [6] * 5], [[7] * 12, [8] * 507]
+    steps: list[int] = []
+    stream = ResidualStream(layers=0, on_step=lambda step: steps.append(len(step.rows)))
+    found = read(model, prompts, responses, record=stream)
+    assert [len(one) for one in found] == [12, 507]
+    assert steps == [2] * 12 + [1] * 495
+
+
 def test_several_texts_are_several_responses() -> None:
     model = F.bridge("llama", torch.float64)
     both = read(model, ["w5 w7", "w6"], ["w9 w11", [12, 13, 14]])
