@@ -19,7 +19,7 @@ from typing import Any
 
 from interp.errors import InputError
 
-__all__ = ["READERS", "Repeated", "Row"]
+__all__ = ["READERS", "Repeated", "Row", "each_line"]
 
 Row = tuple[str, dict[str, Any]]
 
@@ -52,6 +52,21 @@ def read_jsonl(file: Path) -> Iterator[Row]:
             if text:
                 value = _parsed(text, file, number)
                 yield f"line {number}", _object(value, f"line {number}", "a file of one list is named .json")
+
+
+def each_line(file: Path) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
+    """The rows of JSON lines, each by itself: a line that cannot be read is its refusal, and the others go on."""
+    with file.open("rb") as handle:
+        for number, line in enumerate(handle, 1):
+            where = f"line {number}"
+            try:
+                text = _decoded(line, file, number).strip()
+                row = _object(_parsed(text, file, number), where) if text else None
+            except InputError as error:
+                yield where, error
+            else:
+                if row is not None:
+                    yield where, row
 
 
 def read_json(file: Path) -> Iterator[Row]:

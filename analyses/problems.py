@@ -30,7 +30,7 @@ from typing import Any
 from analyses.problem_files import READERS, Repeated, Row
 from interp.errors import InputError
 
-__all__ = ["Problem", "bundled_problems", "load_problems", "split_solution"]
+__all__ = ["Problem", "bundled_problems", "load_problems", "problem_of", "split_solution"]
 
 _OPERATION = "load problems"
 _USUAL = {"question": ("question", "problem"), "solution": ("solution",), "answer": ("answer",)}
@@ -321,17 +321,29 @@ def _problem(where: str, number: int, row: Mapping[str, Any], columns: Mapping[s
         return _as_text(row.get(columns[role]), role, where, columns[role])
 
     identity = cell("id").strip() or str(number)
-    question, solution, answer = cell("question"), cell("solution"), cell("answer").strip()
-    if not question:
+    question, solution, answer = cell("question"), cell("solution"), cell("answer")
+    return problem_of(identity, question, solution, answer, where)
+
+
+def problem_of(identity: str, question: str, solution: str, answer: str, where: str) -> Problem:
+    """A problem from the texts of a row, some of which may be empty: the answer of a solution, or the other way round.
+
+    >>> problem_of("0", "16 - 3 - 4 = ?", "", "16 - 3 - 4 = 9\\n#### 9", "line 1").answer
+    '9'
+
+    Raises:
+        InputError: no question, or no answer, naming ``where``.
+    """
+    if not question.strip():
         raise InputError(
             _OPERATION,
             expected="a question in each row",
             received=f"none in {where} (id {identity!r})",
             remedy="Fill in or remove the row.",
         )
-    if _is_worked(answer):  # GSM8K: the answer column is the worked solution
-        solution, answer = solution or cell("answer"), split_solution(answer)
-    answer = answer or split_solution(solution)
+    if _is_worked(answer.strip()):  # GSM8K: the answer column is the worked solution
+        solution, answer = solution or answer, split_solution(answer.strip())
+    answer = answer.strip() or split_solution(solution)
     if not answer:
         raise InputError(
             _OPERATION,

@@ -194,17 +194,10 @@ class Decided:
 
 
 def of_tokens(
-    logits: Float[Tensor, "step d_vocab"], tokens: Int[Tensor, " step"], n: int
+    logits: Float[Tensor, "step d_vocab"], tokens: Int[Tensor, " step"]
 ) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"]]:
     """Log-probabilities of tokens, and the entropies of the distributions that they are from."""
     log_probs = log_probabilities(logits)
-    if log_probs.isnan().any():
-        raise InputError(
-            "read",
-            expected="finite logits",
-            received=f"NaN in response {n}",
-            remedy="NaN activations: check the weights, dtype and interventions.",
-        )
     return log_probs.gather(-1, tokens[:, None])[:, 0].float().cpu(), entropy(log_probs).float().cpu()
 
 

@@ -73,10 +73,13 @@ class Cut:
             rows = max(1, min(len(lengths), WHOLE_BYTES // (keep * logits)))
         return rows, self.columns(rows, width, keep)
 
-    def columns(self, rows: int, width: int, keep: int = 1) -> int:
-        """How many columns of so many texts, that are read at a time whatever comes."""
+    def columns(self, rows: int, width: int, keep: int = 1, held: int = 0) -> int:
+        """How many columns of so many texts, that are read at a time whatever comes.
+
+        ``held`` are the bytes of a column of one text that are held besides.
+        """
         least = min(width, LEAST if self.piece is None else self.piece)
-        most = max(least, self._budget // (self._each(width, least, keep) * rows))
+        most = max(least, self._budget // ((self._each(width, least, keep) + held) * rows))
         if self.piece is not None:
             return least
         return width if most >= width or self._is_whole else math.ceil(width / math.ceil(width / most))
@@ -101,15 +104,19 @@ class Cut:
         return self.model is None or next(user_hooks(self.model), None) is not None
 
     def needs(self, lengths: Sequence[int], size: int, keep: int = 1) -> tuple[int, int]:
-        """The largest batch, of ``size`` texts at most: how many texts, and the bytes of what a pass makes of them.
-
-        That is three times the attention scores of a layer (they, their softmax, and its copy in the model's dtype).
-        """
+        """The largest batch, of ``size`` texts at most: how many texts, and the bytes of what a pass makes of them."""
         if not lengths:
             return 0, 0
-        longest, engine = sorted(lengths)[-size:], self.engine
+        longest = sorted(lengths)[-size:]
         rows, columns = self.of(longest, keep)
-        return rows, 3 * rows * columns * longest[-1] * (engine.facts.n_heads or 1) * engine.dtype.itemsize
+        return rows, self.pass_bytes(rows, columns, longest[-1])
+
+    def pass_bytes(self, rows: int, columns: int, width: int) -> int:
+        """What a pass makes of so many columns of texts of this width.
+
+        Three times the attention scores of a layer: they, their softmax, and its copy in the model's dtype.
+        """
+        return 3 * rows * columns * width * (self.engine.facts.n_heads or 1) * self.engine.dtype.itemsize
 
 
 def in_pieces(

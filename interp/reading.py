@@ -26,13 +26,16 @@ from interp.passes import as_batch_size, asked_sites, check_context, edited_site
 from interp.pieces import Collecting, Columns, Cut, Kept, in_pieces
 from interp.prompts import encode_prompts
 from interp.protocol import Interventions
-from interp.record import ResidualPieces, ResidualSites, as_record, check_memory, plan_record
+from interp.record import ResidualPieces, ResidualSites, ResidualStream, as_record, check_memory, plan_record
 from interp.rollout import Rollout
 from interp.sampling import log_probabilities
+from interp.streaming import stream_steps
 from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
 
 __all__ = ["Encoding", "Scores", "encode", "read", "score"]
+
+_CHECK = "NaN activations: check the weights, dtype and interventions."
 
 
 @dataclass
@@ -184,8 +187,10 @@ def read(
         responses: one a prompt, each token ids or text. A text is tokenised alone, without special tokens: that need
             not be how a model would have cut it, and no end-of-sequence token is added. Where it matters pass ids.
         record: which residual streams, or what within blocks, to keep (:class:`interp.ResidualSites`) or to be handed
-            on and not kept (:class:`interp.ResidualPieces`); none unless given.
-        interventions: those that only edit residuals; their positions are the steps of the response.
+            on and not kept; none unless given. A :class:`interp.ResidualPieces` is handed some steps of a text at a
+            time, a :class:`interp.ResidualStream` each step of a batch, as `decode` would have told it.
+        interventions: those that only edit residuals; their positions are the steps of the response. None beside a
+            `ResidualStream`.
         batch_size: texts at a time, at most; 16 unless given, fewer where texts are long.
         piece: positions at a time, at most. Unless given as many as go with memory (all, up to some hundred), each
             piece seeing those before it in the cache: the numbers are those of one pass, to rounding. Where there are
@@ -196,8 +201,9 @@ def read(
 
     Returns:
         Rollouts whose step t is the position that predicts response token t, with ``finish_reason`` "given". Your own
-        hooks on the model act, and see the whole text at once unless you give ``piece``. A text that was read in pieces
-        has ``settings["piece"]``, the positions at a time. Interventions see pieces, as they see steps in `decode`.
+        hooks on the model act, and see the whole text at once unless you give ``piece`` (of a batch with a
+        `ResidualStream`: up to where the next row ends). A text that was read in pieces has ``settings["piece"]``, the
+        positions at a time. Interventions see pieces, as they see steps in `decode`.
 
     Raises:
         InputError: an empty prompt or response, ids outside the vocabulary, other than one response a prompt, a layer
@@ -216,13 +222,39 @@ def read(
     plan = plan_record(record, engine, edited_sites(given.interventions))
     counts, size = list(map(len, answers)), as_batch_size(batch_size, "read")
     cut = Cut(engine, model, piece, "read")
+    settings = {**made_with(engine, given.interventions), **rules.told()}
+
+    def rollout(n: int, scores: Sequence[Tensor], residuals: dict[str, Tensor], **told: Any) -> Rollout:
+        if any(some.isnan().any() for some in scores):
+            raise InputError("read", expected="finite logits", received=f"NaN in response {n}", remedy=_CHECK)
+        return Rollout(
+            prompt_ids=torch.tensor(ids[n]),
+            token_ids=torch.tensor(answers[n]),
+            tokens=text_pieces(facts.tokenizer, answers[n]),
+            text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
+            finish_reason="given",
+            logprobs=scores[0],
+            entropy=scores[1],
+            residuals=residuals,
+            layers=plan.layers if residuals else (),
+            settings={**settings, "engine": engine.told, **prompt_end(facts.tokenizer, ids[n]), **told},
+            prompt_token=last_piece(facts.tokenizer, ids[n]),
+        )
+
+    if isinstance(record, ResidualStream):
+        if given.interventions:
+            remedy = "Record ResidualSites, or leave the interventions out."
+            raise InputError("read", expected="a ResidualStream, or interventions", received="both", remedy=remedy)
+        told = dict(stream_steps(engine, ids, answers, record, plan, rules, size, cut))
+        streamed = [rollout(n, told[n].unbind(), {}) for n in range(len(texts))]
+        return streamed[0] if alone else streamed
+
     given.check_fits(size, counts, cut, "Record fewer layers, or read fewer at a time.", record, plan)
     stored = Kept(record, plan, counts, engine)
 
     def collect(batch: list[int], width: int) -> Collecting:
         return stored.collect(batch, [range(width - counts[n], width) for n in batch])
 
-    settings = {**made_with(engine, given.interventions), **rules.told()}
     deciding: dict[int, Decided] = {}
     measured: dict[int, list[tuple[Tensor, Tensor]]] = {}  # log-probabilities and entropies, piece by piece
     found: dict[int, Rollout] = {}
@@ -232,23 +264,11 @@ def read(
                 if n not in deciding:
                     deciding[n] = Decided(ids[n], answers[n], begin, rules, logits.device)
                 wanted = torch.tensor(answers[n][begin : begin + len(logits)], device=logits.device)
-                measured.setdefault(n, []).append(of_tokens(deciding[n](logits), wanted, n))
+                measured.setdefault(n, []).append(of_tokens(deciding[n](logits), wanted))
             for n in read_in.batch if read_in.is_last else ():
                 del deciding[n]
-                logprobs, entropies = map(torch.cat, zip(*measured.pop(n), strict=True))
-                found[n] = Rollout(
-                    prompt_ids=torch.tensor(ids[n]),
-                    token_ids=torch.tensor(answers[n]),
-                    tokens=text_pieces(facts.tokenizer, answers[n]),
-                    text="" if facts.tokenizer is None else decode_text(facts.tokenizer, answers[n], True),
-                    finish_reason="given",
-                    logprobs=logprobs,
-                    entropy=entropies,
-                    residuals=stored.take(n),
-                    layers=stored.layers,
-                    settings={**settings, **prompt_end(facts.tokenizer, ids[n]), **read_in.told()},
-                    prompt_token=last_piece(facts.tokenizer, ids[n]),
-                )
+                scores = [torch.cat(some) for some in zip(*measured.pop(n), strict=True)]
+                found[n] = rollout(n, scores, stored.take(n), **read_in.told())
     rollouts = [found[n] for n in range(len(texts))]
     return rollouts[0] if alone else rollouts
 
@@ -366,12 +386,7 @@ def score(
         for n, some in parts.items()
     }
     if any(not scores.logprobs.isfinite().all() for scores in found.values()):
-        raise InputError(
-            "score",
-            expected="finite log-probabilities",
-            received="NaN or -inf",
-            remedy="NaN activations: check the weights, dtype and interventions.",
-        )
+        raise InputError("score", expected="finite log-probabilities", received="NaN or -inf", remedy=_CHECK)
     return [found[n] for n in range(len(texts))]
 
 

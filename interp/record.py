@@ -207,8 +207,9 @@ def as_record(record: Any, operation: str) -> ResidualSites | None:
             received=f"the class {record.__name__}" if isinstance(record, type) else repr(record)[:80],
             remedy='Write record=ResidualSites(layers="all").',
         )
+    # Of a given response there are both, pieces and steps.
     stray = ResidualPieces if operation == "decode" else ResidualStream
-    if isinstance(record, stray):
+    if operation != "read" and isinstance(record, stray):
         other = "ResidualStream(on_step=...)" if operation == "decode" else "ResidualPieces(on_piece=...)"
         raise InputError(
             operation,

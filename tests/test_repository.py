@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OWN = (ROOT / "docs" / "OWN_STUDY.md").read_text(encoding="utf-8")
+RESPONSES = (ROOT / "docs" / "RESPONSES.md").read_text(encoding="utf-8")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -56,7 +57,7 @@ def shell_lines(text: str) -> list[str]:
     return [line for line in lines if re.match(r"(peaklens|make|python|\. )", line)]
 
 
-LINES = [line for text in (README, OWN) for line in shell_lines(text)]
+LINES = [line for text in (README, OWN, RESPONSES) for line in shell_lines(text)]
 
 
 def test_the_shell_lines_are_found() -> None:
@@ -115,7 +116,7 @@ def test_every_option_that_the_documents_name_is_an_option() -> None:
         command = waiting.pop()
         waiting += getattr(command, "commands", {}).values()
         known |= {option for parameter in command.params for option in parameter.opts}
-    assert sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README + OWN)) - known) == []
+    assert sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README + OWN + RESPONSES)) - known) == []
 
 
 def test_the_readme_is_short_and_every_file_it_links_is_there() -> None:

@@ -20,6 +20,7 @@ from analyses.commands.completion import known_models
 from analyses.commands.demo import demo
 from analyses.commands.doctor import doctor, version
 from analyses.commands.generate import generate
+from analyses.commands.responses import export_prompts, export_responses
 from analyses.commands.study import study
 from analyses.commands.study_help import StudyCommand
 from analyses.commands.trace import trace
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Models that are bundled, in the cache, or known.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
-for command in (trace, generate, attribute, demo, doctor):
+for command in (trace, generate, attribute, export_prompts, export_responses, demo, doctor):
     app.command()(command)
 app.command(cls=StudyCommand)(study)
 

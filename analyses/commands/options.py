@@ -27,6 +27,7 @@ __all__ = [
     "QuestionColumn",
     "Reference",
     "ReferencePosition",
+    "Responses",
     "Samples",
     "Seed",
     "SolutionColumn",
@@ -63,6 +64,13 @@ Model = Annotated[
     ),
 ]
 Problems = Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet; toys have bundled problems.")]
+Responses = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Responses that are there already, read instead of decoding: our JSONL, lm-eval, Inspect, vLLM, chat "
+        "completions, a data set on disk, a run folder. May be given several times."
+    ),
+]
 QuestionColumn = Annotated[str | None, typer.Option(help="Column of the question.")]
 SolutionColumn = Annotated[str | None, typer.Option(help="Column of the gold solution.")]
 AnswerColumn = Annotated[str | None, typer.Option(help="Column of the gold answer.")]

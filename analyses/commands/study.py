@@ -23,6 +23,7 @@ from analyses.commands.options import (
     PromptMode,
     QuestionColumn,
     ReferencePosition,
+    Responses,
     Samples,
     Seed,
     SolutionColumn,
@@ -45,6 +46,7 @@ def study(
     ] = "",
     model: Model = "toy-reasoner",
     problems: Problems = None,
+    responses: Responses = None,
     question: QuestionColumn = None,
     solution: SolutionColumn = None,
     answer: AnswerColumn = None,
@@ -86,9 +88,11 @@ def study(
     """Ask a question of many responses: a figure of the paper, or one beyond it, with its statistics."""
     from analyses.commands.show_study import do_dry_run, do_study
     from analyses.problems import load_problems
+    from analyses.responses import load_responses
     from analyses.studies import STUDIES, find_study, make_study
     from analyses.studies.plan import check_study_layers
     from analyses.trace.settings import TraceSettings, check_work
+    from interp.errors import InputError
 
     if not name:
         for known in STUDIES:
@@ -100,6 +104,14 @@ def study(
         "layers": layers_of(layers), "temperature": temperature, "top_p": top_p, "samples": samples, "seed": seed,
     }  # fmt: skip
     TraceSettings(**settings)
+    said = None if not responses else load_responses(responses)
+    if said is not None and dry_run:
+        raise InputError(
+            "study",
+            expected="--dry-run, which measures decoding, or --responses",
+            received="both",
+            remedy="Leave --dry-run out: each response is read once.",
+        )
     check_work("study", n, batch_size, workers)
     columns = {"question": question, "solution": solution, "answer": answer}
     # All of them: the first calibrate the study, whatever n is.
@@ -118,5 +130,5 @@ def study(
     if dry_run:
         do_dry_run(chosen, loaded, asked, as_json, **common)
     else:
-        more = {"retry_failed": retry_failed, "baselines": baselines}
+        more: dict[str, Any] = {"retry_failed": retry_failed, "baselines": baselines, "responses": said}
         tell_failures(do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common), "cell")

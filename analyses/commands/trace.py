@@ -25,6 +25,7 @@ from analyses.commands.options import (
     QuestionColumn,
     Reference,
     ReferencePosition,
+    Responses,
     Samples,
     Seed,
     SolutionColumn,
@@ -41,6 +42,7 @@ __all__ = ["trace"]
 def trace(
     model: Model = "toy-reasoner",
     problems: Problems = None,
+    responses: Responses = None,
     question: QuestionColumn = None,
     solution: SolutionColumn = None,
     answer: AnswerColumn = None,
@@ -103,11 +105,13 @@ def trace(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
 ) -> None:
-    """Let a model think about problems and score every (layer, step) against the gold answer."""
+    """Let a model think about problems, or read what it thought, and score every (layer, step) against the answer."""
     from analyses.commands.show_trace import progress_bar, show, show_estimate
     from analyses.problems import load_problems
     from analyses.report.summary import summary
+    from analyses.responses import load_responses
     from analyses.trace.estimate import estimate_trace
+    from analyses.trace.given import settings_without_decoding
     from analyses.trace.probing import Probing
     from analyses.trace.settings import TABLE_SETTINGS, TraceSettings, check_work
     from analyses.trace.tracing import trace as run_trace
@@ -133,7 +137,16 @@ def trace(
     check_work("trace", n, batch_size, workers)
     lens = None if lens is None else as_whole(lens, "trace", "lens", 0)
     columns = {"question": question, "solution": solution, "answer": answer}
-    chosen = None if problems is None else load_problems(problems, n=n, **columns)
+    said = None if not responses else load_responses(responses)
+    if said is not None:
+        settings_without_decoding(TraceSettings(**settings))
+        if dry_run:
+            count, characters = len(said.stored), sum(len(one.text or "") for one in said.stored)
+            typer.echo(
+                f"{count} responses of {characters} characters to read, each once; {len(said.refused)} unreadable"
+            )
+            return
+    chosen = None if problems is None else load_problems(problems, n=n if said is None else None, **columns)
     needs_pool = null or excess != 0
     pool = load_problems(problems, n=None, **columns) if problems is not None and needs_pool else None
     silent = quiet or as_json
@@ -143,8 +156,8 @@ def trace(
         tell_prompt(loaded, prompt, out)
         tell_engine(loaded, out)
     common: dict[str, Any] = {
-        "n": n if chosen is None else None, "batch_size": batch_size, "workers": workers, "pool": pool,
-        **settings, **probing,
+        "n": n if chosen is None or said is not None else None, "batch_size": batch_size, "workers": workers,
+        "pool": pool, **settings, **probing,
     }  # fmt: skip
     if dry_run:
         found = estimate_trace(loaded, chosen, out, **common)
@@ -154,7 +167,9 @@ def trace(
             show_estimate(found)
         return
     with progress_bar(enabled=not silent) as progress:
-        run = run_trace(loaded, chosen, out, lens=lens, retry_failed=retry_failed, progress=progress, **common)
+        run = run_trace(
+            loaded, chosen, out, lens=lens, retry_failed=retry_failed, progress=progress, responses=said, **common
+        )
     for name, (before, now) in run.replaced.items():
         if name in TABLE_SETTINGS and before is not None:  # an older run did not note it
             say(f"{name} is {now} now and was {before}: the tables are derived anew with it")

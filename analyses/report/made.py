@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from analyses.report.digest import Digest
 from analyses.store.columns import is_void
@@ -55,7 +57,9 @@ def made(one: Digest) -> str:
         ("model", name_of(settings.get("model", "–"))),
         *source,
     ]
-    shown = {key: value for key, value in settings.items() if key not in ("model", "problems", "samples")}
+    apart = ("model", "problems", "samples", "responses", "responses_from")
+    shown = {key: value for key, value in settings.items() if key not in apart}
+    facts += [("responses from", _source(source)) for source in settings.get("responses_from", ())]
     facts += [(key.replace("_", " "), _setting(value)) for key, value in shown.items()]
     facts += [
         ("problems", len(settings.get("problems", ()))),
@@ -65,6 +69,12 @@ def made(one: Digest) -> str:
     text, remark = command(one)
     line = scrolling(f'<pre class="rp-command"><code>{escaped(text)}</code></pre>', "Command")
     return f"{details_table(facts)}<p>The command that makes this run:</p>{line}{small(remark)}"
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """Where responses came from, in a line."""
+    forms = ", ".join(map(str, source.get("formats", ())))
+    return f"{source.get('file')} ({forms}; SHA-256 {str(source.get('sha256'))[:12]}...)"
 
 
 def _setting(value: object) -> str:
@@ -78,8 +88,13 @@ def command(one: Digest) -> tuple[str, str]:
     folder = name_of(named) != named
     words: list[tuple[str, object]] = [("--model", "MODEL_FOLDER" if folder else named)]
     remarks = [f"MODEL_FOLDER stands for the folder of {escaped(name_of(named))}."] if folder else []
-    problems = settings.get("problems", {})
-    if not _are_bundled(problems):
+    problems, sources = settings.get("problems", {}), settings.get("responses_from", ())
+    words += [("--responses", source.get("file")) for source in sources]
+    if sources:
+        remarks.append(
+            "Files of responses are named without their folders; --problems is needed where they say no gold."
+        )
+    elif not _are_bundled(problems):
         words.append(("--problems", "PROBLEMS.jsonl"))
         remarks.append("PROBLEMS.jsonl stands for the problem file, which a run does not name.")
     words.append(("--n", len(problems)))
@@ -89,7 +104,8 @@ def command(one: Digest) -> tuple[str, str]:
     )  # fmt: skip
     words += [(f"--{name.replace('_', '-')}", settings[name]) for name in flags if name in settings]
     words.append(("--layers", ",".join(map(str, settings.get("layers", one.layers)))))
-    words.append(("--samples", len(settings.get("samples", (0,)))))
+    if not sources:
+        words.append(("--samples", len(settings.get("samples", (0,)))))
     if probes := settings.get("probes"):
         words.append(("--probes", ",".join(["nhsic", *probes])))
     if (null := settings.get("null")) and not is_void(settings):

@@ -99,7 +99,7 @@ def _responses(run: Run) -> dict[str, Any]:
         return {}
     responses = run.table("responses.parquet", OF_RESPONSES)
     counts = response_counts(responses)
-    said = response_warnings(responses, run.settings.get("max_new_tokens"))
+    said = response_warnings(responses, run.settings.get("max_new_tokens"), "responses" in run.settings)
     return {"empty": counts["empty"], "cut": counts["cut"], "warnings": said}
 
 

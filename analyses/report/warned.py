@@ -38,7 +38,7 @@ def response_counts(responses: pandas.DataFrame) -> dict[str, int]:
     }
 
 
-def response_warnings(responses: pandas.DataFrame, max_new_tokens: int | None = None) -> list[str]:
+def response_warnings(responses: pandas.DataFrame, max_new_tokens: int | None = None, given: bool = False) -> list[str]:
     """A sentence for each thing that is wrong with these responses (columns text and finish_reason).
 
     >>> import pandas as pd
@@ -47,22 +47,22 @@ def response_warnings(responses: pandas.DataFrame, max_new_tokens: int | None = 
 
     Args:
         max_new_tokens: the limit, to name it.
+        given: they were not decoded here.
     """
     counts, said = response_counts(responses), []
+    check = "the file" if given else "the prompt (--prompt raw or chat)"
     if counts["empty"]:
         said.append(
-            f"{_of(counts['empty'], counts['all'])} are empty. Check the prompt (--prompt raw or chat) and the model's "
-            "end-of-sequence tokens."
+            f"{_of(counts['empty'], counts['all'])} are empty. Check {check} and the model's end-of-sequence tokens."
         )
     if counts["all"] and counts["cut"] >= CUT * counts["all"]:
         limit = "the token limit" if max_new_tokens is None else f"{max_new_tokens} tokens"
-        said.append(
-            f"{_of(counts['cut'], counts['all'])} were cut at {limit}, most likely before an answer. Raise "
-            "--max-new-tokens (in a new folder)."
-        )
+        where = f"where they were made, at {limit}" if given else f"at {limit}"
+        remedy = "" if given else " Raise --max-new-tokens (in a new folder)."
+        said.append(f"{_of(counts['cut'], counts['all'])} were cut {where}, most likely before an answer.{remedy}")
     texts: Sequence[str] = responses["text"].str.strip().unique().tolist()
     if counts["all"] > 1 and len(texts) == 1 and not counts["empty"]:
-        said.append(f"all {counts['all']} are the same text. Check the prompt (--prompt raw or chat) and the problems.")
+        said.append(f"all {counts['all']} are the same text. Check {check} and the problems.")
     return [f"{MARK}{sentence}" for sentence in said]
 
 

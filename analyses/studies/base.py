@@ -113,8 +113,9 @@ class StudyData:
 
     def baseline_failures(self) -> dict[Cell, str]:
         """This study's problems without a response in the baseline, which may hold others, and why."""
-        asked = self.lab.tracer.asked
-        return {cell: why for cell, why in self.lab.baseline.failures().items() if cell.problem in asked}
+        asked, given = self.lab.tracer.asked, self.lab.given is not None
+        # Of given responses those too that are paired with no problem
+        return {cell: why for cell, why in self.lab.baseline.failures().items() if given or cell.problem in asked}
 
     def of_these(self, frame: pandas.DataFrame) -> pandas.DataFrame:
         """The rows of this study's problems, samples and layers: a shared baseline may hold more."""
@@ -143,6 +144,12 @@ class Study(ABC):
 
     def __post_init__(self) -> None:
         settle_options(self)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its cells are decoded; a study of given responses can decode nothing, for want of their settings."""
+        kind = type(self)
+        return kind.conditions is not Study.conditions and kind.do is Study.do
 
     def settled(self, setup: Setup) -> Study:
         """This study with the options filled in that hang on the model; itself where there are none."""

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from analyses.problems import Problem
+from analyses.responses import Paired
 from analyses.store.run import Cell, Run
 from analyses.studies.progress import Watch
+from analyses.trace.given import DECODING, Givens, given_responses
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import TABLE_SETTINGS, TraceSettings
 from analyses.trace.tracer import Tracer
@@ -38,6 +40,7 @@ class Baselines:
         watch: is told of the progress.
         pool: whose references the excess is over, where ``probing`` asks for it: all that the problem source has,
             whatever the number of problems.
+        responses: given ones, which are read in the place of decoding.
     """
 
     folder: Path
@@ -47,31 +50,36 @@ class Baselines:
     retry_failed: bool
     watch: Watch
     pool: Sequence[Problem] = ()
+    responses: Paired | None = None
 
     def trace(self, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> TraceRun:
         """The baseline with a response to each of these problems, or its failure."""
-        path = _baseline_folder(self.folder, model, problems, options)
+        path = self._folder(model, problems, options)
         while True:
             try:
                 return self._trace(model, path, problems, options)
             except InputError:
                 # Another process may just have begun the folder with problems of its own
-                found = _baseline_folder(self.folder, model, problems, options)
+                found = self._folder(model, problems, options)
                 if found == path:
                     raise
                 path = found
 
     def tried(self, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> bool:
         """Whether there is a first response to each of these problems, or its failure."""
-        path = _baseline_folder(self.folder, model, problems, options)
+        path = self._folder(model, problems, options)
         if not (path / "run.json").is_file():
             return False
         run = Run.open(path)
         failed = {} if self.retry_failed else run.failures()
         return all(run.has(cell) or cell in failed for cell in (Cell(problem.id) for problem in problems))
 
+    def _folder(self, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> Path:
+        given = None if self.responses is None else given_responses(self.responses, model, options)
+        return _baseline_folder(self.folder, model, problems, options, given)
+
     def _trace(self, model: Bridge, path: Path, problems: Sequence[Problem], options: TraceSettings) -> TraceRun:
-        total = len(problems) * options.samples
+        total = len(problems) * options.samples if self.responses is None else len(self.responses.stored)
         with ExitStack() as stack:
 
             def begin(left: int, tokens: int) -> ProgressBar:
@@ -82,18 +90,21 @@ class Baselines:
             return trace(
                 model, problems, path, batch_size=self.batch_size, workers=self.workers,
                 retry_failed=self.retry_failed, report=False, progress=begin, on_done=self.watch.cells,
-                pool=list(self.pool) or None, **asdict(options), **{"excess": 0, **self.probing},
+                pool=list(self.pool) or None, responses=self.responses, **asdict(options),
+                **{"excess": 0, **self.probing},
             )  # fmt: skip
 
 
-def _baseline_folder(shared: Path, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> Path:
+def _baseline_folder(
+    shared: Path, model: Bridge, problems: Sequence[Problem], options: TraceSettings, given: Givens | None
+) -> Path:
     """The folder of the baseline: the first, of those that could be it, which is new or fits.
 
     Its name is made of weights and settings, so that it is the same however the model's folder is written. What may
     grow in a trace is left out. A baseline with other problems under the same ids (another file whose rows are
     numbered) or of a model that differs elsewhere is another one, beside the first.
     """
-    tracer = Tracer(model, list(problems), options)
+    tracer = Tracer(model, list(problems), options, given)
     earlier = shared / _earlier_name(tracer)
     if (earlier / "run.json").is_file() and tracer.fits(earlier):
         return earlier
@@ -123,6 +134,8 @@ def _named(tracer: Tracer) -> dict[str, Any]:
     pinned = {k: v for k, v in options.items() if v or k == "tau" or k not in TABLE_SETTINGS}
     if pinned["reference_position"] == "last":
         del pinned["reference_position"]
+    if tracer.given is not None:
+        pinned = {k: v for k, v in pinned.items() if k not in DECODING} | {"responses": "given"}
     return pinned | {"dtype": f"torch.{tracer.settings['dtype']}"}
 
 

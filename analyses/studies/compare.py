@@ -28,6 +28,8 @@ _COLUMNS = ["layer", "statistic", "model", "origin", "difference", "low", "high"
 class Compare(Study):
     """Mean nHSIC, AOM, peak ratio and accuracy of two models, paired by problem.
 
+    Of responses that were given, both models read the same ones: their lengths and accuracies are not compared.
+
     Intervals are bootstraps over problems, p is the sign-flip test over problems, and p_holm is corrected for all
     statistics at all layers of the table.
 
@@ -69,8 +71,9 @@ class Compare(Study):
         peaks = pd.concat([data.of_these(run.table("peaks.parquet")).assign(model=name) for name, run in runs.items()])
         rows = []
         ours, theirs = runs
+        given = data.lab.given is not None
         for layer, part in by_number(peaks, "layer"):
-            for statistic in STATISTICS:
+            for statistic in STATISTICS[1:] if given else STATISTICS:
                 values = part.pivot_table(index=["problem", "sample"], columns="model", values=statistic)
                 both = values.reindex(columns=[ours, theirs]).astype(float).dropna()
                 if both.empty:
@@ -83,12 +86,15 @@ class Compare(Study):
                      "origin": both[theirs].mean(), "difference": gap.estimate, "low": gap.low, "high": gap.high,
                      "n": len(both), "problems": gap.n, "p": paired_test(*pair, clusters=problem, seed=self.seed)}
                 )  # fmt: skip
+        table = pd.DataFrame(rows, columns=_COLUMNS)
+        table = table.assign(p_holm=holm(table["p"]))
+        if given:
+            return {"compare": table}
         responses = pd.concat(
             [data.of_these(run.table("responses.parquet")).assign(condition=name) for name, run in runs.items()]
         )
         accuracy = accuracy_table(responses.reset_index(drop=True), by="condition", baseline=self.origin)
-        table = pd.DataFrame(rows, columns=_COLUMNS)
-        return {"compare": table.assign(p_holm=holm(table["p"])), "compare_accuracy": accuracy}
+        return {"compare": table, "compare_accuracy": accuracy}
 
     def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
         import pandas as pd
@@ -112,4 +118,9 @@ class Compare(Study):
             "(statistics x layers)."
             for row in last.to_dict("records")
         ] or ["No response of the two models is to the same problem and sample: nothing to compare."]
+        if "compare_accuracy" not in tables:
+            return [
+                *said,
+                f"Both models have read the same given responses, so that {self.origin} has no accuracy here.",
+            ]
         return said + accuracy_reading(tables["compare_accuracy"], baseline=f"the origin, {self.origin}")

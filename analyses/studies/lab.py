@@ -61,7 +61,8 @@ class Lab(Setup):
         calibration: Calibration | None = None,
         calibrating: Sequence[str] = (),
     ) -> None:
-        super().__init__(model, problems, options, words, calibrating)
+        given = baseline.cells("baseline") if "responses" in baseline.settings else None
+        super().__init__(model, problems, options, words, calibrating, given)
         self.baseline, self._calibration = baseline, calibration
         self.tracer.goes_on(baseline.path)  # what is compared with it runs as it did
         self._kept: OrderedDict[Any, Tensor] = OrderedDict()

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from analyses.problems import Problem, bundled_problems, load_problems
+from analyses.responses import Paired
 from analyses.studies.base import Study
 from analyses.studies.calibration import CALIBRATE
 from analyses.studies.options import settle_options
 from analyses.studies.setup import Setup
+from analyses.trace.given import GivenFrom, paired_responses, settings_without_decoding
 from analyses.trace.inputs import name_or_model, traced_problems
 from analyses.trace.probing import Probing
 from analyses.trace.prompting import goes_on_with, prompt_for
@@ -36,6 +38,7 @@ class Plan:
     Attributes:
         chosen: its problems; source: those that may calibrate it; asked: so many of them.
         others: models whose baselines it needs beside.
+        responses: given ones that are the baseline, where they were given.
     """
 
     study: Study
@@ -44,6 +47,7 @@ class Plan:
     source: list[Problem]
     asked: int
     others: dict[str, Bridge]
+    responses: Paired | None = None
 
 
 def plan_study(
@@ -55,11 +59,13 @@ def plan_study(
     calibrate: int | None,
     options: TraceSettings,
     folder: Path | None = None,
+    responses: GivenFrom | None = None,
 ) -> Plan:
     """Look at everything that is asked for, and load the models.
 
     Args:
         folder: of the study, which may have been begun.
+        responses: given ones, as for :func:`analyses.trace.tracing.trace`.
 
     Warns:
         RunWarning: prompt "auto" is not what the model alone would make of it.
@@ -72,16 +78,26 @@ def plan_study(
     model = name_or_model(model)
     operation = f"study {study.name}"
     Probing(**study.probing())
-    chosen = traced_problems(model, problems, n)
+    if responses is None:
+        chosen = traced_problems(model, problems, n)
+    else:
+        options = _without_decoding(study, options)
     calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)
-    source = _source(problems, max(n or 0, calibrate))
     if isinstance(model, str):
         check_study_layers(study, model, options.layers)
     bridge = load_model(model) if isinstance(model, str) else model
     if folder is not None:
         options = goes_on_with(options, bridge, folder, "baseline")
+    paired = None
+    if responses is None:
+        source = _source(problems, max(n or 0, calibrate))
+    else:
+        whole = paired_responses(responses, problems, bridge, options)
+        paired, source = whole.first(n), list(whole.problems)
+        chosen = list(paired.problems)
     first = [problem.id for problem in source[:calibrate]]
-    setup = Setup(bridge, chosen, options, words, first)
+    cells = None if paired is None else list(paired.stored)
+    setup = Setup(bridge, chosen, options, words, first, cells)
     study = study.settled(setup)
     study.check(setup)
     others = {name: _load_beside(bridge, name, operation) for name in study.other_models()}
@@ -90,10 +106,26 @@ def plan_study(
         told = f"prompt raw for all models: they are compared on the same prompts, and {bare[0]} has no chat template"
         warnings.warn(told, RunWarning, stacklevel=2)
         options = replace(options, prompt="raw")
-        setup = Setup(bridge, chosen, options, words, first)
+        setup = Setup(bridge, chosen, options, words, first, cells)
     for other in others.values():
         Tracer(other, chosen, setup.options)
-    return Plan(study, setup, chosen, source, calibrate, others)
+    return Plan(study, setup, chosen, source, calibrate, others, paired)
+
+
+def _without_decoding(study: Study, options: TraceSettings) -> TraceSettings:
+    """The settings of a study of given responses.
+
+    Raises:
+        InputError: a study that decodes, or settings of decoding.
+    """
+    if study.decodes:
+        raise InputError(
+            f"study {study.name}",
+            expected="a study that decodes nothing, for responses that are there already",
+            received=f"{study.name}, which decodes beside them, by settings that nobody knows of them",
+            remedy="Let the model respond here (leave --responses out), or choose another study.",
+        )
+    return settings_without_decoding(options)
 
 
 def check_study_layers(study: Study, model: str, layers: Any = "all") -> None:

@@ -19,7 +19,8 @@ from analyses.studies.progress import Watch
 from analyses.studies.report import study_report
 from analyses.studies.spec import Spec, StartWorker
 from analyses.thinking import WordUse, word_uses
-from analyses.trace.inputs import pool_of
+from analyses.trace.given import GivenFrom
+from analyses.trace.inputs import are_bundled, pool_of
 from analyses.trace.others import most_of_pool
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.work.batches import do_batches, plan_batches
@@ -61,6 +62,7 @@ def run_study(
     tau: Number = 1.5,
     thinking_markers: Sequence[Any] = (),
     final_prompts: Sequence[Any] = (),
+    responses: GivenFrom | None = None,
 ) -> StudyResult:
     """Run a study into a folder, or go on with it.
 
@@ -84,6 +86,8 @@ def run_study(
         max_new_tokens, prompt, reference, reference_position, layers, site, temperature, top_p, seed, samples, sigma,
             eps, drop_top, tau, thinking_markers, final_prompts: of the traces it stands on, see
             :class:`analyses.trace.settings.TraceSettings`.
+        responses: responses that are there already, as for :func:`analyses.trace.tracing.trace`: they are the baseline
+            of a study that decodes nothing itself, and other models read them too.
 
     Raises:
         InputError: whatever is wrong with the study's options, model, problems, settings or disk, before anything is
@@ -96,7 +100,7 @@ def run_study(
         layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
         eps=eps, drop_top=drop_top, tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
-    plan = plan_study(study, model, problems, n, words, calibrate, options, out)
+    plan = plan_study(study, model, problems, n, words, calibrate, options, out, responses)
     study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
     shared = Path(baselines) if baselines is not None else out.parent / "baselines"
     calibrates = study.calibrates(plan.setup)
@@ -111,9 +115,11 @@ def run_study(
         )
 
     asked = study.probing()
-    pool = pool_of(problems, None, chosen, most_of_pool(asked["excess"])) if asked.get("excess") else ()
-    traces = Baselines(shared, asked, batch_size, workers, retry_failed, watch, pool)
-    if calibrates:
+    own = plan.responses is not None and problems is None and not are_bundled(plan.source)
+    known = plan.source if own else problems  # given responses that say their problems themselves are all there is
+    pool = pool_of(known, None, chosen, most_of_pool(asked["excess"])) if asked.get("excess") else ()
+    traces = Baselines(shared, asked, batch_size, workers, retry_failed, watch, pool, plan.responses)
+    if calibrates and plan.responses is None:
         # First, and alone, so that they are decoded in the same batches whatever the study's problems are.
         wanted = None if stored is None else stored.problems
         theirs = [p for p in plan.source if p.id in (plan.setup.calibrating if wanted is None else wanted)]

@@ -27,6 +27,7 @@ class Setup:
         layers, site: whose nHSIC the study is about (layer 0 alone stands for ln_final).
         words: thinking words with the ids that spell them.
         calibrating: ids of the problems that would calibrate the study.
+        given: the cells of a baseline of given responses; None where the baseline is decoded.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Setup:
         options: TraceSettings,
         words: str = "thinking",
         calibrating: Sequence[str] = (),
+        given: Sequence[Cell] | None = None,
     ) -> None:
         self.tracer = Tracer(model, list(problems), options)
         self.model, self.facts, self.options = model, self.tracer.facts, self.tracer.options
         self.layers, self.site = self.tracer.layers, options.site
         self.problems, self.words = self.tracer.problems, thinking_words(model, words)
         self.calibrating = tuple(calibrating)
+        self.given = None if given is None else tuple(given)
 
     @property
     def is_toy(self) -> bool:
@@ -49,8 +52,11 @@ class Setup:
         return self.facts.name in BUNDLED
 
     def cells(self, condition: str = "baseline") -> list[Cell]:
-        """This condition's cells, one a problem and sample."""
-        return [Cell(cell.problem, cell.sample, condition=condition) for cell in self.tracer.cells]
+        """This condition's cells, one a problem and sample; of given responses those that there are."""
+        cells = self.tracer.cells
+        if self.given is not None:
+            cells = [cell for cell in self.given if cell.problem in self.problems]
+        return [Cell(cell.problem, cell.sample, condition=condition) for cell in cells]
 
 
 def layers_of(text: str, setup: Setup, operation: str) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from interp.types import Bridge
 
 __all__ = ["Spec", "StartWorker"]
 
-GROWING = ("problems", "samples", "layers", "probes", "null", "excess")
+GROWING = ("problems", "samples", "layers", "probes", "null", "excess", "responses", "responses_from")
 """Settings of a baseline that may grow while studies share it."""
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from analyses.attribution.mi_reference import NON_PEAKS
 from analyses.store.run import Run
+from analyses.trace.given import DECODING, settings_without_decoding
 from analyses.trace.inputs import traced_problems
 from analyses.trace.others import pinned_others
 from analyses.trace.settings import TraceSettings
@@ -120,4 +121,7 @@ class Asked:
 def settings_of(run: Run) -> TraceSettings:
     """The settings that a run was made with."""
     known = {item.name for item in fields(TraceSettings)} - {"samples"}
-    return TraceSettings(**{name: value for name, value in run.settings.items() if name in known})
+    # Given responses have no token limit; what is asked of them needs no room behind a prompt
+    known -= set(DECODING) if "responses" in run.settings else set()
+    options = TraceSettings(**{name: value for name, value in run.settings.items() if name in known})
+    return settings_without_decoding(options) if "responses" in run.settings else options

@@ -27,6 +27,7 @@ from analyses.store.run import Cell, Run
 from analyses.store.tables import write_frame
 from analyses.trace.asked import Asked, settings_of
 from analyses.trace.attributions import ATTRIBUTIONS, PAGES
+from analyses.trace.given import Givens
 from analyses.trace.settings import TraceSettings
 from analyses.trace.tracer import Tracer
 from analyses.trace.trajectory import Trajectory
@@ -182,7 +183,8 @@ def _steps(trajectory: Trajectory, layer: int, steps: Any, peaks: bool) -> tuple
 def _check_model(model: Bridge, run: Run, options: TraceSettings) -> None:
     """Refuse another model than the run's, as where a run goes on."""
     try:
-        Tracer(model, [], options).check_fits(run.path)
+        given = Givens() if "responses" in run.settings else None
+        Tracer(model, [], options, given).check_fits(run.path)
     except InputError as error:
         raise InputError(
             "attribute",

@@ -11,7 +11,7 @@ from interp.errors import InputError
 from interp.loading.models import BUNDLED, model_source
 from interp.types import Bridge
 
-__all__ = ["check_ids_differ", "name_or_model", "pool_of", "traced_problems"]
+__all__ = ["are_bundled", "check_ids_differ", "name_or_model", "pool_of", "traced_problems"]
 
 TOY_POOL = 2000  # what wrong answers are drawn from where no file is given
 
@@ -51,6 +51,16 @@ def traced_problems(
     if not given:
         raise InputError("trace", expected="at least one problem", received="none", remedy="Pass some.")
     return given[:n]
+
+
+def are_bundled(problems: Sequence[Problem]) -> bool:
+    """Whether all of them are among those bundled with the toys.
+
+    >>> are_bundled(bundled_problems(3)[1:])
+    True
+    """
+    known = {problem.id: problem.digest for problem in bundled_problems(TOY_POOL)}
+    return all(known.get(problem.id) == problem.digest for problem in problems)
 
 
 def check_ids_differ(problems: Sequence[Problem]) -> None:

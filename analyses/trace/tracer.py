@@ -1,4 +1,4 @@
-"""Decode problems and score every (layer, step) while decoding: what a trace's worker does with a batch of cells.
+"""Decode problems, or read given responses, and score every (layer, step) meanwhile: a trace's worker, batch by batch.
 
 1. `Tracer` finds out that model, problems and settings fit each other, before any work.
 2. References give ``a[l]``; a streaming recorder hands each step's residual streams to nHSIC, some steps at a time, so
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -26,6 +26,7 @@ from analyses.grading import prompt_end
 from analyses.problems import Problem
 from analyses.store.pinned import json_values, merge_pinned, read_pinned
 from analyses.store.run import Cell, CellData, Run
+from analyses.trace.given import DECODING, Givens
 from analyses.trace.inputs import check_ids_differ
 from analyses.trace.prompting import prompt_for
 from analyses.trace.provenance import RunWarning, compare_provenance, engine_begun_with, provenance_of
@@ -41,7 +42,7 @@ from interp.errors import InputError
 from interp.generation_config import generation_rules
 from interp.passes import asked_sites, check_context
 from interp.prompts import encode_prompt
-from interp.reading import encode
+from interp.reading import encode, read
 from interp.record import PieceResiduals, ResidualPieces, ResidualSites, ResidualStream, StepResiduals
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
@@ -76,10 +77,15 @@ class Beside(Protocol):
 
 
 class Tracer:
-    """A model, problems and settings, all found to fit each other; ``options`` say what prompt ``auto`` came to."""
+    """A model, problems and settings, all found to fit each other; ``options`` say what prompt ``auto`` came to.
 
-    def __init__(self, model: Bridge, problems: list[Problem], options: TraceSettings) -> None:
-        self.model = model
+    With ``given`` responses nothing is decoded: they are read in the place of decoding, and all else is the same.
+    """
+
+    def __init__(
+        self, model: Bridge, problems: list[Problem], options: TraceSettings, given: Givens | None = None
+    ) -> None:
+        self.model, self.given = model, given
         self.facts: ModelFacts = model_facts(model)
         if options.prompt == "auto":
             options = replace(options, prompt=prompt_for(model.tokenizer))
@@ -109,10 +115,17 @@ class Tracer:
         if not self.problems and errors:
             raise _unreadable(errors[0])
         self.cells = [cell for problem in self.problems.values() for cell in self._cells(problem)]
+        if given is not None:
+            self.refused |= given.refused
+            # Those of like length are read together, and the longest first: what is too large shows at once
+            self.cells.sort(key=lambda cell: -len(given.by_cell[cell]))
 
     def _take(self, problem: Problem) -> None:
         """Encode a problem's texts, which may be too long for the model or nothing it can read."""
-        prompt = encode_prompt(self.model.tokenizer, self.options.prompt_of(problem), self.facts, "trace")
+        if self.given is not None and (cells := self.given.cells(problem.id)):
+            prompt = self.given.by_cell[cells[0]].prompt_ids.tolist()
+        else:
+            prompt = encode_prompt(self.model.tokenizer, self.options.prompt_of(problem), self.facts, "trace")
         text, position = self.options.reference_of(problem), self.options.reference_position
         reference = reference_from(self.model.tokenizer, text, problem.answer, self.facts, "trace")
         check_context([prompt], self.options.max_new_tokens, self.facts, "trace")
@@ -122,12 +135,14 @@ class Tracer:
         self.prompts[problem.id], self.references[problem.id] = prompt, reference
 
     def _cells(self, problem: Problem) -> list[Cell]:
+        if self.given is not None:
+            return self.given.cells(problem.id)
         return [Cell(problem.id, sample) for sample in range(self.options.samples)]
 
     def start(self, out: Path, grown: Mapping[str, Any] | None = None) -> TraceRun:
         """The run, new or gone on with; ``grown`` are settings that a run may be given later."""
         self.goes_on(out)
-        values = len(self.cells) * self.options.max_new_tokens * (len(self.layers) + 4)
+        values = self.tokens(self.cells) * (len(self.layers) + 4)
         return TraceRun.start(
             out,
             kind="trace",
@@ -141,6 +156,12 @@ class Tracer:
             # with that at the other position
             need_bytes=(16 if self.others is None else 24 + 32 * len(self.others.positions)) * values,
         )
+
+    def tokens(self, cells: Iterable[Cell]) -> int:
+        """How many tokens these responses have, at most."""
+        if self.given is None:
+            return self.options.max_new_tokens * sum(1 for _ in cells)
+        return sum(len(self.given.by_cell[cell].token_ids) for cell in cells)
 
     def goes_on(self, folder: Path) -> None:
         """Run the model on the bridge where a folder was begun on it, were it the other engine's turn now.
@@ -180,13 +201,16 @@ class Tracer:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What ``run.json`` pins beside the provenance."""
-        options = asdict(self.options)
+        options, given = asdict(self.options), self.given
+        samples = self.options.samples if given is None else 1 + max((cell.sample for cell in given.by_cell), default=0)
+        decoding = () if given is None else DECODING
         return {
-            **{k: v for k, v in options.items() if k not in ("layers", "samples")},
+            **{k: v for k, v in options.items() if k not in ("layers", "samples", *decoding)},
+            **({} if given is None else given.pins),
             "model": self.facts.name,
             "dtype": str(next(self.model.original_model.parameters()).dtype).removeprefix("torch."),
             "layers": list(self.layers),
-            "samples": list(range(self.options.samples)),
+            "samples": list(range(samples)),
             "problems": self.asked,
         }
 
@@ -251,22 +275,37 @@ class Tracer:
         if self.others is not None:
             self.others.read([cell.problem for cell in batch], self.layers)
         scorer = _Scorer(self, [cell.problem for cell in batch], answers)
-        rollouts = decode(
+        record = ResidualStream(layers=self.layers, sites=(options.site,), on_step=scorer.add)
+        make = self._decoded if self.given is None else self._read
+        rollouts = make(batch, record, report)
+        scores = scorer.finish()
+        mates = [[mate.problem, mate.sample] for mate in batch]
+        for i, (cell, rollout) in enumerate(zip(batch, rollouts, strict=True)):
+            if not run.has(cell):
+                self._write(run, cell, rollout, scores[i], mates)
+
+    def _decoded(self, batch: Batch, record: ResidualStream, report: Report) -> list[Rollout]:
+        options = self.options
+        return decode(
             self.model,
             [self.prompts[cell.problem] for cell in batch],
             max_new_tokens=options.max_new_tokens,
-            record=ResidualStream(layers=self.layers, sites=(options.site,), on_step=scorer.add),
+            record=record,
             temperature=options.temperature,
             top_p=options.top_p,
             seed=[row_seed(options.seed, cell) for cell in batch],
             batch_size=len(batch),
             progress=SimpleNamespace(update=report),
         )
-        scores = scorer.finish()
-        mates = [[mate.problem, mate.sample] for mate in batch]
-        for i, (cell, rollout) in enumerate(zip(batch, rollouts, strict=True)):
-            if not run.has(cell):
-                self._write(run, cell, rollout, scores[i], mates)
+
+    def _read(self, batch: Batch, record: ResidualStream, report: Report) -> list[Rollout]:
+        """The given responses, each read once, as if they had just been made."""
+        assert self.given is not None
+        given = [self.given.by_cell[cell] for cell in batch]
+        prompts, responses = [one.prompt_ids.tolist() for one in given], [one.token_ids.tolist() for one in given]
+        rollouts = read(self.model, prompts, responses, record=record, batch_size=len(batch))
+        report(sum(map(len, responses)))
+        return [replace(rollout, finish_reason=one.finish) for rollout, one in zip(rollouts, given, strict=True)]
 
     def _write(
         self, run: Run, cell: Cell, rollout: Rollout, scores: Mapping[str, Tensor], mates: list[list[Any]]
@@ -282,14 +321,18 @@ class Tracer:
             "layers": list(self.layers),
             "question": self.problems[cell.problem].question,
             "answer": self.problems[cell.problem].answer,
+            "solution": self.problems[cell.problem].solution,
             "text": rollout.text,
             "tokens": rollout.tokens,
             "prompt_end": prompt_end(self.model.tokenizer, rollout.prompt_ids.tolist()),
             "finish_reason": rollout.finish_reason,
-            "seed": rollout.settings["seed"],
+            "seed": rollout.settings.get("seed"),
             "batch": mates,
             "reference_end": self.references[cell.problem].read(self.options.reference_position)[-1],
         }
+        if self.given is not None:
+            one = self.given.by_cell[cell]
+            payload["given"] = {"where": one.where, "prompt": one.prompted, "notes": list(one.notes)}
         if self.others is not None:
             payload |= self.others.told(cell.problem, self.layers)
         run.write(cell, tensors, payload)

@@ -2,8 +2,8 @@
 
 1. The reference text of each problem (its gold solution, or its answer) goes through the model on its own; the residual
    stream at its last token, or where it predicts its answer (:mod:`analyses.trace.references`), is ``a[l]``.
-2. The model responds in batches; a streaming recorder hands each step's residual streams to nHSIC, some steps at a
-   time, so that no residual is kept.
+2. The model responds in batches, or reads responses that are there already (:mod:`analyses.trace.given`); a streaming
+   recorder hands each step's residual streams to nHSIC, some steps at a time, so that no residual is kept.
 3. So do references of other answers (:mod:`analyses.trace.others`), unless turned off: the excess over them, with
    references read at both positions.
 4. Each response with its scores becomes one cell of the run folder. The same command goes on where it stopped; more
@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from analyses.problems import Problem
+from analyses.responses import Paired, Responses, load_responses
 from analyses.store.run import Run
-from analyses.trace.inputs import name_or_model, pool_of, traced_problems
+from analyses.trace.given import GivenFrom, Givens, given_responses, paired_responses, settings_without_decoding
+from analyses.trace.inputs import are_bundled, name_or_model, pool_of, traced_problems
 from analyses.trace.lens_words import keep_lens
 from analyses.trace.others import other_references, pinned_others
 from analyses.trace.probing import check_measures, probing_of
@@ -87,6 +89,7 @@ def trace(
     null_seed: Whole = 0,
     excess: Whole | None = None,
     lens: Whole | None = None,
+    responses: GivenFrom | None = None,
 ) -> TraceRun:
     """Trace a model on problems into a run folder; see the module for what happens.
 
@@ -117,6 +120,10 @@ def trace(
         lens: responses of which the words of the logit lens are kept at every (layer, step), in lens.parquet and in the
             report, the one that it opens on first; 0 for none, None for what the run was asked before, or as many as
             cost little where there is a report (at least one).
+        responses: responses that are there already, read instead of decoding: a file or a folder, several, or what
+            :func:`analyses.responses.load_responses` gave, see there for the formats. ``problems`` is then where their
+            questions and gold answers are looked up, or ``None`` where the responses say them; ``n`` the first of those
+            that have one. One that cannot be read is told in ``run.failures()``. Settings of decoding are refused.
 
     Raises:
         InputError: whatever is wrong with model, problems, settings or disk, before anything is decoded; at the end,
@@ -137,12 +144,23 @@ def trace(
         layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
         eps=eps, drop_top=drop_top, tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
-    chosen = traced_problems(model, problems, n)
+    if responses is None:
+        chosen = traced_problems(model, problems, n)
+    else:
+        options = settings_without_decoding(options)
+        if not isinstance(responses, Paired):
+            responses = load_responses(responses) if not isinstance(responses, Responses) else responses
     if isinstance(model, str):
         check_layers(model, options.layers, "trace")
     bridge = load_model(model) if isinstance(model, str) else model
     options = goes_on_with(options, bridge, Path(out))
-    tracer = Tracer(bridge, chosen, options)
+    givens: Givens | None = None
+    if responses is not None:
+        paired = paired_responses(responses, problems, bridge, options).first(n)
+        chosen, givens = list(paired.problems), given_responses(paired, bridge, options)
+        if problems is None and pool is None and not are_bundled(chosen):
+            pool = chosen  # the responses' own problems: no file says more
+    tracer = Tracer(bridge, chosen, options, givens)
     options = tracer.options
     check_measures(probing, options, tracer.facts.d_model)
     make_pool = partial(pool_of, problems, pool, chosen)
@@ -161,9 +179,11 @@ def trace(
     skip = [] if retry_failed else list(run.failures())
     batches = plan_batches(run, tracer.cells, batch_size, skip)
     total = sum(map(len, batches))
-    bar = (progress or _silent)(total, total * options.max_new_tokens)
+    bar = (progress or _silent)(total, tracer.tokens(cell for batch in batches for cell in batch))
     make = (
-        partial(_start_worker, ModelRef.of(bridge, tracer.provenance["model"]), chosen, options, Path(out), workers)
+        partial(
+            _start_worker, ModelRef.of(bridge, tracer.provenance["model"]), chosen, options, Path(out), workers, givens
+        )
         if workers > 1
         else None
     )
@@ -174,13 +194,20 @@ def trace(
         bar = (progress or _silent)(len(rest), sum(lengths))
         again = [rest[begin : begin + batch_size] for begin in range(0, len(rest), batch_size)]
         start = partial(
-            _start_rereader, ModelRef.of(bridge, tracer.provenance["model"]), chosen, options, Path(out), workers
+            _start_rereader,
+            ModelRef.of(bridge, tracer.provenance["model"]),
+            chosen,
+            options,
+            Path(out),
+            workers,
+            givens,
         )
         failed |= do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
     derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
     if report or lens is not None:
         keep_lens(tracer, run, lens)
-    for sentence in response_warnings(run.table("responses.parquet", OF_RESPONSES), options.max_new_tokens):
+    limit = options.max_new_tokens if givens is None else None
+    for sentence in response_warnings(run.table("responses.parquet", OF_RESPONSES), limit, givens is not None):
         warnings.warn(sentence, RunWarning, stacklevel=2)
     if report:
         refresh_report(run)
@@ -195,11 +222,13 @@ def trace(
     return run
 
 
-def _start_worker(ref: ModelRef, problems: list[Problem], options: TraceSettings, out: Path, workers: int) -> Work:
+def _start_worker(
+    ref: ModelRef, problems: list[Problem], options: TraceSettings, out: Path, workers: int, givens: Givens | None
+) -> Work:
     """In another process: the same model, the same settings; the run's pins compare both."""
     model = ref.load()
     share_threads(model, workers)
-    tracer = Tracer(model, problems, options)
+    tracer = Tracer(model, problems, options, givens)
     run = tracer.start(out)
     if pinned := run.settings.get("excess"):
         tracer.others = pinned_others(tracer, out, pinned)
@@ -212,11 +241,12 @@ def _start_rereader(
     options: TraceSettings,
     out: Path,
     workers: int,
+    givens: Givens | None,
 ) -> Work:
     """In another process: the same model, and what the run was asked."""
     model = ref.load()
     share_threads(model, workers)
-    tracer = Tracer(model, problems, options)
+    tracer = Tracer(model, problems, options, givens)
     return Rereader(tracer, tracer.start(out)).do
 
 

@@ -48,6 +48,7 @@ Measures across problems
 
 Runs and studies
     trace, TraceRun, Trajectory; attribute_run (of a finished one); Problem, bundled_problems, load_problems
+    load_responses (of other engines, logs and data sets, for trace and run_study), export_responses (of a run)
     run_study, make_study, Study, Condition
 
 Rooms
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
         zero_writes,
     )
     from analyses.problems import Problem, bundled_problems, load_problems
+    from analyses.responses import export_responses, load_responses
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
     from analyses.studies.run import run_study
@@ -250,6 +252,7 @@ __all__ = [
     "error_bounds",
     "excess",
     "excess_kurtosis",
+    "export_responses",
     "gaussian_mi",
     "grading",
     "holm_over_layers",
@@ -262,6 +265,7 @@ __all__ = [
     "list_models",
     "load_model",
     "load_problems",
+    "load_responses",
     "log_probability",
     "logit_attribution",
     "logit_difference",
@@ -333,7 +337,9 @@ _ANALYSES = {
     "Trajectory": "analyses.trace",
     "attribute_run": "analyses.trace",
     "bundled_problems": "analyses.problems",
+    "export_responses": "analyses.responses",
     "load_problems": "analyses.problems",
+    "load_responses": "analyses.responses",
     "MiAttribution": "analyses.attribution",
     "logit_attribution": "analyses.attribution",
     "mi_attribution": "analyses.attribution",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from references import MODELS, SITES, check
 
-from interp import InputError, Intervention, ResidualSites, ResidualStream, Rollout, Step, decode, read
+from interp import InputError, Intervention, ResidualSites, ResidualStream, Rollout, Step, StepResiduals, decode, read
 from interp.interventions import MeanAblate, SuppressTokens
 
 EVERY = ResidualSites(sites=SITES)
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_refused_before_any_pass() -> None:
         ([[5], [6]], [[7]], {}, "read: expected 2 responses, one a prompt, received 1"),
         ([5, 6], [{"role": "user", "content": "w7"}], {}, "responses as token ids or texts"),
         ([5, 6], [7] * 600, {}, "at most 512 positions"),
-        ([5, 6], [7], {"record": stream}, "read: expected ResidualSites or ResidualPieces, received ResidualStream"),
+        ([5, 6], [7], {"record": stream, "interventions": MeanAblate(torch.ones(44), 1, [0])}, "received both"),
         ([5, 6], [7], {"record": ResidualSites(layers=[3])}, "expected layers from 0 to 2"),
         ([5, 6], [7], {"interventions": SuppressTokens([5])}, "read: expected interventions that only edit residuals"),
         ([5, 6], [7], {"interventions": Chooses()}, "read: expected interventions that only edit residuals"),
@@ -124,6 +124,81 @@ def test_what_cannot_be_read_is_refused_before_any_pass() -> None:
     read(model, [5, 6], [7])
     assert passes == [1], "the counter counts"
     handle.remove()
+
+
+@pytest.mark.parametrize(("name", "piece"), [("gemma3", 2), ("llama", 5), ("gpt2", None)])
+def test_a_stream_is_told_what_decode_told_whatever_the_pieces(name: str, piece: int | None) -> None:
+    """Steps, rows and residual streams of prompts and responses of other lengths, penalties included."""
+    model, texts = F.bridge(name, torch.float64), F.texts(name)
+    config = {"repetition_penalty": 1.3, "eos_token_id": None}
+    stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, texts, max_new_tokens=12)])
+    options = {"sites": ("resid_pre", "resid_post", "z", "ln_final")}
+    made = decode(
+        model, texts, max_new_tokens=12, stop=stops, record=ResidualSites(**options), generation_config=config
+    )
+    assert len({len(rollout) for rollout in made}) > 2
+    told: list[tuple[int, int]] = []
+
+    def on_step(step: StepResiduals) -> None:
+        for i, row in enumerate(step.rows):
+            told.append((row, step.step))
+            for site, values in step.residuals.items():
+                expected = made[row].residuals[site][:, step.step]
+                torch.testing.assert_close(values[:, i], expected, rtol=1e-5, atol=1e-5, msg=f"{site} {row}")
+
+    ids = [rollout.token_ids for rollout in made]
+    stream = ResidualStream(**options, on_step=on_step)
+    again = read(model, texts, ids, record=stream, batch_size=3, piece=piece, generation_config=config)
+    assert sorted(told) == [(row, step) for row, rollout in enumerate(made) for step in range(len(rollout))]
+    for one, other in zip(again, made, strict=True):
+        assert one.residuals == {}
+        torch.testing.assert_close(one.logprobs, other.logprobs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one.entropy, other.entropy, rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_that_leaves_a_stream_takes_the_padding_of_the_others_along() -> None:
+    """The longest prompt has the shortest response: what stays is padded less."""
+    model = F.bridge("gemma3", torch.float64)
+    prompts, responses = [[*range(20, 31)], [5, 6], [7, 8, 9]], [[40, 41], [*range(50, 61)], [*range(70, 79)]]
+    kept = read(model, prompts, responses, record=ResidualSites())
+    told: dict[int, list[torch.Tensor]] = {0: [], 1: [], 2: []}
+
+    def on_step(step: StepResiduals) -> None:
+        for i, row in enumerate(step.rows):
+            assert len(told[row]) == step.step
+            told[row].append(step.residuals["resid_post"][:, i].clone())
+
+    again = read(model, prompts, responses, record=ResidualStream(on_step=on_step), piece=3)
+    for row, one in enumerate(kept):
+        expected = one.residuals["resid_post"]
+        torch.testing.assert_close(torch.stack(told[row], dim=1), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again[row].logprobs, one.logprobs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stream_needs_no_position_beyond_a_rows_own_text() -> None:
+    """Learned positions end with the context: a long prompt beside a long response, each of which fits."""
+    model = F.bridge("gpt2")
+    prompts, responses = [[5] * 500, [6] * 5], [[7] * 12, [8] * 507]
+    steps: list[int] = []
+    stream = ResidualStream(layers=0, on_step=lambda step: steps.append(len(step.rows)))
+    found = read(model, prompts, responses, record=stream, piece=2000)
+    assert [len(one) for one in found] == [12, 507]
+    assert steps == [2] * 12 + [1] * 495
+
+
+def test_a_stream_is_cut_under_ones_own_hooks_only_where_a_row_ends() -> None:
+    model, seen = F.bridge("llama"), list[int]()
+    prompts, responses = [[*range(20, 31)], [5, 6]], [[40, 41], [*range(50, 61)]]
+    stream = ResidualStream(on_step=lambda step: None)
+    with model.hooks(fwd_hooks=[("blocks.1.hook_out", lambda residual, hook: seen.append(residual.shape[1]))]):
+        read(model, prompts, responses, record=stream)
+        assert seen == [
+            12,
+            9,
+        ]  # eleven of the longer prompt and a step, then the nine steps that the other row has more
+        seen.clear()
+        read(model, prompts, responses, record=stream, piece=5)
+        assert seen == [5, 5, 2, 5, 4]
 
 
 def test_several_texts_are_several_responses() -> None:
