@@ -41,7 +41,8 @@ from probes.depth import settling_depth
 from probes.nulls import null_scores, null_test, random_answers
 
 if TYPE_CHECKING:
-    from analyses.trace.tracer import Beside, Tracer
+    from analyses.trace.step_scores import Beside
+    from analyses.trace.tracer import Tracer
 
 __all__ = [
     "Rereader",

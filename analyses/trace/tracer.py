@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -33,6 +33,7 @@ from analyses.trace.provenance import RunWarning, compare_provenance, engine_beg
 from analyses.trace.references import Reference, reference_from
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
+from analyses.trace.step_scores import Beside, StepScores
 from analyses.work.batches import Batch, guarded
 from analyses.work.scheduler import Report
 from interp.decoding import decode
@@ -43,37 +44,13 @@ from interp.generation_config import generation_rules
 from interp.passes import asked_sites, check_context
 from interp.prompts import encode_prompt
 from interp.reading import encode, read
-from interp.record import PieceResiduals, ResidualPieces, ResidualSites, ResidualStream, StepResiduals
+from interp.record import PieceResiduals, ResidualPieces, ResidualSites, ResidualStream
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
 from interp.types import Bridge
 from probes import nhsic
 
-__all__ = ["Beside", "Tracer", "row_seed"]
-
-CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
-
-
-@runtime_checkable
-class Beside(Protocol):
-    """Other answers' references that responses are scored beside (:class:`analyses.trace.others.OtherReferences`)."""
-
-    @property
-    def positions(self) -> tuple[str, ...]: ...
-
-    def read(self, problems: Sequence[str], layers: Sequence[int]) -> None: ...
-
-    def scored(
-        self,
-        problems: Sequence[str],
-        layers: Sequence[int],
-        steps: Float[Tensor, "row layer step d_model"],
-        own: Float[Tensor, "row position layer d_model"],
-    ) -> list[dict[str, Float64[Tensor, "layer step"]]]: ...
-
-    def told(self, problem: str, layers: Sequence[int]) -> dict[str, Any]: ...
-
-    def wanted(self, layers: Sequence[int]) -> dict[str, Any]: ...
+__all__ = ["Tracer", "row_seed"]
 
 
 class Tracer:
@@ -274,15 +251,17 @@ class Tracer:
         answers = torch.stack([self.answers_at(cell.problem, self.layers, self.positions) for cell in batch])
         if self.others is not None:
             self.others.read([cell.problem for cell in batch], self.layers)
-        scorer = _Scorer(self, [cell.problem for cell in batch], answers)
-        record = ResidualStream(layers=self.layers, sites=(options.site,), on_step=scorer.add)
+        scores = StepScores(
+            self.score, self.others, self.layers, options.site, [cell.problem for cell in batch], answers
+        )
+        record = ResidualStream(layers=self.layers, sites=(options.site,), on_step=scores.add)
         make = self._decoded if self.given is None else self._read
         rollouts = make(batch, record, report)
-        scores = scorer.finish()
+        found = scores.finish()
         mates = [[mate.problem, mate.sample] for mate in batch]
         for i, (cell, rollout) in enumerate(zip(batch, rollouts, strict=True)):
             if not run.has(cell):
-                self._write(run, cell, rollout, scores[i], mates)
+                self._write(run, cell, rollout, found[i], mates)
 
     def _decoded(self, batch: Batch, record: ResidualStream, report: Report) -> list[Rollout]:
         options = self.options
@@ -411,42 +390,6 @@ def _unreadable(error: Exception) -> InputError:
         received=f"{type(error).__name__}: {str(error)[:400]}",
         remedy="Check the problems, or give the raw question (prompt raw).",
     )
-
-
-class _Scorer:
-    """Takes streamed residuals and scores them ``CHUNK_STEPS`` at a time, with the other references where asked."""
-
-    def __init__(
-        self, tracer: Tracer, problems: Sequence[str], answers: Float[Tensor, "row position layer d_model"]
-    ) -> None:
-        self.tracer, self.problems, self.answers = tracer, problems, answers
-        self.rows: list[int] = []
-        self.held: list[Float[Tensor, "layer row d_model"]] = []
-        self.done: list[list[dict[str, Tensor]]] = [[] for _ in answers]
-
-    def add(self, step: StepResiduals) -> None:
-        if step.rows != self.rows or len(self.held) == CHUNK_STEPS:
-            self.flush()
-            self.rows = step.rows
-        self.held.append(step.residuals[self.tracer.options.site].clone())
-
-    def flush(self) -> None:
-        if self.held:
-            steps = torch.stack(self.held, dim=2).transpose(0, 1)  # [row, layer, step, d_model]
-            for row, found in zip(self.rows, self._scores(steps), strict=True):
-                self.done[row].append(found)
-            self.held = []
-
-    def _scores(self, steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
-        tracer, answers = self.tracer, self.answers[self.rows]
-        if tracer.others is None:
-            return [{"mi": mi} for mi in tracer.score(steps, answers[:, 0]).cpu()]
-        return tracer.others.scored([self.problems[row] for row in self.rows], tracer.layers, steps, answers)
-
-    def finish(self) -> list[dict[str, Tensor]]:
-        """Each row's tensors ``[layer, step]``, by name."""
-        self.flush()
-        return [{name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]} for parts in self.done]
 
 
 def row_seed(seed: int, cell: Cell) -> int:

@@ -1,0 +1,86 @@
+"""Scores of the steps of a batch while it is decoded or read, so that no residual stream is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from interp.record import StepResiduals
+
+__all__ = ["Beside", "StepScores"]
+
+CHUNK_STEPS = 32  # steps scored at once: enough to keep nHSIC busy, few enough to stay small
+
+
+@runtime_checkable
+class Beside(Protocol):
+    """Other answers' references that responses are scored beside (:class:`analyses.trace.others.OtherReferences`)."""
+
+    @property
+    def positions(self) -> tuple[str, ...]: ...
+
+    def read(self, problems: Sequence[str], layers: Sequence[int]) -> None: ...
+
+    def scored(
+        self,
+        problems: Sequence[str],
+        layers: Sequence[int],
+        steps: Float[Tensor, "row layer step d_model"],
+        own: Float[Tensor, "row position layer d_model"],
+    ) -> list[dict[str, Float64[Tensor, "layer step"]]]: ...
+
+    def told(self, problem: str, layers: Sequence[int]) -> dict[str, Any]: ...
+
+    def wanted(self, layers: Sequence[int]) -> dict[str, Any]: ...
+
+
+class StepScores:
+    """Takes streamed residuals and scores them ``CHUNK_STEPS`` at a time, with the other references where asked.
+
+    Args:
+        score: of steps ``[row, layer, step, d_model]`` with an answer a row and layer.
+        answers: the own reference's, of each row, at each position it is read.
+    """
+
+    def __init__(
+        self,
+        score: Callable[..., Float64[Tensor, "row layer step"]],
+        others: Beside | None,
+        layers: Sequence[int],
+        site: str,
+        problems: Sequence[str],
+        answers: Float[Tensor, "row position layer d_model"],
+    ) -> None:
+        self.score, self.others, self.layers, self.site = score, others, layers, site
+        self.problems, self.answers = problems, answers
+        self.rows: list[int] = []
+        self.held: list[Float[Tensor, "layer row d_model"]] = []
+        self.done: list[list[dict[str, Tensor]]] = [[] for _ in answers]
+
+    def add(self, step: StepResiduals) -> None:
+        if step.rows != self.rows or len(self.held) == CHUNK_STEPS:
+            self.flush()
+            self.rows = step.rows
+        self.held.append(step.residuals[self.site].clone())
+
+    def flush(self) -> None:
+        if self.held:
+            steps = torch.stack(self.held, dim=2).transpose(0, 1)  # [row, layer, step, d_model]
+            for row, found in zip(self.rows, self._scores(steps), strict=True):
+                self.done[row].append(found)
+            self.held = []
+
+    def _scores(self, steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
+        answers = self.answers[self.rows]
+        if self.others is None:
+            return [{"mi": mi} for mi in self.score(steps, answers[:, 0]).cpu()]
+        return self.others.scored([self.problems[row] for row in self.rows], self.layers, steps, answers)
+
+    def finish(self) -> list[dict[str, Tensor]]:
+        """Each row's tensors ``[layer, step]``, by name."""
+        self.flush()
+        return [{name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]} for parts in self.done]
