@@ -152,6 +152,7 @@ def writes_bytes(engine: Engine, places: int, components: int, columns: int = 0)
     """What writes at so many places take; with the text's columns, what reading them takes too.
 
     >>> from interp import load_model
+    >>> from interp.engines.registry import engine_for
     >>> writes_bytes(engine_for(load_model("toy-reasoner")), 2, 16)  # 16 writes, 3 streams and the embedding, float32
     20480
     """
