@@ -60,7 +60,7 @@ def needs_of(
     >>> from interp.engines.registry import engine_for
     >>> model = load_model("toy-reasoner")
     >>> def at(tokens):
-    ...     return needs_of(model, engine_for(model), tokens, 2, 1, 1, measures=5, total=True, sources=3)
+    ...     return needs_of(model, engine_for(model, modules=True), tokens, 2, 1, 1, measures=5, total=True, sources=3)
     >>> at(200).most < at(400).most < 4 * at(200).most
     True
     """
