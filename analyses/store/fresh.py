@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,9 @@ def _state(file: Path) -> list[int] | None:
     return [found.st_mtime_ns, found.st_size]
 
 
+@cache
 def _code() -> str:
-    """Digest of this package's sources and of the libraries that write tables or grade answers."""
+    """Digest of the sources this process began with, and of the libraries that write tables or grade answers."""
     digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in _LIBRARIES).encode())
     for package in _PACKAGES:
         root = Path(__file__).parents[2] / package

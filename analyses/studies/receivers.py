@@ -241,7 +241,7 @@ class Receivers(Study):
         ]
         tests = int(table["p"].notna().sum())
         for row in table.to_dict("records"):
-            what = f"{row['measure']}, {row['how']}, {row['heads']} heads ({row['list']})"
+            what = f"{row['measure']}, {row['how']}, {row['heads']} head{'s' * (row['heads'] != 1)} ({row['list']})"
             if not row["n"]:
                 said.append(f"{what}: no problem has graded responses of both kinds.")
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import families as F
@@ -97,24 +98,29 @@ def test_nothing_ready_made_is_left_out(source: Rollout) -> None:
     assert {make(source).describe()["name"] for make in READY.values()} == public
 
 
+def decoded(temperature: float, *some: Intervention) -> list[Rollout]:
+    record = ResidualSites(sites=SITES)
+    options: dict[str, Any] = {"max_new_tokens": 12, "temperature": temperature, "seed": 3, "record": record}
+    return decode(F.bridge("llama", torch.float64), F.prompts(3), interventions=some, **options)
+
+
+@cache
+def untouched(temperature: float) -> list[Rollout]:
+    return decoded(temperature)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("which", READY)
 def test_the_same_seed_twice_gives_the_same_and_the_last_pass_is_kept(
     which: str, temperature: float, source: Rollout
 ) -> None:
-    hf, model = F.pair("llama", torch.float64)
-
-    def run(*some: Intervention) -> list[Rollout]:
-        record = ResidualSites(sites=SITES)
-        options: dict[str, Any] = {"max_new_tokens": 12, "temperature": temperature, "seed": 3, "record": record}
-        return decode(model, F.prompts(3), interventions=some, **options)
-
+    hf, _ = F.pair("llama", torch.float64)
     intervention = READY[which](source)
-    first, second = run(intervention), run(intervention)
+    first, second = (decoded(temperature, intervention) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert_identical(a, b)
         assert a.settings == b.settings == json.loads(json.dumps(a.settings))
-    plain = run()
+    plain = untouched(temperature)
     assert any(not torch.equal(a.logprobs, b.logprobs) for a, b in zip(first, plain, strict=True)), "it does nothing"
     for rollout in first:
         # What was recorded is what the token was chosen from: unembedded, it gives the token's probability.

@@ -63,12 +63,12 @@ def test_it_opens_on_a_response_with_peaks_in_one_screen_that_anybody_can_read(
         ready(tab)
         seen = {"chosen": tab.evaluate(CHOSEN), "why": tab.inner_text(".rp-why")}
         shows(tab, told(toy, first.problem, first.layer, seen["chosen"]["step"]))
-        for width, height in ((1300, 800), (390, 844)):
+        # Contrast hangs on the scheme, what overlaps on the width: two of the four say both
+        for width, height, scheme in ((1300, 800, "light"), (390, 844, "dark")):
             tab.set_viewport_size({"width": width, "height": height})
-            for scheme in ("light", "dark"):
-                tab.emulate_media(color_scheme=scheme)
-                tab.wait_for_timeout(200)
-                seen[width, scheme] = barriers(tab)
+            tab.emulate_media(color_scheme=scheme)
+            tab.wait_for_timeout(200)
+            seen[width, scheme] = barriers(tab)
             seen[width] = (height, tab.evaluate(SCREEN), tab.evaluate("document.documentElement.scrollWidth"))
         return seen
 
@@ -80,8 +80,8 @@ def test_it_opens_on_a_response_with_peaks_in_one_screen_that_anybody_can_read(
         "hash": "",
     }
     assert got["why"] == first.why
+    assert got[1300, "light"] + got[390, "dark"] == []
     for width in (1300, 390):
-        assert got[width, "light"] + got[width, "dark"] == []
         height, parts, whole = got[width]
         assert whole == width
         assert all(within and filled and beside for within, _, filled, beside in parts)

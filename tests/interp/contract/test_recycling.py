@@ -168,11 +168,18 @@ def references_of(engine: type, name: str, extract: int, inject: int, repeats: i
     return cacheless(F.pair(name, torch.float64)[0], F.texts(name), thinking_ids(engine, name), **options)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(
-    ("extract", "inject", "repeats", "trigger", "rows"),
-    [*((*case, range(5)) for case in CASES), *((*case, [4]) for case in CASES if case[:2] == (1, 1))],
-)
+def _cases() -> list[tuple[Any, ...]]:
+    """Every case on every kind of model; on families that attend as llama does, one of each trigger."""
+    found: list[tuple[Any, ...]] = []
+    for name in MODELS:
+        for case in CASES:
+            if name not in ("qwen2", "qwen3") or case[:2] == (1, 1):
+                found.append((name, *case, range(5)))
+                found += [(name, *case, [4])] if case[:2] == (1, 1) and name not in ("qwen2", "qwen3") else []
+    return found
+
+
+@pytest.mark.parametrize(("name", "extract", "inject", "repeats", "trigger", "rows"), _cases())
 def test_recycling_equals_a_cacheless_reference(
     engine: type, name: str, extract: int, inject: int, repeats: int, trigger: str, rows: Sequence[int]
 ) -> None:
