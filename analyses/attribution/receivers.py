@@ -249,7 +249,13 @@ def problems_of(rollouts: Sequence[Rollout], problems: Any, operation: str) -> l
     if problems is None:
         numbers: dict[tuple[int, ...], int] = {}
         return [numbers.setdefault(tuple(r.prompt_ids.tolist()), len(numbers)) for r in rollouts]
-    return of_each(rollouts, problems, operation, "problems", "They belong together by their place.")
+    labels = as_list(problems, operation, "problems", "a problem for each rollout")
+    if len(labels) != len(rollouts):
+        raise InputError(
+            operation, expected=f"a problem for each of {len(rollouts)} rollouts", received=str(len(labels)),
+            remedy="They belong together by their place.",
+        )  # fmt: skip
+    return labels
 
 
 def of_each(rollouts: Sequence[Rollout], given: Any, operation: str, what: str, remedy: str) -> list[Any]:
