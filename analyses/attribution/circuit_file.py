@@ -18,7 +18,7 @@ import pandas
 from analyses.store.atomic import disk_errors, make_folder, replacing
 from interp.errors import InputError
 
-__all__ = ["checked_json", "read_circuit", "table_as_json", "table_from_json", "write_circuit"]
+__all__ = ["checked_json", "read_circuit", "table_as_json", "table_from_json", "write_circuit", "write_whole"]
 
 FORMAT = "peaklens circuit 1"
 _TABLES = ("nodes", "edges", "positions")
@@ -27,8 +27,12 @@ _TABLES = ("nodes", "edges", "positions")
 def write_circuit(target: Path, tables: Mapping[str, pandas.DataFrame], rest: Mapping[str, Any]) -> Path:
     """Write tables and plain data, whole or not at all."""
     body = {"format": FORMAT, **rest, **{name: table_as_json(frame) for name, frame in tables.items()}}
-    text = json.dumps(body, allow_nan=False, separators=(",", ":"))
-    with disk_errors("save a circuit", target, "Choose a folder that can be written and has room."):
+    return write_whole(target, json.dumps(body, allow_nan=False, separators=(",", ":")), "save a circuit")
+
+
+def write_whole(target: Path, text: str, operation: str) -> Path:
+    """Write a text, whole or not at all, into a folder that is made where there is none."""
+    with disk_errors(operation, target, "Choose a folder that can be written and has room."):
         make_folder(target.parent)
         with replacing(target) as temporary:
             temporary.write_text(text, encoding="utf-8")

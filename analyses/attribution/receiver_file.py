@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas
 
-from analyses.attribution.circuit_file import table_as_json, table_from_json
-from analyses.store.atomic import disk_errors, make_folder, replacing
+from analyses.attribution.circuit_file import table_as_json, table_from_json, write_whole
 from interp.errors import InputError
 
 __all__ = ["read_receivers", "write_receivers"]
@@ -35,11 +34,7 @@ def write_receivers(target: Path, tables: Mapping[str, pandas.DataFrame], settin
             received=str(error)[:80],
             remedy="Find the heads again with problems=[...] of those.",
         ) from error
-    with disk_errors("save receiver heads", target, "Choose a folder that can be written and has room."):
-        make_folder(target.parent)
-        with replacing(target) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return target
+    return write_whole(target, text, "save receiver heads")
 
 
 def read_receivers(path: Path) -> tuple[dict[str, pandas.DataFrame], dict[str, Any]]:

@@ -37,7 +37,7 @@ from interp.types import Bridge
 from interp.writes import read_patterns
 from probes.receivers import CONTROLS, depth_controlled
 
-__all__ = ["Matched", "as_responses", "matched_tokens", "problems_of", "receiver_heads"]
+__all__ = ["Matched", "as_responses", "matched_tokens", "of_each", "problems_of", "receiver_heads"]
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,7 @@ def _targets(
         raise InputError(
             operation, expected="words or steps", received="both", remedy="Ask for the one, then for the other."
         )
-    given = as_list(steps, operation, "steps", "the steps of each rollout")
-    if len(given) != len(rollouts):
-        raise InputError(
-            operation, expected=f"steps of each of {len(rollouts)} rollouts", received=f"those of {len(given)}",
-            remedy="Give a list of steps for each, empty where it has none.",
-        )  # fmt: skip
+    given = of_each(rollouts, steps, operation, "steps", "Give a list of steps for each, empty where it has none.")
     found = []
     for rollout, own in zip(rollouts, given, strict=True):
         wanted = as_wholes(own, operation, "steps")
@@ -261,3 +256,14 @@ def problems_of(rollouts: Sequence[Rollout], problems: Any, operation: str) -> l
             remedy="They belong together by their place.",
         )  # fmt: skip
     return labels
+
+
+def of_each(rollouts: Sequence[Rollout], given: Any, operation: str, what: str, remedy: str) -> list[Any]:
+    """What is given for each rollout, one for one."""
+    listed = as_list(given, operation, what, f"{what} of each rollout")
+    if len(listed) != len(rollouts):
+        raise InputError(
+            operation, expected=f"{what} of each of {len(rollouts)} rollouts", received=f"those of {len(listed)}",
+            remedy=remedy,
+        )  # fmt: skip
+    return listed

@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.attribution.receiver_result import ReceiverHeads, ranked
-from analyses.attribution.receivers import as_responses, problems_of
+from analyses.attribution.receivers import as_responses, of_each, problems_of
 from analyses.token_kinds import token_kind
-from interp.arguments import Whole, Wholes, as_list, as_text, as_whole, as_wholes
+from interp.arguments import Whole, Wholes, as_text, as_whole, as_wholes
 from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.rollout import Rollout
@@ -192,12 +192,7 @@ def _sentence_attention(
 def _spans(rollouts: Sequence[Rollout], spans: Any, operation: str) -> list[list[tuple[int, int]]]:
     if spans is None:
         return [sentence_spans(rollout.tokens) for rollout in rollouts]
-    given = as_list(spans, operation, "spans", "the sentences of each rollout")
-    if len(given) != len(rollouts):
-        raise InputError(
-            operation, expected=f"sentences of each of {len(rollouts)} rollouts", received=f"those of {len(given)}",
-            remedy="Give a list of (start, stop) for each.",
-        )  # fmt: skip
+    given = of_each(rollouts, spans, operation, "sentences", "Give a list of (start, stop) for each.")
     found = []
     for rollout, own in zip(rollouts, given, strict=True):
         pairs = [as_wholes(pair, operation, "a sentence") for pair in own]

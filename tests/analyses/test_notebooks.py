@@ -291,7 +291,7 @@ def test_a_page_is_whole_on_a_phone_in_the_dark_and_then_on_a_desk(built: Path, 
     assert phone["overflow"] <= 0, "nothing is wider than the screen"
     assert phone["paper"] != desk["paper"] == "rgb(255, 255, 255)"
     for seen in (phone, desk):
-        assert seen["drawn"] == seen["views"] == live >= 2
+        assert seen["drawn"] == seen["views"] == live > (1 if name == NAMES[5] else 2)
     assert desk["overflow"] <= 0
     for text in EXPECTED[name]:
         assert text in rendered.text, text
