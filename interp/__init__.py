@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp.decoding import decode
+    from interp.encoding import Encoding, encode
     from interp.engines.registry import engine_told, only_engine
     from interp.errors import InputError
     from interp.loading.models import bundled_model_path, list_models, load_model
     from interp.loading.pull import pull_model
     from interp.metrics import Metric, answer_log_probability, log_probability, logit_difference
     from interp.protocol import Intervention, Step
-    from interp.reading import Encoding, Scores, encode, read, score
+    from interp.reading import Scores, read, score
     from interp.record import PieceResiduals, ResidualPieces, ResidualSites, ResidualStream, StepResiduals
     from interp.rollout import Rollout
     from interp.rows import Positions, Row
@@ -61,7 +62,7 @@ __all__ = [
 
 _HOMES = {
     "Component": "writes.components",
-    "Encoding": "reading",
+    "Encoding": "encoding",
     "InputError": "errors",
     "Intervention": "protocol",
     "Metric": "metrics",
@@ -80,7 +81,7 @@ _HOMES = {
     "answer_log_probability": "metrics",
     "bundled_model_path": "loading.models",
     "decode": "decoding",
-    "encode": "reading",
+    "encode": "encoding",
     "engine_told": "engines.registry",
     "list_models": "loading.models",
     "load_model": "loading.models",

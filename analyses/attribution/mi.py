@@ -29,10 +29,10 @@ from analyses.attribution.mi_reference import NON_PEAKS, choose_references, chos
 from analyses.attribution.mi_result import MiAttribution
 from analyses.attribution.mi_shares import Shared, ends_table, share_table, sources_of
 from interp.arguments import Judged, Prompts, Whole, as_list, as_text, as_whole
+from interp.encoding import encode
 from interp.errors import InputError
 from interp.loading.identity import weight_hash
 from interp.passes import made_with
-from interp.reading import encode
 from interp.record import ResidualSites
 from interp.sites import resolve_layers
 from interp.token_text import inputs_of, last_piece, text_pieces

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from analyses.bench.decoding import check_folder, plain_model
 from analyses.bench.timing import bench_prompts, check_counts, ratios, spread
+from interp.encoding import encode
 from interp.loading.hugging_face import limit_context
-from interp.reading import encode
 from interp.record import ResidualPieces
 from interp.types import Bridge
 from probes import nhsic

@@ -26,8 +26,8 @@ from analyses.problems import Problem
 from analyses.store.pinned import read_pinned
 from analyses.trace.references import other_position
 from analyses.trace.wrong_answers import Drawn, WrongAnswers, pool_pins, pool_told, read_pool, shuffled
+from interp.encoding import encode
 from interp.errors import InputError
-from interp.reading import encode
 from interp.record import ResidualSites
 from probes import excess
 from probes.answers import AnswerFactor, factor_answers

@@ -34,7 +34,7 @@ from analyses.trace.probing import Probing, check_measures, measured
 from analyses.trace.wrong_answers import WrongAnswers, pinned_wrong_answers
 from analyses.work.batches import Batch, guarded
 from analyses.work.scheduler import Report
-from interp.reading import encode
+from interp.encoding import encode
 from interp.record import ResidualSites
 from probes.chunks import parts
 from probes.depth import settling_depth

@@ -37,13 +37,14 @@ from analyses.trace.step_scores import Beside, StepScores
 from analyses.work.batches import Batch, guarded
 from analyses.work.scheduler import Report
 from interp.decoding import decode
+from interp.encoding import encode
 from interp.engines.base import ModelFacts
 from interp.engines.registry import engine_for, model_facts, only_engine
 from interp.errors import InputError
 from interp.generation_config import generation_rules
 from interp.passes import asked_sites, check_context
 from interp.prompts import encode_prompt
-from interp.reading import encode, read
+from interp.reading import read
 from interp.record import PieceResiduals, ResidualPieces, ResidualSites, ResidualStream
 from interp.rollout import Rollout
 from interp.sites import resolve_layers
