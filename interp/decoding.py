@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Judged, Number, Prompts, Whole, Wholes, as_number, as_whole
+from interp.devices import on_device
 from interp.ends import Ends, Stops, as_stops
 from interp.engines.base import Engine
 from interp.engines.registry import engine_for, model_facts
@@ -231,7 +232,7 @@ class _Run:
                 if len(keep) < len(rows):
                     keep = _filled(keep)
                     rows = [rows[i] for i in keep]
-                    index = torch.tensor(keep, dtype=torch.long, device=device)
+                    index = on_device(keep, device, torch.long)
                     last_ids, slots = last_ids[index], slots[index]
                     if rows:
                         cache.select(keep)
@@ -269,7 +270,7 @@ class _Run:
             if step.finishing[i] is None and len(row.token_ids) + 1 >= self.cap:
                 step.finishing[i] = "length"
         if step.tokens != tokens:
-            chosen = torch.tensor(step.tokens, device=chosen.device)
+            chosen = on_device(step.tokens, chosen.device)
         log_probs = log_probabilities(logits)
         scores[0, slots, step.t] = log_probs.gather(-1, chosen[:, None])[:, 0].to(scores.dtype)
         scores[1, slots, step.t] = entropy(log_probs).to(scores.dtype)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Whole, as_whole
+from interp.devices import on_device
 from interp.engines.base import Edit, Engine, ModelFacts
 from interp.engines.cache import RowCache
 from interp.errors import InputError
@@ -60,7 +61,7 @@ def padded(texts: Sequence[list[int]], device: torch.device) -> tuple[list[int],
     """
     width = max(map(len, texts))
     pad = [width - len(text) for text in texts]
-    return pad, torch.tensor([[0] * p + text for p, text in zip(pad, texts, strict=True)], device=device)
+    return pad, on_device([[0] * p + text for p, text in zip(pad, texts, strict=True)], device)
 
 
 def edited_sites(interventions: Sequence[Intervention]) -> list[Site]:

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from interp.arguments import as_list, as_wholes, refused
 from interp.describing import class_digest, described
+from interp.devices import on_device
 from interp.engines.base import Engine, ModelFacts
 from interp.engines.cache import RowCache
 from interp.errors import InputError
@@ -312,7 +313,7 @@ class Step:
             )
         if not which:
             return
-        index = torch.tensor(list(which), dtype=torch.long, device=self._last_ids.device)
+        index = on_device(list(which), self._last_ids.device, torch.long)
         with self._passing([self.rows[i] for i in which], index, rerun=True):
             fresh = self._engine.recompute(index, self._last_ids[index], inject, residual, self._cache)
         for edit in self._logit_edits:
@@ -330,7 +331,7 @@ class Step:
             )
         self._engine.facts.check_token_ids(prefix, "decode scratch tokens")
         fork = self._cache.fork(which, len(prefix) + new_tokens)
-        ids = torch.tensor([list(prefix)] * len(which), device=self._last_ids.device)
+        ids = on_device([list(prefix)] * len(which), self._last_ids.device)
         chosen, seen = [], []
         with self._passing([self.rows[i] for i in which], None, scratch=True, cache=fork):
             for _ in range(new_tokens):

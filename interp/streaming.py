@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.devices import on_device
 from interp.engines.base import Engine, Read
 from interp.generation_config import GenerationRules, RowProcessors
 from interp.given import by_length
@@ -121,8 +122,8 @@ class _Batch:
                 logits = engine.forward(fed[live, done : done + count], cache, max(1, kept))
             if kept:
                 t = done + count - kept - first
-                slots = torch.tensor(live, device=device)
-                _score(logits, slots, wanted[:, t : t + kept], scores[:, :, t : t + kept], processors)
+                slots = on_device(live, device)
+                _score(logits, live, slots, wanted[:, t : t + kept], scores[:, :, t : t + kept], processors)
                 for j in range(kept):
                     held.tell(record, t + j, [self.places[row] for row in live], j)
             done += count
@@ -135,6 +136,7 @@ class _Batch:
 
 def _score(
     logits: Float[Tensor, "row kept d_vocab"],
+    live: list[int],
     slots: Int[Tensor, " row"],
     wanted: Int[Tensor, "slot kept"],
     scores: Float[Tensor, "2 slot kept"],
@@ -145,7 +147,7 @@ def _score(
         wide = widened(logits[:, j])
         chosen = wanted[slots, j, None]
         if processors is not None:
-            wide = processors(wide, slots.tolist())
+            wide = processors(wide, live)
             processors.append(slots, chosen)
         log_probs = log_probabilities(wide)
         scores[0, slots, j] = log_probs.gather(-1, chosen)[:, 0].float()

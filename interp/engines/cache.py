@@ -21,6 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from interp.devices import on_device
+
 __all__ = ["RowCache"]
 
 
@@ -48,7 +50,7 @@ class RowCache(Cache):
 
     def _set_pad(self, pad: list[int]) -> None:
         self.pad_columns = pad
-        self.pad = torch.tensor(pad, device=self.device)
+        self.pad = on_device(pad, self.device, torch.long)
         self._tokens: Tensor | None = None
 
     @property
@@ -186,14 +188,14 @@ class RowCache(Cache):
         if in_place and 2 * len(keep) > self._room:
             self._leave(moved, len(keep), dropped)
         else:
-            self._move(torch.tensor(list(keep), dtype=torch.long, device=self.device), dropped, extra=0)
+            self._move(on_device(list(keep), self.device, torch.long), dropped, extra=0)
             self._room = len(keep)
         self.length -= dropped
         self._set_pad([p - dropped for p in pad])
 
     def _leave(self, moved: Sequence[tuple[int, int]], rows: int, dropped: int) -> None:
         """Copy rows to places whose rows have left, and see the first ``rows`` rows alone from now on."""
-        places, sources = torch.tensor(moved, dtype=torch.long, device=self.device).reshape(-1, 2).unbind(1)
+        places, sources = on_device(moved, self.device, torch.long).reshape(-1, 2).unbind(1)
         for buffers in (self._keys, self._values):
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
@@ -206,7 +208,7 @@ class RowCache(Cache):
         """A copy of these rows with room for ``extra`` more columns; what is decoded on it leaves no trace here."""
         copy = RowCache(self.n_layers, self.pad_columns, self.device)
         copy.length, copy._keys, copy._values = self.length, list(self._keys), list(self._values)
-        copy._move(torch.tensor(list(rows), dtype=torch.long, device=self.device), 0, extra=extra)
+        copy._move(on_device(list(rows), self.device, torch.long), 0, extra=extra)
         copy._set_pad([self.pad_columns[row] for row in rows])
         copy._room = len(rows)
         return copy

@@ -22,10 +22,10 @@ from itertools import takewhile
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from interp.arguments import Judged, Number, Whole, as_number, as_whole
+from interp.devices import on_device
 from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.interventions.suppress import SuppressTokens, TokenIds, flat_ids
@@ -51,13 +51,10 @@ Gate = Callable[[Step], Sequence[bool]]
 
 def any_token(token_ids: TokenIds) -> Gate:
     """Open where the next token would greedily be one of these."""
-    ids = flat_ids(token_ids)
+    ids = frozenset(flat_ids(token_ids))
 
     def gate(step: Step) -> Sequence[bool]:
-        if not ids:
-            return [False] * len(step.rows)
-        wanted = torch.tensor(ids, device=step.logits.device)
-        return torch.isin(step.logits.argmax(-1), wanted).tolist()
+        return [token in ids for token in step.logits.argmax(-1).tolist()] if ids else [False] * len(step.rows)
 
     return gate
 
@@ -159,10 +156,11 @@ class Recompute(Intervention):
         for _ in range(self.repeats):
             if not which:
                 return
-            before = step.logits[which]
-            step.rerun(which, self.inject, step.residual(self.reads[0])[which])
+            index = on_device(which, step.logits.device)
+            before = step.logits[index]
+            step.rerun(which, self.inject, step.residual(self.reads[0])[index])
             if self.tolerance is not None:
-                after = log_probabilities(step.logits[which]).exp()
+                after = log_probabilities(step.logits[index]).exp()
                 moved = (after - log_probabilities(before).exp()).abs().sum(-1) / 2
                 which = [i for i, distance in zip(which, moved.tolist(), strict=True) if distance >= self.tolerance]
 
