@@ -6,14 +6,15 @@ to wait for, and everything here is a plain copy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Stored", "on_device", "sent"]
+__all__ = ["Ferry", "Stored", "on_device", "sent"]
 
 
 def on_device(values: Sequence[Any], device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
@@ -57,3 +58,65 @@ class Stored:
         if wanted not in self._made:
             self._made[wanted] = sent(self.values, other.device).to(other.dtype)
         return self._made[wanted]
+
+
+class Ferry:
+    """Brings tensors from a device to the host, in their order and some calls later, when the copies are long done.
+
+    >>> seen = []
+    >>> ferry = Ferry("cpu", lambda note, values: seen.append((note, values["x"].tolist())))
+    >>> ferry.send("first", {"x": torch.ones(2)})
+    >>> seen  # what is on the host has no way to go
+    [('first', [1.0, 1.0])]
+
+    Args:
+        device: from which they come.
+        land: told the note and the tensors, on the host and valid until it returns.
+        dtype: of the tensors on the host; their own unless given. It is the device that converts them.
+
+    ``PLACES`` of pinned memory are filled by turns: what is sent lands when its place is needed again, so that one is
+    emptied while the other is filled. Whoever needs all that was sent calls ``settle``, which waits.
+    """
+
+    PLACES = 2
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        land: Callable[[Any, dict[Any, Tensor]], None],
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.device, self.land, self.dtype = torch.device(device), land, dtype
+        self._under_way: deque[tuple[Any, dict[Any, Tensor], Any]] = deque()
+        self._places: deque[dict[Hashable, Tensor]] = deque({} for _ in range(self.PLACES))
+
+    def send(self, note: Any, values: Mapping[Any, Tensor]) -> None:
+        """Take tensors that may change as soon as this returns."""
+        kept = {key: value if self.dtype is None else value.to(self.dtype) for key, value in values.items()}
+        if self.device.type != "cuda":
+            self.land(note, kept)
+            return
+        if len(self._under_way) == self.PLACES:
+            self._land()
+        place = self._places[0]
+        self._places.rotate(-1)
+        for key, value in kept.items():
+            held = place.get(key)
+            if held is None or held.numel() < value.numel() or held.dtype != value.dtype:
+                place[key] = held = torch.empty(value.numel(), dtype=value.dtype, pin_memory=True)
+            # In one piece on both sides, or torch copies by way of memory that is not pinned.
+            kept[key] = held[: value.numel()].view(value.shape)
+            kept[key].copy_(value.contiguous(), non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self.device))
+        self._under_way.append((note, kept, done))
+
+    def settle(self) -> None:
+        """All that was sent lands now."""
+        while self._under_way:
+            self._land()
+
+    def _land(self) -> None:
+        note, values, done = self._under_way.popleft()
+        done.synchronize()
+        self.land(note, values)

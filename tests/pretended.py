@@ -133,6 +133,7 @@ class Pretended(TorchFunctionMode):
         self._patches = [
             patch.object(torch.cuda, "Event", Event),
             patch.object(torch.cuda, "synchronize", lambda *_: waits.append("synchronize")),
+            patch.object(torch.cuda, "current_stream", lambda *_: None),
             patch.object(torch.cuda, "is_available", lambda: True),
             patch.object(torch.cuda, "mem_get_info", lambda *_: (1 << 40, 1 << 40)),
         ]
@@ -228,8 +229,11 @@ class Pretended(TorchFunctionMode):
             source, target = (first, where) if name == "to" else (args[1], _device_of(first))
             if CPU in (_device_of(source), target) and _device_of(source) != target:
                 # `to` itself pins what it makes on the host.
-                is_pinned = target == CPU if name == "to" else _is_pinned(first)
-                if not (kwargs.get("non_blocking") and (is_pinned or _is_pinned(source))):
+                # `to` itself pins what it makes on the host; into what is not of one piece torch copies by way of other
+                # memory, which is not pinned.
+                is_pinned = target == CPU if name == "to" else _is_pinned(first) and first.is_contiguous()
+                is_pinned |= _is_pinned(source) and source.is_contiguous()
+                if not (kwargs.get("non_blocking") and is_pinned):
                     self.waits.append(name)
         elif name in ("__getitem__", "__setitem__", "index_put_"):
             for one in args[1] if isinstance(args[1], tuple) else (args[1],):

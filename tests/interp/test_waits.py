@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import families as F
 import pytest
+import torch
 from pretended import Pretended, moved
+from torch import Tensor
 
-from interp import Intervention, ResidualSites, ResidualStream, Rollout, Step, decode
+from interp import Intervention, ResidualSites, ResidualStream, Rollout, Step, StepResiduals, decode
+from interp.devices import Ferry
 from interp.engines.registry import only_engine
 from interp.interventions import (
     BudgetForcing,
@@ -36,6 +40,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "kept": {"record": ResidualSites(sites=SITES)},
     "kept on the host": {"record": ResidualSites(device="cpu")},
     "streamed": {"record": ResidualStream(on_step=lambda step: None)},
+    "streamed to the host": {"record": ResidualStream(device="cpu", dtype="float64", on_step=lambda step: None)},
     "penalty": {"generation_config": {"repetition_penalty": 1.3, "min_new_tokens": 3}},
     "stop strings": {"stop": ["w3 w3 w3"]},
 }
@@ -124,3 +129,50 @@ class Asks(Intervention):
 def test_a_wait_of_an_intervention_is_seen() -> None:
     _, noted = waits_of(F.bridge("llama"), {"interventions": Asks()})
     assert noted[1] == ["__bool__", "tolist"]
+
+
+def test_what_is_sent_lands_in_order_whatever_becomes_of_it_there() -> None:
+    landed: list[tuple[int, Tensor]] = []
+    with Pretended() as device:
+        ferry = Ferry("cuda:0", lambda note, values: landed.append((note, values["x"].clone())), torch.float64)
+        here = torch.zeros(3, 4, device="cuda:0")
+        for step in range(5):
+            here.fill_(step)
+            ferry.send(step, {"x": here[: 3 - step % 2, 1:]})
+            assert len(landed) == max(0, step + 1 - Ferry.PLACES), "lands when its place is needed"
+        ferry.settle()
+    assert set(device.waits) == {"event"}
+    for step, (note, values) in enumerate(landed):
+        assert note == step
+        assert torch.equal(values, torch.full((3 - step % 2, 3), step, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kept", ["memory", "files", "handed on"])
+def test_streams_that_leave_the_device_are_those_of_the_cpu(kept: str, tmp_path: Path) -> None:
+    model = F.bridge("llama")
+    stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, F.prompts(), max_new_tokens=12)])
+    seen: dict[tuple[str, int, int], Tensor] = {}
+
+    def run(where: str) -> list[Rollout]:
+        def on_step(step: StepResiduals) -> None:
+            for i, row in enumerate(step.rows):
+                seen[where, row, step.step] = step.residuals["resid_post"][:, i].clone()
+
+        record = {
+            "memory": ResidualSites(device="cpu"),
+            "files": ResidualSites(folder=tmp_path / where),
+            "handed on": ResidualStream(device="cpu", on_step=on_step),
+        }[kept]
+        return decode(model, F.prompts(), max_new_tokens=12, stop=stops, batch_size=3, record=record)
+
+    here = run("cpu")
+    with moved(model), Pretended():
+        there = run("cuda")
+    assert len({len(rollout) for rollout in here}) > 1
+    for row, (a, b) in enumerate(zip(here, there, strict=True)):
+        for site, values in a.residuals.items():
+            assert torch.equal(values, b.residuals[site])
+        if kept == "handed on":
+            steps = [step for where, of, step in seen if (where, of) == ("cuda", row)]
+            assert steps == list(range(len(a))), "in their order, and all of them"
+            assert all(torch.equal(seen["cpu", row, step], seen["cuda", row, step]) for step in steps)
