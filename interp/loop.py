@@ -132,11 +132,11 @@ class Stream:
     def _next(self) -> list[Row]:
         """Those whose turn it is.
 
-        Reading their prompts is a pass of its own: it is made when a quarter of the places are free, or as many as
+        Reading their prompts is a pass of its own: it is made when an eighth of the places are free, or as many as
         there are prompts left.
         """
         free = self.size - len(self.rows)
-        if free < min(max(1, self.size // 4), len(self.waiting)):
+        if free < min(max(1, self.size // 8), len(self.waiting)):
             return []
         new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
         return sorted(new, key=lambda row: len(row.prompt_ids))
