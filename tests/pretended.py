@@ -194,6 +194,8 @@ class Pretended(TorchFunctionMode):
 
     def _called(self, func: Any, args: Any, kwargs: Any, where: torch.device, pinned: bool) -> Any:
         """What is computed, said to be ``where``; what was given and comes back stays what it is."""
+        if getattr(func, "__module__", "") == "torch.functional":  # made of other calls, on the device of what they get
+            args = _mapped(args, lambda value: Tensor.as_subclass(value, Tensor))
         given = {id(value) for value in _each((args, kwargs))}
 
         def wrap(value: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from analyses.trace.scoring_place import Aside
 from interp.record import StepResiduals
 
 __all__ = ["Beside", "StepScores"]
@@ -43,7 +44,8 @@ class StepScores:
 
     Args:
         score: of steps ``[row, layer, step, d_model]`` with an answer a row and layer.
-        answers: the own reference's, of each row, at each position it is read.
+        answers: the own reference's, of each row, at each position it is read; where the streams will be.
+        is_beside: whether another thread scores, while this one goes on.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class StepScores:
         site: str,
         problems: Sequence[str],
         answers: Float[Tensor, "row position layer d_model"],
+        is_beside: bool = False,
     ) -> None:
+        self.aside = Aside(is_beside)
         self.score, self.others, self.layers, self.site = score, others, layers, site
         self.problems, self.answers = problems, answers
         # Rows that are at one step come together, until one of them leaves; others come by themselves
@@ -72,12 +76,16 @@ class StepScores:
 
     def _flush(self, rows: tuple[int, ...]) -> None:
         steps = torch.stack(self.held.pop(rows), dim=2).transpose(0, 1)  # [row, layer, step, d_model]
+        for row in rows:
+            del self.held_with[row]
+        self.aside.call(self._score, rows, steps)
+
+    def _score(self, rows: Sequence[int], steps: Float[Tensor, "row layer step d_model"]) -> None:
         for row, found in zip(rows, self._scores(rows, steps), strict=True):
             self.done[row].append(found)
-            del self.held_with[row]
 
     def _scores(self, rows: Sequence[int], steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
-        answers = self.answers[list(rows)]
+        answers = torch.stack([self.answers[row] for row in rows])
         if self.others is None:
             return [{"mi": mi} for mi in self.score(steps, answers[:, 0]).cpu()]
         return self.others.scored([self.problems[row] for row in rows], self.layers, steps, answers)
@@ -86,4 +94,5 @@ class StepScores:
         """Each row's tensors ``[layer, step]``, by name."""
         for rows in list(self.held):
             self._flush(rows)
+        self.aside.settle()
         return [{name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]} for parts in self.done]

@@ -32,6 +32,7 @@ from analyses.trace.prompting import prompt_for
 from analyses.trace.provenance import RunWarning, compare_provenance, engine_begun_with, provenance_of
 from analyses.trace.references import Reference, reference_from
 from analyses.trace.run import TraceRun
+from analyses.trace.scoring_place import scoring_device
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
 from analyses.trace.step_scores import Beside, StepScores
 from analyses.work.batches import Batch, guarded, rows_of, told
@@ -229,6 +230,12 @@ class Tracer:
         """Where references are read: the run's own position, and the one beside it where that is asked."""
         return (self.options.reference_position,) if self.others is None else self.others.positions
 
+    @cached_property
+    def scoring_device(self) -> torch.device:
+        """Where streams are scored; see :mod:`analyses.trace.scoring_place`."""
+        parameter = next(self.model.original_model.parameters())
+        return scoring_device(parameter.device, self.score, self.facts.d_model, parameter.dtype)
+
     def score(
         self, steps: Float[Tensor, "*lead step d_model"], answers: Float[Tensor, "*lead d_model"]
     ) -> Float64[Tensor, "*lead step"]:
@@ -251,10 +258,15 @@ class Tracer:
         answers = torch.stack([self.answers_at(cell.problem, self.layers, self.positions) for cell in batch])
         if self.others is not None:
             self.others.read([cell.problem for cell in batch], self.layers)
+        place = self.scoring_device
+        is_beside = place != answers.device
         scores = StepScores(
-            self.score, self.others, self.layers, options.site, [cell.problem for cell in batch], answers
+            self.score, self.others, self.layers, options.site, [cell.problem for cell in batch], answers.to(place),
+            is_beside,
+        )  # fmt: skip
+        record = ResidualStream(
+            layers=self.layers, sites=(options.site,), device=place if is_beside else None, on_step=scores.add
         )
-        record = ResidualStream(layers=self.layers, sites=(options.site,), on_step=scores.add)
         make = self._decoded if self.given is None else self._read
         rollouts = make(batch, record, report)
         found = scores.finish()
