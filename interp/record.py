@@ -26,6 +26,7 @@ from torch import Tensor
 
 from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
 from interp.engines.base import Engine, ModelFacts, Read
+from interp.engines.static import Replayed
 from interp.errors import InputError
 from interp.on_disk import as_folder, check_folder
 from interp.sites import RECORDED_SITES, Site, expand_sites, resolve_layers
@@ -312,7 +313,7 @@ class Tape:
 
     def reads(self) -> dict[Site, Read]:
         """The handlers an engine calls with each place's value."""
-        return {place: partial(self._write, self._of[place]) for place in self.places}
+        return {place: Replayed(partial(self._write, self._of[place])) for place in self.places}
 
     def _write(self, held: Float[Tensor, "row ..."], value: Float[Tensor, "some pos ..."]) -> None:
         if self._off:

@@ -7,6 +7,7 @@ every call that on a GPU would keep the host waiting is noted in ``waits`` by it
 - reading numbers (``item``, ``tolist``, ``bool``, ``cpu``), sizes that hang on numbers (``nonzero``, boolean masks),
 - copies between the host and a device, unless they are asked not to wait *and* the host's end is pinned,
 - lists and CPU tensors as indices, ``torch.tensor(list, device=...)``: hidden copies that wait,
+- in torch's sync debug mode "error" such a call raises, as it does there; graphs are :mod:`replaying`'s,
 - events: ``event`` is a wait too, told apart, for what it waits for may have been long ago.
 
 What it does not know: which kernels there are, how fast they are, and waits within an operation that are not listed.
@@ -14,11 +15,13 @@ What it does not know: which kernels there are, how fast they are, and waits wit
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import replaying
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -121,6 +124,7 @@ class Pretended(TorchFunctionMode):
         super().__init__()
         self.waits: list[str] = []
         waits = self.waits
+        self.raises = "default"  # torch's sync debug mode
 
         class Event:
             def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -133,7 +137,14 @@ class Pretended(TorchFunctionMode):
         self._patches = [
             patch.object(torch.cuda, "Event", Event),
             patch.object(torch.cuda, "synchronize", lambda *_: waits.append("synchronize")),
-            patch.object(torch.cuda, "current_stream", lambda *_: None),
+            patch.object(torch.cuda, "Stream", lambda *_: replaying.Stream()),
+            patch.object(torch.cuda, "current_stream", lambda *_: replaying.Stream()),
+            patch.object(torch.cuda, "stream", lambda _: contextlib.nullcontext()),
+            patch.object(torch.cuda, "device", lambda _: contextlib.nullcontext()),
+            patch.object(torch.cuda, "CUDAGraph", replaying.Graph),
+            patch.object(torch.cuda, "graph", lambda graph: graph.recording()),
+            patch.object(torch.cuda, "get_sync_debug_mode", lambda: self.raises),
+            patch.object(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(self, "raises", mode)),
             patch.object(torch.cuda, "is_available", lambda: True),
             patch.object(torch.cuda, "mem_get_info", lambda *_: (1 << 40, 1 << 40)),
         ]
@@ -183,7 +194,10 @@ class Pretended(TorchFunctionMode):
         if asked is not None and asked.type == "cuda" and asked.index is None:
             asked = torch.device("cuda:0")
         where = self._place(name, args, kwargs, asked)
+        before = len(self.waits)
         self._note(name, args, kwargs, where)
+        if len(self.waits) > before and self.raises == "error":
+            raise RuntimeError(f"called a synchronizing CUDA operation: {name}")
         if asked is not None:
             args = tuple(CPU if _named(one) is not None else one for one in args)
             kwargs = {key: CPU if key == "device" else value for key, value in kwargs.items()}

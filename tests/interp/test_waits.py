@@ -15,6 +15,7 @@ from torch import Tensor
 from interp import Intervention, ResidualSites, ResidualStream, Rollout, Step, StepResiduals, decode
 from interp.devices import Ferry
 from interp.engines.registry import only_engine
+from interp.engines.static import SWITCH
 from interp.interventions import (
     BudgetForcing,
     ContinueThinking,
@@ -74,6 +75,12 @@ ON_THE_BRIDGE = (
     "MaskAttention",
     "RecycleRepresentation",
 )
+
+
+@pytest.fixture(autouse=True)
+def _plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured ones have a test of their own."""
+    monkeypatch.setenv(SWITCH, "0")
 
 
 @pytest.fixture(scope="module")
