@@ -26,6 +26,7 @@ from torch import Tensor
 
 from interp.arguments import Judged, Texts, Wholes, as_wholes, is_whole
 from interp.engines.base import Engine, ModelFacts, Read
+from interp.engines.static import Replayed
 from interp.errors import InputError
 from interp.on_disk import as_folder, check_folder
 from interp.sites import RECORDED_SITES, Site, expand_sites, resolve_layers
@@ -117,7 +118,9 @@ class ResidualSites:
 
 @dataclass(frozen=True)
 class StepResiduals:
-    """One step's residuals of the rows still going, valid until the callback returns: clone what you keep.
+    """One step's residuals of the rows that are at it, valid until the callback returns: clone what you keep.
+
+    Rows that began later, in the places of finished ones, are at other steps and come by themselves.
 
     ``residuals[site]`` is ``[layer, row, d_model]``, of heads' sites ``[layer, row, head, d_head]``; ``rows[i]`` is the
     place of row ``i`` in the list of prompts.
@@ -310,7 +313,7 @@ class Tape:
 
     def reads(self) -> dict[Site, Read]:
         """The handlers an engine calls with each place's value."""
-        return {place: partial(self._write, self._of[place]) for place in self.places}
+        return {place: Replayed(partial(self._write, self._of[place])) for place in self.places}
 
     def _write(self, held: Float[Tensor, "row ..."], value: Float[Tensor, "some pos ..."]) -> None:
         if self._off:
@@ -351,12 +354,12 @@ def kept_on(record: ResidualSites, engine: Engine) -> torch.device:
 
 
 def buffer(
-    record: ResidualSites, plan: RecordPlan, count: int, engine: Engine, pinned: bool = False
+    record: ResidualSites, plan: RecordPlan, count: int, engine: Engine
 ) -> dict[Shape, Float[Tensor, "place pos ..."]]:
     """Room for ``count`` positions of each place, where and as precise as they are to be kept."""
     dtype, device = record.dtype or engine.dtype, kept_on(record, engine)
     return {
-        shape: torch.empty(len(group), count, *shape, dtype=dtype, device=device, pin_memory=pinned)
+        shape: torch.empty(len(group), count, *shape, dtype=dtype, device=device)
         for shape, group in plan.groups.items()
     }
 

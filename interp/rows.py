@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.devices import on_device
+
 __all__ = ["NEVER", "NOT_REACHED", "Event", "ForcedToken", "Positions", "Row", "name_of"]
 
 NEVER = "never acted"
@@ -130,7 +132,7 @@ class Positions:
     @property
     def steps(self) -> Int[Tensor, "row pos"]:
         """The response step each position predicts: 0 at the last prompt token, negative before it and on padding."""
-        first = torch.tensor([len(row.prompt_ids) - 1 for row in self.rows], device=self.pos.device)[:, None]
+        first = on_device([len(row.prompt_ids) - 1 for row in self.rows], self.pos.device)[:, None]
         return torch.where(self.pos >= 0, self.pos - first, -1 - first)
 
 

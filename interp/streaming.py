@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.devices import on_device
 from interp.engines.base import Engine, Read
 from interp.generation_config import GenerationRules, RowProcessors
 from interp.given import by_length
@@ -118,11 +119,11 @@ class _Batch:
             kept = max(0, min(count, done + count - first))
             held = _Held(self.plan, len(live), kept, engine)
             with engine.tapped(held.reads() if kept else {}, {}):
-                logits = engine.forward(fed[live, done : done + count], cache, max(1, kept))
+                logits = engine.forward(fed[on_device(live, device), done : done + count], cache, max(1, kept))
             if kept:
                 t = done + count - kept - first
-                slots = torch.tensor(live, device=device)
-                _score(logits, slots, wanted[:, t : t + kept], scores[:, :, t : t + kept], processors)
+                _score(logits, live, wanted[:, t : t + kept], scores[:, :, t : t + kept], processors)
+                held.move(record)
                 for j in range(kept):
                     held.tell(record, t + j, [self.places[row] for row in live], j)
             done += count
@@ -135,18 +136,19 @@ class _Batch:
 
 def _score(
     logits: Float[Tensor, "row kept d_vocab"],
-    slots: Int[Tensor, " row"],
+    rows: Sequence[int],
     wanted: Int[Tensor, "slot kept"],
     scores: Float[Tensor, "2 slot kept"],
     processors: RowProcessors | None,
 ) -> None:
     """Log-probability and entropy of the tokens that stand there, written into ``scores``."""
+    slots = on_device(rows, logits.device)
     for j in range(logits.shape[1]):  # one column at a time: the float32 of all of them would be the largest tensor
         wide = widened(logits[:, j])
         chosen = wanted[slots, j, None]
         if processors is not None:
-            wide = processors(wide, slots.tolist())
-            processors.append(slots, chosen)
+            wide = processors(wide, rows)
+            processors.append(rows, chosen)
         log_probs = log_probabilities(wide)
         scores[0, slots, j] = log_probs.gather(-1, chosen)[:, 0].float()
         scores[1, slots, j] = entropy(log_probs).float()
@@ -173,9 +175,12 @@ class _Held:
     def _write(block: Float[Tensor, "kept row ..."], values: Float[Tensor, "row pos ..."]) -> None:
         block.copy_(values[:, -len(block) :].transpose(0, 1))
 
+    def move(self, record: ResidualStream) -> None:
+        """To where they are wanted, all steps in one go."""
+        self.blocks = {
+            shape: block.to(device=record.device, dtype=record.dtype) for shape, block in self.blocks.items()
+        }
+
     def tell(self, record: ResidualStream, step: int, places: list[int], column: int) -> None:
         values = {shape: block[:, column] for shape, block in self.blocks.items()}
-        views = {
-            site: view.to(device=record.device, dtype=record.dtype) for site, view in self.plan.by_site(values).items()
-        }
-        record.on_step(StepResiduals(step, places, views))
+        record.on_step(StepResiduals(step, places, self.plan.by_site(values)))

@@ -1,9 +1,9 @@
 """``python -m analyses.bench``: run the benchmarks, print their tables, write ``bench.json`` and ``bench.md``.
 
-bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic``, ``decoding``, ``reading``,
-``attribution``, ``growth`` (what attribution and patching cost against steps and nodes; part of ``attribution``) and,
-in ``interventions``, of ``reruns``, ``overheads`` and ``batches``; what ``--only`` left out is not there. A measurement
-is ``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
+bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of ``nhsic``, ``decoding``, ``rows`` (places
+that are taken again), ``reading``, ``attribution``, ``growth`` (what attribution and patching cost against steps and
+nodes; part of ``attribution``) and, in ``interventions``, of ``reruns``, ``overheads`` and ``batches``; what ``--only``
+left out is not there. A measurement is ``{"median", "min", "max", "n"}`` over the repeats. Only typer is imported here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 __all__ = ["bench", "main"]
 
 REAL, TOY = "smollm2-135m-instruct", "toy-reasoner"
-PARTS = ("nhsic", "decoding", "reading", "interventions", "attribution")
+PARTS = ("nhsic", "decoding", "rows", "reading", "interventions", "attribution")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -40,18 +40,20 @@ class Size:
     attributed: tuple[int, ...]  # response tokens of which shares are told
     growing: tuple[int, ...]  # steps, positions, components asked about
     read: tuple[int, ...]  # tokens of texts that are read
+    taking_turns: tuple[int, int, tuple[int, ...]]  # problems, tokens of the shortest response, places
     repeats: int
 
 
 FULL = Size(
     dims=(576, 2048, 4096), n_steps=64, inner=3, new_tokens=64, prompt_tokens=60,
     edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128, 512),
-    growing=(1, 4, 16), read=(1024, 4096, 8000, 16000), repeats=3,
+    growing=(1, 4, 16), read=(1024, 4096, 8000, 16000), taking_turns=(64, 20, (8, 16)),
+    repeats=3,
 )  # fmt: skip
 QUICK = Size(
     dims=(64,), n_steps=8, inner=1, new_tokens=8, prompt_tokens=60,
     edited_tokens=6, edited_prompt_tokens=60, circles=1, attributed=(24,), growing=(1, 2), read=(48,),
-    repeats=1,
+    taking_turns=(8, 2, (2,)), repeats=1,
 )  # fmt: skip
 
 
@@ -98,6 +100,7 @@ def _measure(size: Size, repeats: int, name: str | None, quick: bool, parts: Seq
     from analyses.bench.interventions import bench_interventions
     from analyses.bench.machine import load_now, machine_facts, model_facts_of
     from analyses.bench.reading import bench_reading
+    from analyses.bench.rows import bench_rows
     from interp.loading.models import load_model
     from interp.loading.pull import cached_model_path
 
@@ -122,6 +125,10 @@ def _measure(size: Size, repeats: int, name: str | None, quick: bool, parts: Seq
                 loaded, new_tokens=size.new_tokens, prompt_tokens=size.prompt_tokens, repeats=repeats, on_run=show
             )
             measured["decoding"] = [_plain(row) for row in rows]
+        if "rows" in parts:
+            problems, unit, batches = size.taking_turns
+            rows = bench_rows(loaded, problems, unit, batches, repeats=repeats, on_run=show)
+            measured["rows"] = [_plain(row) for row in rows]
         if "reading" in parts:
             rows = bench_reading(loaded, lengths=size.read, repeats=repeats, on_run=show)
             measured["reading"] = [_plain(row) for row in rows]

@@ -45,6 +45,8 @@ def sheets_of(result: dict[str, Any]) -> list[Sheet]:
         sheets.append(_nhsic_sheet(result["nhsic"]))
     if "decoding" in result:
         sheets.append(_decoding_sheet(result["decoding"]))
+    if "rows" in result:
+        sheets.append(_rows_sheet(result["rows"]))
     if "reading" in result:
         sheets.append(_reading_sheet(result["reading"]))
     if "interventions" in result:
@@ -110,6 +112,30 @@ def _decoding_sheet(rows: list[dict[str, Any]]) -> Sheet:
                 f"{row['same_tokens']} of {row['tokens']}"
                 + (f" ({row['same_share']:.1%})" if row["same_share"] < 1 else ""),
                 "-" if row["largest_gap"] is None else f"{row['largest_gap']:.1e}",
+            ]
+            for row in rows
+        ],
+        text=1,
+    )
+
+
+def _rows_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    return Sheet(
+        f"Places that are taken again: {rows[0]['problems']} problems whose responses differ fourfold, seconds of one "
+        "thread, median (min to max), beside batches that run until all has ended; steps are passes, and the least "
+        "there may be; reads are of prompts",
+        ("lengths", "batch", "tokens", "batches", "taken again", "faster by", "steps", "reads", "same"),
+        [
+            [
+                row["spread"],
+                str(row["batch"]),
+                str(row["tokens"]),
+                _span(row["static_seconds"]),
+                _span(row["seconds"]),
+                _span(row["ratio"]),
+                f"{row['static_steps']}, {row['steps']}, {row['least_steps']}",
+                f"{row['static_reads']}, {row['reads']}",
+                f"{row['same']} of {row['problems']}",
             ]
             for row in rows
         ],

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from analyses.trace.scoring_place import Aside
 from interp.record import StepResiduals
 
 __all__ = ["Beside", "StepScores"]
@@ -43,7 +44,8 @@ class StepScores:
 
     Args:
         score: of steps ``[row, layer, step, d_model]`` with an answer a row and layer.
-        answers: the own reference's, of each row, at each position it is read.
+        answers: the own reference's, of each row, at each position it is read; where the streams will be.
+        is_beside: whether another thread scores, while this one goes on.
     """
 
     def __init__(
@@ -54,33 +56,43 @@ class StepScores:
         site: str,
         problems: Sequence[str],
         answers: Float[Tensor, "row position layer d_model"],
+        is_beside: bool = False,
     ) -> None:
+        self.aside = Aside(is_beside)
         self.score, self.others, self.layers, self.site = score, others, layers, site
         self.problems, self.answers = problems, answers
-        self.rows: list[int] = []
-        self.held: list[Float[Tensor, "layer row d_model"]] = []
+        # Rows that are at one step come together, until one of them leaves; others come by themselves
+        self.held: dict[tuple[int, ...], list[Float[Tensor, "layer row d_model"]]] = {}
+        self.held_with: dict[int, tuple[int, ...]] = {}
         self.done: list[list[dict[str, Tensor]]] = [[] for _ in answers]
 
     def add(self, step: StepResiduals) -> None:
-        if step.rows != self.rows or len(self.held) == CHUNK_STEPS:
-            self.flush()
-            self.rows = step.rows
-        self.held.append(step.residuals[self.site].clone())
+        rows = tuple(step.rows)
+        for held in {self.held_with[row] for row in rows if row in self.held_with}:
+            if held != rows or len(self.held[held]) == CHUNK_STEPS:
+                self._flush(held)
+        self.held.setdefault(rows, []).append(step.residuals[self.site].clone())
+        self.held_with |= dict.fromkeys(rows, rows)
 
-    def flush(self) -> None:
-        if self.held:
-            steps = torch.stack(self.held, dim=2).transpose(0, 1)  # [row, layer, step, d_model]
-            for row, found in zip(self.rows, self._scores(steps), strict=True):
-                self.done[row].append(found)
-            self.held = []
+    def _flush(self, rows: tuple[int, ...]) -> None:
+        steps = torch.stack(self.held.pop(rows), dim=2).transpose(0, 1)  # [row, layer, step, d_model]
+        for row in rows:
+            del self.held_with[row]
+        self.aside.call(self._score, rows, steps)
 
-    def _scores(self, steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
-        answers = self.answers[self.rows]
+    def _score(self, rows: Sequence[int], steps: Float[Tensor, "row layer step d_model"]) -> None:
+        for row, found in zip(rows, self._scores(rows, steps), strict=True):
+            self.done[row].append(found)
+
+    def _scores(self, rows: Sequence[int], steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
+        answers = torch.stack([self.answers[row] for row in rows])
         if self.others is None:
             return [{"mi": mi} for mi in self.score(steps, answers[:, 0]).cpu()]
-        return self.others.scored([self.problems[row] for row in self.rows], self.layers, steps, answers)
+        return self.others.scored([self.problems[row] for row in rows], self.layers, steps, answers)
 
     def finish(self) -> list[dict[str, Tensor]]:
         """Each row's tensors ``[layer, step]``, by name."""
-        self.flush()
+        for rows in list(self.held):
+            self._flush(rows)
+        self.aside.settle()
         return [{name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]} for parts in self.done]

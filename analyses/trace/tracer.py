@@ -32,9 +32,10 @@ from analyses.trace.prompting import prompt_for
 from analyses.trace.provenance import RunWarning, compare_provenance, engine_begun_with, provenance_of
 from analyses.trace.references import Reference, reference_from
 from analyses.trace.run import TraceRun
+from analyses.trace.scoring_place import scoring_device
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
 from analyses.trace.step_scores import Beside, StepScores
-from analyses.work.batches import Batch, guarded
+from analyses.work.batches import Batch, guarded, rows_of, told
 from analyses.work.scheduler import Report
 from interp.decoding import decode
 from interp.encoding import encode
@@ -230,6 +231,12 @@ class Tracer:
         """Where references are read: the run's own position, and the one beside it where that is asked."""
         return (self.options.reference_position,) if self.others is None else self.others.positions
 
+    @cached_property
+    def scoring_device(self) -> torch.device:
+        """Where streams are scored; see :mod:`analyses.trace.scoring_place`."""
+        parameter = next(self.model.original_model.parameters())
+        return scoring_device(parameter.device, self.score, self.facts.d_model, parameter.dtype)
+
     def score(
         self, steps: Float[Tensor, "*lead step d_model"], answers: Float[Tensor, "*lead d_model"]
     ) -> Float64[Tensor, "*lead step"]:
@@ -252,17 +259,21 @@ class Tracer:
         answers = torch.stack([self.answers_at(cell.problem, self.layers, self.positions) for cell in batch])
         if self.others is not None:
             self.others.read([cell.problem for cell in batch], self.layers)
+        place = self.scoring_device
+        is_beside = place != answers.device
         scores = StepScores(
-            self.score, self.others, self.layers, options.site, [cell.problem for cell in batch], answers
+            self.score, self.others, self.layers, options.site, [cell.problem for cell in batch], answers.to(place),
+            is_beside,
+        )  # fmt: skip
+        record = ResidualStream(
+            layers=self.layers, sites=(options.site,), device=place if is_beside else None, on_step=scores.add
         )
-        record = ResidualStream(layers=self.layers, sites=(options.site,), on_step=scores.add)
         make = self._decoded if self.given is None else self._read
         rollouts = make(batch, record, report)
         found = scores.finish()
-        mates = [[mate.problem, mate.sample] for mate in batch]
         for i, (cell, rollout) in enumerate(zip(batch, rollouts, strict=True)):
             if not run.has(cell):
-                self._write(run, cell, rollout, found[i], mates)
+                self._write(run, cell, rollout, found[i], told(batch))
 
     def _decoded(self, batch: Batch, record: ResidualStream, report: Report) -> list[Rollout]:
         options = self.options
@@ -274,7 +285,7 @@ class Tracer:
             temperature=options.temperature,
             top_p=options.top_p,
             seed=[row_seed(options.seed, cell) for cell in batch],
-            batch_size=len(batch),
+            batch_size=rows_of(batch),
             progress=SimpleNamespace(update=report),
         )
 
@@ -283,12 +294,12 @@ class Tracer:
         assert self.given is not None
         given = [self.given.by_cell[cell] for cell in batch]
         prompts, responses = [one.prompt_ids.tolist() for one in given], [one.token_ids.tolist() for one in given]
-        rollouts = read(self.model, prompts, responses, record=record, batch_size=len(batch))
+        rollouts = read(self.model, prompts, responses, record=record, batch_size=rows_of(batch))
         report(sum(map(len, responses)))
         return [replace(rollout, finish_reason=one.finish) for rollout, one in zip(rollouts, given, strict=True)]
 
     def _write(
-        self, run: Run, cell: Cell, rollout: Rollout, scores: Mapping[str, Tensor], mates: list[list[Any]]
+        self, run: Run, cell: Cell, rollout: Rollout, scores: Mapping[str, Tensor], batch: Mapping[str, Any]
     ) -> None:
         tensors = {
             **scores,
@@ -307,7 +318,7 @@ class Tracer:
             "prompt_end": prompt_end(self.model.tokenizer, rollout.prompt_ids.tolist()),
             "finish_reason": rollout.finish_reason,
             "seed": rollout.settings.get("seed"),
-            "batch": mates,
+            **batch,
             "reference_end": self.references[cell.problem].read(self.options.reference_position)[-1],
         }
         if self.given is not None:

@@ -26,6 +26,7 @@ from interp.engines.cache import RowCache
 from interp.engines.facts import attention_windows, bridge_facts
 from interp.engines.middle import Meeting, Summand, held, stream_in
 from interp.engines.native import Native, native_of
+from interp.engines.static import StaticSteps
 from interp.engines.within import plain, shaped
 from interp.errors import InputError
 from interp.sites import SITE_NAMES, Site
@@ -78,10 +79,11 @@ class TwinEngine:
         self._handles = RemovableHandle.next_id
         self._instead: BridgeEngine | None = None
         self._taps: list[_Tap] = []
+        self._steps = StaticSteps(self._run, self._logits, self._windows, self._attention, self.dtype, self.device)
 
     @property
     def told(self) -> str:
-        told = f"twin ({self._attention})"
+        told = f"twin ({self._attention}{', captured steps' if self._steps.captured else ''})"
         return told if self._instead is None else f"{told}, then bridge"
 
     def evaluating(self) -> AbstractContextManager[None]:
@@ -89,7 +91,7 @@ class TwinEngine:
         return evaluating(self.bridge, self.bridge.original_model)
 
     def new_cache(self, pad: Sequence[int], capacity: int) -> RowCache:
-        return RowCache(self.facts.n_layers, pad, self.device, capacity)
+        return self._steps.meet(RowCache(self.facts.n_layers, pad, self.device, capacity))
 
     def cache_bytes(self, rows: int, columns: int) -> int:
         return BridgeEngine.cache_bytes(self, rows, columns)  # type: ignore[arg-type]
@@ -99,7 +101,7 @@ class TwinEngine:
             return instead.forward(ids, cache, keep)
         with self._blocks.seen():
             self._handles = RemovableHandle.next_id
-            logits = self._run(ids, cache, keep)
+            logits = self._steps.run(ids, cache, keep, self._taps)
         for site in sorted(self._awaited):
             raise InputError(
                 f"attach to {site.name}",
@@ -126,16 +128,19 @@ class TwinEngine:
 
     def _run(self, ids: Int[Tensor, "row pos"], cache: RowCache, keep: int) -> Float[Tensor, "row keep d_vocab"]:
         count = ids.shape[1]
-        output = self.native.model(
+        return self._logits(
+            keep,
             input_ids=ids,
             attention_mask=self._mask(cache, count),
             position_ids=cache.positions(count),
             past_key_values=cache,
-            use_cache=True,
-            **({"logits_to_keep": keep} if self._keeps else {}),
         )
+
+    def _logits(self, keep: int = 1, **inputs: Any) -> Float[Tensor, "row keep d_vocab"]:
+        """What the model makes of its inputs, of the last ``keep`` columns."""
+        kept = {"logits_to_keep": keep} if self._keeps else {}
         # A family that ignores logits_to_keep returns them all.
-        logits: Tensor = output.logits[:, -keep:]
+        logits: Tensor = self.native.model(**inputs, use_cache=True, **kept).logits[:, -keep:]
         return logits
 
     def _mask(self, cache: RowCache, count: int) -> Any:
@@ -164,6 +169,7 @@ class TwinEngine:
                 yield
         finally:
             self._taps.remove(tap)
+            self._steps.forget()
 
     @contextmanager
     def _hooks(self, tap: _Tap) -> Iterator[None]:

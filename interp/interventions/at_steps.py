@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, TypeAlias
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.arguments import as_rows, as_wholes
+from interp.devices import on_device
 from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.protocol import Intervention, Request
@@ -41,10 +41,13 @@ def chosen(at: Positions, steps: Any, rows: tuple[int, ...] | None) -> Bool[Tens
     elif steps == "response":
         where = at.steps >= 0
     else:
-        where = torch.isin(at.steps, torch.tensor(list(steps), device=at.pos.device))
+        wanted = set(steps)
+        # Looked up, for `isin` sorts where there are many, which on a device is a wait; -1 is the last of the table.
+        table = on_device([step in wanted for step in range(max(wanted, default=-1) + 2)], at.pos.device)
+        where = table[at.steps.clamp(-1, len(table) - 1)]
     if rows is None:
         return where
-    mine = torch.tensor([row.index in rows for row in at.rows], device=at.pos.device)
+    mine = on_device([row.index in rows for row in at.rows], at.pos.device)
     return where & mine[:, None]
 
 
@@ -129,6 +132,7 @@ def told_source(source: Rollout, read: Any) -> dict[str, Any]:
 class AtSteps(Intervention):
     """What the interventions at chosen steps and rows have in common; ``positions`` and ``rows`` are theirs."""
 
+    staggered = True
     positions: Any
     rows: Any
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.arguments import Judged, as_list, as_rows, as_text, as_vector, as_whole, as_wholes, is_whole, refused
+from interp.devices import Stored, on_device, sent
 from interp.engines.base import ModelFacts
 from interp.interventions.at_steps import (
     AtSteps,
@@ -181,7 +182,7 @@ class HeadAblate(AtSteps):
         where = chosen(at, self.positions, self.rows).to(residual.device)
         new = ablated.values
         if self.how == "resample":
-            new = new[self._draws(at).to(residual.device)]
+            new = new[sent(self._draws(at), residual.device)]
         return torch.where((where[..., None] & ablated.which)[..., None], new, residual)
 
     def _draws(self, at: Positions) -> Int[Tensor, "row pos"]:
@@ -293,7 +294,7 @@ class PatchHead(FromSource):
     site: Judged[str] = "z"
     rows: Rows = None
     exchange: Judged[Exchange | None] = None
-    _values: dict[int, tuple[list[int], Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _values: dict[int, tuple[list[int], Stored]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -313,17 +314,19 @@ class PatchHead(FromSource):
             mine = sorted({head for layer, head in ready.heads if layer == site.layer})
             values = recorded_at(self.source, site)[steps][:, mine]
             check_finite(name, values, f"a source's {site.name} of layer {site.layer}")
-            ready._values[site.layer] = mine, values
+            ready._values[site.layer] = mine, Stored(values)
         return ready
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos head d_head"], at: Positions) -> Tensor | None:
         out: Tensor | None = None
-        heads, values = self._values[site.layer]
-        for i, which, columns in self._places(at):
-            new = values[which].to(residual)
+        held, values = self._values[site.layer]
+        heads = on_device(held, residual.device)
+        for i, which, places in self._places(at):
+            columns = on_device(places, residual.device)
+            new = values.like(residual)[on_device(which, residual.device)]
             here = residual[i, columns][:, heads]
             if self.exchange is not None:
-                each = [exchanged(self.exchange, here[:, n], new[:, n]) for n in range(len(heads))]
+                each = [exchanged(self.exchange, here[:, n], new[:, n]) for n in range(len(held))]
                 new = torch.stack(each, 1)
             out = residual.clone() if out is None else out
             here = out[i, columns]

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.arguments import Judged, as_number, as_rows, as_vector, as_whole
+from interp.devices import Stored, on_device
 from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.interventions.at_steps import (
@@ -129,14 +130,19 @@ class PatchResidual(FromSource):
         ready.layer, ready.positions, ready.edits = site.layer, pairs, (site,)
         ready.values = recorded_at(self.source, site)[list(pairs.values())]
         check_finite(name, ready.values, f"a source's {site.name}")
+        ready._stored = Stored(ready.values)
         return ready
 
     values: Float[Tensor, "patch ..."] = field(init=False, repr=False)
+    _stored: Stored = field(init=False, repr=False)
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos ..."], at: Positions) -> Tensor | None:
         out: Tensor | None = None
-        for i, which, columns in self._places(at):
-            new = self.values[which].to(residual)
+        for i, which, places in self._places(at):
+            new, columns = (
+                self._stored.like(residual)[on_device(which, residual.device)],
+                on_device(places, residual.device),
+            )
             if self.exchange is not None:
                 new = exchanged(self.exchange, residual[i, columns], new)
             out = residual.clone() if out is None else out
@@ -175,6 +181,7 @@ class SteerResidual(AtSteps):
     site: Judged[str] = "resid_post"
     scale: Judged[float] = 1.0
     rows: Rows = None
+    _stored: Stored = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -196,12 +203,12 @@ class SteerResidual(AtSteps):
         site = _at_layer(self.site, self.layer, facts)
         site.check(facts.n_layers, name)
         ready = copy(self)
-        ready.layer, ready.edits = site.layer, (site,)
+        ready.layer, ready.edits, ready._stored = site.layer, (site,), Stored(self.direction)
         return ready
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
         stream = widened(residual)
-        direction = self.direction.to(stream)
+        direction = self._stored.like(stream)
         if self.mode == "add":
             new = stream + self.scale * direction
         else:
@@ -228,6 +235,7 @@ class MeanAblate(AtSteps):
     positions: Steps = "response"
     site: Judged[str] = "resid_post"
     rows: Rows = None
+    _stored: Stored = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -242,9 +250,9 @@ class MeanAblate(AtSteps):
         site = _at_layer(self.site, self.layer, facts)
         site.check(facts.n_layers, name)
         ready = copy(self)
-        ready.layer, ready.edits = site.layer, (site,)
+        ready.layer, ready.edits, ready._stored = site.layer, (site,), Stored(self.mean)
         return ready
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
         where = chosen(at, self.positions, self.rows).to(residual.device)
-        return torch.where(where[..., None], self.mean.to(residual), residual)
+        return torch.where(where[..., None], self._stored.like(residual), residual)

@@ -11,11 +11,11 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.arguments import Texts, Wholes, as_list, as_text, as_wholes
+from interp.devices import on_device
 from interp.engines.base import ModelFacts
 from interp.engines.registry import model_facts
 from interp.errors import InputError
@@ -111,6 +111,7 @@ class SuppressTokens(Intervention):
         InputError: ids outside the vocabulary, or nothing left to emit.
     """
 
+    staggered = True
     token_ids: TokenIds
     _ids: tuple[int, ...] = field(init=False, repr=False)
     _notes: dict[int, str] = field(default_factory=dict, init=False, repr=False)
@@ -143,7 +144,7 @@ class SuppressTokens(Intervention):
 
     def _ban(self, logits: Float[Tensor, "*some d_vocab"], indices: list[int]) -> Float[Tensor, "*some d_vocab"]:
         if self._index is None or self._index.device != logits.device:
-            self._index = torch.tensor(self._ids, device=logits.device)
+            self._index = on_device(self._ids, logits.device)
         return logits.index_fill(-1, self._index, float("-inf"))
 
     def hooks(self, model: Bridge) -> list[tuple[str, Callable[..., Any]]]:

@@ -48,6 +48,12 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
         assert row["times_hf"]["median"] == row["seconds"]["median"] / result["reading"][1]["seconds"]["median"]
         assert row["grown_gb"] is None or 0 <= row["grown_gb"]["median"] < 1
         assert markdown.count(f"| {row['reader']} | 48 |") == 1
+    assert [(row["spread"], row["batch"]) for row in result["rows"]] == [("evenly", 2), ("few long", 2)]
+    for row in result["rows"]:
+        assert row["least_steps"] == math.ceil(row["tokens"] / 2) <= row["steps"] < row["static_steps"]
+        assert row["ratio"]["median"] == row["static_seconds"]["median"] / row["seconds"]["median"]
+        assert row["same"] == row["problems"] == 8
+        assert markdown.count(f"| {row['spread']} | 2 | {row['tokens']} |") == 1
     _check_interventions(result["interventions"], markdown)
     _check_attribution(result["attribution"], markdown)
     _check_growth(result["growth"], markdown)
@@ -132,7 +138,7 @@ def test_only_what_is_asked_for(tmp_path, capsys):
         (["--repeats", "0", "--quick"], "expected repeats of at least 1"),
         (
             ["--quick", "--only", "speed", "--only", "nhsic"],
-            "expected nhsic, decoding, reading, interventions, attribution, received speed",
+            "expected nhsic, decoding, rows, reading, interventions, attribution, received speed",
         ),
         (["--quick", "--model", "toy-raisoner"], "Did you mean toy-reasoner"),
         (["--quick", "--out", "{file}"], "Choose another --out"),
