@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as torch_module
 
+from interp.engines.products import take_over
 from interp.engines.within import is_compressed
 from interp.errors import InputError
 from interp.foreign import said
@@ -229,6 +230,7 @@ def native_copy(model: torch.nn.Module) -> Native | str:
         for name, value in vars(module).items():
             if name.endswith("_hooks") and isinstance(value, dict):
                 value.clear()
+    take_over(twin)
     return Native(twin.eval(), list(zip(modules, twins, strict=True)))
 
 
