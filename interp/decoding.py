@@ -33,7 +33,7 @@ from interp.protocol import Intervention, Interventions, Request, Step, as_inter
 from interp.record import RecordPlan, ResidualSites, Tape, as_record, check_memory, plan_record
 from interp.rollout import Rollout
 from interp.rows import Row
-from interp.sampling import choose, entropy, log_probabilities, row_seeds, row_uniforms, widened, widest_float
+from interp.sampling import choose, outcome, row_seeds, row_uniforms, widened, widest_float
 from interp.sinks import Sink, sink_for
 from interp.token_text import last_piece, text_pieces
 from interp.types import Bridge
@@ -270,9 +270,7 @@ class _Run:
                 step.finishing[i] = "length"
         if step.tokens != tokens:
             chosen = torch.tensor(step.tokens, device=chosen.device)
-        log_probs = log_probabilities(logits)
-        scores[0, slots, step.t] = log_probs.gather(-1, chosen[:, None])[:, 0].to(scores.dtype)
-        scores[1, slots, step.t] = entropy(log_probs).to(scores.dtype)
+        scores[:, slots, step.t] = torch.stack(outcome(logits, chosen)).to(scores.dtype)
         return chosen[:, None]
 
     def _finish(self, row: Row, scores: Float[Tensor, "2 step"], sink: Sink) -> None:
