@@ -22,7 +22,7 @@ from interp.protocol import Intervention, Request, as_interventions, prepared
 from interp.record import RecordPlan, ResidualSites, Tape, check_memory
 from interp.rollout import Rollout
 from interp.rows import Row
-from interp.sampling import entropy, log_probabilities, widened
+from interp.sampling import outcome, widened
 from interp.types import Bridge
 
 __all__ = ["Decided", "Given", "Piece", "by_length", "checked_positions", "of_tokens", "paired"]
@@ -197,8 +197,8 @@ def of_tokens(
     logits: Float[Tensor, "step d_vocab"], tokens: Int[Tensor, " step"]
 ) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"]]:
     """Log-probabilities of tokens, and the entropies of the distributions that they are from."""
-    log_probs = log_probabilities(logits)
-    return log_probs.gather(-1, tokens[:, None])[:, 0].float().cpu(), entropy(log_probs).float().cpu()
+    log_probs, entropies = outcome(logits, tokens)
+    return log_probs.float().cpu(), entropies.float().cpu()
 
 
 def paired(

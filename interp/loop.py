@@ -25,7 +25,7 @@ from interp.protocol import Intervention
 from interp.record import RecordPlan, ResidualSites, Tape
 from interp.rollout import Rollout
 from interp.rows import Row
-from interp.sampling import choose, entropy, log_probabilities, row_uniforms, widened, widest_float
+from interp.sampling import choose, outcome, row_uniforms, widened, widest_float
 from interp.sinks import Sink, sink_for
 from interp.step import Step
 from interp.token_text import last_piece, text_pieces
@@ -220,9 +220,7 @@ class Stream:
         if step.tokens != tokens:
             chosen = on_device(step.tokens, chosen.device)
         self.last_ids = chosen[:, None]
-        log_probs = log_probabilities(logits)
-        self.scores[0, slots, steps] = log_probs.gather(-1, self.last_ids)[:, 0].to(self.scores.dtype)
-        self.scores[1, slots, steps] = entropy(log_probs).to(self.scores.dtype)
+        self.scores[:, slots, steps] = torch.stack(outcome(logits, chosen)).to(self.scores.dtype)
         if self.processors is not None:
             self.processors.append(self.slots, self.last_ids)
         return step

@@ -21,7 +21,11 @@ from interp.errors import InputError
 _LIKELY = 64  # tokens that are taken for the nucleus at first
 _SUMMED = 1e-9  # what the order in which probabilities are added may make of their sum
 
-__all__ = ["choose", "entropy", "log_probabilities", "row_seeds", "row_uniforms", "widened", "widest_float"]
+_BLOCK = 512  # logits of which the greatest is looked for at once
+
+__all__ = [
+    "choose", "entropy", "log_probabilities", "outcome", "row_seeds", "row_uniforms", "widened", "widest_float"
+]  # fmt: skip
 
 
 def row_seeds(seed: Wholes, count: int) -> list[int]:
@@ -84,6 +88,28 @@ def entropy(log_probs: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
     return -torch.linalg.vecdot(log_probs.exp(), log_probs.clamp_min(-1e30))
 
 
+def outcome(
+    logits: Float[Tensor, "row d_vocab"], tokens: Int[Tensor, " row"]
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """Log-probability of a token of each row, and the row's entropy, in nats.
+
+    >>> logits = torch.tensor([[0.5, 0.5, 0.0]]).log()
+    >>> [values.exp().round(decimals=4).tolist() for values in outcome(logits, torch.tensor([1]))]
+    [[0.5], [2.0]]
+
+    As `log_probabilities` and `entropy`, from one softmax: with p the probabilities and d = logits - max(logits),
+
+        log p(token) = d(token) + log max(p),    entropy = -log max(p) - sum p d
+    """
+    logits = widened(logits)
+    probabilities = logits.softmax(-1)
+    below = logits - logits.amax(-1, keepdim=True)
+    first = probabilities.amax(-1).log()
+    chosen = below.gather(-1, tokens[:, None])[:, 0] + first
+    # A suppressed token is at -inf and adds 0: any finite stand-in does.
+    return chosen, -first - torch.linalg.vecdot(probabilities, below.clamp_(min=-1e30))
+
+
 def widest_float(device: torch.device) -> torch.dtype:
     """float64, which keeps the tail of a sum over 150,000 tokens, except on Apple's devices, which lack it."""
     return torch.float32 if device.type == "mps" else torch.float64
@@ -98,7 +124,7 @@ def choose(
     [1]
     """
     if temperature == 0 or uniforms is None:
-        return logits.argmax(-1)
+        return _likeliest(logits)
     logits = logits.to(widest_float(logits.device))
     wide = logits.dtype
     # The likeliest first becomes 0: no temperature, however small, makes the division overflow.
@@ -115,6 +141,21 @@ def choose(
     points = torch.minimum(points, torch.nextafter(total, torch.zeros_like(total)))
     drawn = torch.searchsorted(cumulative, points, right=True)
     return (drawn if order is None else order.gather(-1, drawn)).squeeze(-1)
+
+
+def _likeliest(logits: Float[Tensor, "row d_vocab"]) -> Int[Tensor, " row"]:
+    """The first of each row's greatest, as argmax tells, which on a CPU looks at one number after the other."""
+    d_vocab = logits.shape[-1]
+    whole = d_vocab - d_vocab % _BLOCK
+    if logits.device.type != "cpu" or whole < 8 * _BLOCK:
+        return logits.argmax(-1)
+    greatest = [logits[:, :whole].unflatten(-1, (-1, _BLOCK)).amax(-1)]
+    if whole < d_vocab:
+        greatest.append(logits[:, whole:].amax(-1, keepdim=True))
+    begin = torch.cat(greatest, -1).argmax(-1, keepdim=True) * _BLOCK
+    # Behind the end the last one stands again: never the first of the greatest.
+    ids = (begin + torch.arange(_BLOCK)).clamp_(max=d_vocab - 1)
+    return (begin + logits.gather(-1, ids).argmax(-1, keepdim=True))[:, 0]
 
 
 def _likeliest_first(

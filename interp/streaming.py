@@ -22,7 +22,7 @@ from interp.generation_config import GenerationRules, RowProcessors
 from interp.given import by_length
 from interp.pieces import Cut
 from interp.record import RecordPlan, ResidualStream, StepResiduals, check_memory
-from interp.sampling import entropy, log_probabilities, widened
+from interp.sampling import outcome, widened
 from interp.sites import Site
 
 __all__ = ["stream_steps"]
@@ -149,9 +149,7 @@ def _score(
         if processors is not None:
             wide = processors(wide, rows)
             processors.append(rows, chosen)
-        log_probs = log_probabilities(wide)
-        scores[0, slots, j] = log_probs.gather(-1, chosen)[:, 0].float()
-        scores[1, slots, j] = entropy(log_probs).float()
+        scores[:, slots, j] = torch.stack(outcome(wide, chosen[:, 0])).float()
 
 
 class _Held:

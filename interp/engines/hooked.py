@@ -1,20 +1,85 @@
-"""The hooks that a user put on a model, told from those that libraries put there for their own work."""
+"""The hooks on a model's modules: which there are, and whose they are.
+
+Two things are asked. What a user put there that acts on a forward pass is part of what a run is (`user_hooks`). And
+whether anything acts there but what libraries put everywhere only to look on: then a copy of the model that lacks it
+would compute something else, or leave somebody's hook uncalled (`acts_alone`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn.modules import module as torch_module
 
-__all__ = ["user_hooks"]
+__all__ = ["Hook", "acts_alone", "hooks_everywhere", "hooks_on", "user_hooks"]
 
 _LIBRARIES = ("torch", "transformers", "transformer_lens", "accelerate")
+# Whoever hooks a model by code of these modules only looks on: TransformerLens wires its own hook points, and
+# transformers collects what it was asked to return.
+_LOOKING_ON = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
+_KINDS = ("forward_pre", "forward", "backward_pre", "backward")
+
+
+class Hook(NamedTuple):
+    """A function that is called when a module is run.
+
+    Attributes:
+        kind: of torch's hooks, "forward" or the like; "replaced" for a forward in the place of the module's own.
+        at_point: whether it was put there by way of TransformerLens's hook points.
+    """
+
+    function: Callable[..., Any]
+    kind: str
+    at_point: bool = False
+
+    @property
+    def is_users(self) -> bool:
+        """Not one that a library put there for its own work."""
+        return self.at_point or _module_of(self.function).split(".")[0] not in _LIBRARIES
+
+    @property
+    def looks_on(self) -> bool:
+        """Whether a library put it there that changes nothing."""
+        return self.kind != "replaced" and str(getattr(self.function, "__module__", "")).startswith(_LOOKING_ON)
+
+
+def hooks_on(module: torch.nn.Module) -> Iterator[Hook]:
+    """All hooks on one module, in the order in which they stand.
+
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> handle = layer.register_forward_hook(lambda module, args, output: None)
+    >>> [(hook.kind, hook.is_users) for hook in hooks_on(layer)]
+    [('forward', True)]
+    """
+    own = vars(module)
+    if any(own[f"_{kind}_hooks"] for kind in _KINDS):
+        # At a hook point torch holds a wrapper of TransformerLens's, whoever's hook is within.
+        inner = {handle.hook.id: handle.user_hook for handle in (*own.get("fwd_hooks", ()), *own.get("bwd_hooks", ()))}
+        for kind in _KINDS:
+            for key, function in own[f"_{kind}_hooks"].items():
+                yield Hook(inner.get(key, function), kind, key in inner)
+    for name in ("forward", "_call_impl"):
+        if name in own:
+            yield Hook(own[name], "replaced")
+
+
+def acts_alone(module: torch.nn.Module) -> bool:
+    """Whether nothing acts on a module, forwards or backwards, but libraries that look on."""
+    return all(hook.looks_on for hook in hooks_on(module))
+
+
+def hooks_everywhere() -> Iterator[Hook]:
+    """The hooks that torch calls on every module."""
+    for kind in _KINDS:
+        for function in getattr(torch_module, f"_global_{kind}_hooks").values():
+            yield Hook(function, kind)
 
 
 def user_hooks(model: torch.nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Where each of them is, and the function; in the order in which they stand.
+    """Where each hook of a user's is that acts on a forward pass, and the function; in the order in which they stand.
 
     >>> from interp.loading.models import load_model
     >>> model = load_model("toy-reasoner")
@@ -22,10 +87,9 @@ def user_hooks(model: torch.nn.Module) -> Iterator[tuple[str, Callable[..., Any]
     >>> [place for place, function in user_hooks(model)]
     ['blocks.1.hook_out']
     """
-    for name in ("_global_forward_pre_hooks", "_global_forward_hooks"):
-        for function in getattr(torch.nn.modules.module, name).values():
-            if _is_users(function):
-                yield "every module", function
+    for hook in hooks_everywhere():
+        if hook.is_users and hook.kind.startswith("forward"):
+            yield "every module", hook.function
     seen: set[int] = set()
     for prefix, root in (("", model), ("original_model.", getattr(model, "original_model", None))):
         for name, module in () if root is None else root.named_modules():
@@ -33,18 +97,12 @@ def user_hooks(model: torch.nn.Module) -> Iterator[tuple[str, Callable[..., Any]
                 continue
             seen.add(id(module))
             place = f"{prefix}{name}".rstrip(".").replace("_original_component.", "") or "model"
-            for handle in getattr(module, "fwd_hooks", ()):  # a hook point; what torch holds there only calls it
-                yield place, handle.user_hook
-            for function in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-                if _is_users(function):
-                    yield place, function
-            replaced = vars(module).get("forward")
-            if replaced is not None and _is_users(replaced):
-                yield f"{place}.forward", replaced
+            for hook in hooks_on(module):
+                if hook.is_users and not hook.kind.startswith("backward"):
+                    yield f"{place}.forward" if hook.kind == "replaced" else place, hook.function
 
 
-def _is_users(function: Callable[..., Any]) -> bool:
-    """Not one that a library put there for its own work."""
+def _module_of(function: Callable[..., Any]) -> str:
     while isinstance(function, partial):
         function = function.func
-    return str(getattr(function, "__module__", "")).split(".")[0] not in _LIBRARIES
+    return str(getattr(function, "__module__", ""))

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules import module as torch_module
 
+from interp.engines.hooked import acts_alone, hooks_everywhere
+from interp.engines.products import take_over
 from interp.engines.within import is_compressed
 from interp.errors import InputError
 from interp.foreign import said
@@ -28,9 +29,6 @@ __all__ = ["ATTENTION", "Native", "check_attention", "keep_native", "native_copy
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 """Hugging Face's attention implementations whose masks are known here."""
 
-# Whoever hooks a model by code of these modules only looks on: TransformerLens wires its own hook points, and
-# transformers collects what it was asked to return.
-_LOOKING_ON = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
 _PLAIN = (int, float, str, bool, type(None))
 
 
@@ -147,27 +145,11 @@ class Native:
             return "modules of it have been replaced or added"
         if _options(bridge, self.pairs) != self.options:
             return "settings of it have been changed"
-        if hooked := next(filter(_is_hooked, modules), None):
+        if (hooked := next((module for module in modules if not acts_alone(module)), None)) is not None:
             return f"it has a hook of yours on {_named(bridge, hooked)}"
-        if any(getattr(torch_module, f"_global_{kind}_hooks") for kind in _KINDS):
+        if next(hooks_everywhere(), None) is not None:
             return "there are hooks of yours on all modules"
         return None
-
-
-_KINDS = ("forward", "forward_pre", "backward", "backward_pre")
-
-
-def _is_hooked(module: torch.nn.Module) -> bool:
-    """Whether anybody but TransformerLens has put a hook or another forward on a module."""
-    own = vars(module)
-    if "forward" in own or "_call_impl" in own:
-        return True
-    if not (own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]):
-        return False
-    # At a hook point torch holds a wrapper of TransformerLens's, whoever's hook is within.
-    inner = {handle.hook.id: handle.user_hook for handle in (*own.get("fwd_hooks", ()), *own.get("bwd_hooks", ()))}
-    hooks = (item for kind in _KINDS for item in own[f"_{kind}_hooks"].items())
-    return any(not str(getattr(inner.get(key, hook), "__module__", "")).startswith(_LOOKING_ON) for key, hook in hooks)
 
 
 def _named(bridge: Bridge, wanted: torch.nn.Module) -> str:
@@ -229,6 +211,7 @@ def native_copy(model: torch.nn.Module) -> Native | str:
         for name, value in vars(module).items():
             if name.endswith("_hooks") and isinstance(value, dict):
                 value.clear()
+    take_over(twin)
     return Native(twin.eval(), list(zip(modules, twins, strict=True)))
 
 

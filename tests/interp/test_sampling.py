@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from interp.sampling import choose, row_uniforms
+from interp.sampling import choose, outcome, row_uniforms
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
@@ -64,3 +64,33 @@ def test_a_nucleus_is_found_without_sorting_what_is_outside(kind: str, monkeypat
         patch.setattr(torch.Tensor, "sort", lambda self, *a, **k: sizes.append(self.shape[-1]) or sort(self, *a, **k))
         choose(logits, 0.6, 0.95, uniforms)
     assert (max(sizes) < 3000) == (kind != "flat")
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 80.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probability_and_entropy_are_those_of_float64(scale: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(5)
+    logits = (torch.randn(5, 30_011, dtype=torch.float64) * scale).to(dtype)
+    logits[3, 7:] = -torch.inf  # suppressed
+    logits[4, 1:] = -torch.inf  # all but one
+    tokens = torch.tensor([0, int(logits[1].argmax()), int(logits[2].argmin()), 9, 0])
+    exact = logits.double().log_softmax(-1)
+    off = 1e-5 if dtype == torch.float32 else 1e-12
+    chosen, entropy = outcome(logits, tokens)
+    torch.testing.assert_close(chosen.double(), exact.gather(-1, tokens[:, None])[:, 0], rtol=1e-6, atol=off)
+    terms = torch.where(exact > -torch.inf, exact.exp() * exact, 0)
+    torch.testing.assert_close(entropy.double(), -terms.sum(-1), rtol=1e-6, atol=off)
+    assert chosen[3] == -torch.inf
+    assert chosen[4] == entropy[4] == 0
+
+
+@pytest.mark.parametrize("d_vocab", [5, 4095, 4096, 6000, 49_152])
+def test_the_greedy_token_is_the_first_of_the_greatest(d_vocab: int) -> None:
+    torch.manual_seed(6)
+    logits = torch.randint(0, 4, (40, d_vocab)).float()  # nothing but ties
+    logits[:20] = torch.randn(20, d_vocab)
+    logits[20, -1] = logits[21, -3:] = 9.0  # behind the last whole block
+    logits[22] = -torch.inf
+    strided = torch.stack([logits, logits], 1)[:, 1]
+    wanted = logits.numpy().argmax(-1).tolist()
+    assert choose(logits, 0.0, 1.0, None).tolist() == choose(strided, 0.0, 1.0, None).tolist() == wanted
