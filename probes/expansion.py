@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
@@ -48,6 +49,7 @@ _APART = (0, 4, 8, 12, 20, 32)  # how many coordinates may be taken out of the e
 _APART_COST = 400.0
 # Rows a power of two apart would share the same few places of a cache.
 _LINE = 8
+_MANY = 1e6  # more than any vector costs
 _LEVELS = 40  # of budgets, ten times smaller one after the other
 _ROUNDED = torch.finfo(torch.float64).eps
 # Beyond it exp(-u^2 / 2) is 0 to rounding whatever it is multiplied by, and a power of u could be inf.
@@ -75,16 +77,18 @@ def expand(
     ([True, False], torch.Size([1, 7, 7]))
     """
     u = (x - base_point(x)).mul_(1 / kernel.width)
-    plan = _Plan.of(u, kernel, most)
-    # The one look at the device: how many rows there are, which, and what they need.
-    asked = plan.asked.cpu()
-    rows, place, apart = asked[:3].tolist()
-    fits = asked[3:] > 0
-    if not rows:
+    table = _table(u.shape[1], float(kernel.tol), kernel.ridge, most)
+    top = u.abs().topk(table.apart[-1] + 1, dim=-1)
+    # The one look at the device. What follows from it are small matters, for which a kernel each would cost more.
+    plan = _Plan.of(top.values.cpu().numpy(), kernel, table)
+    fits, at = torch.from_numpy(plan.fits), top.indices[:, : plan.apart]
+    if not plan.fits.any():
         return None, fits
-    if rows < len(u):
-        return Expansion.of(u[plan.fits], plan.rows(plan.fits), plan.counts[place], apart, room), fits
-    return Expansion.of(u, plan, plan.counts[place], apart, room), None
+    budget = torch.from_numpy(plan.budget).to(u.device, non_blocking=True)
+    if plan.fits.all():
+        return Expansion.of(u, plan.count, at, budget, room), None
+    which = fits.to(u.device)
+    return Expansion.of(u[which], plan.count, at[which], budget[which], room), fits
 
 
 class Room:
@@ -121,39 +125,28 @@ class _Plan:
     E counts for those few alone. All vectors that fit have as many features, and as many coordinates apart.
     """
 
-    counts: tuple[int, ...]
-    fits: Bool[Tensor, " row"]
-    asked: Int64[Tensor, " rows_place_apart_fits"]
-    farthest: Int64[Tensor, "row most_apart"]
-    budget: Float64[Tensor, " row"]
+    count: int
+    apart: int
+    fits: Bool[np.ndarray, " row"]
+    budget: Float64[np.ndarray, " row"]
 
     @classmethod
-    def of(cls, u: Tensor, kernel: Kernel, most: int) -> _Plan:
-        d = u.shape[1]
-        table = _table(d, float(kernel.tol), kernel.ridge, most, u.device)
-        top = u.abs().topk(table.apart[-1] + 1, dim=-1)
+    def of(cls, top: Float64[np.ndarray, "row most_apart_and_one"], kernel: Kernel, table: _Table) -> _Plan:
+        """From the farthest coordinates of each vector, in descending order of |u|."""
         # Of the kernel's trace no more may be left out than the score, or rounding, can bear (see `lowrank.factorise`);
         # that of the farthest coordinates alone is less than all of it.
-        trace = top.values.square().div_(-2).expm1_().sum(dim=-1).mul_(-2).abs_()  # 0 is -0
-        budget = torch.maximum(kernel.tol * trace.clamp(max=kernel.ridge * d), ROUNDING * trace)
-        level = (table.largest / budget).log10_().ceil_().clamp_(max=_LEVELS).long()  # of a constant vector inf
-        asked = top.values[:, table.asked]  # [row, choice, farthest of all or of the rest]
-        fits = (asked <= table.reach[level, ..., -1]).all(dim=-1)  # [row, choice]
-        # Of the vectors that fit, the widest and the strictest.
-        widest = (asked * fits[:, :, None]).amax(dim=0)
-        reach = table.reach[(level[:, None] * fits).amax(dim=0), table.every]  # [choice, farthest, count]
-        place = torch.searchsorted(reach, widest[:, :, None])[:, :, 0].amax(dim=1)
-        # As many as fit first, then the least work; the widest may not be the strictest, so this is no promise.
-        cost = table.cost[place] + table.choices * (_APART_COST / d) - fits.sum(dim=0) * (2 * table.cost[-1])
-        best = cost.argmin(dim=0, keepdim=True)
-        fits = fits.index_select(1, best)[:, 0]
-        own = torch.searchsorted(table.reach.index_select(1, best)[level, 0], asked.index_select(1, best).mT)
-        place = (own[:, :, 0].amax(dim=1) * fits).amax(dim=0, keepdim=True)
-        asked = torch.cat([fits.sum(dim=0, keepdim=True), place, table.choices[best], fits])
-        return cls(table.counts, fits, asked, top.indices, budget)
-
-    def rows(self, which: Tensor) -> _Plan:
-        return _Plan(self.counts, self.fits[which], self.asked, self.farthest[which], self.budget[which])
+        trace = -2 * np.expm1(np.square(top) / -2).sum(axis=1)
+        budget = np.maximum(kernel.tol * np.minimum(trace, kernel.ridge * table.d), ROUNDING * trace)
+        # Of a constant vector nothing may be left out: the last level.
+        level = np.ceil(np.log10(table.largest / np.maximum(budget, table.largest * 10.0**-_LEVELS)))
+        level = np.maximum(level, 0).astype(np.int64)
+        # How many counts of features are too few, [row, choice]: the farthest of all, and of the rest.
+        place = (table.reach[level] < top[:, table.asked, None]).sum(axis=-1).max(axis=-1)
+        fits = place < len(table.counts)
+        cost = table.cost[(place * fits).max(axis=0)] + table.extra - fits.sum(axis=0) * _MANY  # as many as fit first
+        best = int(cost.argmin())
+        count = table.counts[int((place[:, best] * fits[:, best]).max())]
+        return cls(count, table.apart[best], fits[:, best], budget)
 
 
 @dataclass(frozen=True)
@@ -173,14 +166,13 @@ class Expansion:
     room: Room
 
     @classmethod
-    def of(cls, u: Float64[Tensor, "row d"], plan: _Plan, count: int, apart: int, room: Room) -> Expansion:
-        """Those of vectors in units of the bandwidth, which are changed: the first of `plan.farthest` go apart."""
-        at = plan.farthest[:, :apart]
+    def of(cls, u: Float64[Tensor, "row d"], count: int, at: Tensor, budget: Tensor, room: Room) -> Expansion:
+        """Those of vectors in units of the bandwidth, which are changed: the coordinates `at [row, apart]` go apart."""
         far = u.gather(1, at)
         # Where features are 0. Beyond the interval their mixture is a small difference of large numbers, which sums of
         # powers would not survive: what the coordinates apart have of them is added later.
         u.scatter_(1, at, 0.0)
-        return cls(u, basis(count, u.device), at, far, plan.budget, room)
+        return cls(u, basis(count, u.device), at, far, budget, room)
 
     def measured(
         self, visit: Visit | None = None, parts_of: Sequence[slice] = (slice(None),), *, mixed: bool | None = None
@@ -210,7 +202,7 @@ class Expansion:
             gram, mean = mix @ gram @ mix.T, mean @ mix.T
         columns = self.u.new_zeros(rows, count, 0)
         if apart:
-            features = _powers(self.far, self.basis.weight, self.u.new_empty(rows, count + 1, apart))
+            features = _powers_of_few(self.far, self.basis.weight, count)
             axes = self.basis.mix @ features
             root = _root(self.far, axes, self.basis)
             columns = torch.cat([axes if mixed else features[:, :-1], root.mT], dim=1)
@@ -293,22 +285,21 @@ class _Table:
 
     By level, a budget of `largest` over 10^level (of the last one nothing may be left out, and it is 0), and by choice
     of how many are `apart`: for the farthest coordinate expanded, and for the farthest but those that could be apart,
-    which stand at `asked` of the coordinates in descending order. `cost` is the number of features, and more than any
-    where there are not enough.
+    which stand at `asked` of the coordinates in descending order. `cost` is that of the features, `extra` of those apart.
     """
 
+    d: int
     counts: tuple[int, ...]
     apart: tuple[int, ...]
-    choices: Int64[Tensor, " choice"]
-    every: Int64[Tensor, " choice"]
-    asked: Int64[Tensor, "choice 2"]
-    cost: Float64[Tensor, " count_and_none"]
-    reach: Float64[Tensor, "level choice 2 count"]
+    asked: Int64[np.ndarray, "choice 2"]
+    cost: Float64[np.ndarray, " count"]
+    extra: Float64[np.ndarray, " choice"]
+    reach: Float64[np.ndarray, "level choice 2 count"]
     largest: float
 
 
 @cache
-def _table(d: int, tol: float, ridge: float, most: int, device: torch.device) -> _Table:
+def _table(d: int, tol: float, ridge: float, most: int) -> _Table:
     counts = tuple(count for count in COUNTS if count <= most)
     apart = tuple(count for count in _APART if count <= d // 8)
     largest = max(tol * ridge * d, ROUNDING * 2 * d)
@@ -331,11 +322,9 @@ def _table(d: int, tol: float, ridge: float, most: int, device: torch.device) ->
         reach.append(torch.cat([torch.zeros(1, dtype=torch.float64), left.reach])[far])
     both = torch.stack(reach, dim=2).flip(-1).cummin(dim=-1).values.flip(-1)  # more features never do worse
     both = torch.cat([both, torch.zeros_like(both[:1])])
-    choices = torch.tensor(apart, device=device)
-    asked = torch.stack([choices, torch.full_like(choices, apart[-1])], dim=1)
-    cost = torch.tensor([*counts, 1e6], dtype=torch.float64, device=device)
-    every = torch.arange(len(apart), device=device)
-    return _Table(counts, apart, choices, every, asked, cost, both.to(device), largest)
+    choices = np.array(apart)
+    asked = np.stack([choices, np.full_like(choices, apart[-1])], axis=1)
+    return _Table(d, counts, apart, asked, np.array(counts, float), choices * (_APART_COST / d), both.numpy(), largest)
 
 
 def _powers(u: Tensor, weight: float, out: Tensor) -> Float64[Tensor, "row feature_and_ones d"]:
@@ -360,6 +349,14 @@ def _powers(u: Tensor, weight: float, out: Tensor) -> Float64[Tensor, "row featu
         done += more
         power = power.square_()
     return out
+
+
+def _powers_of_few(u: Tensor, weight: float, count: int) -> Float64[Tensor, "row feature_and_ones d"]:
+    """As `_powers`, in fewer steps."""
+    u = u.clamp(-_FARTHEST, _FARTHEST)[:, None]
+    exponent = u.square() * (-weight / 2)
+    power = u.expand(-1, count - 1, -1).cumprod(dim=1).mul_(exponent.exp())
+    return torch.cat([exponent.expm1(), power[:, 1:], power[:, :1], torch.ones_like(u)], dim=1)
 
 
 def _root(u: Tensor, phi: Tensor, mixed: Basis) -> Float64[Tensor, "row apart apart"]:

@@ -98,7 +98,7 @@ def test_the_basis_is_a_part_of_the_kernels_space(count):
 @pytest.mark.parametrize("place", [3, 9, 15])
 def test_no_more_than_the_budget_is_left_out(d, place):
     """Against the remainders themselves: coordinates at the edge of the table, the farthest apart anywhere beyond."""
-    table = _table(d, 1e-10, 1e-5, FEATURES[-1], CPU)
+    table = _table(d, 1e-10, 1e-5, FEATURES[-1])
     worst = {0: 0.0, 3: 0.0}
     for fewer, (choice, apart) in itertools.product(worst, enumerate(table.apart)):
         found = basis(table.counts[place] - fewer, CPU)
