@@ -44,7 +44,7 @@ ROUNDING = 4 * torch.finfo(torch.float64).eps
 #: Called with some rows and their features.
 Visit: TypeAlias = Callable[[slice, Tensor], None]
 
-_APART = (0, 4, 8, 12, 20, 32)  # how many coordinates may be taken out of the expansion
+_APART = (0, 4, 8, 12, 20, 32, 48, 64)  # how many coordinates may be taken out of the expansion
 # One coordinate more apart costs about as much as this many features of one coordinate each: measured.
 _APART_COST = 400.0
 # Rows a power of two apart would share the same few places of a cache.
@@ -285,7 +285,7 @@ class _Table:
 
     By level, a budget of `largest` over 10^level (of the last one nothing may be left out, and it is 0), and by choice
     of how many are `apart`: for the farthest coordinate expanded, and for the farthest but those that could be apart,
-    which stand at `asked` of the coordinates in descending order. `cost` is that of the features, `extra` of those apart.
+    which stand at `asked` of the coordinates in descending order. `cost` is that of features, `extra` of those apart.
     """
 
     d: int
@@ -301,7 +301,7 @@ class _Table:
 @cache
 def _table(d: int, tol: float, ridge: float, most: int) -> _Table:
     counts = tuple(count for count in COUNTS if count <= most)
-    apart = tuple(count for count in _APART if count <= d // 8)
+    apart = tuple(count for count in _APART if count <= d // 16)
     largest = max(tol * ridge * d, ROUNDING * 2 * d)
     left = remainders()
     share = 3 / 8 * largest * 10.0 ** -torch.arange(_LEVELS, dtype=torch.float64)[:, None]
