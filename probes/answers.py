@@ -136,9 +136,11 @@ def factored_answers(
     while len(todo):
         rows, factor = _as_many_as_fit(take, like, todo, kernel, max_bytes=max_bytes, room=room)
         if kernel.eps is None:
-            factor = factor / gram_norm(factor).sqrt()[:, None, None]  # a constant answer: 0 / 0
+            factor = factor / gram_norm(factor @ factor.mT).sqrt()[:, None, None]  # a constant answer: 0 / 0
         else:
-            factor = torch.linalg.solve_triangular(ridge_cholesky(factor, kernel.eps), factor, upper=False)
+            cholesky = ridge_cholesky(factor @ factor.mT, kernel.eps * factor.shape[-1])
+            # Rows along memory: a product with them is twice as fast.
+            factor = torch.linalg.solve_triangular(cholesky, factor, upper=False).contiguous()
         keep = kept_coordinates(whole(rows), drop_top) if drop_top else None
         yield rows, AnswerFactor(factor, keep, lead, d_model, kernel, bandwidth[rows])
         left = torch.ones(count, dtype=torch.bool, device=answer.device)
@@ -153,7 +155,9 @@ def _as_many_as_fit(
     kept: list[tuple[Tensor, Tensor]] = []
     count, rank = 0, 1  # one row at least, so that what is undefined shows in the score
     with torch.no_grad():
-        blocks = factor_blocks(lambda rows: take(todo[rows]), like, kernel, n_rows=len(todo), max_bytes=max_bytes)
+        blocks = factor_blocks(
+            lambda rows: take(todo[rows]), like, kernel, n_rows=len(todo), max_bytes=max_bytes, share=1 / 4
+        )
         for rows, factor in blocks:
             for part in parts(len(rows), 1, len(rows) if math.isinf(room) else max(1, len(rows) // 4)):
                 here = len(rows[part])
@@ -176,13 +180,13 @@ def _as_many_as_fit(
     return rows, out
 
 
-def gram_norm(p: Tensor) -> Float64[Tensor, " row"]:
-    """The Frobenius norm of P^T P."""
-    return (p @ p.mT).square_().sum(dim=(-2, -1)).sqrt_()
+def gram_norm(gram: Float64[Tensor, "row rank rank"]) -> Float64[Tensor, " row"]:
+    """The Frobenius norm of P^T P, which is that of P P^T."""
+    return gram.square().sum(dim=(-2, -1)).sqrt_()
 
 
-def ridge_cholesky(p: Tensor, eps: float | int) -> Tensor:
-    """The lower factor A of A A^T = P P^T + eps d I."""
-    gram = p @ p.transpose(-1, -2)
-    gram.diagonal(dim1=-2, dim2=-1).add_(eps * p.shape[-1])
+def ridge_cholesky(gram: Float64[Tensor, "row rank rank"], ridge: float) -> Tensor:
+    """The lower factor A of A A^T = P P^T + ridge I."""
+    gram = gram.clone()
+    gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
     return torch.linalg.cholesky(gram)

@@ -229,12 +229,13 @@ def _fill(
         )  # fmt: skip
     with torch.no_grad():
         for rows, p in factor_blocks(scaled, factor.whitened, kernel, n_rows=n_rows, max_bytes=max_bytes // 2):
+            at, rows = rows // n_steps, rows.to(device)
             block = _Block(p, scaled(rows), kernel)
             width = None
             if bandwidth is not None:
                 lines = None if line is None else kept(line[rows % n_steps], rows)
                 width = _Width.of(take(rows), bandwidth[rows], kernel, lines)
-            at, step = (rows // n_steps).cpu(), rows % n_steps
+            step = rows % n_steps
             local = torch.arange(len(at)).repeat_interleave(counts[at])
             # The how-manieth meeting of its source each is.
             nth = torch.arange(len(local)) - (counts[at].cumsum(0) - counts[at]).repeat_interleave(counts[at])
@@ -265,8 +266,9 @@ class _Block:
         self.far = self.x.abs().topk(count, dim=-1).indices if count else None
         if self.far is not None:
             self.is_far = torch.zeros_like(self.is_far).scatter_(1, self.far, self.is_far.gather(1, self.far))
-        self.cholesky = None if kernel.eps is None else ridge_cholesky(p, kernel.eps)
-        self.norm = gram_norm(p) if kernel.eps is None else None
+        gram = p @ p.mT
+        self.cholesky = None if kernel.eps is None else ridge_cholesky(gram, kernel.eps * p.shape[-1])
+        self.norm = gram_norm(gram) if kernel.eps is None else None
 
     def bytes_each(self, answer_rank: int) -> int:
         """About what the gradient with one answer takes."""

@@ -6,7 +6,8 @@ A vector `x` of `d` coordinates is read as `d` scalar samples with kernel K_ij =
 1. Shift the kernel to a base point b: k(i, j) - k(i, b) - k(b, j) + k(b, b). Centring by H undoes the shift, so H K H
    is unchanged, but each entry is now the size of the *variation* of the kernel. For coordinates much smaller than
    sigma K itself is 1 minus very little, and the subtraction would lose every significant digit.
-2. Pivoted incomplete Cholesky (Fine & Scheinberg, JMLR 2001): one loop over pivots for all vectors at once.
+2. Most vectors have an expansion in fixed features that is as good (`expansion`); the others, of a wide bulk, go by
+   pivoted incomplete Cholesky (Fine & Scheinberg, JMLR 2001): one loop over pivots for all vectors at once.
 3. Stop a vector once its residual trace can no longer matter (see `factorise`), then subtract the mean.
 
 Layout: `[vector, rank, d]`, coordinates last and contiguous, so that every product runs along memory.
@@ -22,13 +23,14 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts
+from probes.expansion import FEATURES, FEWEST, ROUNDING, Expansion, Room, base_point, expand
 from probes.kernel import Kernel
 
-__all__ = ["factor_blocks", "factorise"]
+__all__ = ["blocks", "factor_blocks", "factorise"]
 
-# Mean residual, as a share of the mean diagonal, below which float64 holds only rounding.
-_ROUNDING = 4 * torch.finfo(torch.float64).eps
 _FIRST_CAPACITY = 32
+# Small matrices of so many times the vectors that stay in the caches are worked on at once.
+_CHUNKS = 4
 # Asking whether all vectors are done stalls a GPU, so there it is asked only every so many pivots.
 _PIVOTS_PER_CHECK_GPU = 8
 
@@ -69,15 +71,49 @@ def factorise(
 
 
 def factor_blocks(
-    take: Take, like: Tensor, kernel: Kernel, *, n_rows: int, max_bytes: int
+    take: Take, like: Tensor, kernel: Kernel, *, n_rows: int, max_bytes: int, share: float = 1 / 64
 ) -> Iterator[tuple[Int64[Tensor, " rows"], Float64[Tensor, "rows rank d_model"]]]:
-    """Yield (row numbers, centred factors) until every row 0 .. n_rows - 1 has come once.
+    """Yield (row numbers, centred factors) until every row 0 .. n_rows - 1 has come once; options as for `blocks`.
+
+    `share` of what may be left out is left out where factors are brought down to their rank (`Expansion.factor`).
+    """
+    for rows, block in blocks(take, like, kernel, n_rows=n_rows, max_bytes=max_bytes):
+        yield rows, block.factor(share) if isinstance(block, Expansion) else block
+
+
+def blocks(
+    take: Take, like: Tensor, kernel: Kernel, *, n_rows: int, max_bytes: int
+) -> Iterator[tuple[Int64[Tensor, " rows"], Expansion | Float64[Tensor, "rows rank d_model"]]]:
+    """Yield (row numbers, their expansions or centred factors) until every row 0 .. n_rows - 1 has come once.
 
     `take(rows)` fetches vectors, so a caller can gather them lazily, in units of their own bandwidth where the kernel's
-    is a median; `like` gives width and device. Row numbers within a block ascend. The next turn overwrites the factors.
+    is a median; `like` gives width and device. Row numbers, on the CPU, ascend within a block. The next turn overwrites
+    factors.
     """
     d = like.shape[-1]
-    todo = torch.arange(n_rows, device=like.device)
+    todo, room = torch.arange(n_rows), Room()
+    for most in FEATURES if d >= FEWEST else ():
+        wide = []
+        # Working set of one row: some vectors of length d, its factor, twice where many answers meet it, and some
+        # matrices of its features.
+        bytes_each = 8 * (d * (2 * most + 8) + 6 * most**2)
+        here = None if in_cache(d, like.device) is None else _CHUNKS * in_cache(d, like.device)
+        for part in parts(len(todo), bytes_each, max_bytes, most=here, even=True):
+            rows = todo[part]
+            expansion, fits = expand(take(rows.to(like.device)).to(torch.float64), kernel, most, room)
+            if expansion is not None:
+                yield rows if fits is None else rows[fits], expansion
+            if fits is not None:
+                wide.append(rows[~fits])
+        todo = torch.cat(wide) if wide else todo[:0]
+    for rows, factor in _by_pivots(take, like, kernel, todo.to(like.device), max_bytes):
+        yield rows.cpu(), factor
+
+
+def _by_pivots(
+    take: Take, like: Tensor, kernel: Kernel, todo: Tensor, max_bytes: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    d = like.shape[-1]
     capacity = min(d, _FIRST_CAPACITY)
     while len(todo):
         # Working set of one row: its factor, centred and not, some vectors of length d, and the Gram matrix with its
@@ -106,14 +142,11 @@ def _pivoted_cholesky(x: Tensor, buffer: Tensor, kernel: Kernel) -> Iterator[tup
     n, d = x.shape
     capacity = buffer.shape[1]
     every = 1 if x.device.type == "cpu" else _PIVOTS_PER_CHECK_GPU
-    # Any base point is exact. The median of a few coordinates lies in the bulk, whatever the massive activations do, so
-    # the shifted kernel is as small as the bulk's own variation.
-    base_point = x[:, :: max(1, d // 64)].median(dim=-1, keepdim=True).values
-    u = (x - base_point) / (kernel.width * math.sqrt(2))
+    u = (x - base_point(x)) / (kernel.width * math.sqrt(2))
     shift = torch.expm1(-u.square())
     diagonal = -2 * shift
     mean = diagonal.mean(dim=-1)
-    stop = d * torch.maximum(kernel.tol * mean.clamp(max=kernel.ridge), _ROUNDING * mean)
+    stop = d * torch.maximum(kernel.tol * mean.clamp(max=kernel.ridge), ROUNDING * mean)
     factor, local = buffer[:n], torch.arange(n, device=x.device)
     for rank in range(capacity + 1):
         active = diagonal.sum(dim=-1) > stop

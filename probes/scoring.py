@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.answers import AnswerFactor, factored_answers, gram_norm, ridge_cholesky
+from probes.answers import AnswerFactor, factored_answers
 from probes.checks import check_device, check_max_bytes
-from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, parts, vectors_of
+from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, vectors_of
 from probes.kernel import Kernel
-from probes.lowrank import factor_blocks
+from probes.lowrank import blocks
 from probes.scale import rescaled
+from probes.step_blocks import block_of
 
 __all__ = ["nhsic_with", "paired_scores"]
 
-_MANY = 4  # answers from which on the other order of products is faster
 _SHORT = 8  # steps and answers of a trajectory below which all trajectories of a block go through one product
 
 
@@ -88,6 +89,9 @@ class _Scorer:
     def fill(self, out: Tensor, factor: AnswerFactor, cells: Tensor, trajectory: Tensor, answer: Tensor) -> None:
         """Rows `cells` of `out [cell, step]`, in each of which a trajectory meets an answer of `factor`."""
         n_steps, device = self.n_steps, out.device
+        if len(cells) == 1:
+            self._fill_one(out, factor, cells, trajectory, answer)
+            return
         # A source is factorised once, whatever it meets: a trajectory, or with coordinates left out a cell of its own.
         if factor.keep is None:
             sources, source_of = trajectory.unique(return_inverse=True)
@@ -98,32 +102,42 @@ class _Scorer:
         take = self._take(factor, sources.to(device), answer.to(device), cells)
         n_rows, max_bytes = len(sources) * n_steps, self.max_bytes // 2
         few = len(cells) * n_steps <= _SHORT * len(sources)
+        rank = factor.whitened.shape[1]
         with torch.no_grad():
-            for rows, p in factor_blocks(take, factor.whitened, self.kernel, n_rows=n_rows, max_bytes=max_bytes):
-                block = _Block(p, self.kernel.eps)
-                at, step = (rows // n_steps).cpu(), rows % n_steps
-                bytes_each = 8 * p.shape[1] * (3 * factor.whitened.shape[1] + factor.whitened.shape[2])
+            for rows, found in blocks(take, factor.whitened, self.kernel, n_rows=n_rows, max_bytes=max_bytes):
+                block = block_of(found, self.kernel)
+                at, step = rows // n_steps, (rows % n_steps).to(device)
                 if few:
                     count = counts[at]
                     local = torch.arange(len(at)).repeat_interleave(count)
                     # The how-manieth meeting of its source each is.
                     nth = torch.arange(len(local)) - (count.cumsum(0) - count).repeat_interleave(count)
                     met = order[begins[at[local]] + nth]
-                    bytes_each += 8 * factor.whitened[0].numel()
-                    for part in parts(len(local), bytes_each, max_bytes):
-                        some, here = met[part].to(device), local[part].to(device)
-                        scores = block.each_with_its_own(here, factor.whitened[answer[met[part]].to(device)])
-                        out[cells[met[part]].to(device), step[here]] = scores
+                    own = partial(_of_pairs, factor.whitened, answer[met])
+                    scores = block.each(local, own, rank=rank, max_bytes=max_bytes)
+                    out[cells[met].to(device), step[local]] = scores
                     continue
-                found, lengths = torch.unique_consecutive(at, return_counts=True)
-                begin = 0
-                for source, length in zip(found.tolist(), lengths.tolist(), strict=True):
-                    part = slice(begin, begin := begin + length)
-                    mine = order[begins[source] : begins[source] + counts[source]]
-                    # The product with many answers at once is what grows.
-                    for some in parts(len(mine), length * bytes_each, max_bytes):
-                        scores = block.with_all(part, _taken(factor.whitened, answer[mine[some]]))
-                        out[cells[mine[some]].to(device)[:, None], step[part]] = scores.T
+                met_by, lengths = torch.unique_consecutive(at, return_counts=True)
+                ends = lengths.cumsum(0).tolist()
+                mine = [order[begins[source] : begins[source] + counts[source]] for source in met_by.tolist()]
+                spans = [slice(end - length, end) for end, length in zip(ends, lengths.tolist(), strict=True)]
+                meetings = [(span, len(some)) for span, some in zip(spans, mine, strict=True)]
+                all_of = partial(_of_part, factor.whitened, [answer[some] for some in mine])
+                for number, some, scores in block.with_all(meetings, all_of, rank=rank, max_bytes=max_bytes):
+                    cell = cells[mine[number][some]].to(device)
+                    out[cell[:, None], step[spans[number]]] = scores.T
+
+    def _fill_one(self, out: Tensor, factor: AnswerFactor, cells: Tensor, trajectory: Tensor, answer: Tensor) -> None:
+        """One trajectory with one answer: no need to find out which meets which."""
+        take = self._take(factor, trajectory.to(out.device), answer.to(out.device), cells)
+        own, row = _taken(factor.whitened, answer), out[int(cells)]
+        max_bytes, rank = self.max_bytes // 2, own.shape[1]
+        with torch.no_grad():
+            for rows, found in blocks(take, own, self.kernel, n_rows=self.n_steps, max_bytes=max_bytes):
+                block = block_of(found, self.kernel)
+                whole = [(slice(0, len(rows)), 1)]
+                for _, _, scores in block.with_all(whole, lambda *_: own, rank=rank, max_bytes=max_bytes):
+                    row[rows.to(out.device)] = scores[:, 0]
 
     def _take(self, factor: AnswerFactor, sources: Tensor, answer: Tensor, cells: Tensor) -> Take:
         """Steps by number: step t of source s is s * n_steps + t."""
@@ -152,49 +166,12 @@ class _Scorer:
         return take
 
 
-class _Block:
-    """Some steps' factors P `[row, rank, d]`, with what brings a product P_x Y^T to a score."""
-
-    def __init__(self, p: Tensor, eps: float | int | None) -> None:
-        self.p = p
-        self.cholesky = None if eps is None else ridge_cholesky(p, eps)
-        self.norm = gram_norm(p) if eps is None else None
-
-    def each_with_its_own(self, rows: Tensor, whitened: Tensor) -> Tensor:
-        """[row] scores of the rows, each with the answer beside it."""
-        cross = self.p[rows] @ whitened.mT
-        if self.cholesky is not None:
-            cross = torch.linalg.solve_triangular(self.cholesky[rows], cross, upper=False)
-        return self._scaled(cross.square_().sum(dim=(1, 2)), rows)
-
-    def with_all(self, part: slice, whitened: Tensor) -> Tensor:
-        """[row, answer] scores of the rows of the part with all of the answers."""
-        cholesky = None if self.cholesky is None else self.cholesky[part]
-        return self._scaled(_contract(self.p[part], cholesky, whitened), part)
-
-    def _scaled(self, scores: Tensor, rows: Tensor | slice) -> Tensor:
-        if self.norm is None:
-            return scores
-        return scores / self.norm[rows].reshape(-1, *[1] * (scores.ndim - 1))  # a constant vector: 0 / 0
+def _of_pairs(whitened: Tensor, answers: Tensor, pairs: slice) -> Tensor:
+    return _taken(whitened, answers[pairs])
 
 
-def _contract(p: Tensor, cholesky: Tensor | None, whitened: Tensor) -> Tensor:
-    """[row, answer] squared Frobenius norms of A_x^-1 P_x (A_y^-1 P_y)^T: never negative, whatever the rounding."""
-    n, rank, d = p.shape
-    if len(whitened) > _MANY:
-        # Whitening the step before the product spares one triangular solve an answer, and a copy of the product.
-        step = p if cholesky is None else torch.linalg.solve_triangular(cholesky, p, upper=False)
-        cross = step.reshape(n * rank, d) @ whitened.reshape(-1, d).T
-        return cross.square_().reshape(n, rank, *whitened.shape[:2]).sum(dim=(1, 3))
-    # The wide factor on the right: up to twice as fast as the other way round on CPU.
-    cross = (
-        (whitened.reshape(-1, d) @ p.reshape(n * rank, d).T)
-        .reshape(len(whitened) * whitened.shape[1], n, rank)
-        .permute(1, 2, 0)
-    )
-    if cholesky is not None:
-        cross = torch.linalg.solve_triangular(cholesky, cross, upper=False)
-    return cross.square_().sum(dim=1).reshape(n, *whitened.shape[:2]).sum(dim=-1)
+def _of_part(whitened: Tensor, answers: list[Tensor], number: int, some: slice) -> Tensor:
+    return _taken(whitened, answers[number][some])
 
 
 def _taken(whitened: Tensor, answers: Tensor) -> Tensor:
