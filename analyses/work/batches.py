@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from analyses.store.run import Cell, Run
-from analyses.work.scheduler import Report, Work, scheduler
+from analyses.work.scheduler import InProcess, Report, Scheduler, Work
 from interp.errors import InputError
 
 __all__ = ["Batch", "do_batches", "guarded", "plan_batches"]
@@ -70,10 +70,10 @@ def do_batches(
     batches: Sequence[Batch],
     make: Callable[[], Work],
     report: Report,
-    workers: int = 1,
+    crew: Scheduler | None = None,
     on_done: Callable[[Batch], None] = lambda batch: None,
 ) -> dict[Cell, str]:
-    """Have batches done; ``make``'s work does one and returns what :func:`guarded` does.
+    """Have batches done by a crew, or here; ``make``'s work does one and returns what :func:`guarded` does.
 
     Failures are recorded in the run once something has succeeded: where nothing does, the model or the settings are
     wrong, not the problems.
@@ -83,7 +83,7 @@ def do_batches(
     """
     failed: dict[Cell, str] = {}
     succeeded = bool(run.cells())
-    for outcome in scheduler(workers).run(batches, make, report):
+    for outcome in (crew or InProcess()).run(batches, make, report):
         lost = outcome.value if outcome.lost is None else dict.fromkeys(outcome.task, outcome.lost)
         failed |= lost
         succeeded |= len(lost) < len(outcome.task)
