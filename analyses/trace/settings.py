@@ -122,9 +122,7 @@ def check_site(operation: str, site: Any) -> str:
     return str(site)
 
 
-def check_work(
-    operation: str, n: Any, batch_size: Any, workers: Any, on: On = None
-) -> tuple[int | None, int, Spread]:
+def check_work(operation: str, n: Any, batch_size: Any, workers: Any, on: On = None) -> tuple[int | None, int, Spread]:
     """How many problems, and how they are worked on, as plain numbers.
 
     >>> check_work("trace", None, 8, None)

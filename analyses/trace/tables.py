@@ -56,8 +56,8 @@ from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Cell, CellData, Run
 from analyses.store.tables import RowGroups
 from analyses.trace.answer_steps import excess_by_kind, excess_columns, kinds_table
-from analyses.trace.likeness import Likeness, likeness_schema
 from analyses.trace.graded import grade_all
+from analyses.trace.likeness import Likeness, likeness_schema
 from analyses.trace.probing import Probing
 from analyses.trace.trajectory import peaks_where_defined
 from analyses.trace.words import PeakWords

@@ -22,7 +22,7 @@ from typing import Any
 
 from interp.errors import InputError
 
-__all__ = ["Node", "Ray", "connect", "environment", "nodes", "places"]
+__all__ = ["Node", "Ray", "connect", "counted", "environment", "nodes", "places"]
 
 _STANDARD = sysconfig.get_path("stdlib")
 
@@ -46,7 +46,7 @@ class Ray:
         tell: is told in a line of nodes that join and leave. Workers that end are told by a `WorkWarning`.
     """
 
-    gpus_per_worker: float | None = None
+    gpus_per_worker: int | float | None = None
     cpus_per_worker: int = 1
     device_map: str | Mapping[str, Any] | None = None
     tell: Callable[[str], None] = _silent
@@ -84,10 +84,10 @@ class Node:
 
     id: str
     host: str
-    cpus: float
-    gpus: float
+    cpus: int | float
+    gpus: int | float
 
-    def places(self, cpus: int, gpus: float) -> int:
+    def places(self, cpus: int, gpus: int | float) -> int:
         """Workers that it has room for, if nobody else uses it.
 
         >>> Node("a", "10.0.0.1", 16, 8).places(1, 4), Node("b", "10.0.0.2", 16, 0).places(4, 0)
@@ -96,7 +96,7 @@ class Node:
         return int(min(self.cpus // cpus, self.gpus // gpus if gpus else self.cpus // cpus))
 
 
-def places(found: Sequence[Node], cpus: int, gpus: float) -> int:
+def places(found: Sequence[Node], cpus: int, gpus: int | float) -> int:
     """Workers that all of them have room for.
 
     Raises:
@@ -121,6 +121,8 @@ def connect() -> Any:
         InputError: ray is not installed, or the cluster is out of reach.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers of each cluster that is started
+    # What Ray has to say of a worker that died goes to standard output, where a summary as JSON may be
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "(?s).*")
     try:
         import ray
     except ImportError as error:
@@ -147,6 +149,15 @@ def connect() -> Any:
             else "See the logs in /tmp/ray/session_latest/logs, or set RAY_ADDRESS to a cluster that runs.",
         ) from error
     return ray
+
+
+def counted(count: int, thing: str) -> str:
+    """The count with its noun.
+
+    >>> counted(1, "node"), counted(3, "worker")
+    ('1 node', '3 workers')
+    """
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def environment() -> dict[str, Any]:

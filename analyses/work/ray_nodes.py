@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ _LATE = 10.0  # seconds after which what another machine wrote has to be seen
 @contextmanager
 def placed(folder: Path | None, models: Sequence[str] = ()) -> Iterator[Place]:
     """What each node is to find, with a file in the run's folder until the end of the block."""
-    here = Place(models=tuple(models), versions=versions(), folder_now=os.getcwd())
+    here = Place(models=tuple(models), versions=versions(), folder_now=str(Path.cwd()))
     if folder is None:
         yield here
         return
@@ -67,7 +66,7 @@ def check_nodes(ray: Any, found: Sequence[Node], place: Place) -> None:
             "work on ray",
             expected="nodes that share the run's folder, have the model, and the same versions as here",
             received=listed,
-            remedy="Choose --out on a file system that all nodes share, put the model there, install the same versions.",
+            remedy="Choose --out on a file system that all share, put the model there, install the same versions.",
         )
 
 

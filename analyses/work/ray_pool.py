@@ -14,6 +14,7 @@ Actors end with the process that made them: Ray sees to that even if it is kille
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections import deque
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analyses.work.on_ray import Ray, connect, environment, nodes, places
+from analyses.work.on_ray import Ray, connect, counted, environment, nodes, places
 from analyses.work.ray_nodes import check_nodes, placed
 from analyses.work.ray_worker import Begun, Place, RayWorker
 from analyses.work.scheduler import Outcome, Report, Work, WorkWarning
@@ -35,10 +36,11 @@ POLL = 1.0  # seconds between looks at nodes and at the tokens decoded
 TRIES = 3  # of a task whose workers died, with their nodes still there
 MOST = 6  # of one that lost workers in any way: it may be what takes nodes with it
 STARTS = 6  # workers in a row that died before they could begin
+_DETAIL = re.compile(r"Worker exit detail: (.{1,300}?)\.?(?: Some common causes.*)?$")
 _TOLD = 60.0  # seconds without any worker after which that is told
 
 
-def gpus_for_each(options: Ray) -> float:
+def gpus_for_each(options: Ray) -> int | float:
     """GPUs of a worker: as asked for, or one where any node has some."""
     if options.gpus_per_worker is not None:
         return options.gpus_per_worker
@@ -61,7 +63,7 @@ class RayScheduler:
         workers: int | None = None,
         folder: Path | None = None,
         models: Sequence[str] = (),
-        gpus: float | None = None,
+        gpus: int | float | None = None,
     ) -> None:
         self.options, self.workers, self.folder, self.models = options, workers, folder, tuple(models)
         self.gpus = gpus
@@ -107,7 +109,7 @@ class _Crew:
         self,
         ray: Any,
         options: Ray,
-        gpus: float,
+        gpus: int | float,
         workers: int | None,
         place: Place,
         tasks: Sequence[Any],
@@ -164,12 +166,13 @@ class _Crew:
         cpus = self.options.cpus_per_worker
         room = sum(node.places(cpus, self.gpus) for node in found) - len(self.unfit)
         if not self.there:
-            self.options.tell(f"ray: {len(found)} nodes with room for {room} workers")
+            used = sum(node.places(cpus, self.gpus) > 0 for node in found)
+            self.options.tell(f"ray: {counted(used, 'node')} with room for {counted(room, 'worker')}")
         elif there.keys() != self.there.keys():
             came = [there[node] for node in there.keys() - self.there.keys()]
             went = [self.there[node] for node in self.there.keys() - there.keys()]
             told = [f"{host} joined" for host in came] + [f"{host} left" for host in went]
-            self.options.tell(f"ray: node {', '.join(told)}; room for {room} workers")
+            self.options.tell(f"ray: node {', '.join(told)}; room for {counted(room, 'worker')}")
         self.there = there
         left = len(self.waiting) + sum(member.task is not None for member in self.members)
         wanted = min(left, room if self.workers is None else self.workers)
@@ -280,8 +283,9 @@ def _warn(text: str) -> None:
 def _reason(error: Exception) -> str:
     """Why Ray says that a worker ended, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if "exit type" in line.lower() or "killed" in line.lower()), None)
-    return (told or (lines[-1] if lines else type(error).__name__))[:300]
+    if detail := _DETAIL.search(" ".join(lines)):
+        return detail[1]
+    return (lines[-1] if lines else type(error).__name__)[:300]
 
 
 def _unsent(error: Exception) -> InputError:

@@ -70,9 +70,7 @@ def look(place: Place) -> Looked:
     >>> look(Place(models=("/nowhere",), versions=versions())).wrong
     ('it has no /nowhere, which the model is read from',)
     """
-    wrong = [
-        f"it has no {path}, which the model is read from" for path in place.models if not Path(path).exists()
-    ]
+    wrong = [f"it has no {path}, which the model is read from" for path in place.models if not Path(path).exists()]
     own = versions()
     differ = [name for name, version in place.versions.items() if own.get(name) != version]
     if differ:
