@@ -35,7 +35,7 @@ def graded_by(spread: Spread) -> Iterator[None]:
 def grade_all(asked: Sequence[Asked], reading: Reading) -> list[Grade]:
     """A grade for each, in their order.
 
-    >>> from analyses.grading import READING
+    >>> from analyses.grading.thinking import READING
     >>> [grade.status.value for grade in grade_all([(("4", "It is 4."), False)], READING)]
     ['correct']
     """

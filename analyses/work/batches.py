@@ -7,14 +7,19 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from analyses.store.atomic import temporary_in
+from analyses.store.cells import cell_file
 from analyses.store.run import Cell, Run
+from analyses.work.ray_pool import RayScheduler
 from analyses.work.scheduler import InProcess, Report, Scheduler, Work
 from interp.errors import InputError
 
-__all__ = ["Batch", "do_batches", "guarded", "plan_batches"]
+__all__ = ["Batch", "await_cells", "do_batches", "guarded", "plan_batches"]
 
 Batch = list[Cell]
 FATAL = ("write cell", "start run")  # a full disk is no problem's fault
@@ -65,6 +70,30 @@ def guarded(do: Callable[[Batch], None], batch: Batch) -> dict[Cell, str]:
     return reasons
 
 
+def await_cells(run: Run, cells: Sequence[Cell], seconds: float = 120.0) -> None:
+    """Wait until cells that another machine has written are there for this one, whatever it remembers of the folders.
+
+    A network file system may go on showing a folder as it was. Writing into the folder makes it look again.
+
+    Raises:
+        InputError: they are not, after that many seconds.
+    """
+    for folder in {cell_file(run.path, cell).parent for cell in cells}:
+        with suppress(FileNotFoundError):  # its cells were packed just now
+            (written := temporary_in(folder)).touch()
+            written.unlink()
+    until = time.monotonic() + seconds
+    while missing := [cell for cell in cells if not run.has(cell)]:
+        if time.monotonic() > until:
+            raise InputError(
+                "work on ray",
+                expected=f"what workers write into {run.path} to be seen here within {seconds:.0f} seconds",
+                received=f"{len(missing)} responses that are not, the first of problem {missing[0].problem!r}",
+                remedy="The same command goes on once the file system shows them.",
+            )
+        time.sleep(0.2)
+
+
 def do_batches(
     run: Run,
     batches: Sequence[Batch],
@@ -85,6 +114,8 @@ def do_batches(
     succeeded = bool(run.cells())
     for outcome in (crew or InProcess()).run(batches, make, report):
         lost = outcome.value if outcome.lost is None else dict.fromkeys(outcome.task, outcome.lost)
+        if isinstance(crew, RayScheduler):
+            await_cells(run, [cell for cell in outcome.task if cell not in lost])
         failed |= lost
         succeeded |= len(lost) < len(outcome.task)
         if succeeded and failed:
