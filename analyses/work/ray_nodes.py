@@ -5,7 +5,8 @@
 2. The run's lock is held meanwhile. Where a node gets it all the same, locks do not reach from machine to machine on
    that file system: cells are then not packed (:mod:`analyses.store.shards`), and two runs must not be started in one
    folder at once.
-3. A worker on a node that joins later looks for itself, before its first task.
+3. A worker on a node that joins later looks for itself, before its first task. A node that has left and is still
+   listed, since that takes Ray some seconds to find out, is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from analyses.store.atomic import locked, temporary_in
 from analyses.store.shards import NO_LOCKS
-from analyses.work.on_ray import Node, environment
+from analyses.work.on_ray import Node, environment, nodes
 from analyses.work.ray_worker import Looked, Place, look, versions
 from interp.errors import InputError
 
@@ -87,11 +88,12 @@ def _looked(ray: Any, found: Sequence[Node], place: Place) -> Iterator[tuple[Nod
             yield node, ray.get(one, timeout=0)
         except ray.exceptions.GetTimeoutError:
             ray.cancel(one, force=True)
-            yield node, f"it does not answer within {_SECONDS:.0f} seconds"
+            if node in nodes(ray):
+                yield node, f"it does not answer within {_SECONDS:.0f} seconds"
         except ray.exceptions.RayTaskError as error:
             yield node, f"it cannot look ({_last_line(error)}): is peaklens installed there?"
-        except ray.exceptions.RayError as error:
-            yield node, f"it is gone ({_last_line(error)})"
+        except ray.exceptions.RayError:
+            continue  # it left just now, and is no node of the cluster any more
 
 
 def _wrong(node: Node, looked: Looked | str, place: Place) -> list[str]:

@@ -35,6 +35,7 @@ __all__ = ["RayScheduler", "gpus_for_each"]
 POLL = 1.0  # seconds between looks at nodes and at the tokens decoded
 TRIES = 3  # of a task whose workers died, with their nodes still there
 MOST = 6  # of one that lost workers in any way: it may be what takes nodes with it
+ANSWER = 10.0  # seconds for what is answered at once, or by nobody
 STARTS = 6  # workers in a row that died before they could begin
 _DETAIL = re.compile(r"Worker exit detail: (.{1,300}?)\.?(?: Some common causes.*)?$")
 _TOLD = 60.0  # seconds without any worker after which that is told
@@ -230,16 +231,23 @@ class _Crew:
         task, member.task = member.task, None
         assert task is not None
         self.report(tokens)
+        if member.tokens is not None:  # asked before, and answered about now
+            self._hear_tokens(member, ANSWER)
         if kind == "raised":
             raise value
         yield Outcome(task.task, value)
 
     def _died(self, member: _Member, error: Exception) -> Iterator[Outcome]:
         """A worker's end: its task is done again, or lost."""
+        error = self._found_out(member, error)
         self.members.remove(member)
         self._end(member)
         begun, task = member.begun, member.task
-        node_left = "node has died" in str(error) or (begun is not None and begun.node not in self._nodes_now())
+        node_left = (
+            "node has died" in str(error)
+            or isinstance(error, self.ray.exceptions.ActorUnavailableError)
+            or (begun is not None and begun.node not in self._nodes_now())
+        )
         why = "its node left" if node_left else _reason(error)
         where = f" on node {begun.host}" if begun is not None else ""
         if task is None:
@@ -261,6 +269,17 @@ class _Crew:
         else:
             yield Outcome(task.task, lost=f"its worker ended {task.lost} times, last{where}: {why}")
 
+    def _found_out(self, member: _Member, error: Exception) -> Exception:
+        """Where only the connection is known to be lost: what became of the worker, if that is heard soon."""
+        if isinstance(error, self.ray.exceptions.ActorUnavailableError):
+            try:
+                self.ray.get(member.actor.tokens.remote(), timeout=ANSWER)
+            except self.ray.exceptions.RayActorError as told:
+                return told
+            except self.ray.exceptions.RayError:  # no answer in this time
+                return error
+        return error
+
     def _nodes_now(self) -> set[str]:
         return {node.id for node in nodes(self.ray)}
 
@@ -268,12 +287,15 @@ class _Crew:
         asked = {member.tokens: member for member in self.members if member.tokens is not None}
         done = self.ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else []
         for answer in done:
-            asked[answer].tokens = None
-            with suppress(self.ray.exceptions.RayError):  # that it died is found where its task is waited for
-                self.report(self.ray.get(answer))
+            self._hear_tokens(asked[answer])
         for member in self.members:
             if member.task is not None and member.tokens is None:
                 member.tokens = member.actor.tokens.remote()
+
+    def _hear_tokens(self, member: _Member, timeout: float = 0) -> None:
+        answer, member.tokens = member.tokens, None
+        with suppress(self.ray.exceptions.RayError):  # that it died is found where its task is waited for
+            self.report(self.ray.get(answer, timeout=timeout))
 
 
 def _warn(text: str) -> None:

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -138,6 +139,7 @@ class RayWorker:
         self.place = place
         self.work: Callable[[Any, Callable[[int], None]], Any] | None = None
         self.told, self.decoded = 0, 0
+        self.telling = threading.Lock()  # it is asked for tokens while it works
 
     def begin(self, make: Callable[[], Callable[[Any, Callable[[int], None]], Any]]) -> Begun:
         """Look around, and load the model."""
@@ -167,8 +169,9 @@ class RayWorker:
 
     def tokens(self) -> int:
         """Tokens decoded since this was asked last."""
-        now = self.decoded
-        new, self.told = now - self.told, now
+        with self.telling:
+            now = self.decoded
+            new, self.told = now - self.told, now
         return new
 
 

@@ -101,7 +101,6 @@ def test_a_node_that_leaves_costs_nothing_and_one_that_joins_gets_work(cluster: 
     assert {outcome.value[0] for outcome in outcomes} & new, "the node that joined has done something"
     assert {outcome.value[1] for outcome in outcomes} == {1}, "a thread for each CPU of a worker"
     assert said[0] == "ray: 2 nodes with room for 2 workers"
-    assert any("left" in one for one in said[1:])
     assert any("joined" in one for one in said[1:])
 
 
