@@ -5,8 +5,10 @@
 
 1. `local_cluster` starts a head without processors and nodes of some each, all of them on this machine
    (``ray.cluster_utils.Cluster``): what Ray does between nodes is done, only no network is there.
-2. `traced` runs the command in a process of its own and takes its wall time, and the seconds from the first token that
-   was decoded to the end of the work (steady), which is without starting and loading.
+2. `traced` runs a trace in a process of its own. ``seconds`` are all of it; ``steady`` those from the end of the first
+   batch to that of the last, without starting and loading. Of the workers alone, whatever else the machine does:
+   ``cpu``, processor seconds of decoding and scoring, and ``idle``, the share of the time between a worker's first and
+   last batch in which it had none.
 3. Against processes, both take turns, as many workers each, in a new folder every time.
 """
 
@@ -20,31 +22,29 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["local_cluster", "traced"]
+from analyses.work.scheduler import Report, Work
 
-_MEMORY = 80 * 2**20  # bytes of each node's object store: what goes through it is small
+__all__ = ["MEMORY", "local_cluster", "timed_worker", "traced"]
 
-# The command, told when the first and the last token was decoded.
+MEMORY = 80 * 2**20  # bytes of each node's object store: what goes through it is small
+
 _CODE = """
 import json, sys, time
-from analyses.trace.tracing import trace
-class Told:
-    first = last = tokens = 0
-    def update(self, n):
-        if n:
-            Told.last = time.perf_counter()
-            Told.first = Told.first or Told.last
-            Told.tokens += n
-asked = json.loads(sys.argv[1])
+from analyses.bench.cluster import timed_worker
+from analyses.trace import tracing
+tracing._start_worker = timed_worker
+ends = []
 begun = time.perf_counter()
-trace("toy-reasoner", progress=lambda responses, tokens: Told(), report=False, excess=0, **asked)
-print(json.dumps({"seconds": time.perf_counter() - begun, "steady": Told.last - Told.first, "tokens": Told.tokens}))
+run = tracing.trace("toy-reasoner", on_done=lambda *_: ends.append(time.perf_counter()), report=False, excess=0,
+                    **json.loads(sys.argv[1]))
+tokens = int(run.responses["n_steps"].sum())
+print(json.dumps({"seconds": time.perf_counter() - begun, "steady": ends[-1] - ends[0], "tokens": tokens}))
 """
 
 
@@ -55,10 +55,10 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[tuple[Any, list[Any]]]:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _MEMORY}
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        joined = [cluster.add_node(num_cpus=cpus, object_store_memory=_MEMORY) for _ in range(nodes)]
+        joined = [cluster.add_node(num_cpus=cpus, object_store_memory=MEMORY) for _ in range(nodes)]
         os.environ["RAY_ADDRESS"] = cluster.address
         yield cluster, joined
     finally:
@@ -69,11 +69,40 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[tuple[Any, list[Any]]]:
                 os.environ[name] = value
 
 
-def traced(**asked: Any) -> dict[str, float]:
-    """Seconds of a trace in a process of its own, those of them that are steady, and its tokens."""
-    command = [sys.executable, "-W", "ignore", "-c", _CODE, json.dumps(asked)]
+@dataclass(frozen=True)
+class _Timed:
+    """A worker's work, with a line in a file for each batch: when it began and ended, and processor seconds."""
+
+    work: Work
+    file: Path
+
+    def __call__(self, batch: Any, report: Report) -> Any:
+        begun, cpu = time.time(), time.process_time()
+        value = self.work(batch, report)
+        with self.file.open("a") as times:
+            times.write(json.dumps([begun, time.time(), time.process_time() - cpu]) + "\n")
+        return value
+
+
+def timed_worker(ref: Any, *common: Any) -> Work:
+    """In a worker: what decodes, timed; the times lie beside the run's folder."""
+    from analyses.trace.tracing import _start_worker
+
+    out = Path(common[2])
+    return _Timed(_start_worker(ref, *common), out.with_name(f"{out.name}-{os.getpid()}.times"))
+
+
+def traced(out: Path, **asked: Any) -> dict[str, float]:
+    """What a trace in a process of its own took."""
+    command = [sys.executable, "-W", "ignore", "-c", _CODE, json.dumps({**asked, "out": str(out)})]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    each = [
+        [json.loads(line) for line in file.read_text().splitlines()] for file in out.parent.glob(f"{out.name}-*.times")
+    ]
+    busy = sum(end - begun for times in each for begun, end, _ in times)
+    whole = sum(times[-1][1] - times[0][0] for times in each)
+    cpu = sum(seconds for times in each for *_, seconds in times)
+    return {**json.loads(done.stdout.strip().splitlines()[-1]), "cpu": cpu, "idle": 1 - busy / whole}
 
 
 def main(
@@ -93,14 +122,14 @@ def main(
     with local_cluster(nodes), tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds):
             for kind, where in kinds.items():
-                found = traced(**asked, **where, out=str(Path(folder, f"{kind}-{turn}")))
+                found = traced(Path(folder, f"{kind}-{turn}"), **asked, **where)
                 taken[kind].append(found)
-                typer.echo(f"{kind}: " + ", ".join(f"{name} {value:,.1f}" for name, value in found.items()))
+                typer.echo(f"{kind}: " + ", ".join(f"{name} {value:,.3g}" for name, value in found.items()))
                 time.sleep(1)
-    for name in ("seconds", "steady"):
+    for name in ("seconds", "steady", "cpu", "idle"):
         for kind in kinds:
             typer.echo(f"{kind}, {name}: {json.dumps(asdict(spread([one[name] for one in taken[kind]])))}")
-        if against_processes:
+        if against_processes and name != "idle":
             ratios = [a[name] / b[name] for a, b in zip(taken["ray"], taken["processes"], strict=True)]
             typer.echo(f"ray / processes, {name}: {json.dumps(asdict(spread(ratios)))}")
 

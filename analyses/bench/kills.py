@@ -1,6 +1,7 @@
 """A trace on a cluster of three nodes while workers, nodes and the command itself are killed at random moments.
 
     python -m analyses.bench.kills --kills 50
+    python -m analyses.bench.kills --kills 50 --made --problems 200
 
 1. The toy is traced by one process, without any trouble: the tables to compare with.
 2. The same trace runs on three nodes (:func:`analyses.bench.cluster.local_cluster`). At a random moment one of its
@@ -8,6 +9,7 @@
    So it goes on till the trace is done.
 3. Its tables have to be those of 1, byte by byte or value by value. Then the next trace begins, until there were as
    many kills as asked for. The exit code is 1 if any table ever differed.
+4. With ``--made``, the work is :mod:`analyses.bench.made_work` in place of a trace.
 """
 
 from __future__ import annotations
@@ -26,17 +28,23 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.bench.cluster import _MEMORY, local_cluster
+from analyses.bench.cluster import MEMORY, local_cluster
+from analyses.bench.made_work import TABLE
 
 __all__ = ["KINDS", "differing", "worker_processes"]
 
 KINDS = ("worker", "node", "command")
 TABLES = ("mi.parquet", "steps.parquet", "peaks.parquet", "responses.parquet", "tokens.csv")
 _STARTING = 0.2  # of the kills
-_CODE = """
+_TRACE = """
 import json, sys
 from analyses.trace.tracing import trace
 trace("toy-reasoner", report=False, retry_failed=True, **json.loads(sys.argv[1]))
+"""
+_MADE = """
+import json, sys
+from analyses.bench.made_work import made_table
+made_table(**json.loads(sys.argv[1]))
 """
 
 
@@ -55,24 +63,26 @@ def worker_processes() -> list[int]:
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """Tables of two runs that are not the same."""
+    """Tables of two runs, or of two folders of made work, that are not the same."""
+    if (one / TABLE).exists():
+        return [] if (one / TABLE).read_bytes() == (other / TABLE).read_bytes() else [TABLE]
     import pandas as pd
 
     from analyses.store.run import Run
 
-    runs = [Run.open(one), Run.open(other)]
+    first, second = Run.open(one), Run.open(other)
     found = []
     for name in TABLES:
         try:
-            pd.testing.assert_frame_equal(*(run.table(name) for run in runs), check_exact=True)
+            pd.testing.assert_frame_equal(first.table(name), second.table(name), check_exact=True)
         except AssertionError:
             found.append(name)
     return found
 
 
-def _command(asked: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
+def _command(code: str, asked: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as out:
-        return subprocess.Popen([sys.executable, "-c", _CODE, json.dumps(asked)], stdout=out, stderr=out)
+        return subprocess.Popen([sys.executable, "-c", code, json.dumps(asked)], stdout=out, stderr=out)
 
 
 class _Trouble:
@@ -90,7 +100,7 @@ class _Trouble:
         elif kind == "node":
             node = self.nodes.pop(self.dice.randrange(len(self.nodes)))
             self.cluster.remove_node(node, allow_graceful=False)
-            self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=_MEMORY))
+            self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
         else:
             workers = worker_processes()
             if not workers:
@@ -104,7 +114,7 @@ def _await_moment(dice: random.Random, out: Path, command: subprocess.Popen[byte
     """Any moment of the start, or one of the work: some cells later, and then a little."""
 
     def done() -> int:
-        return sum(1 for _ in out.rglob("*.safetensors"))
+        return sum(1 for _ in out.rglob("*.safetensors")) + sum(1 for _ in out.glob("[0-9]*.json"))
 
     if dice.random() < _STARTING:
         until = time.monotonic() + dice.uniform(0, 12)
@@ -117,12 +127,12 @@ def _await_moment(dice: random.Random, out: Path, command: subprocess.Popen[byte
     time.sleep(dice.uniform(0, 0.3))
 
 
-def _troubled(out: Path, asked: dict[str, Any], trouble: _Trouble, most: int, log: Path) -> int:
-    """Trace into ``out``, with as many kills at most, started again till it is done; how often it was started."""
+def _troubled(code: str, out: Path, asked: dict[str, Any], trouble: _Trouble, most: int, log: Path) -> int:
+    """Run into ``out``, with as many kills at most, started again till it is done; how often it was started."""
     starts, kills = 0, 0
     while True:
         starts += 1
-        command = _command({**asked, "on": "ray", "out": str(out)}, log)
+        command = _command(code, {**asked, "on": "ray", "out": str(out)}, log)
         while command.poll() is None:
             if kills >= most:
                 command.wait()
@@ -133,8 +143,8 @@ def _troubled(out: Path, asked: dict[str, Any], trouble: _Trouble, most: int, lo
                 kills += trouble.make(wanted, command)
         if command.returncode == 0:
             return starts
-        if command.returncode not in (-signal.SIGKILL,):
-            raise SystemExit(f"the trace ended with exit code {command.returncode}: {log.read_text()[-2000:]}")
+        if command.returncode != -signal.SIGKILL:
+            raise SystemExit(f"it ended with exit code {command.returncode}: {log.read_text()[-2000:]}")
 
 
 def main(
@@ -144,16 +154,19 @@ def main(
     max_new_tokens: Annotated[int, typer.Option()] = 160,
     batch_size: Annotated[int, typer.Option()] = 2,
     seed: Annotated[int, typer.Option(help="Of what is killed, and when.")] = 0,
+    made: Annotated[
+        bool, typer.Option("--made", help="Made work in place of a trace: a kill takes seconds, no model is loaded.")
+    ] = False,
     minutes: Annotated[float, typer.Option(help="No trace begins after so many.")] = 600.0,
 ) -> None:
     """Kill workers, nodes and the command at random moments and compare the tables with those of one process."""
     begun = time.monotonic()
     asked = {"n": problems, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     dice = random.Random(seed)
-    wrong = 0
+    wrong, code = 0, _MADE if made else _TRACE
     with tempfile.TemporaryDirectory() as text, local_cluster(3) as (cluster, nodes):
         folder = Path(text)
-        whole = _command({**asked, "out": str(folder / "whole")}, folder / "log")
+        whole = _command(code, {**asked, "out": str(folder / "whole")}, folder / "log")
         if whole.wait():
             raise SystemExit((folder / "log").read_text())
         trouble = _Trouble(cluster, nodes, dice)
@@ -162,7 +175,7 @@ def main(
             number += 1
             before = trouble.made.copy()
             left = kills - sum(trouble.made.values())
-            starts = _troubled(folder / str(number), asked, trouble, min(each, left), folder / "log")
+            starts = _troubled(code, folder / str(number), asked, trouble, min(each, left), folder / "log")
             found = differing(folder / "whole", folder / str(number))
             wrong += bool(found)
             made = trouble.made - before

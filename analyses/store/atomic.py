@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from interp.errors import InputError
 
 __all__ = [
+    "NO_LOCKS",
     "disk_errors",
     "is_temporary",
     "locked",
@@ -35,6 +36,9 @@ __all__ = [
     "temporary_in",
     "unquote_name",
 ]
+
+NO_LOCKS = ".no-locks"
+"""A file in a folder that several machines write to and whose locks do not reach from one to the other."""
 
 _PREFIX = ".tmp-"
 _LONGEST = 120  # characters of a quoted name; file systems allow 255 bytes, of which a suffix takes some

@@ -19,13 +19,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
-from analyses.store.atomic import is_temporary, locked, make_folder, replacing
+from analyses.store.atomic import NO_LOCKS, is_temporary, locked, make_folder, replacing
 from analyses.store.cells import Place, cell_files, damaged
 
-__all__ = ["NO_LOCKS", "Shards", "any_cells", "pack", "writing"]
-
-NO_LOCKS = ".no-locks"
-"""A file in the folder of a run that several machines write to and whose locks do not reach from one to the other."""
+__all__ = ["Shards", "any_cells", "pack", "writing"]
 
 CELLS = 500  # of a shard
 _BYTES = 1 << 30  # of a shard, from which on the next cell begins another one

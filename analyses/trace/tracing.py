@@ -190,6 +190,7 @@ def trace(
     ref = spread.reference(bridge, tracer.provenance["model"])
     crew = spread.scheduler(run.path, ref)
     common = (chosen, options, Path(out).absolute(), spread.sharing, givens)
+    make: Callable[[], Work]
     make = (lambda: partial(tracer.do, run)) if ref is None else partial(_start_worker, ref, *common)
     do_batches(run, batches, make, bar.update, crew, partial(on_done, run))
     failed: dict[Cell, str] = {}

@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from analyses.store.atomic import locked, temporary_in
-from analyses.store.shards import NO_LOCKS
+from analyses.store.atomic import NO_LOCKS, locked, temporary_in
 from analyses.work.on_ray import Node, environment, nodes
 from analyses.work.ray_worker import Looked, Place, look, versions
 from interp.errors import InputError

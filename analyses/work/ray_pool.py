@@ -14,6 +14,7 @@ Actors end with the process that made them: Ray sees to that even if it is kille
 
 from __future__ import annotations
 
+import pickle
 import re
 import time
 import warnings
@@ -122,7 +123,10 @@ class _Crew:
         self.waiting = deque(_Task(task) for task in tasks)
         self.members: list[_Member] = []
         self.unfit: list[_Member] = []  # they keep the places of nodes that cannot be used
-        self.make = ray.put(make)
+        try:
+            self.make = ray.put(make)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise _unsent(error) from error
         self.there: dict[str, str] = {}  # nodes when they were last looked at: names by id
         self.looked = self.told = float("-inf")
         self.starts_lost = 0

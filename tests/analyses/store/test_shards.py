@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from analyses.store import Cell, CellData, Run
+from analyses.store.atomic import NO_LOCKS
 from analyses.store.cells import Place, read_cell
-from analyses.store.shards import NO_LOCKS, Shards, pack
+from analyses.store.shards import Shards, pack
 from interp.errors import InputError
 
 LONG = "x" * 300  # a name that is shortened on disk
