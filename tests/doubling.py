@@ -23,6 +23,13 @@ def doubling(folder: str, task: int, report: Callable[[int], None]) -> int:
     return 2 * task
 
 
+class Environment:
+    """Each task is the name of a variable, and what it is in that process comes back."""
+
+    def __call__(self) -> Callable[[Any, Callable[[int], None]], Any]:
+        return lambda task, report: os.environ.get(task)
+
+
 class Make:
     """What a scheduler calls in each process; it has to pickle."""
 

@@ -109,7 +109,7 @@ def main() -> None:
 
 def _show_warning(usual: Any, message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
     """What a run has to tell is for its user, who did not write the line of code that tells it."""
-    if category.__name__ == "RunWarning":
+    if category.__name__ in ("RunWarning", "WorkWarning"):
         say(str(message))
     else:
         usual(message, category, *rest, **more)

@@ -11,17 +11,23 @@ import typer
 
 from analyses.commands.options import device_map_of
 
-__all__ = ["complain", "first_line", "load_chosen", "say", "tell_engine", "tell_failures", "tell_prompt"]
+__all__ = ["complain", "first_line", "load_chosen", "no_word", "say", "tell_engine", "tell_failures", "tell_prompt"]
 
 
-def load_chosen(model: str, device: str | None, dtype: str | None, device_map: str | None, silent: bool) -> Any:
+def load_chosen(
+    model: str, device: str | None, dtype: str | None, device_map: str | None, silent: bool, spread: Any = None
+) -> Any:
+    """The model in this process; where ``spread`` says that the workers are elsewhere, the device map is theirs."""
     from analyses.work.model_ref import share_threads
     from interp.loading.hugging_face import without_bars
     from interp.loading.models import load_model
 
     placement: dict[str, Any] = {} if device_map is None else {"device_map": device_map_of(device_map)}
+    if spread is not None and spread.ray is not None:
+        placement = spread.loading(model)
+    named = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
     with without_bars(silent):
-        loaded = load_model(model, device=device, dtype=dtype, **placement)
+        loaded = load_model(model, **placement | named)
     share_threads(loaded)
     return loaded
 
@@ -63,6 +69,10 @@ def first_line(reason: object) -> str:
 def complain(text: str, code: int) -> int:
     say(text)
     return code
+
+
+def no_word(text: str) -> None:
+    """Say nothing."""
 
 
 def say(text: str) -> None:

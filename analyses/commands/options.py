@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from analyses.commands.completion import local_models
 from interp.errors import InputError
 
+if TYPE_CHECKING:
+    from analyses.work.on_ray import Ray
+
 __all__ = [
     "AnswerColumn",
+    "CpusPerWorker",
     "Device",
     "DeviceMap",
     "Dtype",
+    "GpusPerWorker",
     "MaxNewTokens",
     "Model",
     "N",
+    "On",
     "Position",
     "Problems",
     "Prompt",
@@ -30,10 +38,12 @@ __all__ = [
     "Responses",
     "Samples",
     "Seed",
+    "Shape",
     "SolutionColumn",
     "Temperature",
     "TopP",
     "Workers",
+    "cluster_of",
     "device_map_of",
     "layers_of",
     "names_of",
@@ -50,6 +60,10 @@ class PromptMode(StrEnum):
 class Reference(StrEnum):
     solution = "solution"
     answer = "answer"
+
+
+class Where(StrEnum):
+    ray = "ray"
 
 
 class Position(StrEnum):
@@ -88,7 +102,31 @@ Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(help="Nucleus; 1 is everything.")]
 Samples = Annotated[int, typer.Option(help="Responses a problem (needs a temperature).")]
 Seed = Annotated[int, typer.Option(help="Of the sampling.")]
-Workers = Annotated[int, typer.Option(help="Processes, each with a model of its own.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes, each with a model of its own, and a GPU of its own where there are several.",
+        show_default="1; on a cluster, as many as there is room for",
+    ),
+]
+On = Annotated[
+    Where | None,
+    typer.Option(help="A cluster for the workers: ray, that of RAY_ADDRESS, or one that is started here."),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(
+        help="On a cluster: below 1 they share one; above, the model is spread over them (--device-map).",
+        show_default="1 where nodes have any",
+    ),
+]
+CpusPerWorker = Annotated[
+    int | None, typer.Option(help="On a cluster: CPUs, and threads, of each worker.", show_default="1")
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(help="With --dry-run: of a cluster, NODESxGPUS, e.g. 4x8 (CPUs with --gpus-per-worker 0)."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 ...")]
 DeviceMap = Annotated[str | None, typer.Option(help='accelerate\'s: "auto", or a JSON object.')]
@@ -117,6 +155,45 @@ def device_map_of(text: str) -> str | dict[str, Any]:
             received=f"{text[:60]!r} ({error})",
             remedy='For example \'{"": "cpu"}\'.',
         ) from error
+
+
+def cluster_of(
+    on: Where | None,
+    gpus: float | None,
+    cpus: int | None,
+    device_map: str | None,
+    shape: str | None,
+    dry_run: bool,
+    tell: Callable[[str], None],
+) -> tuple[Ray | None, tuple[int, int] | None]:
+    """The cluster that is asked for, and the shape of one that there is to be.
+
+    Raises:
+        InputError: options that say nothing where they were given.
+    """
+    if shape is not None and not dry_run:
+        raise InputError(
+            "work on ray", expected="--shape with --dry-run", received="it alone", remedy="Leave it out, or add that."
+        )
+    if on is None and shape is None:
+        if gpus is not None or cpus is not None:
+            raise InputError(
+                "work on ray",
+                expected="--gpus-per-worker and --cpus-per-worker with --on ray",
+                received="them without it",
+                remedy="Add --on ray, or leave them out.",
+            )
+        return None, None
+    numbers = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", shape or "1x1")
+    if numbers is None:
+        raise InputError(
+            "work on ray", expected="--shape NODESxGPUS, e.g. 4x8", received=repr(shape), remedy="Give two numbers."
+        )
+    from analyses.work.on_ray import Ray
+
+    spread = None if device_map is None or dry_run else device_map_of(device_map)  # a dry run loads the model here
+    ray = Ray(gpus, 1 if cpus is None else cpus, spread, tell)
+    return ray, None if shape is None else (int(numbers[1]), int(numbers[2]))
 
 
 def names_of(text: str) -> list[str]:

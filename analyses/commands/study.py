@@ -7,16 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, tell_engine, tell_failures, tell_prompt
+from analyses.commands.common import load_chosen, no_word, say, tell_engine, tell_failures, tell_prompt
 from analyses.commands.completion import study_names
 from analyses.commands.options import (
     AnswerColumn,
+    CpusPerWorker,
     Device,
     DeviceMap,
     Dtype,
+    GpusPerWorker,
     MaxNewTokens,
     Model,
     N,
+    On,
     Position,
     Problems,
     Prompt,
@@ -26,10 +29,12 @@ from analyses.commands.options import (
     Responses,
     Samples,
     Seed,
+    Shape,
     SolutionColumn,
     Temperature,
     TopP,
     Workers,
+    cluster_of,
     layers_of,
     pair_of,
 )  # fmt: skip
@@ -74,7 +79,11 @@ def study(
     top_p: TopP = 1.0,
     samples: Samples = 1,
     seed: Seed = 0,
-    workers: Workers = 1,
+    workers: Workers = None,
+    on: On = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
+    shape: Shape = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, from a short warm-up.")] = False,
     device: Device = None,
@@ -112,23 +121,26 @@ def study(
             received="both",
             remedy="Leave --dry-run out: each response is read once.",
         )
-    check_work("study", n, batch_size, workers)
+    silent = quiet or as_json
+    tell = no_word if silent else say
+    cluster, shaped = cluster_of(on, gpus_per_worker, cpus_per_worker, device_map, shape, dry_run, tell)
+    *_, spread = check_work("study", n, batch_size, workers, cluster)
     columns = {"question": question, "solution": solution, "answer": answer}
     # All of them: the first calibrate the study, whatever n is.
     asked = None if problems is None else load_problems(problems, n=None, **columns)
-    silent = quiet or as_json
     check_study_layers(chosen, model, settings["layers"])
-    loaded = load_chosen(model, device, dtype, device_map, silent)
+    loaded = load_chosen(model, device, dtype, device_map, silent, None if dry_run else spread)
     folder = out or Path("runs") / chosen.name
     if not (silent or chosen.other_models()):  # two models, one of them without a template, are asked raw
         tell_prompt(loaded, prompt, folder, "baseline")
     if not silent:
         tell_engine(loaded, folder)
     common: dict[str, Any] = {
-        "n": n, "words": words, "batch_size": batch_size, "workers": workers, "calibrate": calibrate, **settings,
+        "n": n, "words": words, "batch_size": batch_size, "workers": workers, "on": cluster,
+        "calibrate": calibrate, **settings,
     }  # fmt: skip
     if dry_run:
-        do_dry_run(chosen, loaded, asked, as_json, **common)
+        do_dry_run(chosen, loaded, asked, as_json, shape=shaped, **common)
     else:
         more: dict[str, Any] = {"retry_failed": retry_failed, "baselines": baselines, "responses": said}
         tell_failures(do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common), "cell")

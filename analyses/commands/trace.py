@@ -9,15 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, say, tell_engine, tell_failures, tell_prompt
+from analyses.commands.common import load_chosen, no_word, say, tell_engine, tell_failures, tell_prompt
 from analyses.commands.options import (
     AnswerColumn,
+    CpusPerWorker,
     Device,
     DeviceMap,
     Dtype,
+    GpusPerWorker,
     MaxNewTokens,
     Model,
     N,
+    On,
     Position,
     Problems,
     Prompt,
@@ -28,10 +31,12 @@ from analyses.commands.options import (
     Responses,
     Samples,
     Seed,
+    Shape,
     SolutionColumn,
     Temperature,
     TopP,
     Workers,
+    cluster_of,
     layers_of,
     names_of,
 )  # fmt: skip
@@ -94,7 +99,11 @@ def trace(
     thinking_markers: Annotated[
         list[str] | None, typer.Option(help="What opens and closes thinking beside what is known: '<plan>...</plan>'.")
     ] = None,
-    workers: Workers = 1,
+    workers: Workers = None,
+    on: On = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
+    shape: Shape = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
     ] = False,
@@ -134,7 +143,10 @@ def trace(
     # What is wrong with options or problems is said before a model is loaded.
     TraceSettings(**settings)
     Probing(**probing)
-    check_work("trace", n, batch_size, workers)
+    silent = quiet or as_json
+    tell = no_word if silent else say
+    cluster, shaped = cluster_of(on, gpus_per_worker, cpus_per_worker, device_map, shape, dry_run, tell)
+    *_, spread = check_work("trace", n, batch_size, workers, cluster)
     lens = None if lens is None else as_whole(lens, "trace", "lens", 0)
     columns = {"question": question, "solution": solution, "answer": answer}
     said = None if not responses else load_responses(responses)
@@ -149,18 +161,17 @@ def trace(
     chosen = None if problems is None else load_problems(problems, n=n if said is None else None, **columns)
     needs_pool = null or excess != 0
     pool = load_problems(problems, n=None, **columns) if problems is not None and needs_pool else None
-    silent = quiet or as_json
     check_layers(model, settings["layers"], "trace")
-    loaded = load_chosen(model, device, dtype, device_map, silent)
+    loaded = load_chosen(model, device, dtype, device_map, silent, None if dry_run else spread)
     if not silent:
         tell_prompt(loaded, prompt, out)
         tell_engine(loaded, out)
     common: dict[str, Any] = {
         "n": n if chosen is None or said is not None else None, "batch_size": batch_size, "workers": workers,
-        "pool": pool, **settings, **probing,
+        "on": cluster, "pool": pool, **settings, **probing,
     }  # fmt: skip
     if dry_run:
-        found = estimate_trace(loaded, chosen, out, **common)
+        found = estimate_trace(loaded, chosen, out, shape=shaped, **common)
         if as_json:
             typer.echo(json.dumps(asdict(found)))
         else:

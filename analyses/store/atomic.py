@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from interp.errors import InputError
 
 __all__ = [
+    "NO_LOCKS",
     "disk_errors",
     "is_temporary",
     "locked",
@@ -32,8 +33,12 @@ __all__ = [
     "quote_name",
     "replacing",
     "sweep",
+    "temporary_in",
     "unquote_name",
 ]
+
+NO_LOCKS = ".no-locks"
+"""A file in a folder that several machines write to and whose locks do not reach from one to the other."""
 
 _PREFIX = ".tmp-"
 _LONGEST = 120  # characters of a quoted name; file systems allow 255 bytes, of which a suffix takes some
@@ -96,7 +101,7 @@ def replacing(target: Path) -> Iterator[Path]:
     ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
     [('a.txt', 'whole')]
     """
-    temporary = target.with_name(_temporary_name())
+    temporary = temporary_in(target.parent)
     try:
         yield temporary
         with temporary.open("rb+") as handle:
@@ -111,7 +116,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 def probe(folder: Path) -> None:
     """Write, flush and remove a small file in `folder`: permission bits do not tell of full or read-only disks."""
-    temporary = folder / _temporary_name()
+    temporary = temporary_in(folder)
     try:
         with temporary.open("xb") as handle:
             handle.write(bytes(4096))
@@ -150,23 +155,31 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False) -> Iterator[bool]:
     """Hold the lock file `path` against other processes; the lock ends with the block or with the process.
 
-    Several may hold it at once that hold it `shared`.
+    Several may hold it at once that hold it `shared`. Gives whether it is held: some cluster file systems have no
+    locks, and there two runs must not be started in one folder at once.
     """
+    held = True
     with path.open("a") as handle:
         if sys.platform != "win32":
             import fcntl
 
-            # Some cluster file systems have no locks: there, two runs must not be started in one folder at once
-            with suppress(OSError):
+            try:
                 fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
+            except OSError:
+                held = False
+        yield held
 
 
-def _temporary_name() -> str:
-    return f"{_PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+def temporary_in(folder: Path) -> Path:
+    """A new name there, of a file that `sweep` removes if this process dies before it does so itself.
+
+    >>> is_temporary(temporary_in(Path("run")))
+    True
+    """
+    return folder / f"{_PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _machine() -> str:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
-from analyses.store.atomic import is_temporary, locked, make_folder, replacing
+from analyses.store.atomic import NO_LOCKS, is_temporary, locked, make_folder, replacing
 from analyses.store.cells import Place, cell_files, damaged
 
 __all__ = ["Shards", "any_cells", "pack", "writing"]
@@ -83,7 +83,7 @@ def any_cells(folder: Path) -> bool:
     return any(True for _ in cell_files(folder)) or bool(Shards(folder).files())
 
 
-def writing(folder: Path) -> AbstractContextManager[None]:
+def writing(folder: Path) -> AbstractContextManager[bool]:
     """Held while a cell is written: no file is removed as packed that is being replaced."""
     return locked(folder / "cells" / ".lock", shared=True)
 
@@ -95,11 +95,14 @@ def pack(folder: Path, lock: Path, *, least: int = 0, each: int | None = None) -
         lock: the lock file of the run; packing is done by one process at a time.
         each: cells of a shard, 500 unless said. Fewer than that are left as they are.
 
-    A reader that found a cell's file before it was removed looks for it once more (`analyses.store.run`).
+    A reader that found a cell's file before it was removed looks for it once more (`analyses.store.run`). Where locks
+    hold nobody off, nothing is packed: a cell that another machine writes at that moment could be lost.
     """
-    if not (folder / "cells").is_dir():
+    if not (folder / "cells").is_dir() or (folder / NO_LOCKS).exists():
         return 0
-    with locked(lock):
+    with locked(lock) as held:
+        if not held:
+            return 0
         found = sorted(cell_files(folder))
         each = each or CELLS
         if len(found) < max(least, each):

@@ -21,6 +21,7 @@ from analyses.trace.run import TraceRun
 from analyses.trace.settings import TABLE_SETTINGS, TraceSettings
 from analyses.trace.tracer import Tracer
 from analyses.trace.tracing import trace
+from analyses.work.spread import Spread
 from interp.decoding import ProgressBar
 from interp.engines.registry import model_facts
 from interp.errors import InputError
@@ -36,7 +37,8 @@ class Baselines:
     Attributes:
         folder: of the traces.
         probing: what they hold beside nHSIC: fields of :class:`analyses.trace.probing.Probing`.
-        batch_size, workers, retry_failed: as for :func:`analyses.trace.tracing.trace`.
+        batch_size, retry_failed: as for :func:`analyses.trace.tracing.trace`.
+        spread: who does the work.
         watch: is told of the progress.
         pool: whose references the excess is over, where ``probing`` asks for it: all that the problem source has,
             whatever the number of problems.
@@ -46,7 +48,7 @@ class Baselines:
     folder: Path
     probing: Mapping[str, Any]
     batch_size: int
-    workers: int
+    spread: Spread
     retry_failed: bool
     watch: Watch
     pool: Sequence[Problem] = ()
@@ -88,7 +90,7 @@ class Baselines:
                 return SimpleNamespace(update=self.watch.tokens)
 
             return trace(
-                model, problems, path, batch_size=self.batch_size, workers=self.workers,
+                model, problems, path, batch_size=self.batch_size, workers=self.spread.workers, on=self.spread.ray,
                 retry_failed=self.retry_failed, report=False, progress=begin, on_done=self.watch.cells,
                 pool=list(self.pool) or None, responses=self.responses, **asdict(options),
                 **{"excess": 0, **self.probing},

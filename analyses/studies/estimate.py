@@ -10,8 +10,9 @@ from analyses.problems import Problem
 from analyses.studies.base import Study
 from analyses.studies.lab import Lab
 from analyses.studies.plan import plan_study
-from analyses.trace.estimate import Estimate, warmed_up
+from analyses.trace.estimate import Estimate, at_once, held_bytes, warmed_up
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
+from analyses.work.spread import On
 from interp.types import Bridge
 
 __all__ = ["Estimate", "estimate_study"]
@@ -25,7 +26,9 @@ def estimate_study(
     n: Whole | None = None,
     words: str = "thinking",
     batch_size: Whole = 16,
-    workers: Whole = 1,
+    workers: Whole | None = None,
+    on: On = None,
+    shape: tuple[int, int] | None = None,
     calibrate: Whole | None = None,
     max_new_tokens: Whole = 256,
     prompt: str = "auto",
@@ -49,7 +52,7 @@ def estimate_study(
     Time assumes that every condition's responses are as long as the baseline's, and that workers do not slow each
     other down (:mod:`analyses.trace.estimate`).
     """
-    n, batch_size, workers = check_work("study", n, batch_size, workers)
+    n, batch_size, spread = check_work("study", n, batch_size, workers, on)
     options = TraceSettings(
         max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, reference_position=reference_position,
         layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
@@ -67,14 +70,17 @@ def estimate_study(
         conditions = study.conditions(lab)
         length = warm.mean_length
         per_condition = len(chosen) * options.samples
-        speed = warm.speed(batch_size, per_condition) * workers
+        one = warm.speed(batch_size, per_condition)
     mine = {problem.id for problem in chosen}
     beside = [p for p in plan.setup.calibrating if p not in mine] if study.calibrates(plan.setup) else []
     limits = [condition.max_new_tokens or options.max_new_tokens for condition in conditions]
     models = 1 + len(study.other_models())
+    workers, batches = spread.count(shape), -(-per_condition // batch_size)
+    rounds = models * -(-batches // workers) + -(-batches * len(conditions) // workers)
+    speed = one * batches * (models + len(conditions)) / rounds
     cells = per_condition * (len(conditions) + models) + len(beside)
     expected = int(length * cells)
-    asked = warm.asking * (per_condition * models + len(beside)) / workers
+    asked = warm.asking * (per_condition * models + len(beside)) / at_once(per_condition, workers)
     return Estimate(
         len(conditions) + models,
         cells,
@@ -82,4 +88,7 @@ def estimate_study(
         expected,
         speed,
         expected / speed + asked,
+        0,
+        workers,
+        *held_bytes(lab.tracer, batch_size),
     )

@@ -21,6 +21,7 @@ from analyses.trace.prompting import goes_on_with, prompt_for
 from analyses.trace.provenance import RunWarning
 from analyses.trace.settings import TraceSettings
 from analyses.trace.tracer import Tracer
+from analyses.work.spread import HERE, Spread
 from interp.arguments import as_whole
 from interp.engines.registry import model_facts
 from interp.errors import InputError
@@ -60,12 +61,14 @@ def plan_study(
     options: TraceSettings,
     folder: Path | None = None,
     responses: GivenFrom | None = None,
+    spread: Spread = HERE,
 ) -> Plan:
     """Look at everything that is asked for, and load the models.
 
     Args:
         folder: of the study, which may have been begun.
         responses: given ones, as for :func:`analyses.trace.tracing.trace`.
+        spread: who does the work, which decides where this process has the model.
 
     Warns:
         RunWarning: prompt "auto" is not what the model alone would make of it.
@@ -85,7 +88,7 @@ def plan_study(
     calibrate = CALIBRATE if calibrate is None else as_whole(calibrate, operation, "calibrate", 1)
     if isinstance(model, str):
         check_study_layers(study, model, options.layers)
-    bridge = load_model(model) if isinstance(model, str) else model
+    bridge = load_model(model, **spread.loading(model)) if isinstance(model, str) else model
     if folder is not None:
         options = goes_on_with(options, bridge, folder, "baseline")
     paired = None

@@ -20,11 +20,12 @@ from analyses.studies.report import study_report
 from analyses.studies.spec import Spec, StartWorker
 from analyses.thinking import WordUse, word_uses
 from analyses.trace.given import GivenFrom
+from analyses.trace.graded import graded_by
 from analyses.trace.inputs import are_bundled, pool_of
 from analyses.trace.others import most_of_pool
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.work.batches import GROUPED, do_batches, plan_batches
-from analyses.work.model_ref import ModelRef
+from analyses.work.spread import On
 from interp.errors import InputError
 from interp.rows import NEVER, Event
 from interp.types import Bridge
@@ -41,7 +42,8 @@ def run_study(
     n: Whole | None = None,
     words: str = "thinking",
     batch_size: Whole = 16,
-    workers: Whole = 1,
+    workers: Whole | None = None,
+    on: On = None,
     retry_failed: bool = False,
     baselines: str | Path | None = None,
     calibrate: Whole | None = None,
@@ -77,7 +79,7 @@ def run_study(
     Args:
         model, problems, n: as for :func:`analyses.trace.tracing.trace`.
         words: "thinking", or words separated by commas.
-        workers: processes, each with a model of its own.
+        workers, on: as for :func:`analyses.trace.tracing.trace`.
         retry_failed: try cells again that failed before.
         baselines: folder of the traces that studies share; ``baselines`` beside ``out`` unless given.
         calibrate: problems whose responses give what hangs on the run as a whole (means, rates, orders of words): the
@@ -94,15 +96,17 @@ def run_study(
             decoded.
     """
     out, watch = Path(out), watch or Watch()
-    n, batch_size, workers = check_work("study", n, batch_size, workers)
+    n, batch_size, spread = check_work("study", n, batch_size, workers, on)
     options = TraceSettings(
         max_new_tokens=max_new_tokens, prompt=prompt, reference=reference, reference_position=reference_position,
         layers=layers, site=site, temperature=temperature, top_p=top_p, seed=seed, samples=samples, sigma=sigma,
         eps=eps, drop_top=drop_top, tau=tau, thinking_markers=thinking_markers, final_prompts=final_prompts,
     )  # fmt: skip
-    plan = plan_study(study, model, problems, n, words, calibrate, options, out, responses)
+    plan = plan_study(study, model, problems, n, words, calibrate, options, out, responses, spread)
     study, bridge, options, chosen = plan.study, plan.setup.model, plan.setup.options, plan.chosen
     shared = Path(baselines) if baselines is not None else out.parent / "baselines"
+    if spread.ray is not None:  # workers elsewhere start from another folder
+        out, shared = out.absolute(), shared.absolute()
     calibrates = study.calibrates(plan.setup)
     begun = calibrates and (out / "run.json").is_file() and bool(Run.open(out).cells())
     stored = Calibration.read(out) if begun else None  # a folder without cells takes other settings
@@ -118,7 +122,7 @@ def run_study(
     own = plan.responses is not None and problems is None and not are_bundled(plan.source)
     known = plan.source if own else problems  # given responses that say their problems themselves are all there is
     pool = pool_of(known, None, chosen, most_of_pool(asked["excess"])) if asked.get("excess") else ()
-    traces = Baselines(shared, asked, batch_size, workers, retry_failed, watch, pool, plan.responses)
+    traces = Baselines(shared, asked, batch_size, spread, retry_failed, watch, pool, plan.responses)
     if calibrates and plan.responses is None:
         # First, and alone, so that they are decoded in the same batches whatever the study's problems are.
         wanted = None if stored is None else stored.problems
@@ -140,14 +144,13 @@ def run_study(
     left = sum(map(len, batches))
     limits = {name: condition.max_new_tokens or options.max_new_tokens for name, condition in conditions.items()}
     tokens = sum(limits[cell.condition] for batch in batches for cell in batch)
-    make = (
-        StartWorker(spec, ModelRef.of(bridge, lab.tracer.provenance["model"]), workers)
-        if workers > 1
-        else lambda: spec.work(lab, run, conditions)
-    )
+    ref = spread.reference(bridge, lab.tracer.provenance["model"])
+    make = (lambda: spec.work(lab, run, conditions)) if ref is None else StartWorker(spec, ref, spread.sharing)
+    crew = spread.scheduler(run.path, ref)
     with watch.stage(study.name, len(cells), len(cells) - left, tokens):
-        do_batches(run, batches, make, watch.tokens, workers, lambda batch: watch.cells(run, batch))
-    return finish(study, StudyData(run, lab, conditions, others))
+        do_batches(run, batches, make, watch.tokens, crew, lambda batch: watch.cells(run, batch))
+    with graded_by(spread):
+        return finish(study, StudyData(run, lab, conditions, others))
 
 
 def finish(study: Study, data: StudyData) -> StudyResult:

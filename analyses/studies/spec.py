@@ -98,10 +98,10 @@ class StartWorker:
 
     spec: Spec
     ref: ModelRef
-    workers: int
+    sharing: int
 
     def __call__(self) -> Work:
         model = self.ref.load()
-        share_threads(model, self.workers)
+        share_threads(model, self.sharing)
         lab = self.spec.lab(model, Calibration.read(self.spec.out))
         return self.spec.work(lab, *self.spec.start(lab))

@@ -31,11 +31,13 @@ from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.trace.tracer import Tracer
 from analyses.trace.tracing import trace
 from analyses.trace.wrong_answers import wrong_answers
+from analyses.work.spread import On
 from interp.arguments import Texts
+from interp.engines.registry import engine_for
 from interp.loading.models import load_model
 from interp.types import Bridge
 
-__all__ = ["Estimate", "WarmUp", "estimate_trace", "warmed_up"]
+__all__ = ["Estimate", "WarmUp", "at_once", "estimate_trace", "held_bytes", "warmed_up"]
 
 WARM_UP = 4  # problems decoded to estimate time
 
@@ -49,6 +51,9 @@ class Estimate:
         cells: responses to decode.
         seconds: with what else is asked of them.
         read_again: responses that are there already and would be read once more for what is asked now.
+        workers: who share the work; where there are fewer batches than workers, some have none.
+        weight_bytes, cache_bytes: what each worker holds in memory: the model, and keys and values of a batch whose
+            responses are as long as they may be. Activations and the library itself come on top.
     """
 
     conditions: int
@@ -58,6 +63,9 @@ class Estimate:
     tokens_per_second: float
     seconds: float
     read_again: int = 0
+    workers: int = 1
+    weight_bytes: int = 0
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,24 @@ class WarmUp:
         """Tokens a second, of so many cells in batches of that size."""
         lengths = self.run.responses["n_steps"]
         return float(lengths.sum()) / self.seconds * min(batch_size, cells) / min(batch_size, len(lengths))
+
+
+def at_once(batches: int, workers: int) -> float:
+    """Of how many workers the speed counts: in the last round some have nothing to do.
+
+    >>> at_once(10, 4), at_once(3, 8), at_once(0, 8)
+    (3.3333333333333335, 3.0, 1.0)
+    """
+    return batches / -(-batches // workers) if batches else 1.0
+
+
+def held_bytes(tracer: Tracer, batch_size: int) -> tuple[int, int]:
+    """Bytes of the weights, and of keys and values of a batch of the longest prompts and responses."""
+    stored = {tensor.data_ptr(): tensor for tensor in tracer.model.original_model.parameters()}
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+    longest = max(map(len, tracer.prompts.values())) + tracer.options.max_new_tokens
+    rows = min(batch_size, max(1, len(tracer.cells)))
+    return weights, engine_for(tracer.model).cache_bytes(rows, longest)
 
 
 class _Stopwatch:
@@ -138,7 +164,9 @@ def estimate_trace(
     *,
     n: Whole | None = None,
     batch_size: Whole = 8,
-    workers: Whole = 1,
+    workers: Whole | None = None,
+    on: On = None,
+    shape: tuple[int, int] | None = None,
     pool: str | Path | Sequence[Problem] | None = None,
     max_new_tokens: Whole = 256,
     prompt: str = "auto",
@@ -171,11 +199,12 @@ def estimate_trace(
 
     Args:
         out: what the folder holds already is left out.
+        shape: of a cluster that it would run on: nodes, and GPUs of each (CPUs where a worker has none).
 
     Raises:
         InputError: whatever the trace itself would refuse before it decodes.
     """
-    n, batch_size, workers = check_work("trace", n, batch_size, workers)
+    n, batch_size, spread = check_work("trace", n, batch_size, workers, on)
     model = name_or_model(model)
     probing = probing_of(probes, null, null_match, null_statistic, null_seed, excess)
     options = TraceSettings(
@@ -203,10 +232,14 @@ def estimate_trace(
         return Estimate(1, 0, 0, 0, 0.0, 0.0)
     readable = [problem for problem in chosen if problem.id in tracer.problems]
     with warmed_up(bridge, readable, tracer.options, batch_size, asked, source, probing.excess) as warm:
-        speed = warm.speed(batch_size, max(1, len(left))) * workers
+        count = spread.count(shape)
+        speed = warm.speed(batch_size, max(1, len(left))) * at_once(-(-len(left) // batch_size), count)
         expected = int(warm.mean_length * len(left))
-        seconds = expected / speed + warm.asking * (len(left) + len(again)) / workers
-    return Estimate(1, len(left), len(left) * options.max_new_tokens, expected, speed, seconds, len(again))
+        seconds = expected / speed + warm.asking * (len(left) + len(again)) / at_once(len(left) + len(again), count)
+    return Estimate(
+        1, len(left), len(left) * options.max_new_tokens, expected, speed, seconds, len(again), count,
+        *held_bytes(tracer, batch_size),
+    )  # fmt: skip
 
 
 def _lacks(payload: Mapping[str, Any], probing: Probing) -> bool:

@@ -15,6 +15,7 @@ import torch
 from analyses.grading import Reading
 from analyses.problems import Problem
 from analyses.store.columns import POSITIONS
+from analyses.work.spread import On, Spread
 from interp.arguments import Judged, as_number, as_whole, refused
 from interp.errors import InputError
 from interp.prompts import Prompt
@@ -121,16 +122,16 @@ def check_site(operation: str, site: Any) -> str:
     return str(site)
 
 
-def check_work(operation: str, n: Any, batch_size: Any, workers: Any) -> tuple[int | None, int, int]:
+def check_work(operation: str, n: Any, batch_size: Any, workers: Any, on: On = None) -> tuple[int | None, int, Spread]:
     """How many problems, and how they are worked on, as plain numbers.
 
-    >>> check_work("trace", None, 8, 1)
-    (None, 8, 1)
+    >>> check_work("trace", None, 8, None)
+    (None, 8, Spread(workers=None, ray=None))
     """
     return (
         None if n is None else as_whole(n, operation, "n", 1),
         as_whole(batch_size, operation, "batch_size", 1),
-        as_whole(workers, operation, "workers", 1),
+        Spread.of(operation, None if workers is None else as_whole(workers, operation, "workers", 1), on),
     )
 
 

@@ -41,7 +41,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from analyses.grading import Grader, Reading, reading_of, response_of
+from analyses.grading import Reading, reading_of, response_of
 from analyses.store.columns import (
     CLOSENESS,
     NULL_COLUMNS,
@@ -56,6 +56,7 @@ from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Cell, CellData, Run
 from analyses.store.tables import RowGroups
 from analyses.trace.answer_steps import excess_by_kind, excess_columns, kinds_table
+from analyses.trace.graded import grade_all
 from analyses.trace.likeness import Likeness, likeness_schema
 from analyses.trace.probing import Probing
 from analyses.trace.trajectory import peaks_where_defined
@@ -201,13 +202,11 @@ def _graded(rows: Sequence[tuple[dict[str, Any], str, bool]], reading: Reading) 
     import pandas as pd
 
     read = [(row, text, opened) for row, text, opened in rows if row["gold"].strip()]
-    with Grader(reading=reading) as grader:
-        pairs = [(row["gold"], text) for row, text, _ in read]
-        grades = grader.grade(pairs, opened=[opened for *_, opened in read])
-        for (row, *_), grade in zip(read, grades, strict=True):
-            row |= {"extracted": grade.extracted, "reason": str(grade.reason), "status": str(grade.status)}
-            row["detail"] = grade.detail
-            row["correct"] = None if grade.score != grade.score else bool(grade.score)
+    grades = grade_all([((row["gold"], text), opened) for row, text, opened in read], reading)
+    for (row, *_), grade in zip(read, grades, strict=True):
+        row |= {"extracted": grade.extracted, "reason": str(grade.reason), "status": str(grade.status)}
+        row["detail"] = grade.detail
+        row["correct"] = None if grade.score != grade.score else bool(grade.score)
     frame = pd.DataFrame([row for row, *_ in rows], columns=list(RESPONSE_COLUMNS))
     return frame.astype({"correct": "boolean", "sample": "int32", "n_steps": "int32"})
 

@@ -366,13 +366,17 @@ class Tracer:
             encode(self.model, [torch.cat([prompt, response])[:-1]], record=record)
         return {name: torch.cat(values, dim=1) for name, values in found.items()}
 
-    def add_layers(self, run: Run) -> dict[Cell, str]:
+    def lacking_layers(self, run: Run) -> list[Cell]:
+        """Finished cells that some of the run's layers are missing from."""
+        wanted = set(run.settings["layers"])
+        mine = [cell for cell in run.cells() if cell.problem in self.problems]
+        return [cell for cell in mine if not wanted <= set(run.payload(cell)["layers"])]
+
+    def add_layers(self, run: Run, batch: Batch, report: Report) -> dict[Cell, str]:
         """Score layers that finished cells lack, by reading prompt and response once more; reasons of what failed."""
-        failed: dict[Cell, str] = {}
-        for cell in run.cells():
-            if cell.problem in self.problems:
-                failed |= guarded(lambda cells: self._add_layers(run, cells), [cell])
-        return failed
+        reasons = guarded(lambda cells: self._add_layers(run, cells), batch)
+        report(sum(len(run.payload(cell)["tokens"]) for cell in batch if cell not in reasons))
+        return reasons
 
     def _add_layers(self, run: Run, cells: Batch) -> None:
         wanted = run.settings["layers"]

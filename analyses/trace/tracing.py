@@ -26,8 +26,9 @@ from typing import Any
 
 from analyses.problems import Problem
 from analyses.responses import Paired, Responses, load_responses
-from analyses.store.run import Run
+from analyses.store.run import Cell, Run
 from analyses.trace.given import GivenFrom, Givens, given_responses, paired_responses, settings_without_decoding
+from analyses.trace.graded import graded_by
 from analyses.trace.inputs import are_bundled, name_or_model, pool_of, traced_problems
 from analyses.trace.lens_words import keep_lens
 from analyses.trace.others import other_references, pinned_others
@@ -43,6 +44,7 @@ from analyses.trace.wrong_answers import wrong_answers
 from analyses.work.batches import GROUPED, Batch, do_batches, plan_batches
 from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Work
+from analyses.work.spread import On
 from interp.arguments import Texts, as_whole
 from interp.decoding import ProgressBar
 from interp.errors import InputError
@@ -60,7 +62,8 @@ def trace(
     *,
     n: Whole | None = None,
     batch_size: Whole = 8,
-    workers: Whole = 1,
+    workers: Whole | None = None,
+    on: On = None,
     retry_failed: bool = False,
     report: bool = True,
     progress: Callable[[int, int], ProgressBar] | None = None,
@@ -104,7 +107,11 @@ def trace(
         problems: a file, problems, or ``None`` for those bundled with the toy models.
         out: the run folder, new or of the same settings.
         n: the first n problems.
-        workers: processes, each with a model of its own; the run is the same.
+        workers: processes, each with a model of its own and, where there are several, a GPU of its own; the run is the
+            same. One unless given; with ``on``, as many as the cluster has room for.
+        on: "ray", or a :class:`analyses.work.on_ray.Ray`, for workers on the Ray cluster that ``RAY_ADDRESS`` names, or
+            on one that is started here; ``out`` must lie where all its nodes see it (docs/CLUSTER.md). A model given by
+            name is then loaded into this process's memory, in the precision that the workers have it in.
         retry_failed: try problems again that failed before (``run.failures()``).
         report: write report.html too.
         progress: called with (responses to do, tokens at most); what it returns is told of every decoded token.
@@ -136,7 +143,7 @@ def trace(
     from analyses.report.warned import OF_RESPONSES, response_warnings
 
     model = name_or_model(model)
-    n, batch_size, workers = check_work("trace", n, batch_size, workers)
+    n, batch_size, spread = check_work("trace", n, batch_size, workers, on)
     lens = None if lens is None else as_whole(lens, "trace", "lens", 0)
     probing = probing_of(probes, null, null_match, null_statistic, null_seed, excess)
     options = TraceSettings(
@@ -152,7 +159,7 @@ def trace(
             responses = load_responses(responses) if not isinstance(responses, Responses) else responses
     if isinstance(model, str):
         check_layers(model, options.layers, "trace")
-    bridge = load_model(model) if isinstance(model, str) else model
+    bridge = load_model(model, **spread.loading(model)) if isinstance(model, str) else model
     options = goes_on_with(options, bridge, Path(out))
     givens: Givens | None = None
     if responses is not None:
@@ -180,30 +187,25 @@ def trace(
     batches = plan_batches(run, tracer.cells, batch_size, skip, GROUPED if givens is None else 1)
     total = sum(map(len, batches))
     bar = (progress or _silent)(total, tracer.tokens(cell for batch in batches for cell in batch))
-    make = (
-        partial(
-            _start_worker, ModelRef.of(bridge, tracer.provenance["model"]), chosen, options, Path(out), workers, givens
-        )
-        if workers > 1
-        else None
-    )
-    do_batches(run, batches, make or (lambda: partial(tracer.do, run)), bar.update, workers, partial(on_done, run))
-    failed = tracer.add_layers(run)
+    ref = spread.reference(bridge, tracer.provenance["model"])
+    crew = spread.scheduler(run.path, ref)
+    common = (chosen, options, Path(out).absolute(), spread.sharing, givens)
+    make: Callable[[], Work]
+    make = (lambda: partial(tracer.do, run)) if ref is None else partial(_start_worker, ref, *common)
+    do_batches(run, batches, make, bar.update, crew, partial(on_done, run))
+    failed: dict[Cell, str] = {}
+    if rest := tracer.lacking_layers(run):
+        bar = (progress or _silent)(len(rest), sum(len(run.payload(cell)["tokens"]) for cell in rest))
+        make = (lambda: partial(tracer.add_layers, run)) if ref is None else partial(_start_adding, ref, *common)
+        failed |= do_batches(run, [[cell] for cell in rest], make, bar.update, crew)
     if rest := rereader.todo():
         lengths = [len(run.payload(cell)["tokens"]) for cell in rest]
         bar = (progress or _silent)(len(rest), sum(lengths))
         again = [rest[begin : begin + batch_size] for begin in range(0, len(rest), batch_size)]
-        start = partial(
-            _start_rereader,
-            ModelRef.of(bridge, tracer.provenance["model"]),
-            chosen,
-            options,
-            Path(out),
-            workers,
-            givens,
-        )
-        failed |= do_batches(run, again, start if workers > 1 else lambda: rereader.do, bar.update, workers)
-    derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
+        make = (lambda: rereader.do) if ref is None else partial(_start_rereader, ref, *common)
+        failed |= do_batches(run, again, make, bar.update, crew)
+    with graded_by(spread):
+        derive_tables(run, bridge.tokenizer, tracer.facts.d_vocab)
     if report or lens is not None:
         keep_lens(tracer, run, lens)
     limit = options.max_new_tokens if givens is None else None
@@ -222,32 +224,33 @@ def trace(
     return run
 
 
-def _start_worker(
-    ref: ModelRef, problems: list[Problem], options: TraceSettings, out: Path, workers: int, givens: Givens | None
-) -> Work:
+def _tracer(
+    ref: ModelRef, problems: list[Problem], options: TraceSettings, out: Path, sharing: int, givens: Givens | None
+) -> tuple[Tracer, TraceRun]:
     """In another process: the same model, the same settings; the run's pins compare both."""
     model = ref.load()
-    share_threads(model, workers)
+    share_threads(model, sharing)
     tracer = Tracer(model, problems, options, givens)
-    run = tracer.start(out)
+    return tracer, tracer.start(out)
+
+
+def _start_worker(ref: ModelRef, *common: Any) -> Work:
+    """What decodes, or reads given responses."""
+    tracer, run = _tracer(ref, *common)
     if pinned := run.settings.get("excess"):
-        tracer.others = pinned_others(tracer, out, pinned)
+        tracer.others = pinned_others(tracer, run.path, pinned)
     return partial(tracer.do, run)
 
 
-def _start_rereader(
-    ref: ModelRef,
-    problems: list[Problem],
-    options: TraceSettings,
-    out: Path,
-    workers: int,
-    givens: Givens | None,
-) -> Work:
-    """In another process: the same model, and what the run was asked."""
-    model = ref.load()
-    share_threads(model, workers)
-    tracer = Tracer(model, problems, options, givens)
-    return Rereader(tracer, tracer.start(out)).do
+def _start_adding(ref: ModelRef, *common: Any) -> Work:
+    """What scores other layers of finished responses."""
+    tracer, run = _tracer(ref, *common)
+    return partial(tracer.add_layers, run)
+
+
+def _start_rereader(ref: ModelRef, *common: Any) -> Work:
+    """What asks finished responses more."""
+    return Rereader(*_tracer(ref, *common)).do
 
 
 class _Silence:

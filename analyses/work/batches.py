@@ -9,16 +9,21 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from analyses.store.atomic import temporary_in
+from analyses.store.cells import cell_file
 from analyses.store.run import Cell, Run
-from analyses.work.scheduler import Report, Work, scheduler
+from analyses.work.ray_pool import RayScheduler
+from analyses.work.scheduler import InProcess, Report, Scheduler, Work
 from interp.errors import InputError
 
-__all__ = ["GROUPED", "Batch", "Group", "do_batches", "guarded", "plan_batches", "rows_of", "told"]
+__all__ = ["GROUPED", "Batch", "Group", "await_cells", "do_batches", "guarded", "plan_batches", "rows_of", "told"]
 
 Batch = list[Cell]
 FATAL = ("write cell", "start run")  # a full disk is no problem's fault
@@ -105,15 +110,39 @@ def guarded(do: Callable[[Batch], None], batch: Batch) -> dict[Cell, str]:
     return reasons
 
 
+def await_cells(run: Run, cells: Sequence[Cell], seconds: float = 120.0) -> None:
+    """Wait until cells that another machine has written are there for this one, whatever it remembers of the folders.
+
+    A network file system may go on showing a folder as it was. Writing into the folder makes it look again.
+
+    Raises:
+        InputError: they are not, after that many seconds.
+    """
+    for folder in {cell_file(run.path, cell).parent for cell in cells}:
+        with suppress(FileNotFoundError):  # its cells were packed just now
+            (written := temporary_in(folder)).touch()
+            written.unlink()
+    until = time.monotonic() + seconds
+    while missing := [cell for cell in cells if not run.has(cell)]:
+        if time.monotonic() > until:
+            raise InputError(
+                "work on ray",
+                expected=f"what workers write into {run.path} to be seen here within {seconds:.0f} seconds",
+                received=f"{len(missing)} responses that are not, the first of problem {missing[0].problem!r}",
+                remedy="The same command goes on once the file system shows them.",
+            )
+        time.sleep(0.2)
+
+
 def do_batches(
     run: Run,
     batches: Sequence[Batch],
     make: Callable[[], Work],
     report: Report,
-    workers: int = 1,
+    crew: Scheduler | None = None,
     on_done: Callable[[Batch], None] = lambda batch: None,
 ) -> dict[Cell, str]:
-    """Have batches done; ``make``'s work does one and returns what :func:`guarded` does.
+    """Have batches done by a crew, or here; ``make``'s work does one and returns what :func:`guarded` does.
 
     Failures are recorded in the run once something has succeeded: where nothing does, the model or the settings are
     wrong, not the problems.
@@ -123,8 +152,10 @@ def do_batches(
     """
     failed: dict[Cell, str] = {}
     succeeded = bool(run.cells())
-    for outcome in scheduler(workers).run(batches, make, report):
+    for outcome in (crew or InProcess()).run(batches, make, report):
         lost = outcome.value if outcome.lost is None else dict.fromkeys(outcome.task, outcome.lost)
+        if isinstance(crew, RayScheduler):
+            await_cells(run, [cell for cell in outcome.task if cell not in lost])
         failed |= lost
         succeeded |= len(lost) < len(outcome.task)
         if succeeded and failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from interp.engines.registry import model_facts
 from interp.errors import InputError
 from interp.loading.hugging_face import without_bars
 from interp.loading.identity import hook_names, model_identity
-from interp.loading.models import load_model, model_source
+from interp.loading.models import BUNDLED, load_model, model_source
+from interp.loading.pull import cached_model_path
 from interp.types import Bridge
 
 __all__ = ["ModelRef", "share_threads"]
@@ -66,6 +68,17 @@ class ModelRef:
                 )
         return model
 
+    def files(self) -> tuple[str, ...]:
+        """What of the file system the model is read from, where it is not part of the installation or of a hub's cache.
+
+        >>> ModelRef("toy-reasoner").files()
+        ()
+        """
+        pulled = cached_model_path(self.name) if self.name not in BUNDLED else None
+        if pulled is not None:
+            return (str(pulled),)
+        return (self.name,) if Path(self.name).is_absolute() else ()
+
     @classmethod
     def of(cls, model: Bridge, identity: Mapping[str, Any] | None = None) -> ModelRef:
         """The reference of a loaded model; each process that loads it compares what it gets with what is here.
@@ -92,7 +105,12 @@ class ModelRef:
                 remedy="Use one worker, or remove the hooks.",
             )
         parameter = next(model.original_model.parameters())
-        options: dict[str, Any] = {"device": str(parameter.device), "dtype": parameter.dtype}
+        spread = getattr(model.original_model, "hf_device_map", None) or {}
+        options: dict[str, Any] = {"dtype": parameter.dtype}
+        if len(set(spread.values())) > 1:
+            options["device_map"] = dict(spread)  # each process puts it on the same devices
+        else:
+            options["device"] = str(parameter.device)
         if source.revision is not None:
             options["revision"] = source.revision
         own = model_facts(model)

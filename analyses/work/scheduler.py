@@ -22,13 +22,21 @@ from typing import Any, Protocol, runtime_checkable
 
 from interp.errors import InputError
 
-__all__ = ["InProcess", "Outcome", "Processes", "Report", "Scheduler", "Work", "scheduler"]
+__all__ = ["InProcess", "Outcome", "Processes", "Report", "Scheduler", "Work", "WorkWarning", "scheduler"]
 
 Report = Callable[[int], None]
 """Told of decoded tokens while a task is done."""
 
 Work = Callable[[Any, Report], Any]
 """Does one task; made by a factory in the process that runs it."""
+
+
+class WorkWarning(UserWarning):
+    """A worker that ended, or a node that cannot be used: what it had to do is done by another.
+
+    >>> issubclass(WorkWarning, UserWarning)
+    True
+    """
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,8 @@ class Scheduler(Protocol):
         ...
 
 
-def scheduler(workers: int) -> Scheduler:
-    """This process for one worker, processes for several.
+def scheduler(workers: int, gpus: Sequence[str] = ()) -> Scheduler:
+    """This process for one worker, processes for several; ``gpus`` are shared out among these.
 
     >>> outcomes = scheduler(1).run([1, 2], lambda: lambda task, report: task * 10, lambda tokens: None)
     >>> [outcome.value for outcome in outcomes]
@@ -58,7 +66,7 @@ def scheduler(workers: int) -> Scheduler:
     """
     if workers < 1:
         raise InputError("run tasks", expected="at least 1 worker", received=str(workers), remedy="Change --workers.")
-    return InProcess() if workers == 1 else Processes(workers)
+    return InProcess() if workers == 1 else Processes(workers, gpus)
 
 
 class InProcess:
@@ -72,22 +80,29 @@ class InProcess:
 
 
 class Processes:
-    """Several processes, started afresh; a task whose process dies is given to another one once more."""
+    """Several processes, started afresh; a task whose process dies is given to another one once more.
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    Each has one of the ``gpus`` for itself, or shares it with as few others as can be (:mod:`analyses.work.gpus`).
+    """
+
+    def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
+        self.workers, self.gpus = workers, list(gpus)
 
     def run(self, tasks: Sequence[Any], make: Callable[[], Work], report: Report) -> Iterator[Outcome]:
         waiting = deque((task, 1) for task in tasks)
         context = multiprocessing.get_context("spawn")  # a forked process would share the parent's threads and device
         count = min(self.workers, len(tasks))
         busy: dict[Connection, tuple[Any, Any, int]] = {}  # connection: process, task, attempt
+        on: dict[Connection, str] = {}  # the GPU of each that works
 
         def start() -> None:
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, make), daemon=True)
+            gpu = min(self.gpus, key=list(on.values()).count, default=None)
+            process = context.Process(target=_serve, args=(there, make, gpu), daemon=True)
             process.start()
             there.close()
+            if gpu is not None:
+                on[here] = gpu
             hand(here, process)
 
         def hand(connection: Connection, process: Any) -> None:
@@ -99,6 +114,7 @@ class Processes:
                 with suppress(ConnectionError):  # it may have died since it answered
                     connection.send(None)  # said, since another process may hold this end open too
                 connection.close()
+                on.pop(connection, None)
                 process.join(timeout=10)
 
         try:
@@ -114,6 +130,7 @@ class Processes:
                         process.join()
                         del busy[connection]
                         connection.close()
+                        on.pop(connection, None)
                         if attempt == 1:
                             waiting.appendleft((task, 2))
                         else:
@@ -134,8 +151,10 @@ class Processes:
                 process.kill()
 
 
-def _serve(connection: Connection, make: Callable[[], Work]) -> None:
+def _serve(connection: Connection, make: Callable[[], Work], gpu: str | None = None) -> None:
     """A worker process: make the worker, then do tasks until the other end closes."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used, which is in `make`
     parent = multiprocessing.parent_process()
     assert parent is not None
 

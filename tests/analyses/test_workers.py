@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from doubling import Make
+import torch
+from doubling import Environment, Make
 
 from analyses.problems import bundled_problems
 from analyses.store import Cell, Run
+from analyses.store.atomic import is_temporary
 from analyses.trace import trace
+from analyses.work.batches import await_cells
+from analyses.work.gpus import visible_gpus
 from analyses.work.model_ref import ModelRef
+from analyses.work.on_ray import Ray
 from analyses.work.scheduler import Outcome, _serve, scheduler
+from analyses.work.spread import Spread
 from interp import InputError, bundled_model_path, load_model
 
 
@@ -26,6 +35,49 @@ def test_a_task_whose_process_dies_is_done_by_another(tmp_path: Path) -> None:
     assert values == {1: 2, 2: 4, 3: 6, 4: 8, 5: None, 6: 12}
     assert [o for o in outcomes if o.lost] == [Outcome(5, lost="its process ended twice, last with exit code -9")]
     assert sum(told) == 8  # six tasks, two of them begun twice
+
+
+def test_each_process_has_a_gpu_of_its_own() -> None:
+    name = "CUDA_VISIBLE_DEVICES"
+    outcomes = list(scheduler(3, ("4", "GPU-6")).run([name] * 3, Environment(), lambda tokens: None))
+    assert sorted(outcome.value for outcome in outcomes) == ["4", "4", "GPU-6"]
+    assert os.environ.get(name) not in ("4", "GPU-6"), "this process goes on as it was"
+
+
+def test_what_is_shared_out_are_the_gpus_that_this_process_sees() -> None:
+    assert visible_gpus("cuda:0", {"CUDA_VISIBLE_DEVICES": "4, GPU-6 ,7"}, 3) == ("4", "GPU-6", "7")
+    assert visible_gpus("cuda:0", {"CUDA_VISIBLE_DEVICES": "4"}, 1) == ()
+    assert visible_gpus("cuda:1", {}, 4) == (), "it was chosen"
+    named = replace(ModelRef("toy-reasoner"), options={"device": "cuda:0"})
+    spread = Spread(2)
+    assert spread._gpus(named) == visible_gpus("cuda:0")
+
+
+def test_a_model_over_several_devices_is_so_in_each_process() -> None:
+    model = load_model("toy-reasoner", device="cpu")
+    assert ModelRef.of(model).options["device"] == "cpu"
+    model.original_model.hf_device_map = {"model.embed_tokens": "cpu", "": 0}
+    assert ModelRef.of(model).options["device_map"] == {"model.embed_tokens": "cpu", "": 0}
+    assert "device" not in ModelRef.of(model).options
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"gpus_per_worker": 1}, {"device": "cuda"}),
+        ({"gpus_per_worker": 0}, {"device": "cpu"}),
+        ({"gpus_per_worker": 0.5}, {"device": "cuda"}),
+        ({"gpus_per_worker": 4}, {"device_map": "auto"}),
+        ({"gpus_per_worker": 2, "device_map": "balanced"}, {"device_map": "balanced"}),
+    ],
+)
+def test_on_a_cluster_a_worker_loads_the_model_onto_its_own_gpus(
+    options: dict[str, Any], place: dict[str, Any]
+) -> None:
+    ref = Spread(2, Ray(**options)).reference(load_model("toy-reasoner", device="cpu"))
+    assert ref is not None
+    assert {k: v for k, v in ref.options.items() if k.startswith("device")} == place
+    assert ref.options["dtype"] == torch.float32
 
 
 def test_a_worker_without_tasks_ends_though_its_pipe_is_held_open(tmp_path: Path) -> None:
@@ -69,6 +121,19 @@ def test_a_model_in_memory_cannot_go_to_processes(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="which each process can load, received tiny-llama, made from an object"):
         ModelRef.of(F.bridge("llama"))
+
+
+def test_cells_of_another_machine_are_waited_for(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, kind="watch", settings={}, provenance={})
+    run.write(Cell("there"), {}, {})
+    late = threading.Timer(0.3, lambda: run.write(Cell("late"), {}, {}))
+    late.start()
+    await_cells(run, [Cell("there"), Cell("late")])
+    assert run.has(Cell("late"))
+    late.join()
+    with pytest.raises(InputError, match=r"received 1 responses that are not, the first of problem 'never'"):
+        await_cells(run, [Cell("late"), Cell("never")], seconds=0.1)
+    assert not [file for file in tmp_path.rglob("*") if is_temporary(file)]
 
 
 def test_a_failing_problem_is_recorded_and_the_rest_go_on(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ Runs and studies
     trace, TraceRun, Trajectory; attribute_run (of a finished one); Problem, bundled_problems, load_problems
     load_responses (of other engines, logs and data sets, for trace and run_study), export_responses (of a run)
     run_study, make_study, Study, Condition
+    Ray (what each worker has on a cluster: trace(..., on=Ray(gpus_per_worker=2)), or on="ray")
 
 Rooms
     attribution (sweeps, circuits and whether they are right), probes, interventions, views (figures), stats (intervals
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from analyses.studies.base import Condition, Study
     from analyses.studies.run import run_study
     from analyses.trace import TraceRun, Trajectory, attribute_run, trace
+    from analyses.work.on_ray import Ray
     from interp import (
         Component,
         Encoding,
@@ -214,6 +216,7 @@ __all__ = [
     "PieceResiduals",
     "Positions",
     "Problem",
+    "Ray",
     "ReceiverHeads",
     "ResidualPieces",
     "ResidualSites",
@@ -332,6 +335,7 @@ _ANALYSES = {
     "EdgeEffects": "analyses.attribution",
     "NodeEffects": "analyses.attribution",
     "Problem": "analyses.problems",
+    "Ray": "analyses.work.on_ray",
     "Study": "analyses.studies.base",
     "TraceRun": "analyses.trace",
     "Trajectory": "analyses.trace",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from analyses.store import Cell, CellData, Run
+from analyses.store.atomic import NO_LOCKS
 from analyses.store.cells import Place, read_cell
 from analyses.store.shards import Shards, pack
 from interp.errors import InputError
@@ -168,6 +170,23 @@ def test_packing_killed_at_any_moment_loses_no_cell(tmp_path: Path) -> None:
     assert again.cells() == [Cell("p", number) for number in range(80)]
     assert all(again.payload(cell)["number"] == cell.sample for cell in again.cells())
     assert any(file.suffix == ".zip" for file in again.files())
+
+
+def test_where_locks_hold_nobody_off_nothing_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that is written anew on another machine at that moment could be lost."""
+    run = filled(tmp_path, 12)
+    (tmp_path / NO_LOCKS).touch()
+    assert pack(tmp_path, tmp_path / ".lock", each=4) == 0
+    (tmp_path / NO_LOCKS).unlink()
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", no_locks)
+        assert pack(tmp_path, tmp_path / ".lock", each=4) == 0
+    assert pack(tmp_path, tmp_path / ".lock", each=4) == 12
+    assert len(run.cells()) == 12
 
 
 def test_a_run_packs_itself_as_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from processes import Command
+from safetensors import safe_open
 
 from analyses.problems import bundled_problems
 from analyses.store import Run
 from analyses.trace import trace
 from analyses.trace.estimate import estimate_trace
-from interp import InputError, load_model
+from analyses.work.on_ray import Ray
+from analyses.work.spread import Spread
+from interp import InputError, bundled_model_path, load_model
 
 SMALL = {"max_new_tokens": 20, "batch_size": 4, "excess": 0}
 ONE = {**SMALL, "layers": [0]}
@@ -49,6 +52,21 @@ def test_what_is_there_is_left_out(model: Any, tmp_path: Path) -> None:
     trace(model, n=3, out=tmp_path, **NULL, **ONE)
     assert estimate_trace(model, out=tmp_path, n=3, **NULL, **ONE).read_again == 0
     assert estimate_trace(model, out=tmp_path, n=3, probes=["r2"], **NULL, **ONE).read_again == 3
+
+
+def test_of_a_cluster_the_workers_and_what_each_holds(model: Any, tmp_path: Path) -> None:
+    problems = bundled_problems(40)
+    found = estimate_trace(model, problems, tmp_path, on=Ray(gpus_per_worker=2), shape=(3, 8), **SMALL)
+    assert found.workers == 12
+    with safe_open(bundled_model_path("toy-reasoner") / "model.safetensors", "pt") as file:
+        stored = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118  (it is no dictionary)
+    assert found.weight_bytes == sum(tensor.numel() * tensor.element_size() for tensor in stored)
+    config = json.loads((bundled_model_path("toy-reasoner") / "config.json").read_text())
+    each = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 4
+    longest = max(len(model.tokenizer(problem.question)["input_ids"]) for problem in problems)
+    assert found.cache_bytes == each * 4 * (longest + 20)
+    assert estimate_trace(model, problems, tmp_path, workers=5, on=Ray(gpus_per_worker=2), **SMALL).workers == 5
+    assert Spread(None, Ray(gpus_per_worker=0, cpus_per_worker=4)).count((2, 16)) == 8
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +113,24 @@ def test_the_command(tmp_path: Path, peaklens: Command) -> None:
     assert not (tmp_path / "r").exists()
     peaklens(*[word for word in words if word != "--dry-run"], "--quiet")
     assert peaklens(*words)[1] == "trace: nothing is left to do.\n"
+    assert " 16 workers, each with " in peaklens(*words[:-1], str(tmp_path / "new"), "--shape", "2x8")[1]
     code, _, said = peaklens(*words, "--null", "19")
     assert code == 2
     assert "Give --null 59" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--shape", "4x8"), "--shape with --dry-run"),
+        (("--shape", "4y8", "--dry-run"), "NODESxGPUS, e.g. 4x8, received '4y8'"),
+        (("--gpus-per-worker", "2"), "--gpus-per-worker and --cpus-per-worker with --on ray"),
+        (("--on", "ray", "--gpus-per-worker", "1.5"), "a whole number of GPUs"),
+    ],
+)
+def test_options_of_a_cluster_that_say_nothing_are_refused(
+    words: tuple[str, ...], message: str, peaklens: Command
+) -> None:
+    code, _, said = peaklens("trace", "--n", "2", *words)
+    assert code == 2
+    assert message in " ".join(said.split())
