@@ -84,6 +84,10 @@ def trace(
             show_default="20 in a new run",
         ),
     ] = None,
+    pool: Annotated[
+        Path | None,
+        typer.Option(help="Problems that other answers are taken from; all of --problems unless given."),
+    ] = None,
     lens: Annotated[
         int | None,
         typer.Option(
@@ -147,8 +151,8 @@ def trace(
             )
             return
     chosen = None if problems is None else load_problems(problems, n=n if said is None else None, **columns)
-    needs_pool = null or excess != 0
-    pool = load_problems(problems, n=None, **columns) if problems is not None and needs_pool else None
+    source = pool or problems
+    others = load_problems(source, n=None, **columns) if source is not None and (null or excess != 0) else None
     silent = quiet or as_json
     check_layers(model, settings["layers"], "trace")
     loaded = load_chosen(model, device, dtype, device_map, silent)
@@ -157,7 +161,7 @@ def trace(
         tell_engine(loaded, out)
     common: dict[str, Any] = {
         "n": n if chosen is None or said is not None else None, "batch_size": batch_size, "workers": workers,
-        "pool": pool, **settings, **probing,
+        "pool": others, **settings, **probing,
     }  # fmt: skip
     if dry_run:
         found = estimate_trace(loaded, chosen, out, **common)

@@ -50,6 +50,7 @@ Runs and studies
     trace, TraceRun, Trajectory; attribute_run (of a finished one); Problem, bundled_problems, load_problems
     load_responses (of other engines, logs and data sets, for trace and run_study), export_responses (of a run)
     run_study, make_study, Study, Condition
+    bundle (a site of runs that opens from disk), merge (runs of equal settings)
 
 Rooms
     attribution (sweeps, circuits and whether they are right), probes, interventions, views (figures), stats (intervals
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     )
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.responses import export_responses, load_responses
+    from analyses.sharing import bundle, merge
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
     from analyses.studies.run import run_study
@@ -238,6 +240,7 @@ __all__ = [
     "attribute_run",
     "attribution",
     "bandwidth_sweep",
+    "bundle",
     "bundled_model_path",
     "bundled_problems",
     "cka",
@@ -273,6 +276,7 @@ __all__ = [
     "matched_contrasts",
     "mean_writes",
     "median_distance",
+    "merge",
     "mi_attribution",
     "nhsic",
     "nhsic_dense",
@@ -336,6 +340,7 @@ _ANALYSES = {
     "TraceRun": "analyses.trace",
     "Trajectory": "analyses.trace",
     "attribute_run": "analyses.trace",
+    "bundle": "analyses.sharing",
     "bundled_problems": "analyses.problems",
     "export_responses": "analyses.responses",
     "load_problems": "analyses.problems",
@@ -346,6 +351,7 @@ _ANALYSES = {
     "make_study": "analyses.studies",
     "matched_contrasts": "analyses.attribution",
     "mean_writes": "analyses.attribution",
+    "merge": "analyses.sharing",
     "nhsic_metric": "analyses.attribution",
     "node_measure": "analyses.attribution",
     "patch_edges": "analyses.attribution",
