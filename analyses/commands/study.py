@@ -14,6 +14,7 @@ from analyses.commands.options import (
     Device,
     DeviceMap,
     Dtype,
+    LogTo,
     MaxNewTokens,
     Model,
     N,
@@ -75,6 +76,7 @@ def study(
     samples: Samples = 1,
     seed: Seed = 0,
     workers: Workers = 1,
+    log_to: LogTo = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, from a short warm-up.")] = False,
     device: Device = None,
@@ -89,6 +91,7 @@ def study(
     from analyses.commands.show_study import do_dry_run, do_study
     from analyses.problems import load_problems
     from analyses.responses import load_responses
+    from analyses.sharing.tracking import check_tracker
     from analyses.studies import STUDIES, find_study, make_study
     from analyses.studies.plan import check_study_layers
     from analyses.trace.settings import TraceSettings, check_work
@@ -113,6 +116,8 @@ def study(
             remedy="Leave --dry-run out: each response is read once.",
         )
     check_work("study", n, batch_size, workers)
+    if log_to is not None:
+        check_tracker(log_to)
     columns = {"question": question, "solution": solution, "answer": answer}
     # All of them: the first calibrate the study, whatever n is.
     asked = None if problems is None else load_problems(problems, n=None, **columns)
@@ -130,5 +135,10 @@ def study(
     if dry_run:
         do_dry_run(chosen, loaded, asked, as_json, **common)
     else:
-        more: dict[str, Any] = {"retry_failed": retry_failed, "baselines": baselines, "responses": said}
+        more: dict[str, Any] = {
+            "retry_failed": retry_failed,
+            "baselines": baselines,
+            "responses": said,
+            "log_to": log_to,
+        }
         tell_failures(do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common), "cell")

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, say, tell_engine, tell_failures, tell_prompt
+from analyses.commands.common import load_chosen, say, tell_engine, tell_failures, tell_prompt, tell_tracker
 from analyses.commands.options import (
     AnswerColumn,
     Device,
     DeviceMap,
     Dtype,
+    LogTo,
     MaxNewTokens,
     Model,
     N,
@@ -99,6 +100,7 @@ def trace(
         list[str] | None, typer.Option(help="What opens and closes thinking beside what is known: '<plan>...</plan>'.")
     ] = None,
     workers: Workers = 1,
+    log_to: LogTo = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
     ] = False,
@@ -114,6 +116,7 @@ def trace(
     from analyses.problems import load_problems
     from analyses.report.summary import summary
     from analyses.responses import load_responses
+    from analyses.sharing.tracking import check_tracker
     from analyses.trace.estimate import estimate_trace
     from analyses.trace.given import settings_without_decoding
     from analyses.trace.probing import Probing
@@ -139,6 +142,8 @@ def trace(
     TraceSettings(**settings)
     Probing(**probing)
     check_work("trace", n, batch_size, workers)
+    if log_to is not None:
+        check_tracker(log_to)
     lens = None if lens is None else as_whole(lens, "trace", "lens", 0)
     columns = {"question": question, "solution": solution, "answer": answer}
     said = None if not responses else load_responses(responses)
@@ -181,4 +186,5 @@ def trace(
         typer.echo(json.dumps(summary(run)))
     elif not quiet:
         show(run)
+    tell_tracker(log_to, run)
     tell_failures(run.failures(), "response")

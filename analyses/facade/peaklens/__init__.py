@@ -50,7 +50,7 @@ Runs and studies
     trace, TraceRun, Trajectory; attribute_run (of a finished one); Problem, bundled_problems, load_problems
     load_responses (of other engines, logs and data sets, for trace and run_study), export_responses (of a run)
     run_study, make_study, Study, Condition
-    bundle (a site of runs that opens from disk), merge (runs of equal settings)
+    bundle (a site of runs that opens from disk), merge (runs of equal settings), log_to (a tracker of experiments)
 
 Rooms
     attribution (sweeps, circuits and whether they are right), probes, interventions, views (figures), stats (intervals
@@ -91,7 +91,7 @@ if TYPE_CHECKING:
     )
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.responses import export_responses, load_responses
-    from analyses.sharing import bundle, merge
+    from analyses.sharing import bundle, log_to, merge
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
     from analyses.studies.run import run_study
@@ -270,6 +270,7 @@ __all__ = [
     "load_problems",
     "load_responses",
     "log_probability",
+    "log_to",
     "logit_attribution",
     "logit_difference",
     "make_study",
@@ -346,6 +347,7 @@ _ANALYSES = {
     "load_problems": "analyses.problems",
     "load_responses": "analyses.responses",
     "MiAttribution": "analyses.attribution",
+    "log_to": "analyses.sharing",
     "logit_attribution": "analyses.attribution",
     "mi_attribution": "analyses.attribution",
     "make_study": "analyses.studies",

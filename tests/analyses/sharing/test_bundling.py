@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import families as F
 import pandas
 import pytest
 from browser import Browser, browser  # noqa: F401  (a fixture)
@@ -17,19 +16,10 @@ from processes import Command
 
 from analyses.sharing import bundle, bundling
 from analyses.stats import proportion
-from analyses.studies import make_study
-from analyses.studies.run import run_study
 from analyses.trace import TraceRun
 from interp import InputError
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("study") / "told"
-    run_study(make_study("trajectories", {}), F.pair("toy")[1], out=out, n=2, max_new_tokens=12, layers=[2])
-    return out
 
 
 @pytest.fixture(scope="module")
