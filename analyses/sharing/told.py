@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,10 +119,9 @@ def _peaks(peaks: pandas.DataFrame) -> list[tuple[str, float, int]]:
     by_layer = peaks.groupby("layer")[names]
     means, counts = by_layer.mean(), by_layer.count()
     found: list[tuple[str, float, int]] = []
-    for layer in map(int, means.index):
-        for name in names:
-            mean, n = float(means.at[layer, name]), float(counts.at[layer, name])
-            found += [(f"peaks/{name}", mean, layer), (f"peaks/{name}_n", n, layer)]
+    for name in names:
+        for layer, mean, n in zip(means.index.tolist(), means[name].tolist(), counts[name].tolist(), strict=True):
+            found += [(f"peaks/{name}", mean, layer), (f"peaks/{name}_n", float(n), layer)]
     if peaks.empty or peaks.groupby(["problem", "layer"]).size().nunique() > 1:
         return found
     whole = peaks.pivot_table(index="problem", columns="layer", values=[n for n in names if peaks[n].notna().all()])
@@ -133,8 +133,6 @@ def _peaks(peaks: pandas.DataFrame) -> list[tuple[str, float, int]]:
 
 def _of_table(name: str, frame: pandas.DataFrame) -> list[tuple[str, float, int]]:
     """The numbers of a small table; rows are named by the first columns that tell them apart."""
-    import pandas as pd
-
     if frame.empty or len(frame) > _MOST:
         return []
     columns = list(map(str, frame.columns))
@@ -150,7 +148,7 @@ def _of_table(name: str, frame: pandas.DataFrame) -> list[tuple[str, float, int]
         label = _label(" ".join(str(value) for value in keys.values() if not _missing(value)))
         for column in columns[width:]:
             value = values[column]
-            if pd.api.types.is_number(value) and not isinstance(value, bool) and math.isfinite(value):
+            if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
                 parts = [part for part in (name, label, column) if part]
                 found.append((metric_name("/".join(parts)), float(value), int(layer) if has_layer else 0))
     return found

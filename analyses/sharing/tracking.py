@@ -149,7 +149,7 @@ def _wandb(told: Told) -> str:
         code = 0
     finally:
         run.finish(exit_code=code)
-    return f"wandb run {run.id} of project {project}, {run.url or f'offline in {run.dir}'}"
+    return f"wandb run {run.id} of project {project}, {(not run.offline and run.url) or f'offline in {run.dir}'}"
 
 
 _SENDERS: dict[str, Callable[[Told], str]] = {"mlflow": _mlflow, "wandb": _wandb}
