@@ -12,14 +12,15 @@ import io
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError
+from interp.loading.licence import card_licence
 
-__all__ = ["READERS", "Repeated", "Row", "each_line"]
+__all__ = ["READERS", "FromFile", "Repeated", "Row", "each_line", "file_facts"]
 
 Row = tuple[str, dict[str, Any]]
 
@@ -33,6 +34,27 @@ class Repeated:
     """The cell of a column name that stands several times: which of them is meant, nobody can tell."""
 
     values: tuple[Any, ...]
+
+
+class FromFile(list[Any]):
+    """Problems of a file: a list like any other that also says which file it is of.
+
+    >>> FromFile(["a"], {"file": "gsm8k.jsonl", "licence": "mit"}).source["licence"]
+    'mit'
+    """
+
+    def __init__(self, items: Iterable[Any] = (), source: Mapping[str, str | None] | None = None) -> None:
+        super().__init__(items)
+        self.source = dict(source or {})
+
+
+def file_facts(file: Path) -> dict[str, str | None]:
+    """What a run notes of a problem file: its name without folders, and the licence that the files beside it state.
+
+    >>> file_facts(Path("no/such/gsm8k.jsonl"))
+    {'file': 'gsm8k.jsonl', 'licence': None}
+    """
+    return {"file": file.name, "licence": card_licence(file.parent)}
 
 
 def _cells(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from analyses.problem_files import READERS, Repeated, Row
+from analyses.problem_files import READERS, FromFile, Repeated, Row, file_facts
 from interp.errors import InputError
 
 __all__ = ["Problem", "bundled_problems", "load_problems", "problem_of", "split_solution"]
@@ -146,7 +146,7 @@ def load_problems(
                 )
             seen[problem.id] = where
             problems.append(problem)
-    return problems
+    return FromFile(problems, file_facts(file))
 
 
 @contextmanager

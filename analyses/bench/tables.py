@@ -1,10 +1,11 @@
-"""How much time and memory the tables, the summary and the report of a large trace take.
+"""How much time and memory it takes to plan, resume, derive and report a large trace.
 
     python -m analyses.bench.tables /tmp/large --responses 10000 --layers 30 --steps 500
 
 1. Cells of random scores are written into a run folder, as a trace would have them; no model is run.
-2. Tables, summary and report are each made in a process of its own, which tells its seconds and its largest memory.
-   Made once more, nothing is derived.
+2. Going on with one response more is planned; tables, summary and report are made: each
+   in a process of its own, which tells its seconds, those of the processor, and its largest memory. Made once more,
+   nothing is derived.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from analyses.store.run import Run
+
 __all__ = ["STAGES", "bench_tables", "write_large_run"]
 
-STAGES = ("derive", "show", "report", "repeat")
+STAGES = ("plan", "derive", "show", "report", "repeat")
+_BATCH = 16
 _WORDS = 1000
 
 
@@ -69,7 +74,7 @@ def write_large_run(folder: Path, responses: int, layers: int, steps: int) -> No
 
 
 def bench_tables(folder: Path, stage: str) -> dict[str, float]:
-    """Seconds of one stage and the largest memory of this process so far, in GB."""
+    """Seconds of one stage, those of the processor, and the largest memory of this process so far, in GB."""
     import contextlib
     import io
 
@@ -78,8 +83,11 @@ def bench_tables(folder: Path, stage: str) -> dict[str, float]:
     from analyses.store.run import Run
     from analyses.trace.tables import derive_tables
 
-    run, begun = Run.open(folder), time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
+    run = Run.open(folder)
     with contextlib.redirect_stdout(io.StringIO()):
+        if stage == "plan":
+            _plan(run)
         if stage in ("derive", "repeat"):
             derive_tables(run, _words(), _WORDS)
         if stage in ("show", "repeat"):
@@ -88,7 +96,19 @@ def bench_tables(folder: Path, stage: str) -> dict[str, float]:
             refresh_report(run)
     unit = 1 if sys.platform == "darwin" else 1024  # of the kernel's number
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    return {"seconds": time.perf_counter() - begun, "peak_gb": peak}
+    spent = {"seconds": time.perf_counter() - begun, "processor": time.process_time() - used}
+    return {name: round(value, 3) for name, value in spent.items()} | {"peak_gb": round(peak, 3)}
+
+
+def _plan(run: Run) -> None:
+    """What going on takes before the first token: pins are compared, and the one response that is left is found."""
+    from analyses.store.run import Cell, Run
+    from analyses.work.batches import plan_batches
+
+    again = Run.start(run.path, kind=run.kind, settings=run.settings, provenance=run.provenance, may_grow=("problems",))
+    cells = [*(Cell(name) for name in run.settings["problems"]), Cell("left")]
+    planned = plan_batches(again, cells, _BATCH, list(again.failures()))
+    assert [cell for batch in planned for cell in batch] == [Cell("left")]
 
 
 def main(

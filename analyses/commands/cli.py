@@ -9,7 +9,6 @@ import os
 import sys
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +20,7 @@ from analyses.commands.demo import demo
 from analyses.commands.doctor import doctor, version
 from analyses.commands.generate import generate
 from analyses.commands.responses import export_prompts, export_responses
+from analyses.commands.sharing import bundle, merge, report
 from analyses.commands.study import study
 from analyses.commands.study_help import StudyCommand
 from analyses.commands.trace import trace
@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Models that are bundled, in the cache, or known.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
-for command in (trace, generate, attribute, export_prompts, export_responses, demo, doctor):
+for command in (trace, generate, attribute, report, bundle, merge, export_prompts, export_responses, demo, doctor):
     app.command()(command)
 app.command(cls=StudyCommand)(study)
 
@@ -54,18 +54,6 @@ def peaklens(
     ] = False,
 ) -> None:
     """Watch a reasoning model think: mutual-information peaks, thinking tokens, interventions."""
-
-
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of traces.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
-) -> None:
-    """One offline page about one trace or several."""
-    from analyses.report import write_report
-    from analyses.store.run import Run
-
-    typer.echo(f"{write_report([Run.open(run) for run in runs], out)}")
 
 
 @models_app.callback()

@@ -11,7 +11,10 @@ import typer
 
 from analyses.commands.options import device_map_of
 
-__all__ = ["complain", "first_line", "load_chosen", "no_word", "say", "tell_engine", "tell_failures", "tell_prompt"]
+__all__ = [
+    "complain", "first_line", "load_chosen", "no_word", "say", "tell_engine", "tell_failures", "tell_prompt",
+    "tell_tracker",
+]  # fmt: skip
 
 
 def load_chosen(
@@ -59,6 +62,19 @@ def tell_failures(failures: Mapping[Any, str], what: str) -> None:
         told = f"{len(failures)} {what}{'s' if len(failures) > 1 else ''} failed, the first (problem {cell.problem!r})"
         remedy = "All are listed in failures.json, and --retry-failed tries them again."
         raise typer.Exit(complain(f"{told}: {first_line(reason)} {remedy}", 1))
+
+
+def tell_tracker(tracker: str | None, result: Any) -> None:
+    """Tell a tracker of a result. One that fails is said, and no more: the result is whole, so is the exit code."""
+    if tracker is None:
+        return
+    from analyses.sharing.tracking import log_to
+    from interp.errors import InputError
+
+    try:
+        say(f"told {log_to(tracker, result)}")
+    except InputError as error:
+        say(str(error))
 
 
 def first_line(reason: object) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "DeviceMap",
     "Dtype",
     "GpusPerWorker",
+    "LogTo",
     "MaxNewTokens",
     "Model",
     "N",
@@ -85,6 +86,7 @@ Responses = Annotated[
         "completions, a data set on disk, a run folder. May be given several times."
     ),
 ]
+LogTo = Annotated[str | None, typer.Option(help="Tell a tracker of the result too: mlflow or wandb (docs/SHARING.md).")]
 QuestionColumn = Annotated[str | None, typer.Option(help="Column of the question.")]
 SolutionColumn = Annotated[str | None, typer.Option(help="Column of the gold solution.")]
 AnswerColumn = Annotated[str | None, typer.Option(help="Column of the gold answer.")]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from analyses.commands.common import tell_tracker
 from analyses.commands.show_trace import taken
 from analyses.problems import Problem
 from analyses.store.run import Cell
@@ -45,6 +46,7 @@ def do_study(
     out: Path,
     quiet: bool,
     as_json: bool,
+    log_to: str | None = None,
     **options: Any,
 ) -> dict[Cell, str]:
     """Run the study and print its readings and main table; cells that failed, with reasons."""
@@ -67,6 +69,7 @@ def do_study(
         print(json.dumps(facts))
     elif not quiet:
         _show(result, out)
+    tell_tracker(log_to, result)
     return result.failures
 
 

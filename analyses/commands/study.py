@@ -16,6 +16,7 @@ from analyses.commands.options import (
     DeviceMap,
     Dtype,
     GpusPerWorker,
+    LogTo,
     MaxNewTokens,
     Model,
     N,
@@ -84,6 +85,7 @@ def study(
     gpus_per_worker: GpusPerWorker = None,
     cpus_per_worker: CpusPerWorker = None,
     shape: Shape = None,
+    log_to: LogTo = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try cells again that failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, from a short warm-up.")] = False,
     device: Device = None,
@@ -98,6 +100,7 @@ def study(
     from analyses.commands.show_study import do_dry_run, do_study
     from analyses.problems import load_problems
     from analyses.responses import load_responses
+    from analyses.sharing.tracking import check_tracker
     from analyses.studies import STUDIES, find_study, make_study
     from analyses.studies.plan import check_study_layers
     from analyses.trace.settings import TraceSettings, check_work
@@ -125,6 +128,8 @@ def study(
     tell = no_word if silent else say
     cluster, shaped = cluster_of(on, gpus_per_worker, cpus_per_worker, device_map, shape, dry_run, tell)
     *_, spread = check_work("study", n, batch_size, workers, cluster)
+    if log_to is not None:
+        check_tracker(log_to)
     columns = {"question": question, "solution": solution, "answer": answer}
     # All of them: the first calibrate the study, whatever n is.
     asked = None if problems is None else load_problems(problems, n=None, **columns)
@@ -142,5 +147,10 @@ def study(
     if dry_run:
         do_dry_run(chosen, loaded, asked, as_json, shape=shaped, **common)
     else:
-        more: dict[str, Any] = {"retry_failed": retry_failed, "baselines": baselines, "responses": said}
+        more: dict[str, Any] = {
+            "retry_failed": retry_failed,
+            "baselines": baselines,
+            "responses": said,
+            "log_to": log_to,
+        }
         tell_failures(do_study(chosen, loaded, asked, folder, quiet, as_json, **more, **common), "cell")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.common import load_chosen, no_word, say, tell_engine, tell_failures, tell_prompt
+from analyses.commands.common import load_chosen, no_word, say, tell_engine, tell_failures, tell_prompt, tell_tracker
 from analyses.commands.options import (
     AnswerColumn,
     CpusPerWorker,
@@ -17,6 +17,7 @@ from analyses.commands.options import (
     DeviceMap,
     Dtype,
     GpusPerWorker,
+    LogTo,
     MaxNewTokens,
     Model,
     N,
@@ -89,6 +90,10 @@ def trace(
             show_default="20 in a new run",
         ),
     ] = None,
+    pool: Annotated[
+        Path | None,
+        typer.Option(help="Problems that other answers are taken from; all of --problems unless given."),
+    ] = None,
     lens: Annotated[
         int | None,
         typer.Option(
@@ -104,6 +109,7 @@ def trace(
     gpus_per_worker: GpusPerWorker = None,
     cpus_per_worker: CpusPerWorker = None,
     shape: Shape = None,
+    log_to: LogTo = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try problems again that failed before.")
     ] = False,
@@ -119,6 +125,7 @@ def trace(
     from analyses.problems import load_problems
     from analyses.report.summary import summary
     from analyses.responses import load_responses
+    from analyses.sharing.tracking import check_tracker
     from analyses.trace.estimate import estimate_trace
     from analyses.trace.given import settings_without_decoding
     from analyses.trace.probing import Probing
@@ -147,6 +154,8 @@ def trace(
     tell = no_word if silent else say
     cluster, shaped = cluster_of(on, gpus_per_worker, cpus_per_worker, device_map, shape, dry_run, tell)
     *_, spread = check_work("trace", n, batch_size, workers, cluster)
+    if log_to is not None:
+        check_tracker(log_to)
     lens = None if lens is None else as_whole(lens, "trace", "lens", 0)
     columns = {"question": question, "solution": solution, "answer": answer}
     said = None if not responses else load_responses(responses)
@@ -159,8 +168,8 @@ def trace(
             )
             return
     chosen = None if problems is None else load_problems(problems, n=n if said is None else None, **columns)
-    needs_pool = null or excess != 0
-    pool = load_problems(problems, n=None, **columns) if problems is not None and needs_pool else None
+    source = pool or problems
+    others = load_problems(source, n=None, **columns) if source is not None and (null or excess != 0) else None
     check_layers(model, settings["layers"], "trace")
     loaded = load_chosen(model, device, dtype, device_map, silent, None if dry_run else spread)
     if not silent:
@@ -168,7 +177,7 @@ def trace(
         tell_engine(loaded, out)
     common: dict[str, Any] = {
         "n": n if chosen is None or said is not None else None, "batch_size": batch_size, "workers": workers,
-        "on": cluster, "pool": pool, **settings, **probing,
+        "on": cluster, "pool": others, **settings, **probing,
     }  # fmt: skip
     if dry_run:
         found = estimate_trace(loaded, chosen, out, shape=shaped, **common)
@@ -188,4 +197,5 @@ def trace(
         typer.echo(json.dumps(summary(run)))
     elif not quiet:
         show(run)
+    tell_tracker(log_to, run)
     tell_failures(run.failures(), "response")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from analyses.report.digest import Digest
+from analyses.store.about import data_told, licence_told
 from analyses.store.columns import is_void
 from analyses.store.run import Cell
 from analyses.views.parts import listed, scrolling, small, source_facts
@@ -57,8 +58,10 @@ def made(one: Digest) -> str:
         ("model", name_of(settings.get("model", "–"))),
         *source,
     ]
-    apart = ("model", "problems", "samples", "responses", "responses_from")
+    apart = ("model", "problems", "samples", "responses", "responses_from", "data")
     shown = {key: value for key, value in settings.items() if key not in apart}
+    facts += [("licence of the model", licence_told((one.run.provenance.get("model") or {}).get("licence")))]
+    facts += [("problem file", data_told(settings))]
     facts += [("responses from", _source(source)) for source in settings.get("responses_from", ())]
     facts += [(key.replace("_", " "), _setting(value)) for key, value in shown.items()]
     facts += [

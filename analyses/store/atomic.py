@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ __all__ = [
     "is_temporary",
     "locked",
     "make_folder",
+    "new_folder",
     "probe",
     "quote_name",
     "replacing",
@@ -112,6 +114,46 @@ def replacing(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         raise
     _flush_folder(target.parent)
+
+
+@contextmanager
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder that becomes `target`, with all that the block writes into it, or leaves `target` as it was.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as text:
+    ...     with new_folder(Path(text, "site")) as folder:
+    ...         _ = (folder / "index.html").write_text("whole")
+    ...         before = Path(text, "site").exists()
+    ...     before, [file.name for file in Path(text).rglob("*")]
+    (False, ['site', 'index.html'])
+
+    It has the target's name while it is written, within a folder of a temporary name beside the target. What processes
+    of this machine that were killed meanwhile left there is removed first. With `replace`, a target that is there goes.
+    """
+    make_folder(target.parent)
+    _sweep_folders(target.parent)
+    holder = target.parent / _temporary_name()
+    try:
+        holder.mkdir()
+        folder = holder / target.name
+        folder.mkdir()
+        yield folder
+        if replace and target.exists():
+            target.replace(holder / f"{target.name}.before")
+        folder.replace(target)  # over an empty folder too
+        _flush_folder(target.parent)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _sweep_folders(parent: Path) -> None:
+    import psutil
+
+    for path in parent.glob(f"{_PREFIX}{_machine()}-*"):
+        process = path.name.removeprefix(_PREFIX).split("-")[1]
+        if path.is_dir() and process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def probe(folder: Path) -> None:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jaxtyping import Shaped
 from torch import Tensor
 
+from analyses.store.about import about_run
 from analyses.store.atomic import (
     disk_errors,
     is_temporary,
@@ -295,13 +296,18 @@ class Run:
 
     def write_table(self, name: str, frame: pandas.DataFrame) -> None:
         """Store a derived table, Parquet or CSV by the suffix of `name`, in place of an earlier one (`write_frame`)."""
-        write_frame(self._table_file(name), frame)
+        write_frame(self._table_file(name), frame, self.about)
 
     @contextmanager
     def table_writer(self, name: str, schema: pyarrow.Schema) -> Iterator[pyarrow.parquet.ParquetWriter]:
         """Stream a derived Parquet table, one that need not fit into memory, by row groups (`parquet_writer`)."""
-        with parquet_writer(self._table_file(name), schema) as writer:
+        with parquet_writer(self._table_file(name), schema, self.about) as writer:
             yield writer
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What its Parquet tables say of themselves (:mod:`analyses.store.about`)."""
+        return about_run(self.kind, self.settings, self.provenance)
 
     @property
     def tables(self) -> list[str]:

@@ -14,7 +14,7 @@ Any program for ZIP files turns a shard back into the files it was made of, in `
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
@@ -22,7 +22,7 @@ from typing import IO
 from analyses.store.atomic import NO_LOCKS, is_temporary, locked, make_folder, replacing
 from analyses.store.cells import Place, cell_files, damaged
 
-__all__ = ["Shards", "any_cells", "pack", "writing"]
+__all__ = ["Shards", "any_cells", "every_place", "pack", "write_places", "writing"]
 
 CELLS = 500  # of a shard
 _BYTES = 1 << 30  # of a shard, from which on the next cell begins another one
@@ -81,6 +81,27 @@ class Shards:
 def any_cells(folder: Path) -> bool:
     """Whether the run in `folder` has a finished cell."""
     return any(True for _ in cell_files(folder)) or bool(Shards(folder).files())
+
+
+def every_place(folder: Path) -> dict[str, Place]:
+    """The place of each finished cell of the run in `folder`, alone or packed, by its name relative to ``cells/``."""
+    alone = {_name(folder, file): Place(file) for file in cell_files(folder)}  # first: what is packed then is in both
+    return {**Shards(folder).places(), **alone}
+
+
+def write_places(folder: Path, content: Mapping[str, Place], *, least: int) -> None:
+    """Copy cells, as they are, into a folder that has none: packed if there are `least`, the rest as files."""
+    names, begin = list(content), 0
+    shards = Shards(folder)
+    while len(names) >= least and len(names) - begin >= CELLS:
+        some = names[begin : begin + CELLS]
+        _write(shards, {name: content[name] for name in some})
+        begin += CELLS
+    for name in names[begin:]:
+        file = folder / "cells" / name
+        make_folder(file.parent)
+        with replacing(file) as temporary:
+            temporary.write_bytes(content[name].read())
 
 
 def writing(folder: Path) -> AbstractContextManager[bool]:

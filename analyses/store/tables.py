@@ -45,8 +45,12 @@ def is_table(name: str) -> bool:
 
 
 @contextmanager
-def parquet_writer(file: Path, schema: pyarrow.Schema) -> Iterator[pyarrow.parquet.ParquetWriter]:
+def parquet_writer(
+    file: Path, schema: pyarrow.Schema, about: Mapping[str, str] | None = None
+) -> Iterator[pyarrow.parquet.ParquetWriter]:
     """A writer of row groups into `file`, which appears when the block ends without an error.
+
+    `about` goes into the metadata of the table, beside what the schema has there.
 
     >>> import pyarrow, tempfile
     >>> rows = pyarrow.table({"mi": [0.5, 0.25]})
@@ -64,7 +68,8 @@ def parquet_writer(file: Path, schema: pyarrow.Schema) -> Iterator[pyarrow.parqu
             "write table", expected="a name ending in .parquet", received=file.name, remedy="Use write_table for CSV."
         )
     with disk_errors("write table", file, _ROOM), replacing(file) as temporary:
-        writer = pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd")
+        told = {**(schema.metadata or {}), **{key.encode(): text.encode() for key, text in (about or {}).items()}}
+        writer = pyarrow.parquet.ParquetWriter(temporary, schema.with_metadata(told or None), compression="zstd")
         try:
             yield writer
         finally:
@@ -111,8 +116,10 @@ class RowGroups:
             self._flush()
 
 
-def write_frame(file: Path, frame: pandas.DataFrame) -> None:
+def write_frame(file: Path, frame: pandas.DataFrame, about: Mapping[str, str] | None = None) -> None:
     """Write `frame` into `file`; row numbers are not kept, and an index of more than numbers is refused.
+
+    `about` is put into the metadata of a Parquet table; a CSV has none.
 
     >>> import pandas, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +145,7 @@ def write_frame(file: Path, frame: pandas.DataFrame) -> None:
             import pyarrow
 
             table = pyarrow.Table.from_pandas(frame, preserve_index=False)
-            with parquet_writer(file, table.schema) as writer:
+            with parquet_writer(file, table.schema, about) as writer:
                 writer.write_table(table)
             return
         with disk_errors("write table", file, _ROOM):

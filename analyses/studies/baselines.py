@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from analyses.problem_files import FromFile
 from analyses.problems import Problem
 from analyses.responses import Paired
 from analyses.store.run import Cell, Run
@@ -43,6 +44,7 @@ class Baselines:
         pool: whose references the excess is over, where ``probing`` asks for it: all that the problem source has,
             whatever the number of problems.
         responses: given ones, which are read in the place of decoding.
+        source: the problem file, as a run notes it.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Baselines:
     watch: Watch
     pool: Sequence[Problem] = ()
     responses: Paired | None = None
+    source: Mapping[str, str | None] | None = None
 
     def trace(self, model: Bridge, problems: Sequence[Problem], options: TraceSettings) -> TraceRun:
         """The baseline with a response to each of these problems, or its failure."""
@@ -90,7 +93,8 @@ class Baselines:
                 return SimpleNamespace(update=self.watch.tokens)
 
             return trace(
-                model, problems, path, batch_size=self.batch_size, workers=self.spread.workers, on=self.spread.ray,
+                model, FromFile(problems, self.source), path, batch_size=self.batch_size,
+                workers=self.spread.workers, on=self.spread.ray,
                 retry_failed=self.retry_failed, report=False, progress=begin, on_done=self.watch.cells,
                 pool=list(self.pool) or None, responses=self.responses, **asdict(options),
                 **{"excess": 0, **self.probing},

@@ -21,7 +21,7 @@ from analyses.studies.spec import Spec, StartWorker
 from analyses.thinking import WordUse, word_uses
 from analyses.trace.given import GivenFrom
 from analyses.trace.graded import graded_by
-from analyses.trace.inputs import are_bundled, pool_of
+from analyses.trace.inputs import are_bundled, data_of, pool_of
 from analyses.trace.others import most_of_pool
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.work.batches import GROUPED, do_batches, plan_batches
@@ -122,7 +122,8 @@ def run_study(
     own = plan.responses is not None and problems is None and not are_bundled(plan.source)
     known = plan.source if own else problems  # given responses that say their problems themselves are all there is
     pool = pool_of(known, None, chosen, most_of_pool(asked["excess"])) if asked.get("excess") else ()
-    traces = Baselines(shared, asked, batch_size, spread, retry_failed, watch, pool, plan.responses)
+    noted = next(iter(data_of(problems, chosen).get("data", ())), None)
+    traces = Baselines(shared, asked, batch_size, spread, retry_failed, watch, pool, plan.responses, noted)
     if calibrates and plan.responses is None:
         # First, and alone, so that they are decoded in the same batches whatever the study's problems are.
         wanted = None if stored is None else stored.problems

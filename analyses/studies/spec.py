@@ -21,7 +21,7 @@ from interp.types import Bridge
 
 __all__ = ["Spec", "StartWorker"]
 
-GROWING = ("problems", "samples", "layers", "probes", "null", "excess", "responses", "responses_from")
+GROWING = ("problems", "samples", "layers", "probes", "null", "excess", "responses", "responses_from", "data")
 """Settings of a baseline that may grow while studies share it."""
 
 
@@ -66,10 +66,11 @@ class Spec:
                 "problems": {problem.id: problem.digest for problem in self.problems},
                 "model": pins["model"],
                 "layers": list(lab.layers),
+                **({"data": pins["data"]} if "data" in pins else {}),
                 **({"calibration": lab.calibration.pins()} if calibrated else {}),
             },
             provenance=lab.tracer.provenance,
-            may_grow=("problems",),
+            may_grow=("problems", "data"),
             noted=("model", "baseline.model", "baseline.thinking_markers", "baseline.final_prompts"),
             judge=lab.tracer.judge,
             correctable=True,

@@ -242,6 +242,6 @@ def _written(
             files.append(folder / name)
     for name, table in tables.items():
         file = folder / f"{name}.{'csv' if csv else 'parquet'}"
-        write_frame(file, pandas.DataFrame(table))
+        write_frame(file, pandas.DataFrame(table), asked.run.about)
         files.append(file)
     return tuple(files)

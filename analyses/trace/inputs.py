@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from analyses.problem_files import FromFile, file_facts
 from analyses.problems import Problem, bundled_problems, load_problems
 from interp.engines.registry import check_model
 from interp.errors import InputError
 from interp.loading.models import BUNDLED, model_source
 from interp.types import Bridge
 
-__all__ = ["are_bundled", "check_ids_differ", "name_or_model", "pool_of", "traced_problems"]
+__all__ = ["are_bundled", "check_ids_differ", "data_of", "name_or_model", "pool_of", "traced_problems"]
 
+_BUNDLED = {"file": "bundled toy problems", "licence": "MIT"}
 TOY_POOL = 2000  # what wrong answers are drawn from where no file is given
 
 
@@ -51,6 +54,19 @@ def traced_problems(
     if not given:
         raise InputError("trace", expected="at least one problem", received="none", remedy="Pass some.")
     return given[:n]
+
+
+def data_of(problems: str | Path | Sequence[Problem] | None, chosen: Sequence[Problem]) -> dict[str, Any]:
+    """What a run notes of the files its problems are from: the setting ``data``, where that is known.
+
+    >>> data_of(None, bundled_problems(2))
+    {'data': [{'file': 'bundled toy problems', 'licence': 'MIT'}]}
+    """
+    if isinstance(problems, str | Path):
+        return {"data": [file_facts(Path(problems))]}
+    if isinstance(problems, FromFile) and problems.source:
+        return {"data": [problems.source]}
+    return {"data": [dict(_BUNDLED)]} if are_bundled(chosen) else {}
 
 
 def are_bundled(problems: Sequence[Problem]) -> bool:

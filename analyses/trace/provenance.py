@@ -26,6 +26,7 @@ from typing import Any
 from analyses.store.pinned import differences, read_pinned
 from interp.engines.registry import model_facts
 from interp.loading.identity import model_identity
+from interp.loading.licence import model_licence
 from interp.loading.models import model_source
 from interp.types import Bridge
 
@@ -34,7 +35,7 @@ __all__ = ["LIBRARIES", "RunWarning", "compare_provenance", "engine_begun_with",
 LIBRARIES = ("peaklens", "torch", "transformers", "transformer-lens", "tokenizers")
 _VALUES = ("config", "generation")  # compared value by value
 _FORM = ("tokenizer",)  # the same thing may be written in another form by another version
-_NOTED = ("kind", "revision")
+_NOTED = ("kind", "revision", "licence")
 _ENGINE_THEN = "bridge"  # of runs that name none
 
 
@@ -59,7 +60,12 @@ def provenance_of(model: Bridge) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        "model": {"kind": source.kind, "revision": source.revision, **model_identity(model)},
+        "model": {
+            "kind": source.kind,
+            "revision": source.revision,
+            "licence": model_licence(source.kind, source.path),
+            **model_identity(model),
+        },
         "versions": versions,
         "writers": [{"since": now, "model": model_facts(model).name, "versions": versions}],
     }

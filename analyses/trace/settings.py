@@ -138,7 +138,7 @@ def check_work(operation: str, n: Any, batch_size: Any, workers: Any, on: On = N
 TABLE_SETTINGS = ("tau", "thinking_markers", "final_prompts")
 """Settings that no cell depends on: a finished run takes another value, and its tables are derived with it."""
 
-GROWING = ("layers", "samples", "problems", "probes", "null", "excess", "responses", "responses_from")
+GROWING = ("layers", "samples", "problems", "probes", "null", "excess", "responses", "responses_from", "data")
 """Settings that a run may be given more of later."""
 
 NOTED = ("model", *TABLE_SETTINGS)

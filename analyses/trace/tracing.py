@@ -29,7 +29,7 @@ from analyses.responses import Paired, Responses, load_responses
 from analyses.store.run import Cell, Run
 from analyses.trace.given import GivenFrom, Givens, given_responses, paired_responses, settings_without_decoding
 from analyses.trace.graded import graded_by
-from analyses.trace.inputs import are_bundled, name_or_model, pool_of, traced_problems
+from analyses.trace.inputs import are_bundled, data_of, name_or_model, pool_of, traced_problems
 from analyses.trace.lens_words import keep_lens
 from analyses.trace.others import other_references, pinned_others
 from analyses.trace.probing import check_measures, probing_of
@@ -174,7 +174,9 @@ def trace(
     wrong = wrong_answers(tracer, Path(out), probing, make_pool)
     others = tracer.others = other_references(tracer, Path(out), probing.excess, make_pool)
     pins = probing.pins(wrong.pins if wrong is not None else None)
-    run = tracer.start(Path(out), pins | ({} if others is None else {"excess": others.pins}))
+    run = tracer.start(
+        Path(out), pins | ({} if others is None else {"excess": others.pins}) | data_of(problems, chosen)
+    )
     if others is not None:
         others.keep(run.path)
     if wrong is not None:

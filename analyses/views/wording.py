@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import math
-from pathlib import PurePosixPath, PureWindowsPath
 
+from analyses.store.about import name_of
 from interp.display import visible
 
 __all__ = ["escaped", "lines_of", "name_of", "percent", "plain", "several", "value_text"]
@@ -60,19 +60,6 @@ def several(count: int, thing: str) -> str:
     ('1 peak', '1\u202f200 steps')
     """
     return f"{plain(count)} {thing}{'' if count == 1 else 's'}"
-
-
-def name_of(model: object) -> str:
-    """A model's name without the folders it lies in.
-
-    >>> name_of("/home/me/models/mine"), name_of("org/model")
-    ('mine', 'org/model')
-    """
-    text = str(model)
-    if PureWindowsPath(text).is_absolute():
-        return PureWindowsPath(text).name
-    outside = PurePosixPath(text).is_absolute() or text.startswith(("~", "./", "../"))
-    return PurePosixPath(text).name if outside else text
 
 
 def value_text(value: object) -> str:

@@ -45,6 +45,7 @@ class GgufMetadata:
     splitting: str | None
     context_length: int | None
     stored_eps: float | None
+    licence: str | None = None
 
     @property
     def norm_eps(self) -> float | None:
@@ -129,6 +130,7 @@ def _read_metadata(path: Path, modified: int, size: int) -> GgufMetadata:
         splitting=entry("tokenizer.ggml.pre"),
         context_length=entry(f"{architecture}.context_length"),
         stored_eps=entry(f"{architecture}.attention.layer_norm_rms_epsilon"),
+        licence=entry("general.license"),
     )
 
 

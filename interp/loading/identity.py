@@ -30,7 +30,7 @@ from interp.engines.hooked import user_hooks
 from interp.loading.source import weight_hash
 from interp.types import Bridge
 
-__all__ = ["hook_names", "model_identity"]
+__all__ = ["hook_names", "model_identity", "tokenizing"]
 
 # Of a configuration: what the forward pass does not read (token ids are read by generation alone).
 _IDLE = frozenset(
@@ -99,10 +99,22 @@ def model_identity(model: Bridge) -> dict[str, Any]:
         "config": _configuration(network.config.to_dict()),
         "generation": _generation(network),
         "tokenizer": None if tokenizer is None else _digest(_rules(tokenizer)),
-        "tokenizing": None if tokenizer is None else _digest(_behaviour(tokenizer)),
+        "tokenizing": None if tokenizer is None else tokenizing(tokenizer),
         "chat_template": _template(tokenizer),
         "hooks": hook_names(model),
     }
+
+
+def tokenizing(tokenizer: Any) -> str:
+    """A digest of what a tokenizer does: which word has which number, and how some texts are cut.
+
+    >>> from interp.loading.hugging_face import load_tokenizer
+    >>> from interp.loading.models import bundled_model_path
+    >>> a, b = (tokenizing(load_tokenizer(name, bundled_model_path(name))) for name in ("toy-reasoner", "toy-base"))
+    >>> a == b
+    True
+    """
+    return _digest(_behaviour(tokenizer))
 
 
 def hook_names(model: Bridge) -> list[str]:

@@ -51,6 +51,7 @@ Runs and studies
     load_responses (of other engines, logs and data sets, for trace and run_study), export_responses (of a run)
     run_study, make_study, Study, Condition
     Ray (what each worker has on a cluster: trace(..., on=Ray(gpus_per_worker=2)), or on="ray")
+    bundle (a site of runs that opens from disk), merge (runs of equal settings), log_to (a tracker of experiments)
 
 Rooms
     attribution (sweeps, circuits and whether they are right), probes, interventions, views (figures), stats (intervals
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     )
     from analyses.problems import Problem, bundled_problems, load_problems
     from analyses.responses import export_responses, load_responses
+    from analyses.sharing import bundle, log_to, merge
     from analyses.studies import make_study
     from analyses.studies.base import Condition, Study
     from analyses.studies.run import run_study
@@ -241,6 +243,7 @@ __all__ = [
     "attribute_run",
     "attribution",
     "bandwidth_sweep",
+    "bundle",
     "bundled_model_path",
     "bundled_problems",
     "cka",
@@ -270,12 +273,14 @@ __all__ = [
     "load_problems",
     "load_responses",
     "log_probability",
+    "log_to",
     "logit_attribution",
     "logit_difference",
     "make_study",
     "matched_contrasts",
     "mean_writes",
     "median_distance",
+    "merge",
     "mi_attribution",
     "nhsic",
     "nhsic_dense",
@@ -340,16 +345,19 @@ _ANALYSES = {
     "TraceRun": "analyses.trace",
     "Trajectory": "analyses.trace",
     "attribute_run": "analyses.trace",
+    "bundle": "analyses.sharing",
     "bundled_problems": "analyses.problems",
     "export_responses": "analyses.responses",
     "load_problems": "analyses.problems",
     "load_responses": "analyses.responses",
     "MiAttribution": "analyses.attribution",
+    "log_to": "analyses.sharing",
     "logit_attribution": "analyses.attribution",
     "mi_attribution": "analyses.attribution",
     "make_study": "analyses.studies",
     "matched_contrasts": "analyses.attribution",
     "mean_writes": "analyses.attribution",
+    "merge": "analyses.sharing",
     "nhsic_metric": "analyses.attribution",
     "node_measure": "analyses.attribution",
     "patch_edges": "analyses.attribution",

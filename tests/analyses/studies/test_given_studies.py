@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pandas.testing import assert_frame_equal
 
 from analyses.responses import export_responses
 from analyses.studies import STUDIES as STUDY_NAMES
-from analyses.studies import make_study
+from analyses.studies import find_study, make_study
 from analyses.studies.base import StudyResult
 from analyses.studies.run import run_study
 from interp import InputError, load_model
@@ -23,15 +24,33 @@ def model() -> Any:
     return load_model("toy-reasoner", device="cpu")
 
 
-STUDIES: dict[str, dict[str, str]] = {"trajectories": {}, "tokens": {"least": "2"}}
+ALL = 24
+STUDIES: dict[str, tuple[int, dict[str, str]]] = {
+    "information": (ALL, {"align": "end", "last": "1", "folds": "3", "permutations": "19", "reduce": "1"}),
+    "bounds": (ALL, {"align": "end", "last": "1", "folds": "3"}),
+    "trajectories": (8, {}),
+    "tokens": (8, {"least": "2"}),
+    "overlap": (3, {"measures": "r2", "draws": "20"}),
+    "attribute": (1, {"most": "1", "classes": "digit", "measures": "", "draws": "20"}),
+}
+"""With how many problems, and with which options."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tables_alone() -> Iterator[None]:
+    """Figures are drawn from tables, and take longer than these: they have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STUDIES:
+            patch.setattr(find_study(name), "figures", lambda *_: [])
+        yield
 
 
 @pytest.fixture(scope="module")
 def decoded(model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResult]:
     folder = tmp_path_factory.mktemp("decoded")
     return {
-        name: run_study(make_study(name, options), model, n=8, out=folder / name, max_new_tokens=50, **SMALL)
-        for name, options in STUDIES.items()
+        name: run_study(make_study(name, options), model, n=n, out=folder / name, max_new_tokens=30, **SMALL)
+        for name, (n, options) in STUDIES.items()
     }
 
 
@@ -39,7 +58,7 @@ def decoded(model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, S
 def exported(decoded: dict[str, StudyResult], tmp_path_factory: pytest.TempPathFactory) -> Path:
     (baseline,) = (decoded["tokens"].run.path.parent / "baselines").iterdir()
     out = tmp_path_factory.mktemp("exported") / "said.jsonl"
-    assert export_responses(baseline, out) == (8, 8)
+    assert export_responses(baseline, out) == (ALL, ALL)
     return out
 
 
@@ -47,7 +66,8 @@ def exported(decoded: dict[str, StudyResult], tmp_path_factory: pytest.TempPathF
 def test_given_responses_are_a_baseline_like_one_decoded_here(
     name: str, model: Any, decoded: dict[str, StudyResult], exported: Path, tmp_path: Path
 ) -> None:
-    again = run_study(make_study(name, STUDIES[name]), model, out=tmp_path / name, responses=exported, **SMALL)
+    n, options = STUDIES[name]
+    again = run_study(make_study(name, options), model, n=n, out=tmp_path / name, responses=exported, **SMALL)
     before = decoded[name]
     assert set(again.tables) == set(before.tables)
     for table, frame in before.tables.items():
@@ -82,5 +102,5 @@ def test_a_study_grows_with_its_responses(model: Any, exported: Path, tmp_path: 
     options = {**SMALL, "out": tmp_path / "tokens"}
     first = run_study(study, model, responses=few, **options)
     assert len(first.run.cells()) == 3
-    grown = run_study(study, model, responses=exported, **options)
+    grown = run_study(study, model, responses=exported, n=8, **options)
     assert len(grown.run.cells()) == 8
