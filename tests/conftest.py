@@ -9,6 +9,7 @@ from collections.abc import Generator
 import pytest
 import quick_bridge
 import quick_checks
+import quick_runs
 import torch
 from processes import _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
 
@@ -42,3 +43,4 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup() -> None:
     quick_checks.begin_test()
     quick_bridge.install()
+    quick_runs.install()
