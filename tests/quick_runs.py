@@ -1,9 +1,10 @@
-"""Runs of the toy without what every one of them would work out anew: other answers' references, cut into tokens and
-factorised.
+"""Runs of the toy without what every one of them would work out anew: the model itself, and other answers' references,
+cut into tokens and factorised.
 
 A new run reads 20 references of a pool of 200, and the toys' runs all meet the same ones; it is half of a short run's
 time. What is remembered is told by all that it hangs on (bytes of vectors, what a tokenizer does with a text), within
-one process. Real commands (`test_wheel`), worker processes (`test_workers`) and forked ones run without this.
+one process. A toy that a run is given by name nobody else holds: the next one has it, unless it is not as it was
+loaded. Real commands (`test_wheel`), worker processes (`test_workers`) and forked ones run without this.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any
 
 __all__ = ["install"]
 
-_MODULES = {"analyses.trace.others": "factor_answers", "analyses.trace.wrong_answers": "reference_from"}
+_MODULES = {
+    "analyses.trace.others": "factor_answers", "analyses.trace.wrong_answers": "reference_from",
+    "analyses.trace.tracing": "load_model", "analyses.studies.plan": "load_model",
+}  # fmt: skip
 _kept: dict[Any, Any] = {}
 _tokenizers: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -52,6 +56,24 @@ def reference_from(plain: Any) -> Any:
         if key not in _kept:
             _kept[key] = plain(tokenizer, text, answer, facts, operation)
         return _kept[key]
+
+    quick.plain = plain  # type: ignore[attr-defined]
+    return quick
+
+
+def load_model(plain: Any) -> Any:
+    """A toy that an earlier run was given by the same name."""
+
+    def quick(name: str, **options: Any) -> Any:
+        if options or name not in ("toy-reasoner", "toy-base"):
+            return plain(name, **options)
+        from interp.engines.hooked import user_hooks
+        from interp.engines.native import native_of
+
+        model = _kept.get(name)
+        if model is None or native_of(model).doubt(model) is not None or next(user_hooks(model), None) is not None:
+            model = _kept[name] = plain(name)
+        return model
 
     quick.plain = plain  # type: ignore[attr-defined]
     return quick

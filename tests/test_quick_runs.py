@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,26 @@ def test_a_run_is_the_same_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.M
     quick_runs.install()
     quick = trace("toy-reasoner", out=tmp_path / "quick", **options)
     for name, function in quick_runs._MODULES.items():
+        importlib.import_module(name)
+        quick_runs.install()
         remembering = getattr(sys.modules[name], function)
         monkeypatch.setattr(sys.modules[name], function, remembering.plain)
         assert remembering.plain.__module__ != "quick_runs"
     plain = trace("toy-reasoner", out=tmp_path / "plain", **options)
     assert quick.mi.equals(plain.mi)
     assert quick.settings["excess"] == plain.settings["excess"]
+
+
+def test_a_toy_that_is_not_as_it_was_loaded_is_loaded_again() -> None:
+    quick = quick_runs.load_model(load_model)
+    model = quick("toy-base")
+    assert quick("toy-base") is model
+    model.add_hook("blocks.1.hook_resid_post", lambda value, hook: value * 2)
+    again = quick("toy-base")
+    assert again is not model
+    again.original_model.config.rms_norm_eps = 1.0
+    assert quick("toy-base") is not again
+    assert quick("toy-base", device="cpu") is not quick("toy-base", device="cpu")
 
 
 def test_another_vector_option_tokenizer_or_text_is_worked_out() -> None:
