@@ -1,8 +1,10 @@
 """Pages in a real browser, without a network: what they print, ask for and say.
 
-`Browser.rendered` opens a page in Chromium and hands back what came of it. One browser serves the whole session, each
-page has a context of its own. Chromium is what ``PEAKLENS_BROWSER`` names, or what is found; tests that use the
-`browser` fixture are skipped where there is none, unless ``PEAKLENS_BROWSER=required``.
+`Browser.rendered` opens a page in Chromium and hands back what came of it. One browser serves the whole session, and
+one tab the pages that are opened alike, since a new renderer for each costs more than the page. A page finds nothing of
+the one before it there (document, storage, pointer, listeners); after a failure the tab is a new one. Chromium is what
+``PEAKLENS_BROWSER`` names, or what is found; tests that use the `browser` fixture are skipped where there is none,
+unless ``PEAKLENS_BROWSER=required``.
 
 Playwright runs in a thread of its own: its event loop would else be in the way of tests that have theirs.
 """
@@ -45,6 +47,7 @@ class Browser:
 
     def __init__(self, executable: str) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="playwright")
+        self._tabs: dict[tuple[bool, bool], Any] = {}  # by whether there are scripts, and touch
         try:
             self._thread.submit(self._start, executable).result()
         except BaseException:
@@ -114,33 +117,24 @@ class Browser:
         from playwright.sync_api import TimeoutError
 
         out = Rendered()
-        context = self._chromium.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            offline=True,
-            java_script_enabled=script,
-            has_touch=touch,
-        )
+        tab = self._tab(script, touch)
+        main = page.resolve().as_uri() if isinstance(page, Path) else None
+
+        def asked(request: Any) -> None:
+            if request.url.split("#")[0] != main and not request.url.startswith(("data:", "blob:", "about:")):
+                out.requests.append(request.url)
+
+        listeners = {
+            "request": asked,
+            "websocket": lambda socket: out.requests.append(socket.url),
+            "console": lambda m: out.console_errors.append(m.text) if m.type in ("error", "warning") else None,
+            "pageerror": lambda error: out.page_errors.append(str(error)),
+        }
         try:
-            tab = context.new_page()
-
-            def refuse(route: Any) -> None:
-                if route.request.url.startswith(("file:", "data:", "blob:", "about:")):
-                    route.continue_()
-                else:
-                    route.abort()
-
-            context.route("**/*", refuse)
-            main = page.resolve().as_uri() if isinstance(page, Path) else None
-
-            def asked(request: Any) -> None:
-                if request.url.split("#")[0] != main and not request.url.startswith(("data:", "blob:", "about:")):
-                    out.requests.append(request.url)
-
-            tab.on("request", asked)
-            tab.on("websocket", lambda socket: out.requests.append(socket.url))
-            tab.on("console", lambda m: out.console_errors.append(m.text) if m.type in ("error", "warning") else None)
-            tab.on("pageerror", lambda error: out.page_errors.append(str(error)))
+            tab.set_viewport_size({"width": width, "height": height})
+            tab.emulate_media(color_scheme="dark" if dark else "light")
+            for event, listener in listeners.items():
+                tab.on(event, listener)
             if main is not None:
                 tab.goto(main + at, wait_until="load")
             else:
@@ -155,11 +149,33 @@ class Browser:
                 tab.evaluate(_PAINTED)
             if script:
                 out.text, out.dom = tab.evaluate(_READ)
+                tab.evaluate(_FORGET)
             else:
                 out.text, out.dom = tab.inner_text("body"), tab.content()
+            for event, listener in listeners.items():
+                tab.remove_listener(event, listener)
+            tab.context.clear_cookies()
+            tab.mouse.move(-10, -10)
+            tab.goto("about:blank")
             return out
-        finally:
-            context.close()
+        except BaseException:
+            self._tabs.pop((script, touch)).context.close()
+            raise
+
+    def _tab(self, script: bool, touch: bool) -> Any:
+        """Empty, and offline: what is no file of this machine is refused before that."""
+        if (script, touch) not in self._tabs:
+            context = self._chromium.new_context(offline=True, java_script_enabled=script, has_touch=touch)
+
+            def refuse(route: Any) -> None:
+                if route.request.url.startswith(("file:", "data:", "blob:", "about:")):
+                    route.continue_()
+                else:
+                    route.abort()
+
+            context.route("**/*", refuse)
+            self._tabs[script, touch] = context.new_page()
+        return self._tabs[script, touch]
 
 
 # Every figure whose library is there stands in place of its static form (a page without figures is ready at once).
@@ -169,6 +185,9 @@ _DRAWN = """() => [...document.querySelectorAll(".pl-view")].every(
 # What was to be drawn at the next frame is drawn, and what that asked for has been said.
 _PAINTED = """() => new Promise((done) =>
   requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30))))"""
+
+# Where there is any: a page without an address has none.
+_FORGET = "() => { try { localStorage.clear(); sessionStorage.clear(); } catch {} }"
 
 # Text as it is shown, that of bokeh's shadow trees included.
 _READ = """() => {

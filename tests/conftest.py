@@ -9,6 +9,7 @@ from collections.abc import Generator
 import pytest
 import quick_bridge
 import quick_checks
+import quick_runs
 import torch
 from processes import _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
 
@@ -20,6 +21,15 @@ quick_checks.install()
 os.fsync = lambda _descriptor: None
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One more than there are cores: at any time some of them wait, for a browser, a kernel or another process."""
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None  # as it says
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
 
 
 @pytest.hookimpl(wrapper=True)
@@ -42,3 +52,4 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup() -> None:
     quick_checks.begin_test()
     quick_bridge.install()
+    quick_runs.install()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import families as F
@@ -165,10 +165,40 @@ def hf_logits(hf: Any, ids: list[int], edits: dict[tuple[str, int], dict[int, Te
             handle.remove()
 
 
+def asked_once(say: Callable[..., Any]) -> Callable[..., Any]:
+    """What plain Hugging Face says hangs on no engine or batch: the same model is asked once, of the same numbers.
+
+    ``say(hf, ...)`` must hang on the model, its generation config and arguments of numbers and words alone.
+    """
+    kept: dict[Any, tuple[Any, Any]] = {}
+
+    @wraps(say)
+    def ask(hf: Any, *args: Any, **named: Any) -> Any:
+        key = id(hf), repr(hf.generation_config.to_dict()), _key(args), _key(named)
+        if key not in kept:
+            kept[key] = hf, say(hf, *args, **named)  # the model is kept, and so its number
+        return kept[key][1]
+
+    return ask
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple((name, _key(one)) for name, one in sorted(value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_key, value))
+    if isinstance(value, (set, frozenset)):
+        return frozenset(map(_key, value))
+    assert value is None or isinstance(value, (int, float, str)), f"{type(value)} may change"
+    return value
+
+
+@asked_once
 def continued(hf: Any, ids: list[int], new: int) -> list[int]:
     prompt = torch.tensor([ids])
     out = hf.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False)
-    return out[0, len(ids) :].tolist()
+    found: list[int] = out[0, len(ids) :].tolist()
+    return found
 
 
 def common_tokens(rollouts: Sequence[Rollout], count: int = 4) -> list[int]:

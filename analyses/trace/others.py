@@ -131,10 +131,7 @@ class OtherReferences:
         record = ResidualSites(layers=tuple(wanted), sites=(site,))
         cut = [text.ids[:length] for text, length in zip(texts, longest, strict=True)]
         # One at a time, as the own ones are: what is found does not depend on which others are read
-        read = [
-            encode(self.tracer.model, [ids], record=record, positions=[some])[0]
-            for ids, some in zip(cut, places, strict=True)
-        ]
+        read = encode(self.tracer.model, cut, record=record, positions=places, batch_size=1)
         rows = torch.stack([encoding.residuals[site].cpu() for encoding in read])  # [new, layer, position, d_model]
         for row, layer in enumerate(wanted):
             for number, position in enumerate(self.positions):

@@ -5,16 +5,11 @@ from __future__ import annotations
 import families as F
 import pytest
 import torch
+from references import continued
 
 from interp import InputError, ResidualSites, ResidualStream, decode, encode
 
 NEW = 24
-
-
-def hf_greedy(hf: object, ids: list[int], new: int) -> list[int]:
-    prompt = torch.tensor([ids])
-    out = hf.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False)
-    return out[0, len(ids) :].tolist()
 
 
 @pytest.mark.parametrize(
@@ -24,7 +19,7 @@ def test_greedy_equals_hugging_face(family: str, batch_size: int) -> None:
     hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
     prompts = F.prompts()
     rollouts = decode(model, prompts, max_new_tokens=NEW, batch_size=batch_size)
-    expected = [hf_greedy(hf, prompt, NEW) for prompt in prompts]
+    expected = [continued(hf, prompt, NEW) for prompt in prompts]
     assert [r.token_ids.tolist() for r in rollouts] == expected
     assert len({token for tokens in expected for token in tokens}) > 8, "the tiny model says too little to tell"
 
@@ -34,7 +29,7 @@ def test_rows_that_end_leave_and_disturb_nobody(family: str) -> None:
     """Stop ids are chosen so that rows end at different steps."""
     hf, model = F.hf_model(family, torch.float64), F.bridge(family, torch.float64)
     prompts = F.prompts()
-    free = [hf_greedy(hf, prompt, NEW) for prompt in prompts]
+    free = [continued(hf, prompt, NEW) for prompt in prompts]
     stops = F.staggering_stops(free)
     rollouts = decode(model, prompts, max_new_tokens=NEW, stop=stops)
     lengths = set()

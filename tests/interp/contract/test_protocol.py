@@ -8,7 +8,7 @@ from typing import Any
 import families as F
 import pytest
 import torch
-from references import continued, hf_logits, hf_residuals, modules
+from references import asked_once, continued, hf_logits, hf_residuals, modules
 from torch import Tensor
 
 from interp import InputError, Intervention, Positions, ResidualSites, Row, Site, Step, decode
@@ -36,6 +36,7 @@ class Recycle(Intervention):
         self._lengths.append(step._cache.length - step._cache.pad_columns[0] - len(step.rows[0].prompt_ids) - step.t)
 
 
+@asked_once
 def cacheless_recycle(
     hf: Any, prompt: list[int], new: int, extract: int, inject: int, every: int, repeats: int
 ) -> tuple[list[int], list[Tensor]]:

@@ -10,7 +10,7 @@ from typing import Any
 import families as F
 import pytest
 import torch
-from references import MODELS, Watch, assert_close, common_tokens, modules
+from references import MODELS, Watch, asked_once, assert_close, common_tokens, modules
 from torch import Tensor
 
 from interp import ResidualSites, Rollout, decode
@@ -77,6 +77,7 @@ class Whole:
                 handle.remove()
 
 
+@asked_once
 def cacheless(
     hf: Any,
     prompts: list[list[int]],
@@ -161,9 +162,7 @@ CASES = [
 ]
 
 
-@cache
 def references_of(engine: type, name: str, extract: int, inject: int, repeats: int, trigger: str) -> list[Reference]:
-    """Cached: the last row is decoded in a batch and alone."""
     options = {"extract": extract, "inject": inject, "repeats": repeats, "trigger": trigger}
     return cacheless(F.pair(name, torch.float64)[0], F.texts(name), thinking_ids(engine, name), **options)
 

@@ -1,0 +1,90 @@
+"""Runs of the toy without what every one of them would work out anew: the model itself, and other answers' references,
+cut into tokens and factorised.
+
+A new run reads 20 references of a pool of 200, and the toys' runs all meet the same ones; it is half of a short run's
+time. What is remembered is told by all that it hangs on (bytes of vectors, what a tokenizer does with a text), within
+one process. A toy that a run is given by name nobody else holds: the next one has it, unless it is not as it was
+loaded. Real commands (`test_wheel`), worker processes (`test_workers`) and forked ones run without this.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import Any
+
+__all__ = ["install"]
+
+_MODULES = {
+    "analyses.trace.others": "factor_answers", "analyses.trace.wrong_answers": "reference_from",
+    "analyses.trace.tracing": "load_model", "analyses.studies.plan": "load_model",
+}  # fmt: skip
+_kept: dict[Any, Any] = {}
+_tokenizers: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def install() -> None:
+    """Once a trace is imported; of no effect before, and after the first time."""
+    for name, function in _MODULES.items():
+        module = sys.modules.get(name)
+        if module is not None and not hasattr(getattr(module, function), "plain"):
+            setattr(module, function, globals()[function](getattr(module, function)))
+
+
+def factor_answers(plain: Any) -> Any:
+    """Factors of the very same single vector, which nobody writes into."""
+
+    def quick(answer: Any, **options: Any) -> Any:
+        if answer.device.type != "cpu" or len(answer) != 1:
+            return plain(answer, **options)
+        key = answer.dtype, answer.shape, answer.numpy().tobytes(), tuple(sorted(options.items()))
+        if key not in _kept:
+            _kept[key] = plain(answer, **options)
+        return _kept[key]
+
+    quick.plain = plain  # type: ignore[attr-defined]
+    return quick
+
+
+def reference_from(plain: Any) -> Any:
+    """The reference that the same tokenizer, loaded again, would make of a text."""
+
+    def quick(tokenizer: Any, text: str, answer: str, facts: Any, operation: str) -> Any:
+        if not getattr(tokenizer, "is_fast", False):
+            return plain(tokenizer, text, answer, facts, operation)
+        key = _does(tokenizer), len(tokenizer), text, answer, facts.n_ctx, facts.d_vocab, operation
+        if key not in _kept:
+            _kept[key] = plain(tokenizer, text, answer, facts, operation)
+        return _kept[key]
+
+    quick.plain = plain  # type: ignore[attr-defined]
+    return quick
+
+
+def load_model(plain: Any) -> Any:
+    """A toy that an earlier run was given by the same name."""
+
+    def quick(name: str, **options: Any) -> Any:
+        if options or name not in ("toy-reasoner", "toy-base"):
+            return plain(name, **options)
+        from interp.engines.hooked import user_hooks
+        from interp.engines.native import native_of
+
+        model = _kept.get(name)
+        if model is None or native_of(model).doubt(model) is not None or next(user_hooks(model), None) is not None:
+            model = _kept[name] = plain(name)
+        return model
+
+    quick.plain = plain  # type: ignore[attr-defined]
+    return quick
+
+
+def _does(tokenizer: Any) -> str:
+    """What a fast tokenizer's encoding hangs on, as a text; tokens that are added later show in its length."""
+    if tokenizer not in _tokenizers:
+        options = {
+            name: getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "all_special_ids")
+        }
+        told = repr(sorted(tokenizer.init_kwargs.items(), key=lambda item: item[0]))
+        _tokenizers[tokenizer] = f"{type(tokenizer)}{options}{told}{tokenizer.backend_tokenizer.to_str()}"
+    return _tokenizers[tokenizer]

@@ -1,0 +1,63 @@
+"""What runs of tests remember of other runs is what they would have worked out anew."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import families as F
+import pytest
+import quick_runs
+import torch
+
+from analyses.trace import trace
+from analyses.trace.references import reference_from
+from interp import InputError, load_model
+from interp.engines.registry import model_facts
+from probes.answers import factor_answers
+
+
+def test_a_run_is_the_same_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"n": 2, "max_new_tokens": 12}
+    trace("toy-reasoner", out=tmp_path / "before", **options)
+    quick_runs.install()
+    quick = trace("toy-reasoner", out=tmp_path / "quick", **options)
+    for name, function in quick_runs._MODULES.items():
+        importlib.import_module(name)
+        quick_runs.install()
+        remembering = getattr(sys.modules[name], function)
+        monkeypatch.setattr(sys.modules[name], function, remembering.plain)
+        assert remembering.plain.__module__ != "quick_runs"
+    plain = trace("toy-reasoner", out=tmp_path / "plain", **options)
+    assert quick.mi.equals(plain.mi)
+    assert quick.settings["excess"] == plain.settings["excess"]
+
+
+def test_a_toy_that_is_not_as_it_was_loaded_is_loaded_again() -> None:
+    quick = quick_runs.load_model(load_model)
+    model = quick("toy-base")
+    assert quick("toy-base") is model
+    model.add_hook("blocks.1.hook_resid_post", lambda value, hook: value * 2)
+    again = quick("toy-base")
+    assert again is not model
+    again.original_model.config.rms_norm_eps = 1.0
+    assert quick("toy-base") is not again
+    assert quick("toy-base", device="cpu") is not quick("toy-base", device="cpu")
+
+
+def test_another_vector_option_tokenizer_or_text_is_worked_out() -> None:
+    quick, vector = quick_runs.factor_answers(factor_answers), torch.arange(8.0)[None] * 30
+    assert quick(vector, sigma=50.0) is quick(vector.clone(), sigma=50.0)
+    assert quick(vector, sigma=50.0) is not quick(vector, sigma=51.0)
+    assert not torch.equal(quick(vector, sigma=50.0).whitened, quick(vector + torch.eye(8)[:1], sigma=50.0).whitened)
+    found, toy = quick_runs.reference_from(reference_from), load_model("toy-reasoner")
+    facts = model_facts(toy)
+    one = found(toy.tokenizer, "Therefore 4", "4", facts, "test")
+    assert found(load_model("toy-reasoner").tokenizer, "Therefore 4", "4", facts, "test") is one
+    assert found(toy.tokenizer, "Therefore 4 4", "4", facts, "test").ids != one.ids
+    assert found(F.tokenizer(), "w4 w5", "w5", facts, "test").ids == [4, 5]
+    toy.tokenizer.add_tokens(["Therefore 4"])
+    with pytest.raises(InputError, match="token ids"):
+        found(toy.tokenizer, "Therefore 4", "4", facts, "test")  # a token now, which the model does not have
