@@ -1,0 +1,80 @@
+"""How much is measured: quick in a quarter of an hour, full, or just enough to see that everything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["ALL_PARTS", "FULL", "QUICK", "QUICK_PARTS", "SMOKE", "Size"]
+
+QUICK_PARTS = ("decoding", "reading", "scaling", "nhsic", "reruns", "commands")
+ALL_PARTS = (*QUICK_PARTS, "engines", "interventions", "attribution")
+_LONG = {
+    2048: 0,
+    6144: 1,
+}  # tokens up to which a text is read in every turn, in all but one; longer ones in all but two
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    >>> QUICK.turns(3)
+    {1024: 3, 4096: 2, 8000: 1}
+    """
+
+    parts: tuple[str, ...]
+    repeats: int
+    # decoding and reading beside each other
+    batches: tuple[int, ...]
+    new_tokens: int
+    prompt_tokens: int
+    read: tuple[int, ...]  # tokens of texts
+    square: int  # tokens of the longest text that eager attention reads
+    # growth
+    layers: tuple[int, ...]
+    widths: tuple[int, ...]
+    problems: tuple[int, ...]
+    traced_tokens: int
+    # nHSIC
+    dims: tuple[int, ...]
+    n_steps: int
+    inner: int  # repeats inside one timing, of which it takes the median
+    # commands
+    helps: int
+    traces: int
+    # interventions
+    edited_tokens: int  # response tokens while interventions are on
+    edited_prompt_tokens: int
+    circles: int  # turns of each rerun within a decode
+    # attribution
+    attributed: tuple[int, ...]  # response tokens of which shares are told
+    growing: tuple[int, ...]  # steps, positions, components asked about
+
+    def turns(self, repeats: int) -> Mapping[int, int]:
+        """How often a text of each length is read: long ones less often."""
+        fewer = {length: next((less for most, less in _LONG.items() if length <= most), 2) for length in self.read}
+        return {length: max(1, repeats - less) for length, less in fewer.items()}
+
+
+QUICK = Size(
+    parts=QUICK_PARTS, repeats=3,
+    batches=(1, 4, 16), new_tokens=24, prompt_tokens=60, read=(1024, 4096, 8000), square=1024,
+    layers=(4, 8, 16, 32), widths=(128, 256, 512, 1024), problems=(8, 16, 32, 64), traced_tokens=160,
+    dims=(576, 2048, 4096), n_steps=32, inner=1, helps=10, traces=2,
+    edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128,), growing=(1, 4, 16),
+)  # fmt: skip
+FULL = Size(
+    parts=ALL_PARTS, repeats=5,
+    batches=(1, 4, 16), new_tokens=64, prompt_tokens=60, read=(1024, 4096, 8000, 16000), square=4096,
+    layers=(4, 8, 16, 32), widths=(128, 256, 512, 1024), problems=(8, 16, 32, 64), traced_tokens=160,
+    dims=(576, 2048, 4096), n_steps=64, inner=3, helps=20, traces=3,
+    edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128, 512), growing=(1, 4, 16),
+)  # fmt: skip
+SMOKE = Size(
+    parts=ALL_PARTS, repeats=1,
+    batches=(1, 2), new_tokens=4, prompt_tokens=60, read=(24, 48), square=24,
+    layers=(1, 2), widths=(32, 64), problems=(1, 2), traced_tokens=4,
+    dims=(64,), n_steps=8, inner=1, helps=1, traces=0,
+    edited_tokens=6, edited_prompt_tokens=60, circles=1, attributed=(24,), growing=(1, 2),
+)  # fmt: skip
