@@ -1,18 +1,20 @@
 """``python -m analyses.bench``: run the benchmarks, print their tables, write ``bench.json`` and ``bench.md``.
 
-bench.json: ``machine``, ``model``, ``settings``, ``notes``, and the rows of each part that was measured
-(:mod:`analyses.bench.parts`): ``decoding`` and ``reading`` beside other libraries, ``scaling``, ``nhsic``, ``reruns``,
-``commands``; with ``--full`` also ``engines``, ``interventions`` (of ``reruns``, ``overheads`` and ``batches``),
-``attribution`` and ``growth`` (what attribution and patching cost against steps and nodes). A measurement is
-``{"median", "min", "max", "n"}`` over the turns, ``null`` what is not defined. Only typer is imported here.
+bench.json: ``machine``, ``model``, ``settings``, ``took`` (seconds), ``notes``, and the rows of each part that was
+measured (:mod:`analyses.bench.parts`): ``decoding`` and ``reading`` beside other libraries, ``scaling``, ``nhsic``,
+``reruns``, ``commands``; with ``--full`` also ``engines``, ``interventions`` (of ``reruns``, ``overheads`` and
+``batches``), ``attribution`` and ``growth`` (what attribution and patching cost against steps and nodes). A measurement
+is ``{"median", "min", "max", "n"}`` over the turns, ``null`` what is not defined. Only typer is imported here.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,12 +29,14 @@ __all__ = ["bench", "main"]
 
 REAL, TOY = "smollm2-135m-instruct", "toy-reasoner"
 
+_GIVEN: ContextVar[Sequence[str]] = ContextVar("given", default=())
+"""The arguments as they were typed."""
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
 def bench(
-    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.md.")] = Path("bench"),
     model: Annotated[
         str | None, typer.Option(help=f"Bundled, pulled, a folder or a hub id; {REAL} if pulled, else {TOY}.")
@@ -70,15 +74,16 @@ def bench(
     sheets = sheets_of(result)
     write_sheets(out, result, sheets)
     if write is not None:
-        write_page(write, _command(nnsight, context.obj), result, sheets)
+        write_page(write, _command(nnsight, _GIVEN.get()), result, sheets)
     print_sheets(result, sheets)
     typer.echo(", ".join(str(file) for file in (out / "bench.json", out / "bench.md", write) if file is not None))
 
 
 def _command(nnsight: str | None, given: Sequence[str]) -> str:
-    """The command as it was typed; where an environment lies is nobody's concern."""
-    words = [word if nnsight is None else word.replace(nnsight, "PYTHON_WITH_NNSIGHT") for word in given]
-    return shlex.join(["python", "-m", "analyses.bench", *words])
+    """The command as it was typed; where on this machine an environment lies is nobody's concern."""
+    if nnsight is not None and Path(nnsight).is_absolute():
+        given = [word.replace(nnsight, "PYTHON_WITH_NNSIGHT") for word in given]
+    return shlex.join(["python", "-m", "analyses.bench", *given])
 
 
 def _measure(
@@ -110,17 +115,21 @@ def _measure(
     before = load_now()
     asked = Asked(loaded, size, repeats, nnsight)
     measured: dict[str, Any] = {}
+    took: dict[str, float] = {}
     for part in dict.fromkeys(parts):
         if part == "reruns" and "interventions" in parts:  # which has them, and more
             continue
+        begin = time.perf_counter()
         with _progress() as show:
             measured |= plain(PARTS[part](asked, show))
+        took[part] = round(time.perf_counter() - begin, 1)
     return {
         "format": "peaklens bench 2",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {**machine_facts(version), "load_before": before, "load_after": load_now()},
         "model": model_facts_of(loaded),
         "settings": {**asdict(size), "repeats": repeats, "parts": list(parts), "smoke": smoke},
+        "took": took,
         "notes": notes,
         **measured,
     }
@@ -147,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
-        app(args=given, prog_name="python -m analyses.bench", obj=given)
+        _GIVEN.set(given)
+        app(args=given, prog_name="python -m analyses.bench")
     except InputError as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(2)

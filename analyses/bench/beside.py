@@ -194,7 +194,7 @@ def decode_rows(taken: Taken, new_tokens: int, prompt_tokens: int) -> list[dict[
                 "times": spread(ratios(_of(runs, "seconds"), _of(base, "seconds"))),
                 "cpu_times": spread(ratios(_of(runs, "cpu"), _of(base, "cpu"))),
                 "grown": runs[0]["grown"],
-                "same_share": None if name in FREE else float((tokens == expected).float().mean()),
+                "same_share": None if name in FREE else float((tokens == expected).double().mean()),
                 "exponent": grows[name],
             }
         )

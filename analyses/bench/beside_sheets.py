@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from analyses.bench.growth import exponent
 from analyses.bench.reruns import ALLOWANCE
 from analyses.bench.sheet import Sheet, megabytes, number, span
 from analyses.bench.variants import HIDDEN, LIVE, NOTHING, RECORDED, RECYCLED, SDPA, VARIANTS
@@ -72,7 +73,8 @@ def _combined(decoding: list[Result], reading: list[Result]) -> Sheet:
 def _decoding(rows: list[Result]) -> Sheet:
     new, prompt, turns = rows[0]["new_tokens"], rows[0]["prompt_tokens"], rows[0]["times"]["n"]
     return Sheet(
-        f"Decoding {new} tokens after prompts of {prompt}, {turns} turns: a step of all rows, the first token left out",
+        f"Decoding {new} tokens after prompts of {prompt}, {turns} turn{'s' * (turns > 1)}: a step of all rows, "
+        "without the first token",
         (
             "variant", "batch", "ms a step", "times sdpa", "CPU ms a step", "CPU, times sdpa", "first token, s", "MB",
             "same tokens as sdpa",
@@ -135,7 +137,8 @@ def findings_sheet(result: Result) -> Sheet:
         *_found_reading(result.get("reading", [])),
         *_found_nhsic(result.get("nhsic", [])),
         *_found_reruns(result.get("interventions", result).get("reruns", [])),
-        *((row["command"] + ", seconds", row["seconds"]) for row in result.get("commands", [])),
+        *((row["command"] + ": seconds", row["seconds"]) for row in result.get("commands", [])),
+        *_found_growth(result),
     ]
     return Sheet(
         "In a line each",
@@ -153,24 +156,22 @@ def _found_decoding(rows: list[Result]) -> Iterator[tuple[str, Any]]:
     for name in (NOTHING, RECORDED, LIVE, RECYCLED):
         for row in rows:
             if row["variant"] == name:
-                yield f"decoding, batch {row['batch']}: {name}, over {SDPA}, times", row["times"]
+                yield f"decoding, batch {row['batch']}: {name}, seconds over those of {SDPA}", row["times"]
 
 
 def _found_reading(rows: list[Result]) -> Iterator[tuple[str, Any]]:
     for row in rows:
         if row["variant"] in (RECORDED, LIVE):
-            what = f"reading {row['tokens']:,} tokens: {row['variant']}, over {HIDDEN}"
-            yield f"{what}, time, times", row["times"]
-            yield f"{what}, memory, times", number(row["grown_times"])
+            what = f"reading {row['tokens']:,} tokens: {row['variant']}"
+            yield f"{what}, seconds over those of {HIDDEN}", row["times"]
+            yield f"{what}, memory over that of {HIDDEN}", number(row["grown_times"])
 
 
 def _found_nhsic(rows: list[Result]) -> Iterator[tuple[str, Any]]:
     for row in rows:
-        yield f"nHSIC, d_model {row['d_model']}: dense float32 over nhsic, CPU time, times", row["ratio"]
-        yield (
-            f"nHSIC, d_model {row['d_model']}: largest difference from the float64 formula",
-            f"{row['max_abs_error_nhsic']:.1e}",
-        )
+        what = f"nHSIC, d_model {row['d_model']}"
+        yield f"{what}: CPU seconds of the dense float32 formula over those of nhsic", row["ratio"]
+        yield f"{what}: largest difference from the float64 formula", f"{row['max_abs_error_nhsic']:.1e}"
 
 
 def _found_reruns(rows: list[Result]) -> Iterator[tuple[str, Any]]:
@@ -182,3 +183,22 @@ def _found_reruns(rows: list[Result]) -> Iterator[tuple[str, Any]]:
             f"{what}: those blocks and the unembedding, as a share of a plain step",
             {**expected, "n": row["target_share"]["n"]},
         )
+
+
+def _found_growth(result: Result) -> Iterator[tuple[str, Any]]:
+    """Exponents of ours, and of Hugging Face where it is beside."""
+    for part, grows in (("decoding", "a step against rows"), ("reading", "reading against tokens")):
+        told = {row["variant"]: row["exponent"] for row in result.get(part, [])}
+        for name in (SDPA, HIDDEN, NOTHING, LIVE):
+            if name in told:
+                yield f"exponent, {grows}: {name}", told[name]
+    for (grows, name), power in {
+        (row["grows"], row["variant"]): row["exponent"] for row in result.get("scaling", [])
+    }.items():
+        yield f"exponent, seconds against {grows}: {name}", power
+    rows = result.get("nhsic", [])
+    if len(rows) > 1:
+        widths = [row["d_model"] for row in rows]
+        for name, column in (("nhsic", "nhsic_ms_per_step"), ("dense float32", "dense_ms_per_step")):
+            medians = [row[column]["median"] for row in rows]
+            yield f"exponent, nHSIC of a step against d_model: {name}", number(exponent(widths, medians))

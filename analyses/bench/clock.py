@@ -64,7 +64,6 @@ class Memory:
             self.before = _kernel("VmRSS")
 
     def begin(self) -> None:
-        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)

@@ -62,19 +62,17 @@ def _nhsic(asked: Asked, show: Show) -> dict[str, Any]:
     """``bench_nhsic`` over and over, the widths taking turns: its timings as spreads, its other numbers as they are."""
     from analyses.bench.nhsic import bench_nhsic
 
-    size, repeats = asked.size, asked.repeats
-    runs: list[list[dict[str, float]]] = []
-    for turn in range(repeats):
-        rows = []
-        for i, d_model in enumerate(size.dims):
-            show(turn * len(size.dims) + i, repeats * len(size.dims), f"nHSIC at {d_model}")
-            rows += bench_nhsic(dims=(d_model,), n_steps=size.n_steps, repeats=size.inner)
-        runs.append(rows)
+    size = asked.size
+    turns = size.nhsic_turns(asked.repeats)
+    order = [width for turn in range(asked.repeats) for width, count in turns.items() if turn < count]
+    runs: dict[int, list[dict[str, int | float]]] = {}
+    for place, width in enumerate(order):
+        show(place, len(order), f"nHSIC at {width}")
+        runs.setdefault(width, []).extend(bench_nhsic(dims=(width,), n_steps=size.n_steps, repeats=size.inner))
     timed = ("dense_ms_per_step", "nhsic_ms_per_step", "ratio", "null_passes")
     return {
         "nhsic": [
-            {**rows[0], **{name: spread([row[name] for row in rows]) for name in timed}}
-            for rows in zip(*runs, strict=True)
+            {**rows[0], **{name: spread([row[name] for row in rows]) for name in timed}} for rows in runs.values()
         ]
     }
 

@@ -54,12 +54,12 @@ def span(value: dict[str, Any]) -> str:
     >>> span({"median": 1.0, "min": 0.9, "max": 1.1, "n": 3}), span({"median": 1.0, "min": 1.0, "max": 1.0, "n": 1})
     ('1 (0.9 to 1.1)', '1')
     """
-    if value["n"] < 2 or value["median"] is None:
+    if value["median"] is None or value["min"] == value["max"]:
         return number(value["median"])
     return f"{number(value['median'])} ({number(value['min'])} to {number(value['max'])})"
 
 
-def megabytes(count: float) -> str:
+def megabytes(count: int) -> str:
     """Of bytes, a million each.
 
     >>> megabytes(1_500_000)

@@ -200,7 +200,10 @@ def _facts(result: dict[str, Any]) -> list[str]:
         f"{versions}; torch on {machine['threads']} {'thread' if machine['threads'] == 1 else 'threads'}; load "
         f"{machine['load_before']:g} before and {machine['load_after']:g} after, {result['date']}.",
         f"{model['name']}: {model['n_layers']} layers, d_model {model['d_model']}, {model['dtype']} on "
-        f"{model['device']}. {repeats} {'turn' if repeats == 1 else 'turns'}, less of long texts.",
+        f"{model['device']}. {repeats} {'turn' if repeats == 1 else 'turns'}, less of long texts. It took "
+        f"{sum(result['took'].values()) / 60:.0f} minutes: "
+        + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result["took"].items())
+        + ".",
         *result["notes"],
     ]
     if "decoding" in result or "reading" in result:

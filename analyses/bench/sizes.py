@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ["ALL_PARTS", "FULL", "QUICK", "QUICK_PARTS", "SMOKE", "Size"]
 
 QUICK_PARTS = ("decoding", "reading", "scaling", "nhsic", "reruns", "commands")
 ALL_PARTS = (*QUICK_PARTS, "engines", "interventions", "attribution")
-_LONG = {
-    2048: 0,
-    6144: 1,
-}  # tokens up to which a text is read in every turn, in all but one; longer ones in all but two
+# Up to which texts (tokens), and widths (nHSIC), are measured in every turn, and in all but one; others in all but two.
+_LONG, _WIDE = (2048, 6144), (2048, 2048)
 
 
 @dataclass(frozen=True)
@@ -51,17 +48,28 @@ class Size:
     attributed: tuple[int, ...]  # response tokens of which shares are told
     growing: tuple[int, ...]  # steps, positions, components asked about
 
-    def turns(self, repeats: int) -> Mapping[int, int]:
+    def turns(self, repeats: int) -> dict[int, int]:
         """How often a text of each length is read: long ones less often."""
-        fewer = {length: next((less for most, less in _LONG.items() if length <= most), 2) for length in self.read}
-        return {length: max(1, repeats - less) for length, less in fewer.items()}
+        return {length: _fewer(length, _LONG, repeats) for length in self.read}
+
+    def nhsic_turns(self, repeats: int) -> dict[int, int]:
+        """How often each width is measured: the dense formula takes half a minute at the widest.
+
+        >>> QUICK.nhsic_turns(3)
+        {576: 3, 2048: 3, 4096: 1}
+        """
+        return {width: _fewer(width, _WIDE, repeats) for width in self.dims}
+
+
+def _fewer(size: int, limits: tuple[int, int], repeats: int) -> int:
+    return max(1, repeats - sum(size > limit for limit in limits))
 
 
 QUICK = Size(
     parts=QUICK_PARTS, repeats=3,
-    batches=(1, 4, 16), new_tokens=24, prompt_tokens=60, read=(1024, 4096, 8000), square=1024,
-    layers=(4, 8, 16, 32), widths=(128, 256, 512, 1024), problems=(8, 16, 32, 64), traced_tokens=160,
-    dims=(576, 2048, 4096), n_steps=32, inner=1, helps=10, traces=2,
+    batches=(1, 4, 16), new_tokens=16, prompt_tokens=60, read=(1024, 4096, 8000), square=1024,
+    layers=(4, 8, 16, 32), widths=(128, 256, 512, 1024), problems=(8, 16, 32), traced_tokens=160,
+    dims=(576, 2048, 4096), n_steps=32, inner=3, helps=10, traces=1,
     edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128,), growing=(1, 4, 16),
 )  # fmt: skip
 FULL = Size(
@@ -74,7 +82,7 @@ FULL = Size(
 SMOKE = Size(
     parts=ALL_PARTS, repeats=1,
     batches=(1, 2), new_tokens=4, prompt_tokens=60, read=(24, 48), square=24,
-    layers=(1, 2), widths=(32, 64), problems=(1, 2), traced_tokens=4,
+    layers=(1, 2), widths=(32,), problems=(1,), traced_tokens=4,
     dims=(64,), n_steps=8, inner=1, helps=1, traces=0,
     edited_tokens=6, edited_prompt_tokens=60, circles=1, attributed=(24,), growing=(1, 2),
 )  # fmt: skip

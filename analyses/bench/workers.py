@@ -1,7 +1,7 @@
 """A process for each variant, so that nobody's memory is another's: started, asked by turns, ended.
 
 Each loads the model, makes its variant, calls it once, and answers from then on (:mod:`analyses.bench.clock`). All are
-kept while that fits into half of the memory that is free; else one at a time, which loads its model again at each turn.
+kept while that fits into most of the memory that is free; else one at a time, which loads its model again at each turn.
 nnsight's is run by an interpreter of its own.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -87,6 +88,7 @@ def _context() -> Any:
 
 
 def _serve(connection: Any, job: Job, name: str, place: Place) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks is stopped, and then asks no more
     torch.set_num_threads(place.threads)
     try:
         with ExitStack() as stack, torch.no_grad():
@@ -227,17 +229,17 @@ def crew_for(job: Job, names: list[str], place: Place, nnsight: str | None, keep
 
 
 def fits(weights: int, count: int, device: torch.device) -> bool:
-    """Whether so many models of so many bytes, each in its process, take at most half of the memory that is free.
+    """Whether so many models of so many bytes, each in its process, take at most 70 % of the memory that is free.
 
     >>> fits(1000, 3, torch.device("cpu")), fits(10**15, 3, torch.device("cpu"))
     (True, False)
     """
     import psutil
 
-    process = 600_000_000  # what Python and libraries take
+    process = 300_000_000  # what Python and libraries take that forks do not share
     if device.type == "cuda":
-        return weights * count <= torch.cuda.mem_get_info(device)[0] // 2
-    return (weights + process) * count <= psutil.virtual_memory().available // 2
+        return weights * count <= 0.7 * torch.cuda.mem_get_info(device)[0]
+    return (weights + process) * count <= 0.7 * psutil.virtual_memory().available
 
 
 def check_nnsight(python: str) -> str:
