@@ -22,7 +22,8 @@ import torch
 def _blocks(envoy: Any) -> list[Any]:
     """The longest list of modules: the blocks, whatever a family calls them."""
     lists = [one for one in envoy.modules() if isinstance(one._module, torch.nn.ModuleList)]
-    return list(max(lists, key=lambda one: len(one._module)))
+    longest: Any = max(lists, key=lambda one: len(one._module))
+    return list(longest)
 
 
 def main(clock: str, folder: str, dtype: str, device: str, threads: str) -> None:
