@@ -17,9 +17,10 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,8 +131,7 @@ class GenerationRules:
         """
         if self._config is None or not prompts or not self._build(prompts[0], new_tokens, device):
             return None
-        lists = [self._build(prompt, new_tokens, device) for prompt in prompts]
-        return RowProcessors(lists, prompts, capacity, device)
+        return RowProcessors(partial(self._build, new_tokens=new_tokens, device=device), prompts, capacity, device)
 
     def _build(self, prompt: Sequence[int], new_tokens: int | None, device: torch.device) -> Any:
         """transformers' list for one prompt, caught where ``generate`` hands it to its own loop."""
@@ -153,25 +153,43 @@ class GenerationRules:
 
 
 class RowProcessors:
-    """Logits processors of the rows of a batch: each row's see its own ids alone, without padding."""
+    """Logits processors of the rows of a batch: each row's see its own ids alone, without padding.
+
+    Args:
+        build: the processors of a prompt.
+        prompts: of the first rows, the longest there will be among them.
+    """
 
     def __init__(
-        self, lists: Sequence[Any], prompts: Sequence[Sequence[int]], capacity: int, device: torch.device
+        self,
+        build: Callable[[Sequence[int]], Any],
+        prompts: Sequence[Sequence[int]],
+        capacity: int,
+        device: torch.device,
     ) -> None:
-        self._lists = list(lists)
-        self._starts = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
-        self._length = max(map(len, prompts))
-        self._ids = torch.zeros(len(prompts), self._length + capacity, dtype=torch.long, device=device)
-        for row, (start, prompt) in enumerate(zip(self._starts, prompts, strict=True)):
-            self._ids[row, start : self._length] = torch.tensor(list(prompt), device=device)
+        self._build, count = build, len(prompts)
+        self._ids = torch.zeros(count, max(map(len, prompts)) + capacity, dtype=torch.long, device=device)
+        self._lengths = [0] * count
+        self._lists: list[Any] = [None] * count
         # A SynthID watermark counts its calls: a position that is run again must not count twice.
-        self._stateful = [[p for p in processors if hasattr(p, "state")] for processors in self._lists]
+        self._stateful: list[list[Any]] = [[] for _ in prompts]
         self._before: dict[int, tuple[int, list[Any]]] = {}
+        self.begin(range(count), prompts)
 
-    def append(self, slots: Int[Tensor, " row"], ids: Int[Tensor, "row 1"]) -> None:
+    def begin(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
+        """These prompts take the places ``slots``, whatever was there."""
+        for slot, prompt in zip(slots, prompts, strict=True):
+            self._ids[slot, : len(prompt)] = torch.tensor(list(prompt), device=self._ids.device)
+            self._lengths[slot] = len(prompt)
+            self._lists[slot] = self._build(prompt)
+            self._stateful[slot] = [p for p in self._lists[slot] if hasattr(p, "state")]
+            self._before.pop(slot, None)
+
+    def append(self, slots: Sequence[int], ids: Int[Tensor, "row 1"]) -> None:
         """Note the tokens that rows ``slots`` emitted; nothing waits for the device."""
-        self._ids[slots, self._length] = ids[:, 0]
-        self._length += 1
+        for slot, token in zip(slots, ids[:, 0], strict=True):
+            self._ids[slot, self._lengths[slot]] = token
+            self._lengths[slot] += 1
 
     def __call__(self, logits: Float[Tensor, "some d_vocab"], slots: Sequence[int]) -> Float[Tensor, "some d_vocab"]:
         """The processed scores of rows ``slots``, in the float32 that transformers makes of every model's logits."""
@@ -183,16 +201,16 @@ class RowProcessors:
         stateful = self._stateful[slot]
         if stateful:
             length, states = self._before.get(slot, (-1, []))
-            if length == self._length:
+            if length == self._lengths[slot]:
                 for processor, state in zip(stateful, states, strict=True):
                     processor.state = copy.deepcopy(state)
             else:
-                self._before[slot] = self._length, [copy.deepcopy(processor.state) for processor in stateful]
-        return self._lists[slot](self._ids[slot : slot + 1, self._starts[slot] : self._length], scores)
+                self._before[slot] = self._lengths[slot], [copy.deepcopy(processor.state) for processor in stateful]
+        return self._lists[slot](self._ids[slot : slot + 1, : self._lengths[slot]], scores)
 
-    def edit_of(self, rows: Sequence[Row], slot_of: Mapping[int, int]) -> Any:
-        """As an edit of a step's logits, where ``slot_of`` maps a row's index to its place here."""
-        return lambda logits, indices: self(logits, [slot_of[rows[i].index] for i in indices])
+    def edit_of(self, slots: Sequence[int]) -> Any:
+        """As an edit of a step's logits, where ``slots`` are the places here of the step's rows."""
+        return lambda logits, indices: self(logits, [slots[i] for i in indices])
 
 
 def generation_rules(

@@ -171,14 +171,14 @@ class Decided:
         self, prompt: list[int], response: list[int], first: int, rules: GenerationRules, device: torch.device
     ) -> None:
         self.processors = rules.processors([prompt], None, len(response), device)
-        self.response, self.t, self.slot = response, 0, torch.tensor([0], device=device)
+        self.response, self.t, self.device = response, 0, device
         self._append(first)
 
     def _append(self, upto: int) -> None:
         """Let the processors know the tokens before a step."""
         if self.processors is not None:
             for token in self.response[self.t : upto]:
-                self.processors.append(self.slot, self.slot.new_tensor([[token]]))
+                self.processors.append([0], torch.tensor([[token]], device=self.device))
         self.t = upto
 
     def __call__(self, logits: Float[Tensor, "kept d_vocab"]) -> Float[Tensor, "kept d_vocab"]:

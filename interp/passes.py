@@ -81,9 +81,23 @@ def asked_sites(record: ResidualSites | None, interventions: Sequence[Interventi
 class Passes:
     """Tells tape and interventions which rows the pass now running is over."""
 
-    def __init__(self, tape: Tape, rows: list[Row], cache: RowCache) -> None:
-        self.tape, self.rows, self.cache = tape, rows, cache
+    def __init__(self, tape: Tape, rows: Sequence[Row] = (), cache: RowCache | None = None) -> None:
+        self.tape, self.rows, self._cache = tape, list(rows), cache
         self._scratch = self._rerun = False
+
+    @property
+    def cache(self) -> RowCache:
+        """The one that the pass stores into."""
+        assert self._cache is not None  # nothing runs without
+        return self._cache
+
+    @cache.setter
+    def cache(self, cache: RowCache) -> None:
+        self._cache = cache
+
+    def forget(self) -> None:
+        """All rows have left: let go of what was kept of them."""
+        self._cache = None
 
     @contextmanager
     def over(
@@ -95,14 +109,14 @@ class Passes:
         cache: RowCache | None = None,
     ) -> Iterator[None]:
         """Passes inside are over these rows, which are ``index`` of the batch, or scratch."""
-        before = self.rows, self.cache, self._scratch, self._rerun
-        self.rows, self.cache = rows, self.cache if cache is None else cache
+        before = self.rows, self._cache, self._scratch, self._rerun
+        self.rows, self._cache = rows, self._cache if cache is None else cache
         self._scratch, self._rerun = scratch, rerun
         try:
             with self.tape.only(index):
                 yield
         finally:
-            self.rows, self.cache, self._scratch, self._rerun = before
+            self.rows, self._cache, self._scratch, self._rerun = before
 
     def _begin(self) -> list[int]:
         """Where in its own text each row's first column stands."""

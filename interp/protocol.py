@@ -17,27 +17,29 @@ so ``[SuppressTokens(...), RecycleRepresentation(...)]`` recycles by what is lef
 suppressed token, whereas the reverse order decides to recycle on the raw logits. Recording keeps the last pass of a
 step, edits included.
 
+Rows of one pass may be at different steps (a prompt has come in the place of a finished row). An intervention is shown
+those of one step at a time, unless it asks for all at once (``staggered``).
+
 The loop knows no particular method. What belongs to a row lives in ``row.notes(self)``, so one intervention object
 can serve many runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.arguments import as_list, as_wholes, refused
 from interp.describing import class_digest, described
-from interp.engines.base import Engine, ModelFacts
-from interp.engines.cache import RowCache
+from interp.engines.base import ModelFacts
 from interp.errors import InputError
-from interp.rows import ForcedToken, Positions, Row, name_of
+from interp.rows import Positions, Row, name_of
 from interp.sites import Site
+from interp.step import Scratch, Step
 
 __all__ = [
     "Intervention",
@@ -82,6 +84,9 @@ class Intervention:
         edits: sites at which ``edit_residual`` is called.
         injects: layers at which it may have a position run again.
         extra_tokens: how many tokens a response may grow beyond ``max_new_tokens`` because of it.
+        staggered: whether one `Step` may have rows that are at different steps. Prompts that come in the places of
+            finished rows begin later than those beside them. Unless an intervention says here that it goes by
+            ``step.steps`` it is called once for the rows at each step, with a ``step.t`` that holds for all of them.
 
     Example: end a response at its third "Wait", in ten lines.
 
@@ -102,6 +107,7 @@ class Intervention:
     edits: tuple[Site, ...] = ()
     injects: tuple[int, ...] = ()
     extra_tokens: int = 0
+    staggered: bool = False
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         """The intervention to use on this model, called before anything is computed.
@@ -215,162 +221,3 @@ def code_of(intervention: Intervention) -> str:
     kind = type(intervention)
     is_ours = kind.__module__.startswith("interp.interventions.")
     return "peaklens" if is_ours else class_digest(kind, Intervention)
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """What scratch tokens showed; nothing of it stays in the response.
-
-    ``token_ids`` were decoded greedily after the prefix; ``logits[:, j]`` are those that chose ``token_ids[:, j]``.
-    """
-
-    token_ids: Int[Tensor, "row new"]
-    logits: Float[Tensor, "row new d_vocab"]
-
-
-class Step:
-    """One step of all live rows: what an intervention sees and does.
-
-    Attributes:
-        rows: the live rows; every index ``i`` below is a place in this list.
-        t: the response step being decided, the same for all rows.
-        logits: ``[row, d_vocab]``, all edits so far applied.
-        tokens: after the choice, the token of each row; ``forced[i]`` tells that it was forced.
-        finishing: after the choice, why each row is about to end ("eos", "stop", "length") or ``None``.
-    """
-
-    def __init__(
-        self,
-        rows: list[Row],
-        t: int,
-        raw_logits: Float[Tensor, "row d_vocab"],
-        engine: Engine,
-        cache: RowCache,
-        readings: Callable[[Site], Float[Tensor, "row ..."]],
-        passing: Callable[..., Any],
-        injects: frozenset[int],
-        last_ids: Int[Tensor, "row 1"],
-        finish_of: Callable[[Row, int], str | None],
-    ) -> None:
-        self.rows, self.t, self.logits = rows, t, raw_logits
-        self.tokens: list[int] = []
-        self.forced: list[bool] = []
-        self.finishing: list[str | None] = []
-        self._engine, self._cache, self._readings, self._passing = engine, cache, readings, passing
-        self._injects, self._last_ids, self._finish_of = injects, last_ids, finish_of
-        self._logit_edits: list[Callable[[Tensor, list[int]], Tensor]] = []
-        self._kept: set[int] = set()
-        self._later: list[tuple[Intervention, Int[Tensor, " row"], Callable[[int], str | None]]] = []
-
-    # Before the choice
-
-    def residual(self, site: Site) -> Float[Tensor, "row ..."]:
-        """What is at ``site`` at the position just run (its last pass); declare it in ``reads``."""
-        return self._readings(site)
-
-    def edit_logits(
-        self, edit: Callable[[Float[Tensor, "some d_vocab"], list[int]], Float[Tensor, "some d_vocab"]]
-    ) -> None:
-        """Replace the logits by ``edit(logits, indices)``, now and whenever a position is run again in this step.
-
-        ``indices[k]`` is the place in ``rows`` of ``logits[k]``.
-        """
-        self.logits = edit(self.logits, list(range(len(self.rows))))
-        self._logit_edits.append(edit)
-
-    def mark_later(
-        self, intervention: Intervention, values: Int[Tensor, " row"], note: Callable[[int], str | None]
-    ) -> None:
-        """Leave an :class:`Event` in each row for which ``note(value)`` is a text.
-
-        ``values`` may still be on the device: they travel with the chosen tokens, so that marking waits for nothing.
-        """
-        self._later.append((intervention, values, note))
-
-    def _marks(self) -> list[Int[Tensor, " row"]]:
-        return [values for _, values, _ in self._later]
-
-    def _leave_marks(self, columns: Sequence[Sequence[int]]) -> None:
-        for (intervention, _, note), values in zip(self._later, columns, strict=True):
-            for row, value in zip(self.rows, values, strict=True):
-                text = note(value)
-                if text is not None:
-                    row.mark(intervention, text)
-
-    def rerun(self, which: Sequence[int], inject: int, residual: Float[Tensor, "rerun d_model"]) -> None:
-        """Run the current position of rows ``which`` again from block ``inject``, with ``residual`` as its input.
-
-        Blocks from ``inject`` on store their new keys and values in place of the old; blocks below keep theirs; the
-        cache holds one entry a position. ``logits`` and ``residual(...)`` show the new pass afterwards.
-        """
-        if inject not in self._injects:
-            raise InputError(
-                "run a position again",
-                expected=f"a layer listed in the intervention's injects ({sorted(self._injects)})",
-                received=f"layer {inject}",
-                remedy="Declare it, so that recording knows where the stream is replaced.",
-            )
-        if not which:
-            return
-        index = torch.tensor(list(which), dtype=torch.long, device=self._last_ids.device)
-        with self._passing([self.rows[i] for i in which], index, rerun=True):
-            fresh = self._engine.recompute(index, self._last_ids[index], inject, residual, self._cache)
-        for edit in self._logit_edits:
-            fresh = edit(fresh, list(which))
-        self.logits = self.logits.index_copy(0, index, fresh.to(self.logits.dtype))
-
-    def scratch(self, which: Sequence[int], prefix: Sequence[int], new_tokens: int) -> Scratch:
-        """Append ``prefix`` to rows ``which``, decode ``new_tokens`` greedily, and roll all of it back."""
-        if not prefix or new_tokens < 1 or not which:
-            raise InputError(
-                "decode scratch tokens",
-                expected="at least one row, a prefix of at least one token and new_tokens >= 1",
-                received=f"{len(which)} rows, {len(prefix)} prefix tokens, new_tokens={new_tokens}",
-                remedy="The prefix is what asks the model for the answer.",
-            )
-        self._engine.facts.check_token_ids(prefix, "decode scratch tokens")
-        fork = self._cache.fork(which, len(prefix) + new_tokens)
-        ids = torch.tensor([list(prefix)] * len(which), device=self._last_ids.device)
-        chosen, seen = [], []
-        with self._passing([self.rows[i] for i in which], None, scratch=True, cache=fork):
-            for _ in range(new_tokens):
-                logits = self._engine.forward(ids, fork)[:, -1]
-                ids = logits.argmax(-1, keepdim=True)
-                seen.append(logits)
-                chosen.append(ids)
-        return Scratch(torch.cat(chosen, 1), torch.stack(seen, 1))
-
-    # After the choice
-
-    def replace(self, i: int, token_ids: Sequence[int], by: Intervention | None = None) -> None:
-        """Row ``i`` emits these instead of the chosen token: the first now, the others next, before anything forced."""
-        self._engine.facts.check_token_ids(token_ids, "replace a token")
-        self.tokens[i] = token_ids[0]
-        self.rows[i].forced.extendleft(ForcedToken.by(by, token_id) for token_id in reversed(token_ids[1:]))
-        self.finishing[i] = None if i in self._kept else self._finish_of(self.rows[i], token_ids[0])
-
-    def force(self, i: int, token_ids: Sequence[int], by: Intervention | None = None) -> None:
-        """Row ``i`` emits these after the chosen token."""
-        self._engine.facts.check_token_ids(token_ids, "force tokens")
-        self.rows[i].force(token_ids, by)
-
-    def forced_by_another(self, i: int, intervention: Intervention) -> bool:
-        """Whether row ``i``'s token was forced, and not by this intervention."""
-        token = self.tokens[i]
-        return isinstance(token, ForcedToken) and token.owner != id(intervention)
-
-    def keep(self, i: int) -> None:
-        """Row ``i`` goes on even if its token would have ended it."""
-        self._kept.add(i)
-        self.finishing[i] = None
-
-    def extend(self, i: int, limit: int) -> None:
-        """Row ``i`` ends with "length" at ``limit`` tokens from now on (at most max_new_tokens + extra_tokens)."""
-        self.rows[i].limit = limit
-        if self.finishing and self.finishing[i] in (None, "length") and i not in self._kept:
-            self.finishing[i] = self._finish_of(self.rows[i], self.tokens[i])
-
-    def end(self, i: int, reason: str) -> None:
-        """Row ``i`` ends with this token."""
-        self._kept.discard(i)
-        self.finishing[i] = reason

@@ -117,7 +117,9 @@ class ResidualSites:
 
 @dataclass(frozen=True)
 class StepResiduals:
-    """One step's residuals of the rows still going, valid until the callback returns: clone what you keep.
+    """One step's residuals of the rows that are at it, valid until the callback returns: clone what you keep.
+
+    Rows that began later, in the places of finished ones, are at other steps and come by themselves.
 
     ``residuals[site]`` is ``[layer, row, d_model]``, of heads' sites ``[layer, row, head, d_head]``; ``rows[i]`` is the
     place of row ``i`` in the list of prompts.

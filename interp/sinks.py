@@ -1,4 +1,4 @@
-"""Where the residual streams of a batch that is being decoded go, step by step.
+"""Where the residual streams of rows that are being decoded go, step by step.
 
 For :class:`interp.ResidualSites` into preallocated buffers, a block a shape for each response, or into files, some
 steps at a time; for :class:`interp.ResidualStream` to a callback, storing nothing.
@@ -6,7 +6,8 @@ steps at a time; for :class:`interp.ResidualStream` to a callback, storing nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from interp.engines.base import Engine
 from interp.on_disk import Files
-from interp.record import Blocks, RecordPlan, ResidualSites, ResidualStream, StepResiduals, buffer, kept_on
+from interp.record import Blocks, RecordPlan, ResidualSites, ResidualStream, Shape, StepResiduals, buffer, kept_on
 
 __all__ = ["Sink", "sink_for"]
 
@@ -23,13 +24,13 @@ FILED = 32  # steps of a row that are written at once
 
 
 class Sink:
-    """Where the residuals of a batch go: it is given a step at a time and asked for a row at a time.
+    """Where residuals go: it is given a step of the rows that are going at a time, and asked for a row at a time.
 
-    This one lets them go. Rows are told by their places in the list of prompts.
+    This one lets them go. Rows are told by their places in the list of prompts; they may come at any time.
     """
 
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        """Take step ``t`` of these rows, ``[place, row, *shape]`` of each shape; valid until this returns."""
+    def add(self, rows: list[int], steps: list[int], values: Blocks) -> None:
+        """Take step ``steps[i]`` of each row, ``[place, row, *shape]`` of each shape; valid until this returns."""
 
     def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
         """What has been kept of a row that leaves after ``steps`` steps."""
@@ -42,19 +43,20 @@ class Sink:
 class _Keeping(Sink):
     """Into preallocated buffers, one a row."""
 
-    def __init__(
-        self, record: ResidualSites, plan: RecordPlan, rows: Sequence[int], steps: int, engine: Engine
-    ) -> None:
+    def __init__(self, record: ResidualSites, plan: RecordPlan, steps: int, engine: Engine) -> None:
         self.plan = plan
         # Copies from a GPU to pinned memory need no waiting.
         pinned = kept_on(record, engine).type == "cpu" and engine.device.type == "cuda"
-        self.buffers = {row: buffer(record, plan, steps, engine, pinned) for row in rows}
+        self._new = partial(buffer, record, plan, steps, engine, pinned)
+        self.buffers: dict[int, dict[Shape, Float[Tensor, "place step ..."]]] = {}
         self._wait: Callable[[], None] = torch.cuda.synchronize if pinned else lambda: None
 
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        for i, row in enumerate(rows):
+    def add(self, rows: list[int], steps: list[int], values: Blocks) -> None:
+        for i, (row, step) in enumerate(zip(rows, steps, strict=True)):
+            if row not in self.buffers:
+                self.buffers[row] = self._new()
             for shape, held in self.buffers[row].items():
-                held[:, t].copy_(values[shape][:, i], non_blocking=True)
+                held[:, step].copy_(values[shape][:, i], non_blocking=True)
 
     def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
         self._wait()
@@ -67,17 +69,21 @@ class _Keeping(Sink):
 class _Filing(_Keeping):
     """Into files, one a row: buffers of some steps, written when they are full."""
 
-    def __init__(self, record: ResidualSites, plan: RecordPlan, rows: Sequence[int], engine: Engine) -> None:
-        super().__init__(record, plan, rows, FILED, engine)
-        folder, dtype = Path(record.folder or ""), record.dtype or engine.dtype
-        self.files = {row: Files(folder, row, plan.groups, dtype) for row in rows}
+    def __init__(self, record: ResidualSites, plan: RecordPlan, engine: Engine) -> None:
+        super().__init__(record, plan, FILED, engine)
+        self.folder, self.dtype = Path(record.folder or ""), record.dtype or engine.dtype
+        self.files: dict[int, Files] = {}
 
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
-        super().add(rows, t % FILED, values)
-        if t % FILED == FILED - 1:
+    def add(self, rows: list[int], steps: list[int], values: Blocks) -> None:
+        for row in rows:
+            if row not in self.files:
+                self.files[row] = Files(self.folder, row, self.plan.groups, self.dtype)
+        super().add(rows, [step % FILED for step in steps], values)
+        full = [(row, step) for row, step in zip(rows, steps, strict=True) if step % FILED == FILED - 1]
+        if full:
             self._wait()
-            for row in rows:
-                self.files[row].write(t + 1 - FILED, self.buffers[row])
+        for row, step in full:
+            self.files[row].write(step + 1 - FILED, self.buffers[row])
 
     def take(self, row: int, steps: int) -> dict[str, Float[Tensor, "_ step ..."]]:
         self._wait()
@@ -97,16 +103,19 @@ class _Streaming(Sink):
     def __init__(self, record: ResidualStream, plan: RecordPlan) -> None:
         self.record, self.plan = record, plan
 
-    def add(self, rows: list[int], t: int, values: Blocks) -> None:
+    def add(self, rows: list[int], steps: list[int], values: Blocks) -> None:
         device, dtype = self.record.device, self.record.dtype
-        views = {site: view.to(device=device, dtype=dtype) for site, view in self.plan.by_site(values).items()}
-        self.record.on_step(StepResiduals(t, rows, views))
+        for step in sorted(set(steps)):
+            here = [i for i, at in enumerate(steps) if at == step]
+            some = values if len(here) == len(rows) else {shape: held[:, here] for shape, held in values.items()}
+            views = {site: view.to(device=device, dtype=dtype) for site, view in self.plan.by_site(some).items()}
+            self.record.on_step(StepResiduals(step, [rows[i] for i in here], views))
 
 
-def sink_for(record: ResidualSites | None, plan: RecordPlan, rows: Sequence[int], steps: int, engine: Engine) -> Sink:
-    """The sink that these rows, of at most ``steps`` steps each, need for what was asked for."""
+def sink_for(record: ResidualSites | None, plan: RecordPlan, steps: int, engine: Engine) -> Sink:
+    """The sink that rows of at most ``steps`` steps each need for what was asked for."""
     if isinstance(record, ResidualStream):
         return _Streaming(record, plan)
     if record is None:
         return Sink()
-    return _Keeping(record, plan, rows, steps, engine) if record.folder is None else _Filing(record, plan, rows, engine)
+    return _Keeping(record, plan, steps, engine) if record.folder is None else _Filing(record, plan, engine)

@@ -121,8 +121,7 @@ class _Batch:
                 logits = engine.forward(fed[live, done : done + count], cache, max(1, kept))
             if kept:
                 t = done + count - kept - first
-                slots = torch.tensor(live, device=device)
-                _score(logits, slots, wanted[:, t : t + kept], scores[:, :, t : t + kept], processors)
+                _score(logits, live, wanted[:, t : t + kept], scores[:, :, t : t + kept], processors)
                 for j in range(kept):
                     held.tell(record, t + j, [self.places[row] for row in live], j)
             done += count
@@ -135,18 +134,19 @@ class _Batch:
 
 def _score(
     logits: Float[Tensor, "row kept d_vocab"],
-    slots: Int[Tensor, " row"],
+    rows: Sequence[int],
     wanted: Int[Tensor, "slot kept"],
     scores: Float[Tensor, "2 slot kept"],
     processors: RowProcessors | None,
 ) -> None:
     """Log-probability and entropy of the tokens that stand there, written into ``scores``."""
+    slots = torch.tensor(rows, device=logits.device)
     for j in range(logits.shape[1]):  # one column at a time: the float32 of all of them would be the largest tensor
         wide = widened(logits[:, j])
         chosen = wanted[slots, j, None]
         if processors is not None:
-            wide = processors(wide, slots.tolist())
-            processors.append(slots, chosen)
+            wide = processors(wide, rows)
+            processors.append(rows, chosen)
         log_probs = log_probabilities(wide)
         scores[0, slots, j] = log_probs.gather(-1, chosen)[:, 0].float()
         scores[1, slots, j] = entropy(log_probs).float()

@@ -136,6 +136,7 @@ def findings_sheet(result: Result) -> Sheet:
         *_found_decoding(result.get("decoding", [])),
         *_found_reading(result.get("reading", [])),
         *_found_nhsic(result.get("nhsic", [])),
+        *_found_rows(result.get("rows", [])),
         *_found_reruns(result.get("interventions", result).get("reruns", [])),
         *((row["command"] + ": seconds", row["seconds"]) for row in result.get("commands", [])),
         *_found_growth(result),
@@ -172,6 +173,15 @@ def _found_nhsic(rows: list[Result]) -> Iterator[tuple[str, Any]]:
         what = f"nHSIC, d_model {row['d_model']}"
         yield f"{what}: CPU seconds of the dense float32 formula over those of nhsic", row["ratio"]
         yield f"{what}: largest difference from the float64 formula", f"{row['max_abs_error_nhsic']:.1e}"
+
+
+def _found_rows(rows: list[Result]) -> Iterator[tuple[str, Any]]:
+    for row in rows:
+        yield (
+            f"{row['problems']} problems, responses of lengths that differ fourfold ({row['spread']}), batch "
+            f"{row['batch']}: CPU seconds of static batches over those of places that are taken again",
+            row["ratio"],
+        )
 
 
 def _found_reruns(rows: list[Result]) -> Iterator[tuple[str, Any]]:

@@ -77,6 +77,14 @@ def _nhsic(asked: Asked, show: Show) -> dict[str, Any]:
     }
 
 
+def _rows(asked: Asked, show: Show) -> dict[str, Any]:
+    from analyses.bench.rows import bench_rows
+
+    problems, unit, batches = asked.size.taking_turns
+    repeats = max(1, asked.repeats - asked.size.rows_fewer)
+    return {"rows": bench_rows(asked.model, problems, unit, batches, repeats=repeats, on_run=show)}
+
+
 def _reruns(asked: Asked, show: Show) -> dict[str, Any]:
     from analyses.bench.reruns import ONE, circle, rerun_rows
     from analyses.bench.timing import bench_prompts, endless
@@ -140,6 +148,7 @@ PARTS: dict[str, Callable[[Asked, Show], dict[str, Any]]] = {
     "reading": _reading,
     "scaling": _scaling,
     "nhsic": _nhsic,
+    "rows": _rows,
     "reruns": _reruns,
     "commands": _commands,
     "engines": _engines,

@@ -19,6 +19,8 @@ def sheets_of(result: dict[str, Any]) -> list[Sheet]:
     sheets += beside_sheets(result)
     if "nhsic" in result:
         sheets.append(_nhsic_sheet(result["nhsic"]))
+    if "rows" in result:
+        sheets.append(_rows_sheet(result["rows"]))
     if "reruns" in result:
         sheets.append(_rerun_sheet(result["reruns"]))
     if "engines" in result:
@@ -56,6 +58,30 @@ def _nhsic_sheet(rows: list[dict[str, Any]]) -> Sheet:
             ]
             for row in rows
         ],
+    )
+
+
+def _rows_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    return Sheet(
+        f"Places that are taken again: {rows[0]['problems']} problems whose responses differ fourfold, seconds of one "
+        "thread, median (min to max), beside batches that run until all has ended; steps are passes, and the least "
+        "there may be; reads are of prompts",
+        ("lengths", "batch", "tokens", "batches", "taken again", "faster by", "steps", "reads", "same"),
+        [
+            [
+                row["spread"],
+                str(row["batch"]),
+                str(row["tokens"]),
+                span(row["static_seconds"]),
+                span(row["seconds"]),
+                span(row["ratio"]),
+                f"{row['static_steps']}, {row['steps']}, {row['least_steps']}",
+                f"{row['static_reads']}, {row['reads']}",
+                f"{row['same']} of {row['problems']}",
+            ]
+            for row in rows
+        ],
+        text=1,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["ALL_PARTS", "FULL", "QUICK", "QUICK_PARTS", "SMOKE", "Size"]
 
-QUICK_PARTS = ("decoding", "reading", "scaling", "nhsic", "reruns", "commands")
+QUICK_PARTS = ("decoding", "reading", "scaling", "nhsic", "rows", "reruns", "commands")
 ALL_PARTS = (*QUICK_PARTS, "engines", "interventions", "attribution")
 # Up to which texts (tokens), and widths (nHSIC), are measured in every turn, and in all but one; others in all but two.
 _LONG, _WIDE = (2048, 6144), (2048, 2048)
@@ -37,6 +37,9 @@ class Size:
     dims: tuple[int, ...]
     n_steps: int
     inner: int  # repeats inside one timing, of which it takes the median
+    # places that are taken again
+    taking_turns: tuple[int, int, tuple[int, ...]]  # problems, tokens of the shortest response, places
+    rows_fewer: int  # turns less than of the rest
     # commands
     helps: int
     traces: int
@@ -68,21 +71,21 @@ def _fewer(size: int, limits: tuple[int, int], repeats: int) -> int:
 QUICK = Size(
     parts=QUICK_PARTS, repeats=3,
     batches=(1, 4, 16), new_tokens=16, prompt_tokens=60, read=(1024, 4096, 8000), square=1024,
-    layers=(4, 8, 16, 32), widths=(128, 256, 512, 1024), problems=(8, 16, 32), traced_tokens=160,
-    dims=(576, 2048, 4096), n_steps=32, inner=3, helps=10, traces=1,
+    layers=(4, 8, 16), widths=(128, 256, 512), problems=(8, 16, 32), traced_tokens=160,
+    dims=(576, 2048, 4096), n_steps=32, inner=3, taking_turns=(64, 10, (16,)), rows_fewer=2, helps=10, traces=1,
     edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128,), growing=(1, 4, 16),
 )  # fmt: skip
 FULL = Size(
     parts=ALL_PARTS, repeats=5,
     batches=(1, 4, 16), new_tokens=64, prompt_tokens=60, read=(1024, 4096, 8000, 16000), square=4096,
     layers=(4, 8, 16, 32), widths=(128, 256, 512, 1024), problems=(8, 16, 32, 64), traced_tokens=160,
-    dims=(576, 2048, 4096), n_steps=64, inner=3, helps=20, traces=3,
+    dims=(576, 2048, 4096), n_steps=64, inner=3, taking_turns=(64, 20, (8, 16)), rows_fewer=2, helps=20, traces=3,
     edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128, 512), growing=(1, 4, 16),
 )  # fmt: skip
 SMOKE = Size(
     parts=ALL_PARTS, repeats=1,
     batches=(1, 2), new_tokens=4, prompt_tokens=60, read=(24, 48), square=24,
     layers=(1, 2), widths=(32,), problems=(1,), traced_tokens=4,
-    dims=(64,), n_steps=8, inner=1, helps=1, traces=0,
+    dims=(64,), n_steps=8, inner=1, taking_turns=(8, 2, (2,)), rows_fewer=0, helps=1, traces=0,
     edited_tokens=6, edited_prompt_tokens=60, circles=1, attributed=(24,), growing=(1, 2),
 )  # fmt: skip

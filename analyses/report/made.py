@@ -136,5 +136,6 @@ def _batch_size(one: Digest) -> int | None:
     cell = Cell(str(first["problem"]), int(first["sample"]))
     if not one.run.has(cell):
         return None
-    batch = one.run.payload(cell).get("batch")
-    return len(batch) if isinstance(batch, list) else None
+    payload = one.run.payload(cell)
+    batch = payload.get("batch")
+    return payload.get("rows") or (len(batch) if isinstance(batch, list) else None)

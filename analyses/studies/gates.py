@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.interventions.recycle import Gate
+from interp.interventions.recycle import Gate, staggered
 from interp.protocol import Step
 from interp.sites import Site
 
@@ -36,4 +36,4 @@ def mi_above(
         mi = score(step.residual(site)[:, None], answers[index])[:, 0]
         return (mi > thresholds[index].to(mi)).tolist()
 
-    return gate
+    return staggered(gate)

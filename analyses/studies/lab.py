@@ -18,6 +18,7 @@ from analyses.toys.facts import ANSWER_MARKERS, FILLERS, LABELS, OPENERS, VERBS
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import TraceSettings
 from analyses.trace.tracer import row_seed
+from analyses.work.batches import rows_of
 from analyses.work.scheduler import Report
 from interp.decoding import decode
 from interp.errors import InputError
@@ -178,6 +179,6 @@ class Lab(Setup):
                 temperature=options.temperature,
                 top_p=options.top_p,
                 seed=[row_seed(options.seed, Cell(cell.problem, cell.sample)) for cell in cells],
-                batch_size=len(cells),
+                batch_size=rows_of(cells),
                 progress=SimpleNamespace(update=report),
             )

@@ -23,7 +23,7 @@ from analyses.trace.given import GivenFrom
 from analyses.trace.inputs import are_bundled, pool_of
 from analyses.trace.others import most_of_pool
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work
-from analyses.work.batches import do_batches, plan_batches
+from analyses.work.batches import GROUPED, do_batches, plan_batches
 from analyses.work.model_ref import ModelRef
 from interp.errors import InputError
 from interp.rows import NEVER, Event
@@ -134,7 +134,9 @@ def run_study(
         lab.calibrate(study, plan.asked)
     run, conditions = spec.start(lab)
     cells = [cell for name in conditions for cell in lab.cells(name)]
-    batches = plan_batches(run, cells, batch_size, [] if retry_failed else list(run.failures()))
+    # A study that does more than decode holds what it makes of a batch
+    grouped = GROUPED if type(study).do is Study.do else 1
+    batches = plan_batches(run, cells, batch_size, [] if retry_failed else list(run.failures()), grouped)
     left = sum(map(len, batches))
     limits = {name: condition.max_new_tokens or options.max_new_tokens for name, condition in conditions.items()}
     tokens = sum(limits[cell.condition] for batch in batches for cell in batch)

@@ -13,7 +13,7 @@ from analyses.studies.calibration import Calibration
 from analyses.studies.lab import Lab
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import TraceSettings
-from analyses.work.batches import Batch, guarded
+from analyses.work.batches import Batch, guarded, told
 from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Report, Work
 from interp.errors import InputError
@@ -85,10 +85,9 @@ class Spec:
         def do(cells: Batch, report: Report) -> None:
             with lab.tracer.running():
                 found = self.study.do(lab, conditions[cells[0].condition], cells, report)
-            mates = [[cell.problem, cell.sample] for cell in cells]
             for cell, (tensors, payload) in zip(cells, found, strict=True):
                 if not run.has(cell):
-                    run.write(cell, tensors, {**payload, "batch": mates})
+                    run.write(cell, tensors, {**payload, **told(cells)})
 
         return lambda batch, report: guarded(lambda cells: do(cells, report), batch)
 

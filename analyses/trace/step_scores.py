@@ -57,30 +57,33 @@ class StepScores:
     ) -> None:
         self.score, self.others, self.layers, self.site = score, others, layers, site
         self.problems, self.answers = problems, answers
-        self.rows: list[int] = []
-        self.held: list[Float[Tensor, "layer row d_model"]] = []
+        # Rows that are at one step come together, until one of them leaves; others come by themselves
+        self.held: dict[tuple[int, ...], list[Float[Tensor, "layer row d_model"]]] = {}
+        self.held_with: dict[int, tuple[int, ...]] = {}
         self.done: list[list[dict[str, Tensor]]] = [[] for _ in answers]
 
     def add(self, step: StepResiduals) -> None:
-        if step.rows != self.rows or len(self.held) == CHUNK_STEPS:
-            self.flush()
-            self.rows = step.rows
-        self.held.append(step.residuals[self.site].clone())
+        rows = tuple(step.rows)
+        for held in {self.held_with[row] for row in rows if row in self.held_with}:
+            if held != rows or len(self.held[held]) == CHUNK_STEPS:
+                self._flush(held)
+        self.held.setdefault(rows, []).append(step.residuals[self.site].clone())
+        self.held_with |= dict.fromkeys(rows, rows)
 
-    def flush(self) -> None:
-        if self.held:
-            steps = torch.stack(self.held, dim=2).transpose(0, 1)  # [row, layer, step, d_model]
-            for row, found in zip(self.rows, self._scores(steps), strict=True):
-                self.done[row].append(found)
-            self.held = []
+    def _flush(self, rows: tuple[int, ...]) -> None:
+        steps = torch.stack(self.held.pop(rows), dim=2).transpose(0, 1)  # [row, layer, step, d_model]
+        for row, found in zip(rows, self._scores(rows, steps), strict=True):
+            self.done[row].append(found)
+            del self.held_with[row]
 
-    def _scores(self, steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
-        answers = self.answers[self.rows]
+    def _scores(self, rows: Sequence[int], steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
+        answers = self.answers[list(rows)]
         if self.others is None:
             return [{"mi": mi} for mi in self.score(steps, answers[:, 0]).cpu()]
-        return self.others.scored([self.problems[row] for row in self.rows], self.layers, steps, answers)
+        return self.others.scored([self.problems[row] for row in rows], self.layers, steps, answers)
 
     def finish(self) -> list[dict[str, Tensor]]:
         """Each row's tensors ``[layer, step]``, by name."""
-        self.flush()
+        for rows in list(self.held):
+            self._flush(rows)
         return [{name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]} for parts in self.done]

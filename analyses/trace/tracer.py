@@ -34,7 +34,7 @@ from analyses.trace.references import Reference, reference_from
 from analyses.trace.run import TraceRun
 from analyses.trace.settings import GROWING, NOTED, TraceSettings
 from analyses.trace.step_scores import Beside, StepScores
-from analyses.work.batches import Batch, guarded
+from analyses.work.batches import Batch, guarded, rows_of, told
 from analyses.work.scheduler import Report
 from interp.decoding import decode
 from interp.engines.base import ModelFacts
@@ -258,10 +258,9 @@ class Tracer:
         make = self._decoded if self.given is None else self._read
         rollouts = make(batch, record, report)
         found = scores.finish()
-        mates = [[mate.problem, mate.sample] for mate in batch]
         for i, (cell, rollout) in enumerate(zip(batch, rollouts, strict=True)):
             if not run.has(cell):
-                self._write(run, cell, rollout, found[i], mates)
+                self._write(run, cell, rollout, found[i], told(batch))
 
     def _decoded(self, batch: Batch, record: ResidualStream, report: Report) -> list[Rollout]:
         options = self.options
@@ -273,7 +272,7 @@ class Tracer:
             temperature=options.temperature,
             top_p=options.top_p,
             seed=[row_seed(options.seed, cell) for cell in batch],
-            batch_size=len(batch),
+            batch_size=rows_of(batch),
             progress=SimpleNamespace(update=report),
         )
 
@@ -282,12 +281,12 @@ class Tracer:
         assert self.given is not None
         given = [self.given.by_cell[cell] for cell in batch]
         prompts, responses = [one.prompt_ids.tolist() for one in given], [one.token_ids.tolist() for one in given]
-        rollouts = read(self.model, prompts, responses, record=record, batch_size=len(batch))
+        rollouts = read(self.model, prompts, responses, record=record, batch_size=rows_of(batch))
         report(sum(map(len, responses)))
         return [replace(rollout, finish_reason=one.finish) for rollout, one in zip(rollouts, given, strict=True)]
 
     def _write(
-        self, run: Run, cell: Cell, rollout: Rollout, scores: Mapping[str, Tensor], mates: list[list[Any]]
+        self, run: Run, cell: Cell, rollout: Rollout, scores: Mapping[str, Tensor], batch: Mapping[str, Any]
     ) -> None:
         tensors = {
             **scores,
@@ -306,7 +305,7 @@ class Tracer:
             "prompt_end": prompt_end(self.model.tokenizer, rollout.prompt_ids.tolist()),
             "finish_reason": rollout.finish_reason,
             "seed": rollout.settings.get("seed"),
-            "batch": mates,
+            **batch,
             "reference_end": self.references[cell.problem].read(self.options.reference_position)[-1],
         }
         if self.given is not None:

@@ -40,7 +40,7 @@ from analyses.trace.settings import Number, TraceSettings, Whole, check_work
 from analyses.trace.tables import derive_tables
 from analyses.trace.tracer import Tracer
 from analyses.trace.wrong_answers import wrong_answers
-from analyses.work.batches import Batch, do_batches, plan_batches
+from analyses.work.batches import GROUPED, Batch, do_batches, plan_batches
 from analyses.work.model_ref import ModelRef, share_threads
 from analyses.work.scheduler import Work
 from interp.arguments import Texts, as_whole
@@ -177,7 +177,7 @@ def trace(
     if tracer.refused:
         run.record_failures(tracer.refused)
     skip = [] if retry_failed else list(run.failures())
-    batches = plan_batches(run, tracer.cells, batch_size, skip)
+    batches = plan_batches(run, tracer.cells, batch_size, skip, GROUPED if givens is None else 1)
     total = sum(map(len, batches))
     bar = (progress or _silent)(total, tracer.tokens(cell for batch in batches for cell in batch))
     make = (

@@ -1,6 +1,8 @@
 """The way cells of a run are done: planned in batches, given to a scheduler, failures kept apart.
 
 1. `plan_batches` says which cells are decoded together; it depends on the cells alone, not on who does them or when.
+   What is decoded comes in groups of `GROUPED` batches: `decode` sets the next prompt in a finished row's place until
+   none are left, and only at the end of a group are places empty. A run that is killed loses the groups in flight.
 2. `guarded` does a batch; if that fails, each of its cells alone, and tells which failed and why.
 3. `do_batches` runs the plan and records failures, so that one bad problem does not stop the others.
 """
@@ -8,24 +10,55 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from analyses.store.run import Cell, Run
 from analyses.work.scheduler import Report, Work, scheduler
 from interp.errors import InputError
 
-__all__ = ["Batch", "do_batches", "guarded", "plan_batches"]
+__all__ = ["GROUPED", "Batch", "Group", "do_batches", "guarded", "plan_batches", "rows_of", "told"]
 
 Batch = list[Cell]
 FATAL = ("write cell", "start run")  # a full disk is no problem's fault
+GROUPED = 4
+"""How many batches' worth of cells are decoded in one call, each in the place of one that has ended."""
 
 
-def plan_batches(run: Run, cells: Sequence[Cell], size: int, skip: Sequence[Cell] = ()) -> list[Batch]:
-    """The unfinished ones of ``cells``, with those they are decoded together with.
+class Group(Batch):
+    """Cells that are done in one call, ``rows`` at a time at most.
+
+    >>> group = Group([Cell("a"), Cell("b"), Cell("c")], rows=2)
+    >>> len(group), group.rows
+    (3, 2)
+    """
+
+    def __init__(self, cells: Iterable[Cell], rows: int) -> None:
+        super().__init__(cells)
+        self.rows = rows
+
+
+def rows_of(cells: Sequence[Cell]) -> int:
+    """How many of them at a time: as a group says, else all."""
+    return cells.rows if isinstance(cells, Group) else len(cells)
+
+
+def told(batch: Sequence[Cell]) -> dict[str, Any]:
+    """For the payload of each of a batch's cells, how it is done again as it was."""
+    return {"batch": [[cell.problem, cell.sample] for cell in batch], "rows": rows_of(batch)}
+
+
+def plan_batches(
+    run: Run, cells: Sequence[Cell], size: int, skip: Sequence[Cell] = (), grouped: int = 1
+) -> list[Batch]:
+    """The unfinished ones of ``cells``, with those they are decoded together with: ``grouped`` times ``size`` of them.
 
     A batch that was stopped while its cells were being written is decoded again as it was, finished cells included (and
     not written again), so that a resumed run has the very numbers of one that was never stopped: what a row's last
-    digits are depends on the rows beside it. Cells of different conditions never share a batch.
+    digits are depends on the rows beside it, and on those before whose places it took. Cells of different conditions
+    never share a batch. A run whose cells tell no ``rows`` was begun when every batch ran until all of it had ended,
+    and goes on so.
     """
     if size < 1:
         raise InputError("plan batches", expected="batch_size at least 1", received=str(size), remedy="Change it.")
@@ -33,8 +66,10 @@ def plan_batches(run: Run, cells: Sequence[Cell], size: int, skip: Sequence[Cell
     planned: list[Batch] = []
     for cell in cells if left else []:
         if run.has(cell):
-            mates = run.payload(cell)["batch"]
-            batch = [Cell(problem, sample, condition=cell.condition) for problem, sample in mates]
+            payload = run.payload(cell)
+            mates, rows = payload["batch"], payload.get("rows")
+            grouped = grouped if rows else 1
+            batch = Group((replace(cell, problem=name, sample=sample) for name, sample in mates), rows or len(mates))
             if any(mate in left for mate in batch) and set(batch) <= known:
                 for mate in batch:
                     left.pop(mate, None)
@@ -42,17 +77,23 @@ def plan_batches(run: Run, cells: Sequence[Cell], size: int, skip: Sequence[Cell
     by_condition: dict[str, Batch] = {}
     for cell in left:
         by_condition.setdefault(cell.condition, []).append(cell)
+    many = size * grouped
     for rest in by_condition.values():
-        planned += [rest[begin : begin + size] for begin in range(0, len(rest), size)]
+        planned += [Group(rest[begin : begin + many], size) for begin in range(0, len(rest), many)]
     return planned
 
 
 def guarded(do: Callable[[Batch], None], batch: Batch) -> dict[Cell, str]:
-    """Do a batch, or its cells one by one if that fails; the reasons of those that fail alone too."""
+    """Do a batch, or if that fails its cells one by one (of a group: as many as it has at a time, and then one by one).
+
+    Returns the reasons of those that fail alone too.
+    """
     reasons: dict[Cell, str] = {}
-    for part in ([batch], [[cell] for cell in batch]):
-        reasons = {}
-        for cells in part:
+    tasks = [batch]
+    for size in sorted({len(batch), min(rows_of(batch), len(batch)), 1}, reverse=True):
+        parts = [task[begin : begin + size] for task in tasks for begin in range(0, len(task), size)]
+        tasks, reasons = [], {}
+        for cells in [batch] if size == len(batch) else [Group(part, len(part)) for part in parts]:
             try:
                 do(cells)
             except Exception as error:  # the boundary: recorded with its reason, and said at the end
@@ -60,8 +101,7 @@ def guarded(do: Callable[[Batch], None], batch: Batch) -> dict[Cell, str]:
                     raise
                 where = "" if isinstance(error, InputError) else "".join(traceback.format_tb(error.__traceback__)[-2:])
                 reasons |= dict.fromkeys(cells, f"{type(error).__name__}: {error}\n{where}".strip())
-        if not reasons or len(batch) == 1:
-            break
+                tasks.append(cells)
     return reasons
 
 

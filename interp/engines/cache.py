@@ -3,9 +3,10 @@
 Layout: per layer one key and one value buffer ``[row, head, column, d_head]``. Rows are left-padded, so all rows
 write the same *column* at a time and ``pad[row]`` columns at the left of a row hold nothing; a token's position in
 its own text is ``column - pad[row]``. Every layer keeps every column: sliding windows are made by the mask, which
-leaves any position free to be run again. Three things a Hugging Face cache cannot do are one line here:
+leaves any position free to be run again. Four things a Hugging Face cache cannot do are one line here:
 
 - ``select`` keeps some rows (finished rows leave),
+- ``admit`` takes in rows that were read into a cache of their own (new prompts come in the places of finished rows),
 - ``fork`` copies some rows (scratch tokens are decoded on a copy, rolling back is dropping it),
 - ``rewriting`` makes the next forward pass overwrite the last column instead of adding one (a position run again).
 """
@@ -68,21 +69,21 @@ class RowCache(Cache):
         if self._rows is not None:
             rows = self._rows.to(keys.device)
             return keys[:, :, :end].index_select(0, rows), values[:, :, :end].index_select(0, rows)
-        return keys[:, :, :end], values[:, :, :end]
+        return keys[: self.n_rows, :, :end], values[: self.n_rows, :, :end]
 
     def _store(self, buffers: list[Tensor | None], layer: int, new: Tensor, start: int, end: int) -> Tensor:
         buffer = buffers[layer]
         if buffer is None or end > buffer.shape[2]:
             # Growing by half keeps the copies to a constant factor while memory stays near what is used.
             capacity = max(end, self.capacity, 0 if buffer is None else int(1.5 * buffer.shape[2]))
-            grown = new.new_empty(self.n_rows, new.shape[1], capacity, new.shape[3])
+            grown = new.new_empty(self._room, new.shape[1], capacity, new.shape[3])
             if buffer is not None:
-                grown[:, :, :start] = buffer[:, :, :start]
+                grown[: self.n_rows, :, :start] = buffer[: self.n_rows, :, :start]
             buffers[layer] = buffer = grown
         if self._rows is not None:
             buffer[self._rows.to(buffer.device), :, start:end] = new
         else:
-            buffer[:, :, start:end] = new
+            buffer[: self.n_rows, :, start:end] = new
         return buffer
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -184,15 +185,45 @@ class RowCache(Cache):
         # A row that is written to must not be read from afterwards.
         in_place = len(set(keep)) == len(keep) and not {place for place, _ in moved} & {row for _, row in moved}
         if in_place and 2 * len(keep) > self._room:
-            self._leave(moved, len(keep), dropped)
+            self._leave(moved, dropped)
         else:
             self._move(torch.tensor(list(keep), dtype=torch.long, device=self.device), dropped, extra=0)
             self._room = len(keep)
         self.length -= dropped
         self._set_pad([p - dropped for p in pad])
 
-    def _leave(self, moved: Sequence[tuple[int, int]], rows: int, dropped: int) -> None:
-        """Copy rows to places whose rows have left, and see the first ``rows`` rows alone from now on."""
+    def admit(self, other: RowCache) -> None:
+        """Take in the rows of another cache, behind those that are here, all last columns side by side.
+
+        >>> here, new = RowCache(1, pad=[0], device="cpu"), RowCache(1, pad=[1, 0], device="cpu")
+        >>> for cache, rows, columns in ((here, 1, 5), (new, 2, 3)):
+        ...     k = torch.ones(rows, 1, columns, 4)
+        ...     _ = cache.update(k, k, 0)
+        ...     cache.advance(columns)
+        >>> here.admit(new)
+        >>> here.pad_columns, here.positions(1).tolist()
+        ([0, 3, 2], [[5], [2], [3]])
+
+        None of them may have more columns than there are here. Where rows have left there is memory for as many.
+        """
+        before, rows, first = self.n_rows, self.n_rows + other.n_rows, self.length - other.length
+        assert first >= 0, "a row that is longer than all that are here"
+        for buffers, news in ((self._keys, other._keys), (self._values, other._values)):
+            for layer, (buffer, new) in enumerate(zip(buffers, news, strict=True)):
+                if buffer is None or new is None:  # a layer that looks at another's keys and values has none
+                    continue
+                if rows > self._room:
+                    grown = buffer.new_empty(rows, *buffer.shape[1:])
+                    grown[:before, :, : self.length] = buffer[:before, :, : self.length]
+                    buffers[layer] = buffer = grown
+                # What stands in memory that was never written may be NaN, which no mask takes away.
+                buffer[before:rows, :, :first] = 0
+                buffer[before:rows, :, first : self.length] = new[: other.n_rows, :, : other.length]
+        self._room = max(self._room, rows)
+        self._set_pad([*self.pad_columns, *(first + pad for pad in other.pad_columns)])
+
+    def _leave(self, moved: Sequence[tuple[int, int]], dropped: int) -> None:
+        """Copy rows to places whose rows have left; the memory of those behind stays, for others to come."""
         places, sources = torch.tensor(moved, dtype=torch.long, device=self.device).reshape(-1, 2).unbind(1)
         for buffers in (self._keys, self._values):
             for layer, buffer in enumerate(buffers):
@@ -200,7 +231,7 @@ class RowCache(Cache):
                     if moved:
                         used = buffer[:, :, : self.length]
                         used[places.to(buffer.device)] = used[sources.to(buffer.device)]
-                    buffers[layer] = buffer[:rows, :, dropped:]
+                    buffers[layer] = buffer[:, :, dropped:]
 
     def fork(self, rows: Sequence[int], extra: int) -> RowCache:
         """A copy of these rows with room for ``extra`` more columns; what is decoded on it leaves no trace here."""

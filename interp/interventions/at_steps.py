@@ -129,6 +129,7 @@ def told_source(source: Rollout, read: Any) -> dict[str, Any]:
 class AtSteps(Intervention):
     """What the interventions at chosen steps and rows have in common; ``positions`` and ``rows`` are theirs."""
 
+    staggered = True
     positions: Any
     rows: Any
 

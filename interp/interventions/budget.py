@@ -58,6 +58,7 @@ class ContinueThinking(Intervention):
         final_prompt: text, an id or ids; empty for none.
     """
 
+    staggered = True
     token: Tokens
     budget: Judged[int]
     at: Judged[str] = "end"
@@ -150,6 +151,7 @@ class BudgetForcing(Intervention):
         InputError: a delimiter that is no one token, a limit that no response can reach, nothing to append.
     """
 
+    staggered = True
     end_token: Tokens
     ignore: Judged[int] = 0
     append: Tokens = "Wait"

@@ -56,6 +56,7 @@ class MaskAttention(Intervention):
             whose attention is not computed where TransformerLens's hooks are.
     """
 
+    staggered = True
     span: Span
     heads: Heads = None
     of: Judged[str] = "response"

@@ -42,11 +42,22 @@ __all__ = [
     "any_token",
     "at_random",
     "input_token",
+    "staggered",
     "uncertain",
 ]
 
 Gate = Callable[[Step], Sequence[bool]]
-"""Tells, for each live row, whether its current position is to run again."""
+"""Tells, for each live row, whether its current position is to run again.
+
+One with an attribute ``staggered`` that is true is asked once of rows at different steps (``step.steps``), any other
+once for the rows at each step (``step.t``).
+"""
+
+
+def staggered(gate: Gate) -> Gate:
+    """The gate, marked as one that goes by ``step.steps`` or by no step at all."""
+    setattr(gate, "staggered", True)  # noqa: B010 (functions have whatever attributes they are given)
+    return gate
 
 
 def any_token(token_ids: TokenIds) -> Gate:
@@ -59,25 +70,25 @@ def any_token(token_ids: TokenIds) -> Gate:
         wanted = torch.tensor(ids, device=step.logits.device)
         return torch.isin(step.logits.argmax(-1), wanted).tolist()
 
-    return gate
+    return staggered(gate)
 
 
 def input_token(token_ids: TokenIds) -> Gate:
     """Open where the token just read is one of these."""
     ids = frozenset(flat_ids(token_ids))
-    return lambda step: [(row.token_ids or row.prompt_ids)[-1] in ids for row in step.rows]
+    return staggered(lambda step: [(row.token_ids or row.prompt_ids)[-1] in ids for row in step.rows])
 
 
 def uncertain(threshold: Number) -> Gate:
     """Open where the entropy of the next token exceeds ``threshold`` nats."""
     nats = as_number(threshold, "uncertain", "a threshold", finite=False, expected="in nats, a number")
-    return lambda step: (entropy(log_probabilities(step.logits)) > nats).tolist()
+    return staggered(lambda step: (entropy(log_probabilities(step.logits)) > nats).tolist())
 
 
 def at_random(rate: Number, salt: str = "at random") -> Gate:
     """Open at this share of all positions: the control. A row's positions depend on its own seed."""
     rate = as_number(rate, "at_random", "a rate", 0, 1)
-    return lambda step: [_coin(row, step.t, salt) < rate for row in step.rows]
+    return staggered(lambda step: [coin < rate for coin in _coins(step, salt)])
 
 
 @dataclass(eq=False)
@@ -131,6 +142,11 @@ class Recompute(Intervention):
                 received=f"repeats={self.repeats}, tolerance={self.tolerance}",
                 remedy="Change it.",
             )
+
+    @property
+    def staggered(self) -> bool:  # type: ignore[override]  # an attribute of others
+        """As its gate is."""
+        return bool(getattr(self.gate, "staggered", False))
 
     def prepare(self, facts: ModelFacts) -> Intervention:
         extract, inject = (n + facts.n_layers if n < 0 else n for n in (self.extract, self.inject))
@@ -206,10 +222,10 @@ def RecycleRepresentation(
     salt = f"recycle {layer} {trigger} {probability} {repeats}"  # two of them in one run have coins of their own
 
     def gate(step: Step) -> Sequence[bool]:
-        coins = [_coin(row, step.t, salt) < probability for row in step.rows]
+        coins = [coin < probability for coin in _coins(step, salt)]
         return [heads and is_open for heads, is_open in zip(coins, token(step), strict=True)] if any(coins) else coins
 
-    return Recompute(layer, layer, gate, repeats, token_ids=ids, label="RecycleRepresentation")
+    return Recompute(layer, layer, staggered(gate), repeats, token_ids=ids, label="RecycleRepresentation")
 
 
 def RecurseLatents(
@@ -236,5 +252,6 @@ def RecurseLatents(
     return Recompute(-1, -top_layers, gate, repeats, tolerance, label="RecurseLatents")
 
 
-def _coin(row: Row, t: int, salt: str) -> float:
-    return random.Random(f"{row.seed}:{t}:{salt}").random()
+def _coins(step: Step, salt: str) -> list[float]:
+    """For each row a number from 0 to 1 that depends on its seed and its step."""
+    return [random.Random(f"{row.seed}:{t}:{salt}").random() for row, t in zip(step.rows, step.steps, strict=True)]

@@ -111,6 +111,7 @@ class SuppressTokens(Intervention):
         InputError: ids outside the vocabulary, or nothing left to emit.
     """
 
+    staggered = True
     token_ids: TokenIds
     _ids: tuple[int, ...] = field(init=False, repr=False)
     _notes: dict[int, str] = field(default_factory=dict, init=False, repr=False)

@@ -26,8 +26,20 @@ class Rows:
         self.cache.select(rows)
         self.texts = [self.texts[row] for row in rows]
 
+    def admit(self, generator: torch.Generator, pad: list[int], columns: int) -> None:
+        """New rows, read into a cache of their own; all memory that holds nothing holds NaN."""
+        for buffers in (self.cache._keys, self.cache._values):
+            buffers[0][len(self.texts) :] = torch.nan
+            buffers[0][:, :, self.cache.length :] = torch.nan
+        new = RowCache(1, pad, "cpu")
+        prompt = torch.randn(len(pad), 2, columns, 3, generator=generator)
+        new.update(prompt, -prompt, 0)
+        new.advance(columns)
+        self.cache.admit(new)
+        self.texts += [list(row[:, p:].unbind(1)) for row, p in zip(prompt, pad, strict=True)]
+
     def check(self, keys: Tensor, values: Tensor) -> None:
-        assert torch.equal(values, -keys)
+        assert torch.equal(values, -keys)  # NaN equals nothing
         assert self.cache.pad_columns == [keys.shape[2] - len(text) for text in self.texts]
         for row, text in enumerate(self.texts):
             assert torch.equal(keys[row, :, self.cache.pad_columns[row] :], torch.stack(text, 1))
@@ -55,6 +67,30 @@ def test_rows_leave_and_nobody_else_is_disturbed(seed: int, capacity: int) -> No
             fork.add(generator)
             fork.keep([1])
             fork.add(generator)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_come_in_the_places_of_others(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    pad = [0, 3, 1, 5]
+    cache = RowCache(1, pad, "cpu", 10 * (seed % 2))
+    prompt = torch.randn(4, 2, 7, 3, generator=generator)
+    cache.update(prompt, -prompt, 0)
+    cache.advance(7)
+    rows = Rows(cache, [list(row[:, p:].unbind(1)) for row, p in zip(prompt, pad, strict=True)])
+    memory = 0
+    for step in range(40):
+        rows.add(generator)
+        if step % 3 == 1:  # the longest leaves and, now and then, all but one
+            order = sorted(range(len(rows.texts)), key=lambda row: len(rows.texts[row]))
+            rows.keep(order[:1] if step % 7 == 0 else order[: max(1, len(order) - 1)])
+        if step % 6 == 4:
+            room = 4 - len(rows.texts)
+            columns = min(3 + seed, cache.length)
+            rows.admit(generator, [0, *[columns - 1] * (room - 1)], columns)
+            assert cache.length == max(map(len, rows.texts))
+        memory = max(memory, cache._keys[0].untyped_storage().nbytes())
+    assert memory <= 4 * 4 * 2 * 3 * 1.5 * 40
 
 
 def test_few_are_copied_when_one_leaves() -> None:

@@ -336,7 +336,7 @@ def test_interventions_come_after_and_recycling_is_processed_too() -> None:
     decode(model, prompt, max_new_tokens=NEW, interventions=forced, generation_config=False)
     for t, token in enumerate(given):
         torch.testing.assert_close(processors(raw.seen[t], [0]), watch.seen[t])
-        processors.append(torch.tensor([0]), torch.tensor([[token]]))
+        processors.append([0], torch.tensor([[token]]))
 
 
 class Force(Intervention):

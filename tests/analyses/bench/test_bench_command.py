@@ -42,6 +42,12 @@ def test_command_writes_what_it_prints(tmp_path, capsys, here):
         ("problems", 1),
     ]
     assert [row["command"] for row in result["commands"]] == ["peaklens --help"]
+    assert [(row["spread"], row["batch"]) for row in result["rows"]] == [("evenly", 2), ("few long", 2)]
+    for row in result["rows"]:
+        assert row["least_steps"] == math.ceil(row["tokens"] / 2) <= row["steps"] < row["static_steps"]
+        assert row["ratio"]["median"] == row["static_seconds"]["median"] / row["seconds"]["median"]
+        assert row["same"] == row["problems"] == 8
+        assert markdown.count(f"| {row['spread']} | 2 | {row['tokens']} |") == 1
     _check_interventions(result["interventions"], markdown)
     _check_attribution(result["attribution"], markdown)
     _check_growth(result["growth"], markdown)
