@@ -5,7 +5,7 @@
 # make studies    all studies on the toys; writes docs/RESULTS.md (half an hour)
 # make docs       what is made from the sources: docs/ERRORS.md, docs/API.md, tables of the README
 # make pictures   the pictures of the README (needs Chromium)
-# make bench      speed against the paper's route, TransformerLens and Hugging Face; cost of interventions (20 minutes)
+# make bench      decoding, reading, nHSIC beside Hugging Face, TransformerLens and nnsight (a quarter of an hour)
 # make toys       train the bundled toy models again, from their seeds (half an hour)
 # make wheel      build dist/*.whl
 
@@ -41,8 +41,8 @@ docs: .venv/dev.stamp
 pictures: .venv/dev.stamp
 	$(BIN)/python -m analyses.notebooks.pictures --out docs/pictures
 
-bench: .venv/dev.stamp
-	$(BIN)/python -m analyses.bench --out bench
+bench: .venv/dev.stamp .venv/nnsight.stamp
+	$(BIN)/python -m analyses.bench --nnsight .venv/nnsight/bin/python --out bench
 
 toys: .venv/dev.stamp
 	$(BIN)/python -m analyses.toys.train --model toy-reasoner --out interp/bundled/toy-reasoner
@@ -63,4 +63,11 @@ clean:
 
 .venv/dev.stamp: .venv/run.stamp
 	$(PIP) -e ".[dev]"
+	@touch $@
+
+# What others compare with is no dependency of ours: it has an environment of its own.
+.venv/nnsight.stamp: .venv/run.stamp
+	$(BIN)/python -m venv .venv/nnsight
+	.venv/nnsight/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+		nnsight==0.8.1 torch transformers
 	@touch $@

@@ -36,7 +36,7 @@ from analyses.bench.timing import (
 from interp.errors import InputError
 from interp.types import Bridge
 
-__all__ = ["bench_decoding", "check_folder", "plain_model"]
+__all__ = ["bench_decoding", "check_folder", "plain_model", "plain_network"]
 
 OURS, LENS, EAGER, SDPA = "peaklens", "TransformerLens", "HF eager", "HF sdpa"
 SITES = ("resid_pre", "resid_mid", "resid_post")
@@ -215,23 +215,27 @@ def _largest_gap(
 
 def plain_model(model: Bridge, attention: str) -> Any:
     """A copy of the model as Hugging Face runs it, read anew from where the bridge's weights came from."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
-
     from interp.loading.models import model_source
 
     path = model_source(model).path
     assert path is not None
+    return plain_network(str(path), attention, next(model.original_model.parameters()).dtype, _device(model))
+
+
+def plain_network(folder: str, attention: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """The model of a folder as Hugging Face runs it: greedy, and without ids that end a text."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
     network = AutoModelForCausalLM.from_pretrained(
-        str(path),
+        folder,
         attn_implementation=attention,
-        dtype=next(model.original_model.parameters()).dtype,
+        dtype=dtype,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
     )
-    # Greedy, and without ids that end a text.
     network.generation_config = GenerationConfig(do_sample=False, use_cache=True, pad_token_id=0)
-    return network.to(_device(model)).eval()
+    return network.to(device).eval()
 
 
 def _device(model: Bridge) -> torch.device:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["load_now", "machine_facts", "model_facts_of"]
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts(nnsight: str | None = None) -> dict[str, Any]:
+    """Processor, cores, threads, versions; that of nnsight is of another environment."""
     import importlib.metadata
     import os
     import platform
@@ -27,7 +28,11 @@ def machine_facts() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {
-            name: importlib.metadata.version(name) for name in ("peaklens", "torch", "transformers", "transformer-lens")
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("peaklens", "torch", "transformers", "transformer-lens")
+            },
+            **({} if nnsight is None else {"nnsight": nnsight}),
         },
     }
 
@@ -51,6 +56,7 @@ def load_now() -> float:
 
 
 def model_facts_of(model: Bridge) -> dict[str, Any]:
+    from analyses.bench.variants import recycled_block
     from interp.engines.registry import model_facts
     from interp.loading.models import model_source
 
@@ -61,6 +67,7 @@ def model_facts_of(model: Bridge) -> dict[str, Any]:
         "revision": source.revision,
         "weight_hash": source.weight_hash,
         "n_layers": facts.n_layers,
+        "recycled_block": recycled_block(facts.n_layers),
         "d_model": facts.d_model,
         "d_vocab": facts.d_vocab,
         "dtype": str(parameter.dtype).removeprefix("torch."),

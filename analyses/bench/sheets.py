@@ -3,52 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from analyses.bench.sheet import Sheet, number, span
 
-
-__all__ = ["Sheet", "print_sheets", "sheets_of", "write_sheets"]
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table, for terminal and Markdown alike; the first ``text`` columns are words, the others numbers."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text: int = 0
-
-    def markdown(self) -> str:
-        rule = ["---" if i < self.text else "---:" for i in range(len(self.headings))]
-        lines = [self.headings, rule, *self.rows]
-        return "\n".join([f"### {self.title}", "", *(f"| {' | '.join(line)} |" for line in lines)])
-
-    def table(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=self.title, title_justify="left")
-        for i, heading in enumerate(self.headings):
-            table.add_column(heading, justify="left" if i < self.text else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+__all__ = ["print_sheets", "sheets_of", "write_page", "write_sheets"]
 
 
 def sheets_of(result: dict[str, Any]) -> list[Sheet]:
-    sheets = []
+    from analyses.bench.beside_sheets import beside_sheets, findings_sheet
+
+    findings = findings_sheet(result)
+    sheets = [findings] if findings.rows else []
+    sheets += beside_sheets(result)
     if "nhsic" in result:
         sheets.append(_nhsic_sheet(result["nhsic"]))
-    if "decoding" in result:
-        sheets.append(_decoding_sheet(result["decoding"]))
     if "rows" in result:
         sheets.append(_rows_sheet(result["rows"]))
-    if "reading" in result:
-        sheets.append(_reading_sheet(result["reading"]))
+    if "reruns" in result:
+        sheets.append(_rerun_sheet(result["reruns"]))
+    if "engines" in result:
+        sheets.append(_engines_sheet(result["engines"]))
     if "interventions" in result:
         tables = result["interventions"]
         sheets += [
@@ -73,22 +49,46 @@ def _nhsic_sheet(rows: list[dict[str, Any]]) -> Sheet:
                 str(row["d_model"]),
                 str(row["steps"]),
                 str(row["rank"]),
-                _span(row["dense_ms_per_step"]),
-                _span(row["nhsic_ms_per_step"]),
-                _span(row["ratio"]),
+                span(row["dense_ms_per_step"]),
+                span(row["nhsic_ms_per_step"]),
+                span(row["ratio"]),
                 f"{row['max_abs_error_dense32']:.1e}",
                 f"{row['max_abs_error_nhsic']:.1e}",
-                _span(row["null_passes"]),
+                span(row["null_passes"]),
             ]
             for row in rows
         ],
     )
 
 
-def _decoding_sheet(rows: list[dict[str, Any]]) -> Sheet:
+def _rows_sheet(rows: list[dict[str, Any]]) -> Sheet:
+    return Sheet(
+        f"Places that are taken again: {rows[0]['problems']} problems whose responses differ fourfold, seconds of one "
+        "thread, median (min to max), beside batches that run until all has ended; steps are passes, and the least "
+        "there may be; reads are of prompts",
+        ("lengths", "batch", "tokens", "batches", "taken again", "faster by", "steps", "reads", "same"),
+        [
+            [
+                row["spread"],
+                str(row["batch"]),
+                str(row["tokens"]),
+                span(row["static_seconds"]),
+                span(row["seconds"]),
+                span(row["ratio"]),
+                f"{row['static_steps']}, {row['steps']}, {row['least_steps']}",
+                f"{row['static_reads']}, {row['reads']}",
+                f"{row['same']} of {row['problems']}",
+            ]
+            for row in rows
+        ],
+        text=1,
+    )
+
+
+def _engines_sheet(rows: list[dict[str, Any]]) -> Sheet:
     new, prompt = rows[0]["new_tokens"], rows[0]["prompt_tokens"]
     return Sheet(
-        f"Decoding: {new} tokens after prompts of {prompt}, median (min to max); seconds are without the first token",
+        f"Engines in one process: {new} tokens after prompts of {prompt}, median (min to max); without the first token",
         (
             "engine",
             "batch",
@@ -104,56 +104,14 @@ def _decoding_sheet(rows: list[dict[str, Any]]) -> Sheet:
             [
                 row["engine"] if row["recording"] == "-" else f"{row['engine']}, {row['recording']}",
                 str(row["batch"]),
-                _span(row["decode_seconds"]),
-                _number(row["first_token_seconds"]["median"]),
-                _number(row["tokens_per_s"]["median"]),
-                _span(row["ratio_to_hf_eager"]),
-                "-" if row["recording_overhead"] is None else f"x {_span(row['recording_overhead'])}",
+                span(row["decode_seconds"]),
+                number(row["first_token_seconds"]["median"]),
+                number(row["tokens_per_s"]["median"]),
+                span(row["ratio_to_hf_eager"]),
+                "-" if row["recording_overhead"] is None else f"x {span(row['recording_overhead'])}",
                 f"{row['same_tokens']} of {row['tokens']}"
                 + (f" ({row['same_share']:.1%})" if row["same_share"] < 1 else ""),
                 "-" if row["largest_gap"] is None else f"{row['largest_gap']:.1e}",
-            ]
-            for row in rows
-        ],
-        text=1,
-    )
-
-
-def _rows_sheet(rows: list[dict[str, Any]]) -> Sheet:
-    return Sheet(
-        f"Places that are taken again: {rows[0]['problems']} problems whose responses differ fourfold, seconds of one "
-        "thread, median (min to max), beside batches that run until all has ended; steps are passes, and the least "
-        "there may be; reads are of prompts",
-        ("lengths", "batch", "tokens", "batches", "taken again", "faster by", "steps", "reads", "same"),
-        [
-            [
-                row["spread"],
-                str(row["batch"]),
-                str(row["tokens"]),
-                _span(row["static_seconds"]),
-                _span(row["seconds"]),
-                _span(row["ratio"]),
-                f"{row['static_steps']}, {row['steps']}, {row['least_steps']}",
-                f"{row['static_reads']}, {row['reads']}",
-                f"{row['same']} of {row['problems']}",
-            ]
-            for row in rows
-        ],
-        text=1,
-    )
-
-
-def _reading_sheet(rows: list[dict[str, Any]]) -> Sheet:
-    return Sheet(
-        "Reading a text once: seconds, median (min to max); memory is what the process grew by at most",
-        ("reader", "tokens", "seconds", "times HF with hidden states", "GB"),
-        [
-            [
-                row["reader"],
-                str(row["tokens"]),
-                _span(row["seconds"]),
-                _span(row["times_hf"]),
-                "-" if row["grown_gb"] is None else _span(row["grown_gb"]),
             ]
             for row in rows
         ],
@@ -169,11 +127,11 @@ def _rerun_sheet(rows: list[dict[str, Any]]) -> Sheet:
             [
                 f"{row['rows']} of {row['batch']}",
                 f"{row['inject']} of {row['n_layers']}",
-                _span(row["plain_ms"]),
-                _span(row["step_ms"]),
-                _span(row["extra_ms"]),
-                _span(row["extra_share"]),
-                _span(row["target_share"]),
+                span(row["plain_ms"]),
+                span(row["step_ms"]),
+                span(row["extra_ms"]),
+                span(row["extra_share"]),
+                span(row["target_share"]),
             ]
             for row in rows
         ],
@@ -189,8 +147,8 @@ def _overhead_sheet(rows: list[dict[str, Any]]) -> Sheet:
             [
                 row["intervention"],
                 str(row["batch"]),
-                _span(row["ms_per_step"]),
-                "-" if row["overhead"] is None else f"x {_span(row['overhead'])}",
+                span(row["ms_per_step"]),
+                "-" if row["overhead"] is None else f"x {span(row['overhead'])}",
                 "-" if row["overhead"] is None else f"{row['acted_tokens']:.0%}",
                 "-" if row["overhead"] is None else f"{row['acted_steps']:.0%}",
             ]
@@ -208,9 +166,9 @@ def _batch_sheet(rows: list[dict[str, Any]]) -> Sheet:
         [
             [
                 row["intervention"],
-                _span(row["tokens_per_s_of_one"]),
-                _span(row["tokens_per_s"]),
-                _span(row["ratio"]),
+                span(row["tokens_per_s_of_one"]),
+                span(row["tokens_per_s"]),
+                span(row["ratio"]),
                 f"{row['acted_steps_of_one']:.0%}",
                 f"{row['acted_steps']:.0%}",
             ]
@@ -230,9 +188,9 @@ def _attribution_sheet(rows: list[dict[str, Any]]) -> Sheet:
                 row["job"],
                 str(row["tokens"]),
                 str(row["steps"]),
-                _span(row["seconds"]),
-                _span(row["pass_seconds"]),
-                _span(row["passes"]),
+                span(row["seconds"]),
+                span(row["pass_seconds"]),
+                span(row["passes"]),
             ]
             for row in rows
         ],
@@ -250,7 +208,7 @@ def _growth_sheet(rows: list[dict[str, Any]]) -> Sheet:
                 row["job"],
                 f"{row['count']} {row['grows']}",
                 f"{row['found']} {row['what']}",
-                _span(row["seconds"]),
+                span(row["seconds"]),
                 f"{row['exponent']:.2f}",
             ]
             for row in rows
@@ -259,52 +217,75 @@ def _growth_sheet(rows: list[dict[str, Any]]) -> Sheet:
     )
 
 
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _span(value: dict[str, Any]) -> str:
-    if value["n"] < 2:
-        return _number(value["median"])
-    return f"{_number(value['median'])} ({_number(value['min'])} to {_number(value['max'])})"
-
-
 def _facts(result: dict[str, Any]) -> list[str]:
     machine, model = result["machine"], result["model"]
     repeats = result["settings"]["repeats"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     facts = [
-        f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']} on "
-        f"{machine['threads']} threads, load {machine['load_before']:g} before and {machine['load_after']:g} after, "
-        f"{result['date']}.",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}; "
+        f"{versions}; torch on {machine['threads']} {'thread' if machine['threads'] == 1 else 'threads'}; load "
+        f"{machine['load_before']:g} before and {machine['load_after']:g} after, {result['date']}.",
         f"{model['name']}: {model['n_layers']} layers, d_model {model['d_model']}, {model['dtype']} on "
-        f"{model['device']}. {repeats} {'repeat' if repeats == 1 else 'repeats, taking turns'}.",
+        f"{model['device']}. {repeats} {'turn' if repeats == 1 else 'turns'}, less of long texts. It took "
+        f"{sum(result['took'].values()) / 60:.0f} minutes: "
+        + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in result["took"].items())
+        + ".",
         *result["notes"],
     ]
+    if "decoding" in result or "reading" in result:
+        facts.append(
+            "Beside each other: every variant has a process of its own and they take turns; ratios are of the same "
+            "turn, medians over the turns with the least and the greatest. MB (a million bytes): by how much the "
+            "process grew at most above what it held with the model loaded. nnsight and output_hidden_states keep each "
+            "block's output; recorded is resid_pre, resid_mid and resid_post of each block."
+        )
     if "decoding" in result:
+        facts.append(
+            f"Recycling runs every position again from block {model['recycled_block']} of {model['n_layers']}; "
+            "TransformerLens is bridge.generate and run_with_cache, which like eager attention reads short texts alone."
+        )
+    if "engines" in result:
         facts.append(
             "gap: where a text departs from HF eager's, by how many logits HF eager prefers its own token, at most; "
             "after such a place the texts differ, so that later tokens are the same only by chance."
         )
-    if "interventions" in result:
+    if "interventions" in result or "reruns" in result:
         facts.append(
             "target share: what the blocks run again are of all blocks' time, by their number, plus the final norm and "
             "unembedding, both clocked in plain steps of as many rows, over such a step; plus 0.15. The extra is the "
-            "rerun's alone: gates are part of the table after it, where interventions act as it occurs (and a "
-            "frequent token stands for the end that ContinueThinking and BudgetForcing wait for)."
+            "rerun's alone."
+        )
+    if "interventions" in result:
+        facts.append(
+            "Gates are part of the table of interventions that are on, where they act as it occurs; a frequent token "
+            "stands for the end that ContinueThinking and BudgetForcing wait for."
         )
     return facts
 
 
 def write_sheets(out: Path, result: dict[str, Any], sheets: Sequence[Sheet]) -> None:
+    """``bench.json`` and ``bench.md`` of a folder."""
     import json
 
+    _write(out / "bench.json", json.dumps(result, indent=2, allow_nan=False), "--out")
+    _write(out / "bench.md", _markdown("## Benchmarks", result, sheets), "--out")
+
+
+def write_page(page: Path, command: str, result: dict[str, Any], sheets: Sequence[Sheet]) -> None:
+    """A page of its own, which says the command that made it."""
+    made = f"Made by `{command}`, which measures anew: change nothing here."
+    _write(page, _markdown(f"# Benchmarks\n\n{made}", result, sheets), "--write")
+
+
+def _markdown(heading: str, result: dict[str, Any], sheets: Sequence[Sheet]) -> str:
+    return "\n\n".join([heading, *_facts(result), *(sheet.markdown() for sheet in sheets)])
+
+
+def _write(file: Path, text: str, option: str) -> None:
     from analyses.store.atomic import disk_errors, replacing
 
-    markdown = "\n\n".join(["## Benchmarks", *_facts(result), *(sheet.markdown() for sheet in sheets)])
-    texts = {"bench.json": json.dumps(result, indent=2, allow_nan=False), "bench.md": markdown}
-    for name, text in texts.items():
-        with disk_errors("bench", out / name, "Choose another --out."), replacing(out / name) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    with disk_errors("bench", file, f"Choose another {option}."), replacing(file) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def print_sheets(result: dict[str, Any], sheets: Sequence[Sheet]) -> None:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from analyses.bench.clock import Clock
 from interp.errors import InputError
 from interp.types import Bridge
 
@@ -89,28 +90,6 @@ def bench_prompts(model: Bridge, batch: int, length: int) -> Int[Tensor, "batch 
     # A long prompt goes round the text again.
     places = _STRIDE * torch.arange(batch)[:, None] + torch.arange(length)
     return ids[places % len(ids)]
-
-
-class Clock:
-    """Notes when a call has its first token, from wherever the engine lets one look in at every step."""
-
-    def __init__(self) -> None:
-        self.first = self.start = time.perf_counter()
-
-    def update(self, n: int) -> None:
-        """As the progress bar of ``decode``, which has the tokens by then."""
-        self._note()
-
-    def __call__(self, ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """As a stopping criterion of ``generate``, which never stops anything."""
-        if self.first == self.start:
-            ids[0, -1].item()  # a GPU may still be at it
-            self._note()
-        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-
-    def _note(self) -> None:
-        if self.first == self.start:
-            self.first = time.perf_counter()
 
 
 Generate: TypeAlias = Callable[[Tensor, int, Clock], Tensor]

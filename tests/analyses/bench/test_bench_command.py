@@ -14,40 +14,34 @@ from bench_names import CONDITIONS, ENGINES, LARGE
 from analyses.bench.__main__ import main
 from analyses.bench.attribution import JOBS
 from analyses.bench.growth import GROWING
-from analyses.bench.reading import READERS
+from analyses.bench.sizes import ALL_PARTS
+from analyses.bench.variants import FREE, HIDDEN, NNSIGHT, READERS, SDPA, SQUARE, VARIANTS
 
 
-def test_command_writes_what_it_prints(tmp_path, capsys):
+def test_command_writes_what_it_prints(tmp_path, capsys, here):
+    out = tmp_path / "new" / "bench"
     with pytest.raises(SystemExit) as stopped:
-        main(["--quick", "--out", str(tmp_path / "new" / "bench")])
+        main(["--smoke", "--out", str(out), "--write", str(tmp_path / "pages" / "BENCH.md")])
     assert stopped.value.code == 0
-    result = json.loads((tmp_path / "new" / "bench" / "bench.json").read_text(encoding="utf-8"))
-    markdown = (tmp_path / "new" / "bench" / "bench.md").read_text(encoding="utf-8")
+    result = json.loads((out / "bench.json").read_text(encoding="utf-8"))
+    markdown = (out / "bench.md").read_text(encoding="utf-8")
+    page = (tmp_path / "pages" / "BENCH.md").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
 
     assert result["machine"]["threads"] == torch.get_num_threads()
     assert result["machine"]["versions"]["torch"] == torch.__version__
+    assert f"torch {torch.__version__}" in markdown
     assert result["model"]["name"] == "toy-reasoner"
+    assert set(result["took"]) == set(ALL_PARTS) - {"reruns"}  # interventions have them
     assert [row["d_model"] for row in result["nhsic"]] == [64]
     assert set(result["nhsic"][0]["ratio"]) == {"median", "min", "max", "n"}
-    rows = result["decoding"]
-    assert [(row["engine"], row["recording"], row["batch"]) for row in rows] == [
-        (*name, batch) for batch in (1, 4, 16) for name in ENGINES
+    _check_beside(result["decoding"], result["reading"], markdown)
+    _check_engines(result["engines"], markdown)
+    assert [(row["grows"], row["count"]) for row in result["scaling"]] == [
+        *((grows, count) for grows, count in (("layers", 1), ("layers", 2), ("d_model", 32)) for _ in range(4)),
+        ("problems", 1),
     ]
-    for row in rows:
-        assert row["tokens"] == 8 * row["batch"]
-        assert row["decode_seconds"]["n"] == 1
-        assert min(row["decode_seconds"]["min"], row["first_token_seconds"]["min"]) > 0
-        # In float32 only a near-tie may part the engines.
-        assert row["same_share"] == 1 or row["largest_gap"] < 1e-3
-        line = f"| {row['engine']}{'' if row['recording'] == '-' else ', ' + row['recording']} | {row['batch']} |"
-        assert markdown.count(line) == 1
-    assert [(row["reader"], row["tokens"]) for row in result["reading"]] == [(reader, 48) for reader in READERS]
-    for row in result["reading"]:
-        assert row["seconds"]["median"] > 0
-        assert row["times_hf"]["median"] == row["seconds"]["median"] / result["reading"][1]["seconds"]["median"]
-        assert row["grown_gb"] is None or 0 <= row["grown_gb"]["median"] < 1
-        assert markdown.count(f"| {row['reader']} | 48 |") == 1
+    assert [row["command"] for row in result["commands"]] == ["peaklens --help"]
     assert [(row["spread"], row["batch"]) for row in result["rows"]] == [("evenly", 2), ("few long", 2)]
     for row in result["rows"]:
         assert row["least_steps"] == math.ceil(row["tokens"] / 2) <= row["steps"] < row["static_steps"]
@@ -61,6 +55,55 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     assert str(tmp_path) not in json.dumps(result) + markdown
     assert "peaklens, ResidualStream" in printed
     assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    # The page is the same, under the command that made it.
+    assert page.partition("### ")[2] == markdown.partition("### ")[2]
+    assert page.startswith("# Benchmarks\n\nMade by `python -m analyses.bench --smoke --out")
+    assert "nnsight is left out: --nnsight names an interpreter" in markdown
+
+
+def _check_beside(decoding, reading, markdown):
+    present = [name for name in VARIANTS if name != NNSIGHT]
+    assert [(row["variant"], row["batch"]) for row in decoding] == [
+        (name, batch) for batch in (1, 2) for name in present
+    ]
+    for row in decoding:
+        (base,) = (one for one in decoding if one["batch"] == row["batch"] and one["variant"] == SDPA)
+        assert row["times"]["median"] == pytest.approx(row["step_ms"]["median"] / base["step_ms"]["median"])
+        assert row["cpu_times"]["median"] == pytest.approx(row["step_cpu_ms"]["median"] / base["step_cpu_ms"]["median"])
+        assert row["exponent"]["n"] == 1
+        assert row["grown"] >= 0
+        assert row["same_share"] == (None if row["variant"] in FREE else 1)
+    readers = [name for name in present if name in READERS]
+    assert [(row["variant"], row["tokens"]) for row in reading] == [
+        *((name, 24) for name in readers),
+        *((name, 48) for name in readers if name not in SQUARE),
+    ]
+    for row in reading:
+        (base,) = (one for one in reading if one["tokens"] == row["tokens"] and one["variant"] == HIDDEN)
+        assert row["times"]["median"] == pytest.approx(row["seconds"]["median"] / base["seconds"]["median"])
+        assert (row["exponent"]["median"] is None) == (row["variant"] in SQUARE)
+    lines = markdown.partition("### All beside each other")[2].partition("### ")[0].strip().splitlines()[4:]
+    told = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+    assert list(told) == present
+    for name, cells in told.items():
+        # Decoding at two batches, MB; reading of two lengths, MB of the longer; exponents.
+        reads, reads_long = name in READERS, name in READERS and name not in SQUARE
+        assert [cell != "-" for cell in cells] == [True] * 3 + [reads, reads_long, reads_long, True, reads_long], name
+
+
+def _check_engines(rows, markdown):
+    markdown = markdown.partition("### Engines in one process")[2].partition("### ")[0]
+    assert [(row["engine"], row["recording"], row["batch"]) for row in rows] == [
+        (*name, batch) for batch in (1, 2) for name in ENGINES
+    ]
+    for row in rows:
+        assert row["tokens"] == 4 * row["batch"]
+        assert row["decode_seconds"]["n"] == 1
+        assert min(row["decode_seconds"]["min"], row["first_token_seconds"]["min"]) > 0
+        # In float32 only a near-tie may part the engines.
+        assert row["same_share"] == 1 or row["largest_gap"] < 1e-3
+        line = f"| {row['engine']}{'' if row['recording'] == '-' else ', ' + row['recording']} | {row['batch']} |"
+        assert markdown.count(line) == 1
 
 
 def _check_interventions(tables, markdown):
@@ -120,14 +163,15 @@ def _check_growth(rows, markdown):
 
 def test_only_what_is_asked_for(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["--quick", "--only", "nhsic", "--out", str(tmp_path)])
+        main(["--smoke", "--only", "nhsic", "--out", str(tmp_path)])
     assert stopped.value.code == 0
     result = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     markdown = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert {"nhsic", "decoding", "interventions"} & set(result) == {"nhsic"}
     assert [line for line in markdown.splitlines() if line.startswith("### ")] == [
+        "### In a line each",
         "### nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula; "
-        "99 wrong answers in passes against one"
+        "99 wrong answers in passes against one",
     ]
     assert "gap" not in markdown + capsys.readouterr().out
 
@@ -135,13 +179,18 @@ def test_only_what_is_asked_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--repeats", "0", "--quick"], "expected repeats of at least 1"),
+        (["--repeats", "0", "--smoke"], "expected repeats of at least 1"),
         (
-            ["--quick", "--only", "speed", "--only", "nhsic"],
-            "expected nhsic, decoding, rows, reading, interventions, attribution, received speed",
+            ["--smoke", "--only", "speed", "--only", "nhsic"],
+            "attribution, received speed",
         ),
-        (["--quick", "--model", "toy-raisoner"], "Did you mean toy-reasoner"),
-        (["--quick", "--out", "{file}"], "Choose another --out"),
+        (["--smoke", "--model", "toy-raisoner"], "Did you mean toy-reasoner"),
+        (["--smoke", "--out", "{file}"], "Choose another --out"),
+        (["--smoke", "--write", "{file}/page.md"], "Choose another --write"),
+        (
+            ["--smoke", "--nnsight", sys.executable],
+            "No module named 'nnsight'. Make one: python3 -m venv nnsight; nnsight/bin/pip install",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_line(tmp_path, capsys, arguments, text):
@@ -153,6 +202,7 @@ def test_bad_input_ends_in_one_line(tmp_path, capsys, arguments, text):
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert text in error
+    assert error.count("\n") == 1
     assert "Traceback" not in error
 
 
