@@ -88,9 +88,9 @@ class StepScores:
         alike: dict[tuple[int, ...], list[int]] = {}
         for row, numbers in here.items():
             alike.setdefault(tuple(numbers), []).append(row)
-        for numbers, members in alike.items():
+        for same, members in alike.items():
             # Of the same steps; [row, layer, step, d_model]
-            steps = torch.stack([_of(*self.held[number], members) for number in numbers], dim=2).transpose(0, 1)
+            steps = torch.stack([_of(*self.held[number], members) for number in same], dim=2).transpose(0, 1)
             self.aside.call(self._score, members, steps)
         self.held, self.bytes = [], 0
         self.count.clear()
