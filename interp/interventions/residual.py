@@ -134,13 +134,13 @@ class PatchResidual(FromSource):
         return ready
 
     values: Float[Tensor, "patch ..."] = field(init=False, repr=False)
-    _stored: Stored = field(init=False, repr=False)
+    _stored: Stored | None = field(default=None, init=False, repr=False)
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos ..."], at: Positions) -> Tensor | None:
         out: Tensor | None = None
         for i, which, places in self._places(at):
             new, columns = (
-                self._stored.like(residual)[on_device(which, residual.device)],
+                (self._stored or Stored(self.values)).like(residual)[on_device(which, residual.device)],
                 on_device(places, residual.device),
             )
             if self.exchange is not None:
@@ -181,7 +181,7 @@ class SteerResidual(AtSteps):
     site: Judged[str] = "resid_post"
     scale: Judged[float] = 1.0
     rows: Rows = None
-    _stored: Stored = field(init=False, repr=False)
+    _stored: Stored | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -208,7 +208,7 @@ class SteerResidual(AtSteps):
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
         stream = widened(residual)
-        direction = self._stored.like(stream)
+        direction = (self._stored or Stored(self.direction)).like(stream)
         if self.mode == "add":
             new = stream + self.scale * direction
         else:
@@ -235,7 +235,7 @@ class MeanAblate(AtSteps):
     positions: Steps = "response"
     site: Judged[str] = "resid_post"
     rows: Rows = None
-    _stored: Stored = field(init=False, repr=False)
+    _stored: Stored | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -255,4 +255,4 @@ class MeanAblate(AtSteps):
 
     def edit_residual(self, site: Site, residual: Float[Tensor, "row pos d_model"], at: Positions) -> Tensor | None:
         where = chosen(at, self.positions, self.rows).to(residual.device)
-        return torch.where(where[..., None], self._stored.like(residual), residual)
+        return torch.where(where[..., None], (self._stored or Stored(self.mean)).like(residual), residual)
