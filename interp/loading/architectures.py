@@ -77,15 +77,15 @@ def check_architecture(name: str, config: Any, kind: type | None = None) -> None
 
 
 @torch.no_grad()
-def check_decodes(bridge: Bridge, name: str) -> None:
+def check_decodes(bridge: Bridge, name: str) -> Tensor | None:
     """Refuse a model whose code does not run as decoding runs it, by three tokens in two rows, one of them padded.
 
-    Left out where weights lie on disk: there every pass reads them all.
+    Left out where weights lie on disk, since there every pass reads them all; otherwise the logits that came.
     """
     hf_model = bridge.original_model
     if any(parameter.is_meta for parameter in hf_model.parameters()):
-        return
-    reason, _ = _tried(bridge, modules=True)
+        return None
+    reason, logits = _tried(bridge, modules=True)
     if reason is not None:
         raise InputError(
             f"load {name}",
@@ -93,24 +93,25 @@ def check_decodes(bridge: Bridge, name: str) -> None:
             received=f"{type(hf_model).__name__} ({hf_model.config.model_type}), which does not decode here: {reason}",
             remedy=_REMEDY,
         )
+    return logits
 
 
 @torch.no_grad()
-def check_native(bridge: Bridge) -> None:
+def check_native(bridge: Bridge, expected: Tensor | None) -> None:
     """Let a native twin that does not run, or does not say the same as the bridge, be.
 
-    Both are given the same three tokens; what they say may differ by rounding.
+    It is given the tokens of `check_decodes`, to which the bridge said ``expected``: that may differ by rounding.
     """
     native = native_of(bridge)
     if isinstance(native, str) or native.doubt(bridge) is not None:
         return
-    expected, got = (_tried(bridge, modules=modules) for modules in (True, False))
-    if got[1] is None or expected[1] is None:
-        native.refused = f"Hugging Face's own forward does not decode here: {got[0]}"
+    reason, got = _tried(bridge, modules=False)
+    if got is None or expected is None:
+        native.refused = f"Hugging Face's own forward does not decode here: {reason}"
         return
-    wide = torch.promote_types(got[1].dtype, torch.float32)
-    apart, scale = (got[1].to(wide) - expected[1].to(wide)).abs().amax(), expected[1].to(wide).abs().amax()
-    if not apart <= (1e-3 if got[1].dtype.itemsize >= 4 else 0.1) * scale.clamp_min(1.0):  # not where NaN either
+    wide = torch.promote_types(got.dtype, torch.float32)
+    apart, scale = (got.to(wide) - expected.to(wide)).abs().amax(), expected.to(wide).abs().amax()
+    if not apart <= (1e-3 if got.dtype.itemsize >= 4 else 0.1) * scale.clamp_min(1.0):  # not where NaN either
         native.refused = f"its logits are {float(apart):.2g} away from the bridge's"
 
 

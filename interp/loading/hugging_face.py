@@ -381,7 +381,7 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str) -> Bridge:
     bridge.tokenizer = None
     bridge.tokenizer = bridge._driver.tokenizer = tokenizer
     bridge.eval()
-    check_decodes(bridge, name)
+    logits = check_decodes(bridge, name)
     keep_native(bridge, native)
-    check_native(bridge)
+    check_native(bridge, logits)
     return bridge
