@@ -13,6 +13,8 @@ import sys
 import weakref
 from typing import Any
 
+import torch
+
 __all__ = ["install"]
 
 _MODULES = {
@@ -37,7 +39,12 @@ def factor_answers(plain: Any) -> Any:
     def quick(answer: Any, **options: Any) -> Any:
         if answer.device.type != "cpu" or len(answer) != 1:
             return plain(answer, **options)
-        key = answer.dtype, answer.shape, answer.numpy().tobytes(), tuple(sorted(options.items()))
+        key = (
+            answer.dtype,
+            answer.shape,
+            answer.detach().contiguous().view(torch.uint8).numpy().tobytes(),
+            tuple(sorted(options.items())),
+        )
         if key not in _kept:
             _kept[key] = plain(answer, **options)
         return _kept[key]
@@ -67,16 +74,22 @@ def load_model(plain: Any) -> Any:
     def quick(name: str, **options: Any) -> Any:
         if options or name not in ("toy-reasoner", "toy-base"):
             return plain(name, **options)
-        from interp.engines.hooked import user_hooks
-        from interp.engines.native import native_of
 
         model = _kept.get(name)
-        if model is None or native_of(model).doubt(model) is not None or next(user_hooks(model), None) is not None:
+        if model is None or not _is_as_loaded(model):
             model = _kept[name] = plain(name)
         return model
 
     quick.plain = plain  # type: ignore[attr-defined]
     return quick
+
+
+def _is_as_loaded(model: Any) -> bool:
+    from interp.engines.hooked import user_hooks
+    from interp.engines.native import native_of
+
+    native = native_of(model)
+    return not isinstance(native, str) and native.doubt(model) is None and next(user_hooks(model), None) is None
 
 
 def _does(tokenizer: Any) -> str:

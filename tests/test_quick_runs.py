@@ -52,6 +52,8 @@ def test_another_vector_option_tokenizer_or_text_is_worked_out() -> None:
     assert quick(vector, sigma=50.0) is quick(vector.clone(), sigma=50.0)
     assert quick(vector, sigma=50.0) is not quick(vector, sigma=51.0)
     assert not torch.equal(quick(vector, sigma=50.0).whitened, quick(vector + torch.eye(8)[:1], sigma=50.0).whitened)
+    half = vector.to(torch.bfloat16)
+    assert quick(half) is quick(half.clone()) is not quick(vector)
     found, toy = quick_runs.reference_from(reference_from), load_model("toy-reasoner")
     facts = model_facts(toy)
     one = found(toy.tokenizer, "Therefore 4", "4", facts, "test")

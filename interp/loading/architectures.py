@@ -100,7 +100,7 @@ def check_decodes(bridge: Bridge, name: str) -> Tensor | None:
 def check_native(bridge: Bridge, expected: Tensor | None) -> None:
     """Let a native twin that does not run, or does not say what the bridge said (`check_decodes`), be.
 
-    Both are given the same three tokens; what they say may differ by rounding.
+    It is given the tokens of `check_decodes`, to which the bridge said ``expected``: that may differ by rounding.
     """
     native = native_of(bridge)
     if isinstance(native, str) or native.doubt(bridge) is not None:
