@@ -230,7 +230,7 @@ class Run:
                 write(file)
             self._written[0] += 1
             if self._written[0] % _WRITTEN == 0:
-                pack(self.path, self.path / _LOCK, least=_LEAST)
+                pack(self.path, self.path / _LOCK, least=_LEAST, shards=self._shards)
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
