@@ -31,15 +31,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from analyses.store.about import about_run
-from analyses.store.atomic import (
-    disk_errors,
-    is_temporary,
-    locked,
-    make_folder,
-    probe,
-    replacing,
-    sweep,
-)
+from analyses.store.atomic import disk_errors, is_temporary, locked, make_folder, probe, replacing, sweep
 from analyses.store.cells import (
     Cell,
     CellData,
