@@ -31,15 +31,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from analyses.store.about import about_run
-from analyses.store.atomic import (
-    disk_errors,
-    is_temporary,
-    locked,
-    make_folder,
-    probe,
-    replacing,
-    sweep,
-)
+from analyses.store.atomic import disk_errors, is_temporary, locked, make_folder, probe, replacing, sweep
 from analyses.store.cells import (
     Cell,
     CellData,
@@ -230,7 +222,7 @@ class Run:
                 write(file)
             self._written[0] += 1
             if self._written[0] % _WRITTEN == 0:
-                pack(self.path, self.path / _LOCK, least=_LEAST)
+                pack(self.path, self.path / _LOCK, least=_LEAST, shards=self._shards)
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:

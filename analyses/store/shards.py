@@ -109,12 +109,13 @@ def writing(folder: Path) -> AbstractContextManager[bool]:
     return locked(folder / "cells" / ".lock", shared=True)
 
 
-def pack(folder: Path, lock: Path, *, least: int = 0, each: int | None = None) -> int:
+def pack(folder: Path, lock: Path, *, least: int = 0, each: int | None = None, shards: Shards | None = None) -> int:
     """Pack full shards of finished cells, where at least `least` cells are files of their own; how many were packed.
 
     Args:
         lock: the lock file of the run; packing is done by one process at a time.
         each: cells of a shard, 500 unless said. Fewer than that are left as they are.
+        shards: what is known of the shards by now, so that not all of them are read each time.
 
     A reader that found a cell's file before it was removed looks for it once more (`analyses.store.run`). Where locks
     hold nobody off, nothing is packed: a cell that another machine writes at that moment could be lost.
@@ -128,7 +129,7 @@ def pack(folder: Path, lock: Path, *, least: int = 0, each: int | None = None) -
         each = each or CELLS
         if len(found) < max(least, each):
             return 0
-        shards = Shards(folder)
+        shards = shards or Shards(folder)
         old, packed = shards.of_each(), 0
         for files in _filled(found, each):
             before = [(file, _state(file)) for file in files]

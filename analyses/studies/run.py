@@ -20,7 +20,7 @@ from analyses.studies.report import study_report
 from analyses.studies.spec import Spec, StartWorker
 from analyses.thinking import WordUse, word_uses
 from analyses.trace.given import GivenFrom
-from analyses.trace.graded import graded_by
+from analyses.trace.graders import graded_by
 from analyses.trace.inputs import are_bundled, data_of, pool_of
 from analyses.trace.others import most_of_pool
 from analyses.trace.settings import Number, TraceSettings, Whole, check_work

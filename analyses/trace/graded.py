@@ -1,67 +1,89 @@
-"""Responses graded by as many as do the rest of the work: processes of this machine, or workers on a cluster."""
+"""Responses with their grades: the rows of responses.parquet, written some thousand at a time.
+
+A run's responses need not fit into memory: they are read with their cells one by one, graded and written in parts, by
+one grader whose processes last as long as the table is made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
-from analyses.grading import Grade, Grader, Reading
-from analyses.work.spread import HERE, Spread
+from analyses.grading import Grade, Reading, reading_of, response_of
+from analyses.store.columns import RESPONSE_COLUMNS
+from analyses.store.run import Cell, Run
+from analyses.trace.graders import Asked, graders, parts_of
 
-__all__ = ["grade_all", "graded_by"]
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow.parquet
 
-Asked = tuple[tuple[str, str], bool]
-"""Gold answer and response, and whether the prompt opened the thinking."""
+__all__ = ["RESPONSES", "graded_rows", "responses_table"]
 
-LEAST = 2000  # responses from which on a cluster grades them: workers take seconds to start
-EACH = 200  # of a task there
+RESPONSES = "responses.parquet"
+_Row = tuple[dict[str, Any], str, bool]
 
-_spread: ContextVar[Spread | None] = ContextVar("graded by", default=None)
+
+def responses_table(run: Run, cells: Sequence[Cell] | None = None) -> pandas.DataFrame:
+    """One row a response, graded: ``status``, ``reason`` and ``detail`` as in :mod:`analyses.grading`.
+
+    ``correct`` is missing where nothing was found out: the gold answer cannot be read, the grading timed out or failed,
+    or the run was written by a version that kept no gold answers (status "not_graded"). The settings
+    ``thinking_markers`` and ``final_prompts`` of the run say how responses are read.
+    """
+    chosen = run.cells() if cells is None else cells
+    reading = reading_of(run.settings)
+    with graders(reading) as grade:
+        return _graded([_response(cell, run.payload(cell), reading) for cell in chosen], grade)
 
 
 @contextmanager
-def graded_by(spread: Spread) -> Iterator[None]:
-    """Within the block, this is who grades."""
-    token = _spread.set(spread)
-    try:
-        yield
-    finally:
-        _spread.reset(token)
+def graded_rows(run: Run, reading: Reading) -> Iterator[Callable[[Cell, Mapping[str, Any]], None]]:
+    """What takes the payload of each cell, in the order of the table; the table is there when the block has ended."""
+    import pyarrow
+
+    rows: list[_Row] = []
+    writer: pyarrow.parquet.ParquetWriter | None = None
+    with ExitStack() as stack:
+        grade, at_once = stack.enter_context(graders(reading)), parts_of()  # responses that are held
+
+        def write() -> None:
+            nonlocal writer
+            table = pyarrow.Table.from_pandas(_graded(rows, grade), preserve_index=False)
+            writer = writer or stack.enter_context(run.table_writer(RESPONSES, table.schema))
+            writer.write_table(table)
+            rows.clear()
+
+        def add(cell: Cell, payload: Mapping[str, Any]) -> None:
+            rows.append(_response(cell, payload, reading))
+            if len(rows) == at_once:
+                write()
+
+        yield add
+        if rows or writer is None:
+            write()
 
 
-def grade_all(asked: Sequence[Asked], reading: Reading) -> list[Grade]:
-    """A grade for each, in their order.
-
-    >>> from analyses.grading.thinking import READING
-    >>> [grade.status.value for grade in grade_all([(("4", "It is 4."), False)], READING)]
-    ['correct']
-    """
-    spread = _spread.get() or HERE
-    if spread.ray is None or len(asked) < LEAST:
-        here = 1 if spread.ray is not None else spread.workers or 1
-        return _graded(asked, reading, here)
-    parts = [(begin, list(asked[begin : begin + EACH])) for begin in range(0, len(asked), EACH)]
-    found: dict[int, list[Grade]] = {}
-    for outcome in spread.without_model().run(parts, _Start(reading), lambda tokens: None):
-        begin, part = outcome.task
-        # What ended three workers is graded here, where each comparison is in a process that may be killed
-        found[begin] = outcome.value if outcome.lost is None else _graded(part, reading, 1)
-    return [grade for begin, _ in parts for grade in found[begin]]
+def _response(cell: Cell, payload: Mapping[str, Any], reading: Reading) -> _Row:
+    """The row of a response, not graded yet, the text to grade, and whether its prompt opened the thinking."""
+    row = {
+        "condition": cell.condition, "problem": cell.problem, "sample": cell.sample,
+        "question": payload.get("question", ""), "gold": payload.get("answer", ""), "text": payload["text"],
+        "n_steps": len(payload["tokens"]), "finish_reason": payload["finish_reason"],
+        "extracted": "", "reason": "none", "status": "not_graded", "correct": None, "detail": "",
+    }  # fmt: skip
+    return row, *response_of(payload, reading)
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Makes a worker that grades."""
+def _graded(rows: Sequence[_Row], grade: Callable[[Sequence[Asked]], list[Grade]]) -> pandas.DataFrame:
+    import pandas as pd
 
-    reading: Reading
-
-    def __call__(self) -> Callable[[Any, Callable[[int], None]], list[Grade]]:
-        return lambda part, report: _graded(part[1], self.reading, 1)
-
-
-def _graded(asked: Sequence[Asked], reading: Reading, workers: int) -> list[Grade]:
-    with Grader(reading=reading, workers=workers) as grader:
-        return grader.grade([pair for pair, _ in asked], opened=[opened for _, opened in asked])
+    read = [(row, text, opened) for row, text, opened in rows if row["gold"].strip()]
+    grades = grade([((row["gold"], text), opened) for row, text, opened in read])
+    for (row, *_), found in zip(read, grades, strict=True):
+        row |= {"extracted": found.extracted, "reason": str(found.reason), "status": str(found.status)}
+        row["detail"] = found.detail
+        row["correct"] = None if found.score != found.score else bool(found.score)
+    frame = pd.DataFrame([row for row, *_ in rows], columns=list(RESPONSE_COLUMNS))
+    return frame.astype({"correct": "boolean", "sample": "int32", "n_steps": "int32"})

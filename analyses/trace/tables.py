@@ -41,12 +41,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from analyses.grading import Reading, reading_of, response_of
+from analyses.grading import reading_of
 from analyses.store.columns import (
     CLOSENESS,
     NULL_COLUMNS,
     REFERENCE_POSITIONS,
-    RESPONSE_COLUMNS,
     SCORE,
     SIGNIFICANT,
     WRONG_ANSWERS,
@@ -56,7 +55,7 @@ from analyses.store.fresh import is_fresh, made_of, stamp
 from analyses.store.run import Cell, CellData, Run
 from analyses.store.tables import RowGroups
 from analyses.trace.answer_steps import excess_by_kind, excess_columns, kinds_table
-from analyses.trace.graded import grade_all
+from analyses.trace.graded import RESPONSES, graded_rows, responses_table
 from analyses.trace.likeness import Likeness, likeness_schema
 from analyses.trace.probing import Probing
 from analyses.trace.trajectory import peaks_where_defined
@@ -82,7 +81,6 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
     site, tau, probing = run.settings["site"], run.settings["tau"], Probing.pinned(run.settings)
     reading, positions = reading_of(run.settings), excess_positions(run.settings)
     likeness = Likeness(tokenizer, bool(positions))
-    rows: list[tuple[dict[str, Any], str, bool]] = []
     drawn: list[dict[str, Any]] = []
     words = PeakWords()
     schemas = [_mi_schema(probing, positions), _steps_schema(probing), _peaks_schema(probing, bool(positions))]
@@ -91,6 +89,7 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
     with ExitStack() as stack:
         # The writers end after the row groups that are held, as the stack is unwound backwards
         writers = [stack.enter_context(run.table_writer(*table)) for table in zip(names, schemas, strict=True)]
+        to_responses = stack.enter_context(graded_rows(run, reading))
         to_mi, to_steps, to_peaks = (stack.enter_context(RowGroups(writer)) for writer in writers)
         for cell in run.cells():
             data = run.read(cell)
@@ -100,13 +99,12 @@ def derive_tables(run: Run, tokenizer: Any, d_vocab: int) -> bool:
             to_mi.add(_as(schemas[0], _rows(cell, site, data, inputs, peaks, more)))
             to_steps.add(_as(schemas[1], _steps(cell, data, inputs, probing)))
             to_peaks.add(_as(schemas[2], _peaks(cell, site, data, peaks, more, probing, likeness)))
-            rows.append(_response(cell, data.payload, reading))
+            to_responses(cell, data.payload)
             drawn += _drawn(cell, data.payload) if probing.null else []
             by_kind += excess_by_kind(cell, data, more, positions, reading)
             words.add(data.payload["layers"], peaks, inputs.ids, data.tensors["token_ids"])
-    run.write_table("responses.parquet", _graded(rows, reading))
     run.write_table("tokens.csv", words.table(site, vocabulary_of(tokenizer, d_vocab)))
-    written = [*names, "responses.parquet", "tokens.csv"]
+    written = [*names, RESPONSES, "tokens.csv"]
     for name, asked, make in (
         (WRONG_ANSWERS, bool(probing.null), lambda: _drawn_table(drawn)),
         (REFERENCE_POSITIONS, bool(positions), lambda: kinds_table(by_kind, positions)),
@@ -173,42 +171,6 @@ def _as(schema: pa.Schema, table: pa.Table) -> pa.Table:
 
 
 _STATISTICS = tuple(field.name for field in fields(PeakStatistics))
-
-
-def responses_table(run: Run, cells: Sequence[Cell] | None = None) -> pandas.DataFrame:
-    """One row a response, graded: ``status``, ``reason`` and ``detail`` as in :mod:`analyses.grading`.
-
-    ``correct`` is missing where nothing was found out: the gold answer cannot be read, the grading timed out or failed,
-    or the run was written by a version that kept no gold answers (status "not_graded"). The settings
-    ``thinking_markers`` and ``final_prompts`` of the run say how responses are read.
-    """
-    chosen = run.cells() if cells is None else cells
-    reading = reading_of(run.settings)
-    return _graded([_response(cell, run.payload(cell), reading) for cell in chosen], reading)
-
-
-def _response(cell: Cell, payload: Mapping[str, Any], reading: Reading) -> tuple[dict[str, Any], str, bool]:
-    """The row of a response, not graded yet, the text to grade, and whether its prompt opened the thinking."""
-    row = {
-        "condition": cell.condition, "problem": cell.problem, "sample": cell.sample,
-        "question": payload.get("question", ""), "gold": payload.get("answer", ""), "text": payload["text"],
-        "n_steps": len(payload["tokens"]), "finish_reason": payload["finish_reason"],
-        "extracted": "", "reason": "none", "status": "not_graded", "correct": None, "detail": "",
-    }  # fmt: skip
-    return row, *response_of(payload, reading)
-
-
-def _graded(rows: Sequence[tuple[dict[str, Any], str, bool]], reading: Reading) -> pandas.DataFrame:
-    import pandas as pd
-
-    read = [(row, text, opened) for row, text, opened in rows if row["gold"].strip()]
-    grades = grade_all([((row["gold"], text), opened) for row, text, opened in read], reading)
-    for (row, *_), grade in zip(read, grades, strict=True):
-        row |= {"extracted": grade.extracted, "reason": str(grade.reason), "status": str(grade.status)}
-        row["detail"] = grade.detail
-        row["correct"] = None if grade.score != grade.score else bool(grade.score)
-    frame = pd.DataFrame([row for row, *_ in rows], columns=list(RESPONSE_COLUMNS))
-    return frame.astype({"correct": "boolean", "sample": "int32", "n_steps": "int32"})
 
 
 @dataclass(frozen=True)

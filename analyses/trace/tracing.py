@@ -28,7 +28,7 @@ from analyses.problems import Problem
 from analyses.responses import Paired, Responses, load_responses
 from analyses.store.run import Cell, Run
 from analyses.trace.given import GivenFrom, Givens, given_responses, paired_responses, settings_without_decoding
-from analyses.trace.graded import graded_by
+from analyses.trace.graders import graded_by
 from analyses.trace.inputs import are_bundled, data_of, name_or_model, pool_of, traced_problems
 from analyses.trace.lens_words import keep_lens
 from analyses.trace.others import other_references, pinned_others

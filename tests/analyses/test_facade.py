@@ -24,7 +24,7 @@ CALLED = {
     "load_problems", "bundled_problems", "logit_attribution", "matched_contrasts", "attribute_run", "patch_nodes",
     "patch_edges", "NodeEffects", "EdgeEffects", "nhsic_metric", "score_metric", "residual_metric", "mean_writes",
     "node_measure", "zero_writes", "mi_attribution", "MiAttribution", "Circuit", "receiver_heads", "sentence_receivers",
-    "ReceiverHeads", "ablate_receivers", "load_responses", "export_responses", "Ray",
+    "ReceiverHeads", "ablate_receivers", "load_responses", "export_responses", "Ray", "merge", "bundle", "log_to",
 }  # fmt: skip
 ROOMS = {"attribution", "interventions", "probes", "stats", "views", "studies", "grading"}
 
