@@ -93,7 +93,8 @@ def _decoding_sheet(rows: list[dict[str, Any]]) -> Sheet:
             "seconds",
             "first token",
             "tokens/s",
-            "times HF eager",
+            "speed, times HF eager",
+            "time, times HF sdpa",
             "recording costs",
             "same tokens",
             "gap",
@@ -106,6 +107,7 @@ def _decoding_sheet(rows: list[dict[str, Any]]) -> Sheet:
                 _number(row["first_token_seconds"]["median"]),
                 _number(row["tokens_per_s"]["median"]),
                 _span(row["ratio_to_hf_eager"]),
+                _span(row["times_hf_sdpa"]),
                 "-" if row["recording_overhead"] is None else f"x {_span(row['recording_overhead'])}",
                 f"{row['same_tokens']} of {row['tokens']}"
                 + (f" ({row['same_share']:.1%})" if row["same_share"] < 1 else ""),

@@ -80,9 +80,9 @@ class StepScores:
         alike: dict[tuple[int, ...], list[int]] = {}
         for row, numbers in here.items():
             alike.setdefault(tuple(numbers), []).append(row)
-        for numbers, members in alike.items():
+        for together, members in alike.items():
             # Of the same steps; [row, layer, step, d_model]
-            steps = torch.stack([_of(*self.held[number], members) for number in numbers], dim=2).transpose(0, 1)
+            steps = torch.stack([_of(*self.held[number], members) for number in together], dim=2).transpose(0, 1)
             for row, found in zip(members, self._scores(members, steps), strict=True):
                 self.done[row].append(found)
         self.held, self.bytes = [], 0
