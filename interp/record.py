@@ -318,11 +318,11 @@ class Tape:
     def _write(self, held: Float[Tensor, "row ..."], value: Float[Tensor, "some pos ..."]) -> None:
         if self._off:
             return
-        last = value[:, -1].to(held)
+        last = value.select(1, -1)
         if self._index is None:
-            held[: last.shape[0]] = last
+            held.narrow(0, 0, last.shape[0]).copy_(last)
         else:
-            held.index_copy_(0, self._index, last)
+            held.index_copy_(0, self._index, last.to(held))
 
     def recorded(self, plan: RecordPlan, rows: int) -> dict[Shape, Float[Tensor, "place row ..."]]:
         """What is to be recorded of the live rows; a plan's places are the first of their shape on the tape."""

@@ -71,10 +71,10 @@ def bench_decoding(
     Returns:
         Rows with ``first_token_seconds`` (from the call to the first token of each prompt), ``decode_seconds`` (from
         there to the return, ``new_tokens - 1`` steps), ``tokens_per_s`` (of these steps, all rows),
-        ``ratio_to_hf_eager`` (of tokens per second) and ``recording_overhead`` (decode seconds over those without
-        recording; ``None`` where nothing is recorded), each a :class:`Spread` over the repeats; ``same_tokens`` and
-        ``same_share``: tokens equal to those of Hugging Face with eager attention at the same place;
-        ``largest_gap``: see the module, in logits, ``None`` if all are equal.
+        ``ratio_to_hf_eager`` (of tokens per second), ``times_hf_sdpa`` (of decode seconds) and ``recording_overhead``
+        (decode seconds over those without recording; ``None`` where nothing is recorded), each a :class:`Spread` over
+        the repeats; ``same_tokens`` and ``same_share``: tokens equal to those of Hugging Face with eager attention at
+        the same place; ``largest_gap``: see the module, in logits, ``None`` if all are equal.
 
     Raises:
         InputError: numbers out of range, a model that is not a folder, an engine that stopped early.
@@ -167,7 +167,7 @@ def _rows(
     eager: Any,
 ) -> list[dict[str, Any]]:
     by_name = {(c.engine, c.recording): timing for c, timing in zip(contenders, timings, strict=True)}
-    reference, unrecorded = by_name[EAGER, PLAIN], by_name[OURS, PLAIN]
+    reference, unrecorded, sdpa = by_name[EAGER, PLAIN], by_name[OURS, PLAIN], by_name[SDPA, PLAIN]
     batch, steps = len(prompts), new_tokens - 1
     rows = []
     for contender, timing in zip(contenders, timings, strict=True):
@@ -184,6 +184,7 @@ def _rows(
                 "decode_seconds": spread(timing.decode),
                 "tokens_per_s": spread([batch * steps / seconds for seconds in timing.decode]),
                 "ratio_to_hf_eager": spread(ratios(reference.decode, timing.decode)),
+                "times_hf_sdpa": spread(ratios(timing.decode, sdpa.decode)),
                 "recording_overhead": None
                 if contender.recording == PLAIN
                 else spread(ratios(timing.decode, unrecorded.decode)),

@@ -95,7 +95,8 @@ def _engines_sheet(rows: list[dict[str, Any]]) -> Sheet:
             "seconds",
             "first token",
             "tokens/s",
-            "times HF eager",
+            "speed, times HF eager",
+            "time, times HF sdpa",
             "recording costs",
             "same tokens",
             "gap",
@@ -108,6 +109,7 @@ def _engines_sheet(rows: list[dict[str, Any]]) -> Sheet:
                 number(row["first_token_seconds"]["median"]),
                 number(row["tokens_per_s"]["median"]),
                 span(row["ratio_to_hf_eager"]),
+                span(row["times_hf_sdpa"]),
                 "-" if row["recording_overhead"] is None else f"x {span(row['recording_overhead'])}",
                 f"{row['same_tokens']} of {row['tokens']}"
                 + (f" ({row['same_share']:.1%})" if row["same_share"] < 1 else ""),

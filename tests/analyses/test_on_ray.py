@@ -21,7 +21,7 @@ from ray_tasks import Broken, Where
 
 from analyses.bench.cluster import local_cluster
 from analyses.grading.thinking import READING
-from analyses.trace import graded, trace
+from analyses.trace import graders, trace
 from analyses.work import ray_nodes
 from analyses.work.on_ray import Node, Ray, connect, nodes
 from analyses.work.ray_nodes import check_nodes, placed
@@ -163,11 +163,12 @@ def test_the_run_is_that_of_one_process(cluster: Any, tmp_path: Path) -> None:
 
 def test_grades_are_those_of_one_process(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [((str(number % 3), f"The answer is {number % 2}."), False) for number in range(6)]
-    monkeypatch.setattr(graded, "LEAST", 1)
-    monkeypatch.setattr(graded, "EACH", 4)
-    alone = graded.grade_all(asked, READING)
-    with graded.graded_by(Spread(1, Ray())):
-        assert graded.grade_all(asked, READING) == alone
+    monkeypatch.setattr(graders, "LEAST", 1)
+    monkeypatch.setattr(graders, "EACH", 4)
+    with graders.graders(READING) as grade:
+        alone = grade(asked)
+    with graders.graded_by(Spread(1, Ray())), graders.graders(READING) as grade:
+        assert grade(asked) == alone
     assert len({grade.status for grade in alone}) == 2
 
 

@@ -92,6 +92,7 @@ def test_numbers_follow_from_the_timings(eager):
     assert rows[0]["tokens_per_s"] == spread([8 / 4, 8 / 8])
     # a slow turn slows all: ratios within a turn do not see it
     assert [row["ratio_to_hf_eager"].median for row in rows] == [2 / s for s in seconds]
+    assert [row["times_hf_sdpa"] for row in rows] == [spread([s / 1, s / 1]) for s in seconds]
     assert rows[1]["recording_overhead"] == spread([5 / 4, 5 / 4])
     assert {row["same_share"] for row in rows} == {1.0}
     assert {row["largest_gap"] for row in rows} == {None}
