@@ -100,7 +100,7 @@ class Stream:
 
     def __init__(self, run: Run, rows: Sequence[Row], size: int) -> None:
         self.run, self.size, self.device = run, min(size, len(rows)), run.engine.device
-        # The longest first: whoever comes later fits beside those that are there, and is done when they are, or before
+        # The longest first: whoever comes later fits beside those that are there
         self.waiting = deque(sorted(rows, key=lambda row: len(row.prompt_ids), reverse=True))
         self.rows: list[Row] = []
         self.slots: list[int] = []

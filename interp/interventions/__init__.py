@@ -23,6 +23,7 @@ from interp.interventions.recycle import (
     any_token,
     at_random,
     input_token,
+    staggered,
     uncertain,
 )
 from interp.interventions.residual import MeanAblate, PatchResidual, SteerResidual
@@ -52,6 +53,7 @@ __all__ = [
     "logit_difference",
     "matched_random_tokens",
     "patch_sweep",
+    "staggered",
     "thinking_token_ids",
     "uncertain",
 ]

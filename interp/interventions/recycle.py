@@ -55,7 +55,11 @@ once for the rows at each step (``step.t``).
 
 
 def staggered(gate: Gate) -> Gate:
-    """The gate, marked as one that goes by ``step.steps`` or by no step at all."""
+    """The gate, marked as one that goes by ``step.steps`` or by no step at all: it is asked once for all rows.
+
+    >>> staggered(lambda step: [t == 3 for t in step.steps]).staggered
+    True
+    """
     setattr(gate, "staggered", True)  # noqa: B010 (functions have whatever attributes they are given)
     return gate
 

@@ -56,7 +56,7 @@ def test_two_processes_give_the_run_of_one_and_show_no_bars_of_loading(
     model = load_model(folder)
     problems = bundled_problems(10)
     runs = [
-        trace(model, problems, tmp_path / str(workers), max_new_tokens=30, batch_size=3, workers=workers, report=False)
+        trace(model, problems, tmp_path / str(workers), max_new_tokens=30, batch_size=2, workers=workers, report=False)
         for workers in (1, 2)
     ]
     assert "Loading weights" not in capfd.readouterr().err

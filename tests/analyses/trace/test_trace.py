@@ -143,7 +143,7 @@ def test_a_peaks_site_other_than_resid_post(model: object, tmp_path: Path) -> No
 KILLED = """
 import sys
 from analyses.trace import trace
-trace("toy-reasoner", n=12, out=sys.argv[1], max_new_tokens=40, batch_size=3)
+trace("toy-reasoner", n=12, out=sys.argv[1], max_new_tokens=60, batch_size=2)
 """
 
 

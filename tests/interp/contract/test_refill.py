@@ -38,8 +38,6 @@ def test_a_row_draws_by_its_own_seed_whoever_was_there_before(size: int) -> None
 
 
 def test_each_row_has_processors_of_its_own() -> None:
-    """Among them one that counts its calls, which a place must not hand on."""
-    watermark = {"watermarking_config": {"ngram_len": 3, "keys": [11, 7, 5], "sampling_table_size": 64}}
     hf, stops = F.hf_model("llama", torch.float64), greedy("llama")[1]
     for settings in (
         {"repetition_penalty": 1.4, "forced_bos_token_id": 9, "min_new_tokens": 4},
@@ -51,11 +49,6 @@ def test_each_row_has_processors_of_its_own() -> None:
             theirs = out[0, ids.shape[1] :].tolist()
             cut = min((theirs.index(s) + 1 for s in stops if s in theirs), default=len(theirs))
             assert rollout.token_ids.tolist() == theirs[:cut]
-    from transformers import SynthIDTextWatermarkingConfig
-
-    mark = SynthIDTextWatermarkingConfig(**watermark["watermarking_config"])
-    config = {"watermarking_config": mark}
-    assert_same(refilled("llama", generation_config=config), alone("llama", generation_config=config))
 
 
 @pytest.mark.parametrize("made", [EveryThird, Shift])
