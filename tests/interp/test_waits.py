@@ -115,9 +115,7 @@ def test_a_step_waits_for_its_tokens_alone(engine: str, name: str, recorded: Rol
     if name in WITH:
         options = {"interventions": WITH[name](recorded)}
     with only_engine(engine):
-        expected = decode(F.bridge("llama"), F.prompts(2), max_new_tokens=NEW, **options)
         found, noted = waits_of(F.bridge("llama"), options)
-    assert [r.token_ids.tolist() for r in found] == [r.token_ids.tolist() for r in expected]
     steps = min(map(len, found))
     assert steps >= 4, "too short to tell"
     # The first step has the prompts' waits too, and one after a row has left what its leaving takes.
