@@ -6,6 +6,7 @@
 # make docs       what is made from the sources: docs/ERRORS.md, docs/API.md, tables of the README
 # make pictures   the pictures of the README (needs Chromium)
 # make bench      decoding, reading, nHSIC beside Hugging Face, TransformerLens and nnsight (a quarter of an hour)
+# make gpu-check  on a machine with a CUDA device: the contract suite there, waits, a bench table; one page
 # make toys       train the bundled toy models again, from their seeds (half an hour)
 # make wheel      build dist/*.whl
 
@@ -15,7 +16,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check notebooks studies docs pictures bench toys wheel clean
+.PHONY: demo test check notebooks studies docs pictures bench gpu-check toys wheel clean
 
 demo: .venv/run.stamp
 	$(BIN)/peaklens demo
@@ -43,6 +44,9 @@ pictures: .venv/dev.stamp
 
 bench: .venv/dev.stamp .venv/nnsight.stamp
 	$(BIN)/python -m analyses.bench --nnsight .venv/nnsight/bin/python --out bench
+
+gpu-check: .venv/dev.stamp
+	$(BIN)/python -m analyses.bench.gpu
 
 toys: .venv/dev.stamp
 	$(BIN)/python -m analyses.toys.train --model toy-reasoner --out interp/bundled/toy-reasoner

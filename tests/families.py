@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from on_device import there
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2", "gemma3")
 VOCAB = 101
@@ -87,7 +88,8 @@ def bridge(family: str, dtype: torch.dtype = torch.float32) -> Any:
 
     model = copy.deepcopy(hf_model(family, dtype))
     model.set_attn_implementation("sdpa")  # as transformers would load it; the native twin keeps it
-    return load_model(f"tiny-{family}", hf_model=model, tokenizer=copy.deepcopy(tokenizer()), dtype=dtype, device="cpu")
+    made = load_model(f"tiny-{family}", hf_model=model, tokenizer=copy.deepcopy(tokenizer()), dtype=dtype, device="cpu")
+    return there(made)
 
 
 def staggering_stops(responses: list[list[int]]) -> list[int]:
@@ -120,7 +122,7 @@ def pair(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
 
     path = bundled_model_path("toy-reasoner")
     hf = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=dtype).eval()
-    return hf, load_model("toy-reasoner", device="cpu", dtype=dtype)
+    return hf, there(load_model("toy-reasoner", device="cpu", dtype=dtype))
 
 
 def texts(name: str, count: int = 5) -> list[list[int]]:
@@ -141,7 +143,7 @@ def load_without_tokenizer(family: str) -> Any:
 
     model = copy.deepcopy(hf_model(family))
     model.set_attn_implementation("sdpa")
-    return load_model(f"tiny-{family}", hf_model=model, device="cpu")
+    return there(load_model(f"tiny-{family}", hf_model=model, device="cpu"))
 
 
 @cache
@@ -163,4 +165,4 @@ def lettered_bridge() -> tuple[Any, list[str]]:
         tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
     )
     hf = copy.deepcopy(hf_model("llama"))
-    return load_model("lettered", hf_model=hf, tokenizer=tokenizer, device="cpu"), words
+    return there(load_model("lettered", hf_model=hf, tokenizer=tokenizer, device="cpu")), words

@@ -137,7 +137,7 @@ class Pretended(TorchFunctionMode):
         self._patches = [
             patch.object(torch.cuda, "Event", Event),
             patch.object(torch.cuda, "synchronize", lambda *_: waits.append("synchronize")),
-            patch.object(torch.cuda, "Stream", lambda *_: replaying.Stream()),
+            patch.object(torch.cuda, "Stream", replaying.Stream),
             patch.object(torch.cuda, "current_stream", lambda *_: replaying.Stream()),
             patch.object(torch.cuda, "stream", lambda _: contextlib.nullcontext()),
             patch.object(torch.cuda, "device", lambda _: contextlib.nullcontext()),

@@ -238,7 +238,7 @@ class Watch(Intervention):
     def before_choice(self, step: Step) -> None:
         self._alive.append([row.index for row in step.rows])
         for i, row in enumerate(step.rows):
-            self._logits.setdefault(row.index, []).append(step.logits[i].clone())
+            self._logits.setdefault(row.index, []).append(step.logits[i].clone().cpu())
             entries = step._cache.length - step._cache.pad_columns[i]
             self._excess.add(entries - len(row.prompt_ids) - step.t)
 

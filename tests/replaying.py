@@ -22,6 +22,8 @@ __all__ = ["Graph", "Stream", "recorded"]
 class Stream:
     """A stream among which there is nothing to wait for."""
 
+    def __init__(self, *_: Any) -> None: ...
+
     def wait_stream(self, other: Stream) -> None: ...
 
 

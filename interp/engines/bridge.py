@@ -103,8 +103,8 @@ class BridgeEngine:
             use_cache=True,
             logits_to_keep=keep,
         )
-        # A family that ignores logits_to_keep returns them all.
-        return logits[:, -keep:]
+        # A family that ignores logits_to_keep returns them all; of several devices the last layer may be on another.
+        return logits[:, -keep:].to(self.device)
 
     @contextmanager
     def tapped(self, reads: Mapping[Site, Read], edits: Mapping[Site, Edit]) -> Iterator[None]:

@@ -48,7 +48,7 @@ def hf_greedy(family: str, prompt: list[int], new: int) -> list[int]:
     return out[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize(("family", "size"), [("llama", 1), ("llama", 5), ("qwen3", 2), ("gemma3", 1), ("gemma3", 5)])
+@pytest.mark.parametrize(("family", "size"), [("llama", 5), ("qwen3", 2), ("gemma3", 1)])
 def test_tokens_of_hugging_face(family: str, size: int, made: list[StaticSteps]) -> None:
     """Alone, with padding, and with prompts that come in the places of rows that have left."""
     expected = [hf_greedy(family, prompt, NEW) for prompt in F.prompts()]

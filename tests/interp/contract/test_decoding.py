@@ -166,7 +166,7 @@ def test_stream_shows_what_sites_keep() -> None:
 
     def on_step(step: object) -> None:
         for i, row in enumerate(step.rows):
-            seen.setdefault(row, []).append(step.residuals["resid_post"][:, i].clone())
+            seen.setdefault(row, []).append(step.residuals["resid_post"][:, i].clone().cpu())
 
     stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, F.prompts(), max_new_tokens=12)])
     kept = decode(model, F.prompts(), max_new_tokens=12, stop=stops, record=ResidualSites())

@@ -114,7 +114,7 @@ def _drawn(one: Any, model: Any, prompt: list[int], count: int) -> list[int]:
         edits = (Site("z", layer),)
 
         def edit_residual(self, site: Any, residual: Tensor, at: Any) -> None:
-            seen.append(residual[0].clone())
+            seen.append(residual[0].clone().cpu())
 
     decode(model, [prompt], max_new_tokens=count - len(prompt) + 1, interventions=[_for_row_0(one), Spy()])
     pool = torch.cat([r.residuals["z"][layer, :, head] for r in one.source])

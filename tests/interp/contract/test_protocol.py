@@ -32,7 +32,7 @@ class Recycle(Intervention):
             for i in which:
                 step.rows[i].mark(self, "recycled")
         for i, row in enumerate(step.rows):
-            self._logits.setdefault(row.index, []).append(step.logits[i].clone())
+            self._logits.setdefault(row.index, []).append(step.logits[i].clone().cpu())
         self._lengths.append(step._cache.length - step._cache.pad_columns[0] - len(step.rows[0].prompt_ids) - step.t)
 
 
@@ -114,8 +114,9 @@ class Replace(Intervention):
         self.edits, self.value, self.who, self.pos = (site,), value, set(who), pos
 
     def edit_residual(self, site: Site, residual: Tensor, at: Positions) -> Tensor | None:
-        mine = torch.tensor([row.index in self.who for row in at.rows])[:, None] & (at.pos == self.pos)
-        return torch.where(mine[..., None], self.value, residual)
+        who = torch.tensor([row.index in self.who for row in at.rows], device=at.pos.device)
+        mine = who[:, None] & (at.pos == self.pos)
+        return torch.where(mine[..., None], self.value.to(residual), residual)
 
 
 @pytest.mark.parametrize("family", F.FAMILIES)
@@ -169,7 +170,7 @@ class Ban(Intervention):
 
     def before_choice(self, step: Step) -> None:
         def ban(logits: Tensor, indices: list[int]) -> Tensor:
-            return logits.index_fill(-1, torch.tensor(self.ids), float("-inf"))
+            return logits.index_fill(-1, torch.tensor(self.ids, device=logits.device), float("-inf"))
 
         step.edit_logits(ban)
 
@@ -319,7 +320,7 @@ def test_reading_a_residual_while_decoding() -> None:
         reads = (Site("resid_post", 1), Site("ln_final"))
 
         def before_choice(self, step: Step) -> None:
-            seen.append(step.residual(Site("resid_post", 1))[0].clone())
+            seen.append(step.residual(Site("resid_post", 1))[0].clone().cpu())
 
     prompt = F.prompts(2)[1]
     rollout = decode(model, [prompt], max_new_tokens=5, interventions=[Look()])[0]
@@ -376,7 +377,8 @@ def test_prepare_resolves_an_intervention_for_the_model() -> None:
 
         def before_choice(self, step: Step) -> None:
             assert self.token == F.VOCAB - 1
-            step.edit_logits(lambda logits, indices: logits.index_fill(-1, torch.tensor([self.token]), 1e9))
+            token = torch.tensor([self.token], device=step.logits.device)
+            step.edit_logits(lambda logits, indices: logits.index_fill(-1, token, 1e9))
 
     original = FavourLast()
     rollout = decode(F.bridge("llama"), F.prompts(1), max_new_tokens=3, interventions=[original])[0]

@@ -166,7 +166,7 @@ def test_a_row_that_leaves_a_stream_takes_the_padding_of_the_others_along() -> N
     def on_step(step: StepResiduals) -> None:
         for i, row in enumerate(step.rows):
             assert len(told[row]) == step.step
-            told[row].append(step.residuals["resid_post"][:, i].clone())
+            told[row].append(step.residuals["resid_post"][:, i].clone().cpu())
 
     again = read(model, prompts, responses, record=ResidualStream(on_step=on_step), piece=3)
     for row, one in enumerate(kept):

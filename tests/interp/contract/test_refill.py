@@ -73,7 +73,7 @@ def test_streams_and_files_tell_what_is_kept(tmp_path: Path) -> None:
     def on_step(step: Any) -> None:
         for i, row in enumerate(step.rows):
             steps.setdefault(row, []).append(step.step)
-            seen.setdefault(row, []).append(step.residuals["resid_post"][:, i].clone())
+            seen.setdefault(row, []).append(step.residuals["resid_post"][:, i].clone().cpu())
 
     kept = refilled("llama", record=ResidualSites())
     refilled("llama", record=ResidualStream(on_step=on_step))

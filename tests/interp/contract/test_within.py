@@ -66,7 +66,7 @@ def test_shapes_dtypes_layers_and_what_is_streamed() -> None:
     assert {values.dtype for values in rollouts[0].residuals.values()} == {torch.float64}
     stream = ResidualStream(
         layers=[0, -1], sites=sites, dtype=torch.float64,
-        on_step=lambda step: steps.append({site: values.clone() for site, values in step.residuals.items()}),
+        on_step=lambda step: steps.append({site: values.clone().cpu() for site, values in step.residuals.items()}),
     )  # fmt: skip
     decode(model, F.prompts(2), max_new_tokens=5, record=stream)
     for site in sites:
