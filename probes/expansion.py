@@ -301,7 +301,7 @@ class _Table:
 @cache
 def _table(d: int, tol: float, ridge: float, most: int) -> _Table:
     counts = tuple(count for count in COUNTS if count <= most)
-    apart = tuple(count for count in _APART if count <= d // 16)
+    apart = tuple(count for count in _APART if count <= d // 10)
     largest = max(tol * ridge * d, ROUNDING * 2 * d)
     left = remainders()
     share = 3 / 8 * largest * 10.0 ** -torch.arange(_LEVELS, dtype=torch.float64)[:, None]

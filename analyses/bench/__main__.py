@@ -172,7 +172,10 @@ def _nhsic(size: Size, repeats: int, show: Any) -> list[dict[str, Any]]:
             show(turn * len(size.dims) + i, repeats * len(size.dims), f"nHSIC at {d_model}")
             rows += bench_nhsic(dims=(d_model,), n_steps=size.n_steps, repeats=size.inner)
         runs.append(rows)
-    timed = ("dense_ms_per_step", "nhsic_ms_per_step", "ratio", "null_passes")
+    timed = (
+        "dense_ms_per_step", "nhsic_ms_per_step", "ratio", "null_passes", "median_passes", "one_step", "few_steps",
+        "two_threads",
+    )  # fmt: skip
     return [
         _plain({**rows[0], **{name: spread([row[name] for row in rows]) for name in timed}})
         for rows in zip(*runs, strict=True)
