@@ -121,8 +121,8 @@ def remainders() -> Remainders:
         )
         within.append(rest.square().sum(dim=-1).cummax(dim=0).values)
         # With v on the other side terms of one parity change sign.
-        between = sum((rest[:, parity::2] @ beyond[:, parity::2].T).abs() for parity in (0, 1))
-        between = between.cummax(dim=0).values.flip(1).cummax(dim=1).values.flip(1)
+        even, odd = ((rest[:, parity::2] @ beyond[:, parity::2].T).abs_() for parity in (0, 1))
+        between = (even + odd).cummax(dim=0).values.flip(1).cummax(dim=1).values.flip(1)
         across.append(between.gather(1, first[:, None])[:, 0].cummax(dim=0).values)
     # Between two entries of the table E is no larger than about the next one has it.
     return Remainders(u[:-1], torch.stack(within)[:, 1:].contiguous(), torch.stack(across)[:, 1:].contiguous())
