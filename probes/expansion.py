@@ -301,7 +301,7 @@ class _Table:
 @cache
 def _table(d: int, tol: float, ridge: float, most: int) -> _Table:
     counts = tuple(count for count in COUNTS if count <= most)
-    apart = tuple(count for count in _APART if count <= d // 16)
+    apart = tuple(count for count in _APART if count <= d // 10)
     largest = max(tol * ridge * d, ROUNDING * 2 * d)
     left = remainders()
     share = 3 / 8 * largest * 10.0 ** -torch.arange(_LEVELS, dtype=torch.float64)[:, None]
@@ -318,8 +318,8 @@ def _table(d: int, tol: float, ridge: float, most: int) -> _Table:
             torch.searchsorted(values[: len(counts)], budgets.repeat(len(counts), 1), right=True)
             for values, budgets in ((left.within, within.flatten()), (left.across, across.flatten()))
         ]  # how many entries of the table do, [count, level and choice]
-        far = torch.minimum(*far).T.reshape(_LEVELS, len(apart), len(counts))
-        reach.append(torch.cat([torch.zeros(1, dtype=torch.float64), left.reach])[far])
+        entries = torch.minimum(*far).T.reshape(_LEVELS, len(apart), len(counts))
+        reach.append(torch.cat([torch.zeros(1, dtype=torch.float64), left.reach])[entries])
     both = torch.stack(reach, dim=2).flip(-1).cummin(dim=-1).values.flip(-1)  # more features never do worse
     both = torch.cat([both, torch.zeros_like(both[:1])])
     choices = np.array(apart)

@@ -97,7 +97,8 @@ def blocks(
         # Working set of one row: some vectors of length d, its factor, twice where many answers meet it, and some
         # matrices of its features.
         bytes_each = 8 * (d * (2 * most + 8) + 6 * most**2)
-        here = None if in_cache(d, like.device) is None else _CHUNKS * in_cache(d, like.device)
+        here = in_cache(d, like.device)
+        here = None if here is None else _CHUNKS * here
         for part in parts(len(todo), bytes_each, max_bytes, most=here, even=True):
             rows = todo[part]
             expansion, fits = expand(take(rows.to(like.device)).to(torch.float64), kernel, most, room)

@@ -22,6 +22,7 @@ from torch import Tensor
 from probes.checks import check_max_bytes, check_positive, check_tensor
 from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts, vectors_of
 from probes.errors import InputError
+from probes.pair_medians import ends, pair_medians, reach
 
 __all__ = [
     "check_sigma",
@@ -35,8 +36,7 @@ __all__ = [
 ]
 
 _MEDIAN = re.compile(r"(?:([0-9]+\.?[0-9]*|\.[0-9]+)\s*\*\s*)?median")
-_MOST_TURNS = 10_000  # halving every fifth time closes any bracket of float64 sooner
-_TEMPORARIES = 32  # float64 vectors alive for each sorted one
+_TEMPORARIES, _SAMPLED = 48, 2**13  # float64 alive for each sorted vector: vectors of its length, and beside them
 _NEAR = 0.05  # of the median: distances that are about it
 
 
@@ -91,95 +91,14 @@ def median_distance(x: Tensor, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Float64
     check_max_bytes("median_distance", max_bytes)
     check_tensor("median_distance", "x", x, axes=("d_model",))
     lead = x.shape[:-1]
-    return _row_medians(vectors_of(x), x, n_rows=math.prod(lead), max_bytes=max_bytes).reshape(lead)
+    return _rowpair_medians(vectors_of(x), x, n_rows=math.prod(lead), max_bytes=max_bytes).reshape(lead)
 
 
-def _row_medians(take: Take, like: Tensor, *, n_rows: int, max_bytes: int) -> Tensor:
+def _rowpair_medians(take: Take, like: Tensor, *, n_rows: int, max_bytes: int) -> Tensor:
     d, device = like.shape[-1], like.device
     rows = torch.arange(n_rows, device=device)
-    some = parts(n_rows, 8 * d * _TEMPORARIES, max_bytes, most=in_cache(d, device))
-    return torch.cat([_medians(take(rows[part]).to(torch.float64)) for part in some])
-
-
-def _medians(x: Tensor) -> Tensor:
-    """Medians of the pairwise distances of each row, by shrinking a bracket around the middle distance.
-
-    With s_1 <= ... <= s_N the distances of a row and c = #{s <= t}, c >= k says that the wanted s_k is at most the
-    largest distance up to t, c < k that it is at least the smallest beyond t. Either end is a distance itself, so a
-    bracket closes after finitely many counts, also where distances are tied.
-    """
-    x = x.sort(dim=-1).values
-    n, d = x.shape
-    pairs = d * (d - 1) // 2
-    k = (pairs + 1) // 2
-    out = torch.empty(n, dtype=torch.float64, device=x.device)
-    rows = torch.arange(n, device=x.device)
-    low, high = torch.zeros_like(out), x[:, -1] - x[:, 0]
-    below, up_to = torch.zeros_like(out), torch.full_like(out, pairs)  # counts strictly below low, and up to high
-    t = _first_guess(x)
-    for turn in range(_MOST_TURNS):  # some 10 to 15 turns; the halvings alone would close any bracket
-        t = torch.minimum(torch.maximum(t, low), high)
-        reached, largest, smallest = _count(x, t)
-        enough = reached >= k
-        low, below = torch.where(enough, low, smallest), torch.where(enough, below, reached)
-        high, up_to = torch.where(enough, largest, high), torch.where(enough, reached, up_to)
-        # At the high end the count is done: a bracket that cannot shrink is one distance, or two that round alike.
-        done = (low >= high) | (~enough & (t >= low) & (torch.nextafter(low, high) >= high))
-        if bool(done.any()):
-            found, at = high[done], x[done]
-            if pairs % 2 == 0:
-                # One bit up: a distance that was rounded down to `found` lies beyond it.
-                within, _, following = _count(at, torch.nextafter(found, found.new_tensor(math.inf)))
-                found = torch.where(within > k, found, found + (following - found) / 2)
-            out[rows[done]] = found
-            going = ~done
-            if not bool(going.any()):
-                return out
-            rows, x, low, high, t = rows[going], x[going], low[going], high[going], t[going]
-            below, up_to = below[going], up_to[going]
-        if turn % 5 == 4:
-            t = low + (high - low) / 2
-        else:
-            # Where the middle lies if distances were spread evenly in the bracket; a little to either side in turn, so
-            # that both ends move.
-            inside = up_to - below
-            aim = k - below + inside.sqrt() * (0.5 if turn % 2 else -0.5)
-            t = low + (high - low) * (aim / inside).clamp(0.0, 1.0)
-        t = torch.where(t >= high, low, t)  # a count at the high end would tell nothing
-    raise RuntimeError(f"median_distance: a bracket did not close in {_MOST_TURNS} turns")
-
-
-def _first_guess(x: Tensor) -> Tensor:
-    """The median distance between some 48 coordinates, evenly spread over the sorted ones."""
-    some = x[:, :: math.ceil(x.shape[1] / 48)]
-    if some.shape[1] < 2:
-        some = x
-    first, second = torch.triu_indices(some.shape[1], some.shape[1], 1, device=x.device)
-    return (some[:, second] - some[:, first]).median(dim=-1).values
-
-
-def _count(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For sorted rows: #{i < j: x_j - x_i <= t}, the largest such distance, and the smallest beyond t."""
-    within, up_to, beyond = _reach(x, t)
-    return within, up_to.amax(dim=-1), beyond.amin(dim=-1)
-
-
-def _reach(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For sorted rows: #{i < j: x_j - x_i <= t}, and from each coordinate the largest such distance and the next."""
-    end, d = _ends(x, t), x.shape[-1]
-    up_to = x.gather(1, end - 1) - x
-    beyond = (x.gather(1, end.clamp(max=d - 1)) - x).masked_fill_(end == d, math.inf)
-    return (end - torch.arange(1, d + 1, device=x.device)).sum(dim=-1).double(), up_to, beyond
-
-
-def _ends(x: Tensor, t: Tensor) -> Tensor:
-    """For sorted rows and each coordinate i: the first j > i with x_j - x_i > t."""
-    bound, d = x + t[:, None], x.shape[-1]
-    # Knuth's two-sum: what the addition lost. A sum rounded up must not admit the coordinate it was rounded to.
-    part = bound - x
-    lost = (x - (bound - part)) + (t[:, None] - part)
-    bound = torch.where(lost < 0, torch.nextafter(bound, bound.new_tensor(-math.inf)), bound)
-    return torch.maximum(torch.searchsorted(x, bound, right=True), torch.arange(1, d + 1, device=x.device))
+    some = parts(n_rows, 8 * (d * _TEMPORARIES + _SAMPLED), max_bytes, most=in_cache(d, device))
+    return torch.cat([pair_medians(take(rows[part]).to(torch.float64)) for part in some])
 
 
 def median_gradient(x: Tensor, *, near: float = 0.0) -> Float64[Tensor, "*lead d_model"]:
@@ -195,7 +114,7 @@ def median_gradient(x: Tensor, *, near: float = 0.0) -> Float64[Tensor, "*lead d
     """
     rows = x.detach().to(torch.float64).reshape(-1, x.shape[-1])
     ordered, order = rows.sort(dim=-1)
-    slope = _slope(ordered, _medians(rows))
+    slope = _slope(ordered, pair_medians(rows))
     return torch.zeros_like(slope).scatter_(1, order, slope).reshape(x.shape)
 
 
@@ -213,12 +132,12 @@ def median_gradient_over(x: Tensor, step: Tensor) -> Float64[Tensor, "row d_mode
     """
     rows, step = x.detach().to(torch.float64), step.detach().to(torch.float64)
     ordered, order = rows.sort(dim=-1)
-    middle = _medians(rows)
+    middle = pair_medians(rows)
     slope = _slope(ordered, middle)
     around = _slope_around(ordered, middle)
     slope = torch.where(around.isfinite().all(dim=-1, keepdim=True), around, slope)
     slope = torch.zeros_like(slope).scatter_(1, order, slope)
-    moved = _medians(rows + step / 2) - _medians(rows - step / 2)
+    moved = pair_medians(rows + step / 2) - pair_medians(rows - step / 2)
     along = step - step.mean(dim=-1, keepdim=True)  # an offset moves no distance
     size = along.square().sum(dim=-1)
     missing = torch.where(size > 0, (moved - (slope * step).sum(dim=-1)) / torch.where(size > 0, size, 1.0), 0.0)
@@ -231,8 +150,8 @@ def _slope(x: Tensor, middle: Tensor) -> Tensor:
     pairs = d * (d - 1) // 2
     # One bit up: a distance that was rounded down to the middle one lies beyond it.
     middle = torch.nextafter(middle, x.new_tensor(math.inf))
-    within, up_to, beyond = _reach(x, middle)
-    end, out = _ends(x, middle), torch.zeros_like(x)
+    within, up_to, beyond = reach(x, middle)
+    end, out = ends(x, middle), torch.zeros_like(x)
     lower = up_to.argmax(dim=-1, keepdim=True)
     # Between the two middle distances there is none: just half of all are up to their mean, unless they are tied.
     two = (within == pairs // 2)[:, None] if pairs % 2 == 0 else torch.zeros(n, 1, dtype=torch.bool, device=x.device)
@@ -244,7 +163,7 @@ def _slope(x: Tensor, middle: Tensor) -> Tensor:
 
 def _slope_around(x: Tensor, middle: Tensor) -> Tensor:
     """The mean derivative of distances near the middle one, of sorted rows; not finite where there are none."""
-    low, high = _ends(x, middle * (1 - _NEAR)), _ends(x, middle * (1 + _NEAR))
+    low, high = ends(x, middle * (1 - _NEAR)), ends(x, middle * (1 + _NEAR))
     below = (high - low).double()  # pairs in which a coordinate is the lower one
     marks = torch.zeros(len(x), x.shape[1] + 1, dtype=torch.float64, device=x.device)
     marks.scatter_add_(1, low, torch.ones_like(x)).scatter_add_(1, high, -torch.ones_like(x))
@@ -278,7 +197,7 @@ def rescaled(
     """
     multiple = median_multiple(operation, sigma)
     count = math.prod(shape) if n_rows is None else n_rows
-    bandwidth = multiple * _row_medians(take, like, n_rows=count, max_bytes=max_bytes)
+    bandwidth = multiple * _rowpair_medians(take, like, n_rows=count, max_bytes=max_bytes)
     zero = torch.nonzero(bandwidth == 0)[:, 0]
     for part in parts(len(zero), 16 * like.shape[-1], max_bytes):
         x = take(zero[part])

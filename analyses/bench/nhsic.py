@@ -2,11 +2,14 @@
 
 1. Draw activations shaped like a residual stream: heavy-tailed, scale 5 to 30, a few massive coordinates shared by all
    steps; 2. time both routes on one thread; 3. compare both with `nhsic_dense`, the float64 formula, on a few steps;
-4. time the same steps against 99 wrong answers, in passes against one.
+4. time the same steps against 99 wrong answers, in passes against one; with the median as bandwidth, in passes of a
+number; one step with an answer made ready, in those of a step among many; 5. let two threads do it, by the wall clock.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +21,16 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from probes import nhsic, nhsic_dense
+from probes.answers import factor_answers
 from probes.lowrank import factorise
 from probes.nulls import null_scores
+from probes.scoring import nhsic_with
 
 __all__ = ["bench_nhsic", "synthetic_activations"]
 
 _SIGMA, _EPS = 50.0, 1e-5
 NULLS = 99  # wrong answers of a null
+_FEW = 24
 
 
 def bench_nhsic(
@@ -36,12 +42,15 @@ def bench_nhsic(
     >>> row["d_model"], row["steps"], row["ratio"] == row["dense_ms_per_step"] / row["nhsic_ms_per_step"]
     (32, 4, True)
 
-    `rank` is the largest of the batch, `null_passes` what 99 wrong answers cost in units of one; errors are absolute,
-    in units of the score, on the one to four steps that the dense routes are run on. One thread, whatever the caller's
-    setting, which is restored. About a minute by default.
+    `rank` is the largest of the batch, `null_passes` what 99 wrong answers cost in units of one, `median_passes` what
+    sigma="median" costs in units of sigma = 50, all with their answers to be factorised. `one_step` and `few_steps` are
+    CPU milliseconds a step of calls with 1 and 24 steps, the answer factorised before; `two_threads` how much faster
+    two threads are by the wall clock, NaN where there is one core. Errors are absolute, in units of the score, on the
+    one to four steps that the dense routes are run on. One thread but there, and the caller's setting is restored.
+    About a minute by default.
     """
     rows: list[dict[str, int | float]] = []
-    with _one_thread():
+    with _threads(1):
         for d_model in dims:
             *steps, answer = synthetic_activations(n_steps + 1, d_model, seed=seed)
             batch = torch.stack(steps)
@@ -52,6 +61,10 @@ def bench_nhsic(
             exact = nhsic_dense(few, answer)
             wrong = synthetic_activations(NULLS, d_model, seed=seed + 1)
             _, null_seconds = _timed(partial(null_scores, batch, wrong), repeats)
+            _, median_seconds = _timed(partial(nhsic, batch, answer, sigma="median"), repeats)
+            ready, some = factor_answers(answer), batch[:_FEW]
+            _, one_seconds = _timed(partial(nhsic_with, batch[:1], ready), 8 * repeats)
+            _, few_seconds = _timed(partial(nhsic_with, some, ready), repeats)
             rank = int((factorise(batch) != 0).any(dim=-1).sum(dim=-1).max())
             dense_ms, fast_ms = 1e3 * dense_seconds / len(few), 1e3 * fast_seconds / n_steps
             rows.append(
@@ -63,6 +76,10 @@ def bench_nhsic(
                     "nhsic_ms_per_step": fast_ms,
                     "ratio": dense_ms / fast_ms,
                     "null_passes": null_seconds / fast_seconds,
+                    "median_passes": median_seconds / fast_seconds,
+                    "one_step": 1e3 * one_seconds,
+                    "few_steps": 1e3 * few_seconds / len(some),
+                    "two_threads": _two_threads(partial(nhsic, batch, answer), repeats),
                     "max_abs_error_dense32": float((dense - exact).abs().max()),
                     "max_abs_error_nhsic": float((fast[: len(few)] - exact).abs().max()),
                 }
@@ -103,22 +120,34 @@ def _dense_float32(steps: Float[Tensor, "step d_model"], answer: Float[Tensor, "
     return torch.stack(scores).double()
 
 
-def _timed(call: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]:
+def _two_threads(call: Callable[[], Tensor], repeats: int) -> float:
+    if (os.cpu_count() or 1) < 2:
+        return math.nan
+    seconds = []
+    for count in (1, 2):
+        with _threads(count):
+            seconds.append(_timed(call, max(2, repeats), time.perf_counter)[1])
+    return seconds[0] / seconds[1]
+
+
+def _timed(
+    call: Callable[[], Tensor], repeats: int, clock: Callable[[], float] = time.process_time
+) -> tuple[Tensor, float]:
     seconds = []
     if repeats > 1:
         call()  # the first one also pays for memory and libraries
     for _ in range(repeats):
         # CPU time: on one thread it equals the wall clock of an idle machine, and other programs do not count
-        start = time.process_time()
+        start = clock()
         result = call()
-        seconds.append(time.process_time() - start)
+        seconds.append(clock() - start)
     return result, statistics.median(seconds)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -69,7 +69,10 @@ def _nhsic(asked: Asked, show: Show) -> dict[str, Any]:
     for place, width in enumerate(order):
         show(place, len(order), f"nHSIC at {width}")
         runs.setdefault(width, []).extend(bench_nhsic(dims=(width,), n_steps=size.n_steps, repeats=size.inner))
-    timed = ("dense_ms_per_step", "nhsic_ms_per_step", "ratio", "null_passes")
+    timed = (
+        "dense_ms_per_step", "nhsic_ms_per_step", "ratio", "null_passes", "median_passes", "one_step", "few_steps",
+        "two_threads",
+    )  # fmt: skip
     return {
         "nhsic": [
             {**rows[0], **{name: spread([row[name] for row in rows]) for name in timed}} for rows in runs.values()

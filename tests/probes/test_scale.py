@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vectors import literal, vectors
 
 from probes import InputError, nhsic, nhsic_dense
+from probes.pair_medians import _by_brackets, _by_window, pair_medians
 from probes.scale import median_distance, median_multiple, sigma_of
 
 coordinate = st.one_of(
@@ -187,3 +188,22 @@ def test_multiples_of_the_median(text, multiple):
 def test_text_that_is_no_bandwidth_is_refused(text):
     with pytest.raises(InputError, match="trace: expected sigma > 0 and finite"):
         sigma_of("trace", text)
+
+
+@pytest.mark.parametrize("d", [64, 65, 130, 301])
+def test_the_middle_pairs_are_found_among_a_few(d):
+    """Bit for bit the median over all pairs, whether the window has it or the bracket must be shrunk."""
+    generator = torch.Generator().manual_seed(d)
+    plain = torch.randn(4, d, generator=generator).double()
+    heavy = plain * torch.randn(4, d, generator=generator).exp()
+    apart = plain + 50.0 * (torch.rand(4, d, generator=generator) > 0.5)
+    ties = torch.randint(0, 9, (4, d), generator=generator).double()
+    kinds = [plain, heavy, heavy.bfloat16().double(), heavy + 1e6, heavy * 1e-9, apart, ties, torch.ones(1, d).double()]
+    for x in kinds:
+        found = pair_medians(x)
+        assert found.tolist() == pytest.approx([literal(row) for row in x], rel=1e-15, abs=0)
+        ordered = x.sort(dim=-1).values
+        by_window, by_brackets = _by_window(ordered), _by_brackets(ordered)
+        here = by_window.isfinite()
+        assert torch.equal(by_window[here], by_brackets[here])
+    assert bool(_by_window(plain.sort(dim=-1).values).isfinite().all()), "most vectors need no bracket"
