@@ -7,8 +7,9 @@
    (``ray.cluster_utils.Cluster``): what Ray does between nodes is done, only no network is there.
 2. `traced` runs a trace in a process of its own. ``seconds`` are all of it; ``steady`` those from the end of the first
    batch to that of the last, without starting and loading. Of the workers alone, whatever else the machine does:
-   ``cpu``, processor seconds of decoding and scoring, and ``idle``, the share of the time between a worker's first and
-   last batch in which it had none.
+   ``cpu``, processor seconds of the thread that decodes and scores; ``beside``, what all other threads of the process
+   took of a processor meanwhile, as a share; and ``idle``, the share of the time between a worker's first and last
+   batch in which it had none.
 3. Against processes, both take turns, as many workers each, in a new folder every time.
 """
 
@@ -77,10 +78,11 @@ class _Timed:
     file: Path
 
     def __call__(self, batch: Any, report: Report) -> Any:
-        begun, cpu = time.time(), time.process_time()
+        begun, cpu, all_threads = time.time(), time.thread_time(), time.process_time()
         value = self.work(batch, report)
+        own, whole = time.thread_time() - cpu, time.process_time() - all_threads
         with self.file.open("a") as times:
-            times.write(json.dumps([begun, time.time(), time.process_time() - cpu]) + "\n")
+            times.write(json.dumps([begun, time.time(), own, whole - own]) + "\n")
         return value
 
 
@@ -99,10 +101,12 @@ def traced(out: Path, **asked: Any) -> dict[str, float]:
     each = [
         [json.loads(line) for line in file.read_text().splitlines()] for file in out.parent.glob(f"{out.name}-*.times")
     ]
-    busy = sum(end - begun for times in each for begun, end, _ in times)
+    busy = sum(end - begun for times in each for begun, end, *_ in times)
     whole = sum(times[-1][1] - times[0][0] for times in each)
-    cpu = sum(seconds for times in each for *_, seconds in times)
-    return {**json.loads(done.stdout.strip().splitlines()[-1]), "cpu": cpu, "idle": 1 - busy / whole}
+    cpu = sum(own for times in each for *_, own, _ in times)
+    beside = sum(others for times in each for *_, others in times) / busy
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**told, "cpu": cpu, "beside": beside, "idle": 1 - busy / whole}
 
 
 def main(
@@ -126,10 +130,10 @@ def main(
                 taken[kind].append(found)
                 typer.echo(f"{kind}: " + ", ".join(f"{name} {value:,.3g}" for name, value in found.items()))
                 time.sleep(1)
-    for name in ("seconds", "steady", "cpu", "idle"):
+    for name in ("seconds", "steady", "cpu", "beside", "idle"):
         for kind in kinds:
             typer.echo(f"{kind}, {name}: {json.dumps(asdict(spread([one[name] for one in taken[kind]])))}")
-        if against_processes and name != "idle":
+        if against_processes and name not in ("beside", "idle"):
             ratios = [a[name] / b[name] for a, b in zip(taken["ray"], taken["processes"], strict=True)]
             typer.echo(f"ray / processes, {name}: {json.dumps(asdict(spread(ratios)))}")
 
