@@ -133,14 +133,16 @@ def _troubled(code: str, out: Path, asked: dict[str, Any], trouble: _Trouble, mo
     while True:
         starts += 1
         command = _command(code, {**asked, "on": "ray", "out": str(out)}, log)
-        while command.poll() is None:
-            if kills >= most:
-                command.wait()
-                break
-            wanted = trouble.dice.choice(KINDS)
-            _await_moment(trouble.dice, out, command)
-            if command.poll() is None and (wanted != "worker" or worker_processes()):
-                kills += trouble.make(wanted, command)
+        try:
+            while command.poll() is None and kills < most:
+                wanted = trouble.dice.choice(KINDS)
+                _await_moment(trouble.dice, out, command)
+                if command.poll() is None:
+                    kills += trouble.make(wanted, command)
+            command.wait()
+        except KeyboardInterrupt:
+            command.kill()
+            raise
         if command.returncode == 0:
             return starts
         if command.returncode != -signal.SIGKILL:
