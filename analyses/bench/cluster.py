@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,9 +31,9 @@ import typer
 
 from analyses.work.scheduler import Report, Work
 
-__all__ = ["MEMORY", "local_cluster", "timed_worker", "traced"]
+__all__ = ["add_node", "local_cluster", "timed_worker", "traced"]
 
-MEMORY = 80 * 2**20  # bytes of each node's object store: what goes through it is small
+_MEMORY = 80 * 2**20  # bytes of each node's object store: what goes through it is small
 
 _CODE = """
 import json, sys, time
@@ -56,10 +56,10 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[tuple[Any, list[Any]]]:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _MEMORY}
+    cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
-        joined = [cluster.add_node(num_cpus=cpus, object_store_memory=MEMORY) for _ in range(nodes)]
+        joined = [add_node(cluster, cpus) for _ in range(nodes)]
         os.environ["RAY_ADDRESS"] = cluster.address
         yield cluster, joined
     finally:
@@ -68,6 +68,22 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[tuple[Any, list[Any]]]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def add_node(cluster: Any, cpus: int = 1) -> Any:
+    """One more node."""
+    return _patiently(lambda: cluster.add_node(num_cpus=cpus, object_store_memory=_MEMORY))
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """What starts, tried again where the machine is so busy that Ray gives it up after its 30 seconds."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.bench.cluster import MEMORY, local_cluster
+from analyses.bench.cluster import add_node, local_cluster
 from analyses.bench.made_work import TABLE
 
 __all__ = ["KINDS", "differing", "worker_processes"]
@@ -100,7 +100,7 @@ class _Trouble:
         elif kind == "node":
             node = self.nodes.pop(self.dice.randrange(len(self.nodes)))
             self.cluster.remove_node(node, allow_graceful=False)
-            self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
+            self.nodes.append(add_node(self.cluster))
         else:
             workers = worker_processes()
             if not workers:
