@@ -180,8 +180,8 @@ def main(
             starts = _troubled(code, folder / str(number), asked, trouble, min(each, left), folder / "log")
             found = differing(folder / "whole", folder / str(number))
             wrong += bool(found)
-            made = trouble.made - before
-            told = ", ".join(f"{count} {kind}" for kind, count in sorted(made.items())) or "nothing"
+            killed = trouble.made - before
+            told = ", ".join(f"{count} {kind}" for kind, count in sorted(killed.items())) or "nothing"
             typer.echo(
                 f"trace {number}, started {starts} times; killed: {told}; "
                 f"tables {'DIFFER: ' + ', '.join(found) if found else 'identical'}",
