@@ -7,8 +7,9 @@
    (``ray.cluster_utils.Cluster``): what Ray does between nodes is done, only no network is there.
 2. `traced` runs a trace in a process of its own. ``seconds`` are all of it; ``steady`` those from the end of the first
    batch to that of the last, without starting and loading. Of the workers alone, whatever else the machine does:
-   ``cpu``, processor seconds of decoding and scoring, and ``idle``, the share of the time between a worker's first and
-   last batch in which it had none.
+   ``cpu``, processor seconds of the thread that decodes and scores; ``beside``, what all other threads of the process
+   took of a processor meanwhile, as a share; and ``idle``, the share of the time between a worker's first and last
+   batch in which it had none.
 3. Against processes, both take turns, as many workers each, in a new folder every time.
 """
 
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,9 +31,9 @@ import typer
 
 from analyses.work.scheduler import Report, Work
 
-__all__ = ["MEMORY", "local_cluster", "timed_worker", "traced"]
+__all__ = ["add_node", "local_cluster", "timed_worker", "traced"]
 
-MEMORY = 80 * 2**20  # bytes of each node's object store: what goes through it is small
+_MEMORY = 80 * 2**20  # bytes of each node's object store: what goes through it is small
 
 _CODE = """
 import json, sys, time
@@ -55,10 +56,10 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[tuple[Any, list[Any]]]:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _MEMORY}
+    cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
-        joined = [cluster.add_node(num_cpus=cpus, object_store_memory=MEMORY) for _ in range(nodes)]
+        joined = [add_node(cluster, cpus) for _ in range(nodes)]
         os.environ["RAY_ADDRESS"] = cluster.address
         yield cluster, joined
     finally:
@@ -69,6 +70,22 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[tuple[Any, list[Any]]]:
                 os.environ[name] = value
 
 
+def add_node(cluster: Any, cpus: int = 1) -> Any:
+    """One more node."""
+    return _patiently(lambda: cluster.add_node(num_cpus=cpus, object_store_memory=_MEMORY))
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """What starts, tried again where the machine is so busy that Ray gives it up after its 30 seconds."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
+
+
 @dataclass(frozen=True)
 class _Timed:
     """A worker's work, with a line in a file for each batch: when it began and ended, and processor seconds."""
@@ -77,10 +94,11 @@ class _Timed:
     file: Path
 
     def __call__(self, batch: Any, report: Report) -> Any:
-        begun, cpu = time.time(), time.process_time()
+        begun, cpu, all_threads = time.time(), time.thread_time(), time.process_time()
         value = self.work(batch, report)
+        own, whole = time.thread_time() - cpu, time.process_time() - all_threads
         with self.file.open("a") as times:
-            times.write(json.dumps([begun, time.time(), time.process_time() - cpu]) + "\n")
+            times.write(json.dumps([begun, time.time(), own, whole - own]) + "\n")
         return value
 
 
@@ -99,10 +117,12 @@ def traced(out: Path, **asked: Any) -> dict[str, float]:
     each = [
         [json.loads(line) for line in file.read_text().splitlines()] for file in out.parent.glob(f"{out.name}-*.times")
     ]
-    busy = sum(end - begun for times in each for begun, end, _ in times)
+    busy = sum(end - begun for times in each for begun, end, *_ in times)
     whole = sum(times[-1][1] - times[0][0] for times in each)
-    cpu = sum(seconds for times in each for *_, seconds in times)
-    return {**json.loads(done.stdout.strip().splitlines()[-1]), "cpu": cpu, "idle": 1 - busy / whole}
+    cpu = sum(own for times in each for *_, own, _ in times)
+    beside = sum(others for times in each for *_, others in times) / busy
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**told, "cpu": cpu, "beside": beside, "idle": 1 - busy / whole}
 
 
 def main(
@@ -126,10 +146,10 @@ def main(
                 taken[kind].append(found)
                 typer.echo(f"{kind}: " + ", ".join(f"{name} {value:,.3g}" for name, value in found.items()))
                 time.sleep(1)
-    for name in ("seconds", "steady", "cpu", "idle"):
+    for name in ("seconds", "steady", "cpu", "beside", "idle"):
         for kind in kinds:
             typer.echo(f"{kind}, {name}: {json.dumps(asdict(spread([one[name] for one in taken[kind]])))}")
-        if against_processes and name != "idle":
+        if against_processes and name not in ("beside", "idle"):
             ratios = [a[name] / b[name] for a, b in zip(taken["ray"], taken["processes"], strict=True)]
             typer.echo(f"ray / processes, {name}: {json.dumps(asdict(spread(ratios)))}")
 

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.bench.cluster import MEMORY, local_cluster
+from analyses.bench.cluster import add_node, local_cluster
 from analyses.bench.made_work import TABLE
 
 __all__ = ["KINDS", "differing", "worker_processes"]
@@ -100,7 +100,7 @@ class _Trouble:
         elif kind == "node":
             node = self.nodes.pop(self.dice.randrange(len(self.nodes)))
             self.cluster.remove_node(node, allow_graceful=False)
-            self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
+            self.nodes.append(add_node(self.cluster))
         else:
             workers = worker_processes()
             if not workers:
@@ -133,14 +133,16 @@ def _troubled(code: str, out: Path, asked: dict[str, Any], trouble: _Trouble, mo
     while True:
         starts += 1
         command = _command(code, {**asked, "on": "ray", "out": str(out)}, log)
-        while command.poll() is None:
-            if kills >= most:
-                command.wait()
-                break
-            wanted = trouble.dice.choice(KINDS)
-            _await_moment(trouble.dice, out, command)
-            if command.poll() is None and (wanted != "worker" or worker_processes()):
-                kills += trouble.make(wanted, command)
+        try:
+            while command.poll() is None and kills < most:
+                wanted = trouble.dice.choice(KINDS)
+                _await_moment(trouble.dice, out, command)
+                if command.poll() is None:
+                    kills += trouble.make(wanted, command)
+            command.wait()
+        except KeyboardInterrupt:
+            command.kill()
+            raise
         if command.returncode == 0:
             return starts
         if command.returncode != -signal.SIGKILL:
@@ -178,8 +180,8 @@ def main(
             starts = _troubled(code, folder / str(number), asked, trouble, min(each, left), folder / "log")
             found = differing(folder / "whole", folder / str(number))
             wrong += bool(found)
-            made = trouble.made - before
-            told = ", ".join(f"{count} {kind}" for kind, count in sorted(made.items())) or "nothing"
+            killed = trouble.made - before
+            told = ", ".join(f"{count} {kind}" for kind, count in sorted(killed.items())) or "nothing"
             typer.echo(
                 f"trace {number}, started {starts} times; killed: {told}; "
                 f"tables {'DIFFER: ' + ', '.join(found) if found else 'identical'}",

@@ -368,9 +368,8 @@ class Tracer:
 
     def lacking_layers(self, run: Run) -> list[Cell]:
         """Finished cells that some of the run's layers are missing from."""
-        wanted = set(run.settings["layers"])
         mine = [cell for cell in run.cells() if cell.problem in self.problems]
-        return [cell for cell in mine if not wanted <= set(run.payload(cell)["layers"])]
+        return [cell for cell in mine if set(run.settings["layers"]) - set(run.payload(cell)["layers"])]
 
     def add_layers(self, run: Run, batch: Batch, report: Report) -> dict[Cell, str]:
         """Score layers that finished cells lack, by reading prompt and response once more; reasons of what failed."""

@@ -138,7 +138,7 @@ def connect() -> Any:
     alone: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
-    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # of any kind, from starting processes to versions that do not match
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             "work on ray",

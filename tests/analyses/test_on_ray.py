@@ -19,7 +19,7 @@ import pytest
 from doubling import Make
 from ray_tasks import Broken, Where
 
-from analyses.bench.cluster import local_cluster
+from analyses.bench.cluster import add_node, local_cluster
 from analyses.grading.thinking import READING
 from analyses.trace import graders, trace
 from analyses.work import ray_nodes
@@ -89,7 +89,7 @@ def test_a_node_that_leaves_costs_nothing_and_one_that_joins_gets_work(cluster: 
         try:
             until(lambda: at() == 2)
             whole.remove_node(joined.pop(), allow_graceful=False)
-            joined.append(whole.add_node(num_cpus=1))
+            joined.append(add_node(whole))
             until(lambda: at() == 3)  # the task of the node that left, on the new one
         finally:
             (tmp_path / "go").touch()
