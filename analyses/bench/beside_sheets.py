@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from analyses.bench.growth import exponent
 from analyses.bench.reruns import ALLOWANCE
@@ -12,7 +12,9 @@ from analyses.bench.variants import HIDDEN, LIVE, NOTHING, RECORDED, RECYCLED, S
 
 __all__ = ["beside_sheets", "findings_sheet"]
 
-Result = dict[str, Any]
+Result: TypeAlias = dict[str, Any]
+Line: TypeAlias = tuple[str, Any, Any]
+"""What, its measurement, and that in processor time; a text stands for what has no spread."""
 
 
 def beside_sheets(result: Result) -> list[Sheet]:
@@ -131,84 +133,91 @@ def _commands(rows: list[Result]) -> Sheet:
 
 
 def findings_sheet(result: Result) -> Sheet:
-    """What was measured, a line each: median (least to greatest), and of how many turns."""
-    lines = [
+    """What was measured, a line each: by the clock, in processor time where that was measured too, over n turns."""
+    lines: list[Line] = [
         *_found_decoding(result.get("decoding", [])),
         *_found_reading(result.get("reading", [])),
         *_found_nhsic(result.get("nhsic", [])),
         *_found_rows(result.get("rows", [])),
         *_found_reruns(result.get("interventions", result).get("reruns", [])),
-        *((row["command"] + ": seconds", row["seconds"]) for row in result.get("commands", [])),
+        *((row["command"] + ", seconds", row["seconds"], row["cpu_seconds"]) for row in result.get("commands", [])),
         *_found_growth(result),
     ]
     return Sheet(
-        "In a line each",
-        ("what", "median (least to greatest)", "n"),
-        [[what, value if isinstance(value, str) else span(value), _turns(value)] for what, value in lines],
+        "In a line each: median (least to greatest) over n turns",
+        ("what", "measured", "in processor time", "n"),
+        [[what, _told(value), _told(cpu), _turns(value, cpu)] for what, value, cpu in lines],
         text=1,
     )
 
 
-def _turns(value: Any) -> str:
-    return "1" if isinstance(value, str) else str(value["n"])
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else span(value)
 
 
-def _found_decoding(rows: list[Result]) -> Iterator[tuple[str, Any]]:
+def _turns(*measured: Any) -> str:
+    values = [value for value in measured if not isinstance(value, str)]
+    return str(values[0]["n"]) if values else "1"
+
+
+def _found_decoding(rows: list[Result]) -> Iterator[Line]:
     for name in (NOTHING, RECORDED, LIVE, RECYCLED):
         for row in rows:
             if row["variant"] == name:
-                yield f"decoding, batch {row['batch']}: {name}, seconds over those of {SDPA}", row["times"]
+                yield f'decoding, batch {row["batch"]}: "{name}" over "{SDPA}"', row["times"], row["cpu_times"]
 
 
-def _found_reading(rows: list[Result]) -> Iterator[tuple[str, Any]]:
+def _found_reading(rows: list[Result]) -> Iterator[Line]:
     for row in rows:
         if row["variant"] in (RECORDED, LIVE):
-            what = f"reading {row['tokens']:,} tokens: {row['variant']}"
-            yield f"{what}, seconds over those of {HIDDEN}", row["times"]
-            yield f"{what}, memory over that of {HIDDEN}", number(row["grown_times"])
+            what = f'reading {row["tokens"]:,} tokens: "{row["variant"]}" over "{HIDDEN}"'
+            yield what, row["times"], row["cpu_times"]
+            yield f"{what}, memory", number(row["grown_times"]), "-"
 
 
-def _found_nhsic(rows: list[Result]) -> Iterator[tuple[str, Any]]:
+def _found_nhsic(rows: list[Result]) -> Iterator[Line]:
     for row in rows:
         what = f"nHSIC, d_model {row['d_model']}"
-        yield f"{what}: CPU seconds of the dense float32 formula over those of nhsic", row["ratio"]
-        yield f"{what}: largest difference from the float64 formula", f"{row['max_abs_error_nhsic']:.1e}"
+        yield f"{what}: the dense float32 formula over nhsic", "-", row["ratio"]
+        yield f"{what}: largest difference from the float64 formula", f"{row['max_abs_error_nhsic']:.1e}", "-"
 
 
-def _found_rows(rows: list[Result]) -> Iterator[tuple[str, Any]]:
+def _found_rows(rows: list[Result]) -> Iterator[Line]:
     for row in rows:
         yield (
             f"{row['problems']} problems, responses of lengths that differ fourfold ({row['spread']}), batch "
-            f"{row['batch']}: CPU seconds of static batches over those of places that are taken again",
+            f"{row['batch']}: batches that run until all has ended over places that are taken again",
+            "-",
             row["ratio"],
         )
 
 
-def _found_reruns(rows: list[Result]) -> Iterator[tuple[str, Any]]:
+def _found_reruns(rows: list[Result]) -> Iterator[Line]:
     for row in rows:
         what = f"running {row['rows']} of {row['batch']} rows again from block {row['inject']} of {row['n_layers']}"
-        yield f"{what}: extra, as a share of a plain step", row["extra_share"]
+        yield f"{what}: extra, as a share of a plain step", row["extra_share"], "-"
         expected = {name: row["target_share"][name] - ALLOWANCE for name in ("median", "min", "max")}
         yield (
             f"{what}: those blocks and the unembedding, as a share of a plain step",
             {**expected, "n": row["target_share"]["n"]},
+            "-",
         )
 
 
-def _found_growth(result: Result) -> Iterator[tuple[str, Any]]:
+def _found_growth(result: Result) -> Iterator[Line]:
     """Exponents of ours, and of Hugging Face where it is beside."""
     for part, grows in (("decoding", "a step against rows"), ("reading", "reading against tokens")):
         told = {row["variant"]: row["exponent"] for row in result.get(part, [])}
         for name in (SDPA, HIDDEN, NOTHING, LIVE):
             if name in told:
-                yield f"exponent, {grows}: {name}", told[name]
+                yield f"exponent, {grows}: {name}", told[name], "-"
     for (grows, name), power in {
         (row["grows"], row["variant"]): row["exponent"] for row in result.get("scaling", [])
     }.items():
-        yield f"exponent, seconds against {grows}: {name}", power
+        yield f"exponent, seconds against {grows}: {name}", power, "-"
     rows = result.get("nhsic", [])
     if len(rows) > 1:
         widths = [row["d_model"] for row in rows]
         for name, column in (("nhsic", "nhsic_ms_per_step"), ("dense float32", "dense_ms_per_step")):
             medians = [row[column]["median"] for row in rows]
-            yield f"exponent, nHSIC of a step against d_model: {name}", number(exponent(widths, medians))
+            yield f"exponent, nHSIC of a step against d_model: {name}", "-", number(exponent(widths, medians))

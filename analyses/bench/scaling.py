@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -168,10 +169,12 @@ def _decoding(name: str, generate: Generate, prompts: Tensor, new_tokens: int) -
 
 
 def _tracing(model: Bridge, n: int, max_new_tokens: int) -> Callable[[], float]:
+    from analyses.trace.provenance import RunWarning
     from analyses.trace.tracing import trace
 
     def work() -> float:
-        with tempfile.TemporaryDirectory() as folder:
+        # Responses that are cut are no concern here.
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore", category=RunWarning):
             begin = time.perf_counter()
             trace(model, n=n, out=folder, max_new_tokens=max_new_tokens, batch_size=16, report=False)
             return time.perf_counter() - begin

@@ -243,12 +243,15 @@ def fits(weights: int, count: int, device: torch.device) -> bool:
 
 
 def check_nnsight(python: str) -> str:
-    """The version of nnsight that an interpreter has.
+    """The version of nnsight that an interpreter has, and of the libraries it uses.
 
     Raises:
         InputError: no interpreter, or one without nnsight, torch and transformers.
     """
-    code = "import nnsight, torch, transformers; print(nnsight.__version__)"
+    code = (
+        "import nnsight, torch, transformers; "
+        "print(f'{nnsight.__version__} (torch {torch.__version__}, transformers {transformers.__version__})')"
+    )
     try:
         asked = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=300)
         received = next(reversed(asked.stderr.strip().splitlines()), f"exit code {asked.returncode}")

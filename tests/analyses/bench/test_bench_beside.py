@@ -208,6 +208,6 @@ def test_exponent_of_nhsic_is_told_of_more_than_one_width():
     rows = plain([{**row, "ratio": spread([row["ratio"]])} for row in bench_nhsic(dims=(16, 32), n_steps=2, repeats=1)])
     for row, (fast, dense) in zip(rows, ((3.0, 2.0), (6.0, 16.0)), strict=True):
         row["nhsic_ms_per_step"], row["dense_ms_per_step"] = {"median": fast}, {"median": dense}
-    told = {line[0]: line[1] for line in findings_sheet({"nhsic": rows}).rows}
+    told = {line[0]: line[2] for line in findings_sheet({"nhsic": rows}).rows}
     assert told["exponent, nHSIC of a step against d_model: nhsic"] == "1"
     assert told["exponent, nHSIC of a step against d_model: dense float32"] == "3"

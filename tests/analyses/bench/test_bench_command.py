@@ -169,7 +169,7 @@ def test_only_what_is_asked_for(tmp_path, capsys):
     markdown = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert {"nhsic", "decoding", "interventions"} & set(result) == {"nhsic"}
     assert [line for line in markdown.splitlines() if line.startswith("### ")] == [
-        "### In a line each",
+        "### In a line each: median (least to greatest) over n turns",
         "### nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula; "
         "99 wrong answers in passes against one",
     ]
