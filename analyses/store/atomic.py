@@ -133,7 +133,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     make_folder(target.parent)
     _sweep_folders(target.parent)
-    holder = target.parent / _temporary_name()
+    holder = temporary_in(target.parent)
     try:
         holder.mkdir()
         folder = holder / target.name
