@@ -193,6 +193,16 @@ def test_memory_is_what_a_call_needed_at_most():
     assert timed_read(lambda ids: ids, [[1]], memory)["grown"] < 20e6
 
 
+def test_memory_that_lay_free_counts():
+    def small():
+        return [torch.ones(5_000) for _ in range(4_000)]  # 80 MB in pieces that the C library keeps when they are free
+
+    held, pin = small(), torch.ones(5_000)
+    del held
+    assert timed_read(lambda ids: small(), [[1]], Memory(torch.device("cpu")))["grown"] > 70e6
+    del pin
+
+
 def test_impossible_requests_are_refused(toy):
     with pytest.raises(InputError, match="expected repeats of at least 1, received 0"):
         bench_decoders(toy, repeats=0)
