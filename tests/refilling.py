@@ -125,4 +125,4 @@ class Shift(Intervention):
 
     def edit_residual(self, site: Site, residual: Tensor, at: Positions) -> Tensor | None:
         where = (at.steps % 4 == 1) | (at.pos == 1)
-        return torch.where(where[..., None], residual + vector(), residual)
+        return torch.where(where[..., None], residual + vector().to(residual), residual)

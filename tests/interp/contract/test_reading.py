@@ -66,7 +66,7 @@ def test_reading_is_under_ones_own_hooks_and_interventions() -> None:
         )
 
     free = [again for again, _ in run()]
-    with model.hooks(fwd_hooks=[("blocks.1.hook_out", lambda residual, hook: residual + push)]):
+    with model.hooks(fwd_hooks=[("blocks.1.hook_out", lambda residual, hook: residual + push.to(residual))]):
         hooked = run()
     for pairs in (hooked, run(interventions=ablate)):
         for (again, made), other in zip(pairs, free, strict=True):
@@ -144,7 +144,7 @@ def test_a_stream_is_told_what_decode_told_whatever_the_pieces(name: str, piece:
             told.append((row, step.step))
             for site, values in step.residuals.items():
                 expected = made[row].residuals[site][:, step.step]
-                torch.testing.assert_close(values[:, i], expected, rtol=1e-5, atol=1e-5, msg=f"{site} {row}")
+                torch.testing.assert_close(values[:, i].cpu(), expected, rtol=1e-5, atol=1e-5, msg=f"{site} {row}")
 
     ids = [rollout.token_ids for rollout in made]
     stream = ResidualStream(**options, on_step=on_step)
