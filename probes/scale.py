@@ -82,8 +82,8 @@ def median_distance(x: Tensor, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Float64
     [2.0, 0.0]
 
     Unit: that of `x`. Of an even number of pairs, the mean of the two middle distances, as numpy's median. Exact to the
-    last bit or so: no sampling, no histogram. Memory is O(d_model) a vector, within `max_bytes`; time is some 8 to 15
-    counts of pairs, O(d_model log d_model) each. Float64 inside and out.
+    last bit or so: no sampling, no histogram. Memory is O(d_model) a vector, within `max_bytes`; time is a sort and
+    three counts of pairs, O(d_model log d_model) each, or some 15 where many are alike. Float64 inside and out.
 
     Raises `InputError` for NaN or inf and for vectors of fewer than two coordinates.
     Source: Gretton et al. 2012, A kernel two-sample test, JMLR 13.
