@@ -15,7 +15,16 @@ on_device.install()
 
 # The twin is Hugging Face's forward and the bridge's numbers, so that what a family is like matters in few places.
 WHOLE = ("test_decoding", "test_residuals", "test_recycling")
-ON_THE_HOST = ("test_larger_than_memory_is_refused_with_the_size",)  # the memory in question is the CPU's
+ON_THE_HOST = (
+    "test_larger_than_memory_is_refused_with_the_size",  # the memory in question is the CPU's
+    # Pieces are larger on a GPU
+    "test_a_user_s_hook_sees_a_whole_text_unless_it_takes_pieces",
+    "test_how_texts_are_cut_does_not_hang_on_who_asks",
+    "test_long_prompts_are_read_in_pieces_by_decode",
+    # They compare within the call with what they have made before, on the CPU
+    "test_what_is_handed_on_is_what_is_kept",
+    "test_who_is_handed_a_piece_may_run_the_model",
+)
 ELSEWHERE = ("qwen2", "qwen3")  # like llama to the twin, but for a bias and a norm
 
 
