@@ -106,7 +106,7 @@ def taken(found: Estimate) -> str:
     >>> from analyses.trace.estimate import Estimate
     >>> taken(Estimate(1, 64, 10_240, 4_000, 500.0, 8.0))
     'at most 10,240 tokens; about 4,000 at 500 a second (measured on a few problems): about 0.1 minutes.'
-    >>> taken(Estimate(1, 64, 10_240, 4_000, 500.0, 8.0, 0, 16, 65_500_000_000, 34_400_000_000))[-99:]
+    >>> taken(Estimate(1, 64, 10_240, 4_000, 500.0, 8.0, 0, 16, 65_500_000_000, 34_400_000_000))[-104:]
     ' 16 workers, each with 65.5 GB of weights and up to 34.4 GB of keys and values, activations not counted.'
     """
     held = f"{_gigabytes(found.weight_bytes)} of weights and up to {_gigabytes(found.cache_bytes)} of keys and values"
