@@ -1,8 +1,9 @@
 """The way cells of a run are done: planned in batches, given to a scheduler, failures kept apart.
 
 1. `plan_batches` says which cells are decoded together; it depends on the cells alone, not on who does them or when.
-   What is decoded comes in groups of `GROUPED` batches: `decode` sets the next prompt in a finished row's place until
-   none are left, and only at the end of a group are places empty. A run that is killed loses the groups in flight.
+   What is decoded comes in groups of up to `GROUPED` batches: `decode` sets the next prompt in a finished row's place
+   until none are left, and only at the end of a group are places empty. Small runs stay in batches, so that there is
+   work for several processes. A run that is killed loses the groups in flight.
 2. `guarded` does a batch; if that fails, each of its cells alone, and tells which failed and why.
 3. `do_batches` runs the plan and records failures, so that one bad problem does not stop the others.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,7 +30,9 @@ __all__ = ["GROUPED", "Batch", "Group", "await_cells", "do_batches", "guarded", 
 Batch = list[Cell]
 FATAL = ("write cell", "start run")  # a full disk is no problem's fault
 GROUPED = 4
-"""How many batches' worth of cells are decoded in one call, each in the place of one that has ended."""
+"""How many batches' worth of cells are decoded in one call, at most, each in the place of one that has ended."""
+SHARED = 8
+"""Into how many groups a condition's cells are cut at least, before groups are larger than a batch."""
 
 
 class Group(Batch):
@@ -57,7 +61,7 @@ def told(batch: Sequence[Cell]) -> dict[str, Any]:
 def plan_batches(
     run: Run, cells: Sequence[Cell], size: int, skip: Sequence[Cell] = (), grouped: int = 1
 ) -> list[Batch]:
-    """The unfinished ones of ``cells``, with those they are decoded together with: ``grouped`` times ``size`` of them.
+    """The unfinished ones of ``cells``, with those they are decoded with: ``size``, or up to ``grouped`` times as many.
 
     A batch that was stopped while its cells were being written is decoded again as it was, finished cells included (and
     not written again), so that a resumed run has the very numbers of one that was never stopped: what a row's last
@@ -82,8 +86,9 @@ def plan_batches(
     by_condition: dict[str, Batch] = {}
     for cell in left:
         by_condition.setdefault(cell.condition, []).append(cell)
-    many = size * grouped
-    for rest in by_condition.values():
+    of_condition = Counter(cell.condition for cell in cells)  # finished ones too: a resumed run is cut as it was
+    for condition, rest in by_condition.items():
+        many = size * max(1, min(grouped, of_condition[condition] // (size * SHARED)))
         planned += [Group(rest[begin : begin + many], size) for begin in range(0, len(rest), many)]
     return planned
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,20 @@ from references import hf_residuals
 from analyses.problems import Problem, bundled_problems
 from analyses.store import Cell, Run
 from analyses.trace import trace
+from analyses.work import batches
 from analyses.work.batches import GROUPED, Batch, Group, guarded, plan_batches, rows_of
 from interp import InputError, bundled_model_path
 from probes import nhsic_dense
 
 OPTIONS = {"max_new_tokens": 70, "batch_size": 2, "report": False, "excess": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _grouped_when_few() -> Iterator[None]:
+    """Ten cells are cut into groups as eighty would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "SHARED", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +99,20 @@ def test_runs_of_batches_go_on_in_batches(tmp_path: Path) -> None:
 
     assert _planned(tmp_path / "old", old, GROUPED) == [(2, 2), (2, 2), (2, 2), (2, 2), (1, 2)]
     assert _planned(tmp_path / "new", lambda cells: old(cells) | {"rows": 1}, 3) == [(2, 1), (6, 2), (1, 2)]
+
+
+def test_small_runs_have_work_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SHARED", 8)
+    run = Run.start(tmp_path, kind="trace", settings={}, provenance={})
+
+    def sizes(n: int) -> list[int]:
+        return [len(batch) for batch in plan_batches(run, [Cell(f"p{number}") for number in range(n)], 2, grouped=4)]
+
+    assert sizes(17) == [2] * 8 + [1]
+    assert sizes(32) == [4] * 8
+    assert sizes(70) == [8] * 8 + [6]
+    run.write(Cell("p0"), {}, {"batch": [["p0", 0]], "rows": 2})
+    assert sizes(32) == [4] * 7 + [3], "what is finished does not change how the rest is cut"
 
 
 def test_of_a_group_that_fails_only_what_cannot_be_done_is_lost() -> None:
