@@ -1,5 +1,6 @@
 # make demo       set-up, then the bundled toy reasoner traced, and what its thinking tokens do
-# make test       set-up, then the whole test suite
+# make test       set-up, then the test suite
+# make test-cluster  the tests that start a Ray cluster on this machine
 # make check      formatting, lint, types, who may import whom
 # make notebooks  the notebooks, executed, as .ipynb and offline HTML
 # make studies    all studies on the toys; writes docs/RESULTS.md (half an hour)
@@ -22,7 +23,11 @@ demo: .venv/run.stamp
 	$(BIN)/peaklens demo
 
 test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		-m "not cluster"
+
+test-cluster: .venv/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/analyses/test_on_ray.py
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -117,6 +117,7 @@ class Stream:
     def decode(self, bar: ProgressBar) -> None:
         """Decode all rows to their ends."""
         run, engine = self.run, self.run.engine
+        _ = run.cut.is_whole  # looked up before the engine has hooks there
         with closing(self.sink), engine.tapped(self.tape.reads(), self.passes.edits(run.interventions)):
             while self.rows or self.waiting:
                 logits = [engine.forward(self.last_ids, self.passes.cache)[:, -1]] if self.rows else []

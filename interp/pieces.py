@@ -69,7 +69,7 @@ class Cut:
         width, logits = max(lengths), self.engine.facts.d_vocab * self._itemsize
         least = min(width, LEAST if self.piece is None else self.piece)
         rows = max(1, min(len(lengths), self._budget // (self._each(width, least, keep) * least)))
-        if rows < len(lengths) and self.piece is None and self._is_whole:
+        if rows < len(lengths) and self.piece is None and self.is_whole:
             rows = max(1, min(len(lengths), WHOLE_BYTES // (keep * logits)))
         return rows, self.columns(rows, width, keep)
 
@@ -82,7 +82,7 @@ class Cut:
         most = max(least, self._budget // ((self._each(width, least, keep) + held) * rows))
         if self.piece is not None:
             return least
-        return width if most >= width or self._is_whole else math.ceil(width / math.ceil(width / most))
+        return width if most >= width or self.is_whole else math.ceil(width / math.ceil(width / most))
 
     def _each(self, width: int, least: int, keep: int) -> int:
         """Bytes of a column's attention scores and logits."""
@@ -99,7 +99,7 @@ class Cut:
         return CPU_BYTES if self.engine.device.type == "cpu" else GPU_BYTES
 
     @cached_property
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether texts may not be cut; looked up before the first pass, since what is read is seen by hooks too."""
         return self.model is None or next(user_hooks(self.model), None) is not None
 

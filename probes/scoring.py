@@ -20,7 +20,7 @@ from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, vectors_of
 from probes.kernel import Kernel
 from probes.lowrank import blocks
 from probes.scale import rescaled
-from probes.step_blocks import block_of
+from probes.step_blocks import MANY, block_of
 
 __all__ = ["nhsic_with", "paired_scores"]
 
@@ -104,7 +104,14 @@ class _Scorer:
         few = len(cells) * n_steps <= _SHORT * len(sources)
         rank = factor.whitened.shape[1]
         with torch.no_grad():
-            for rows, found in blocks(take, factor.whitened, self.kernel, n_rows=n_rows, max_bytes=max_bytes):
+            for rows, found in blocks(
+                take,
+                factor.whitened,
+                self.kernel,
+                n_rows=n_rows,
+                max_bytes=max_bytes,
+                as_factors=not few and int(counts.max()) > MANY,
+            ):
                 block = block_of(found, self.kernel)
                 at, step = rows // n_steps, (rows % n_steps).to(device)
                 if few:

@@ -56,6 +56,7 @@ def until(true: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.cluster
 def test_a_task_whose_worker_dies_is_done_by_another(cluster: Any, tmp_path: Path) -> None:
     told: list[int] = []
     with pytest.warns(WorkWarning, match="ended .*; what it was doing is done again"):
@@ -68,11 +69,13 @@ def test_a_task_whose_worker_dies_is_done_by_another(cluster: Any, tmp_path: Pat
     assert not list(tmp_path.glob(".tmp-*")), "what nodes were looked at with is gone"
 
 
+@pytest.mark.cluster
 def test_bad_input_found_by_a_worker_is_raised_as_it_is(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^double: expected not 7, received 7. Leave it out.$"):
         list(RayScheduler(Ray(), 1, tmp_path).run([7], Make(tmp_path), no_report))
 
 
+@pytest.mark.cluster
 def test_a_node_that_leaves_costs_nothing_and_one_that_joins_gets_work(cluster: Any, tmp_path: Path) -> None:
     whole, joined = cluster
     said: list[str] = []
@@ -115,6 +118,7 @@ list(RayScheduler(Ray(), folder=folder).run(range(2), Where(folder), lambda toke
 """
 
 
+@pytest.mark.cluster
 def test_workers_end_with_the_process_that_gave_out_the_work(cluster: Any, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)]) as driver:
         until(lambda: len(list(tmp_path.glob("at-*"))) == 2)
@@ -131,6 +135,7 @@ def _lives(process: int) -> bool:
         return False
 
 
+@pytest.mark.cluster
 def test_stopped_by_hand_it_leaves_no_worker(cluster: Any, tmp_path: Path) -> None:
     def stop(tokens: int) -> None:
         raise KeyboardInterrupt
@@ -141,6 +146,7 @@ def test_stopped_by_hand_it_leaves_no_worker(cluster: Any, tmp_path: Path) -> No
     until(lambda: not _lives(worker))
 
 
+@pytest.mark.cluster
 def test_the_run_is_that_of_one_process(cluster: Any, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"n": 6, "max_new_tokens": 24, "batch_size": 2, "report": False, "excess": 4}
     done: list[int] = []
@@ -161,6 +167,7 @@ def test_the_run_is_that_of_one_process(cluster: Any, tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(runs[0].table(table), runs[1].table(table), check_exact=True)
 
 
+@pytest.mark.cluster
 def test_grades_are_those_of_one_process(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [((str(number % 3), f"The answer is {number % 2}."), False) for number in range(6)]
     monkeypatch.setattr(graders, "LEAST", 1)
@@ -172,6 +179,7 @@ def test_grades_are_those_of_one_process(cluster: Any, monkeypatch: pytest.Monke
     assert len({grade.status for grade in alone}) == 2
 
 
+@pytest.mark.cluster
 def test_nodes_that_lack_something_are_named_before_any_work(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +202,7 @@ def test_nodes_that_lack_something_are_named_before_any_work(
             check_nodes(ray, found[:1], place)
 
 
+@pytest.mark.cluster
 def test_a_cluster_without_room_and_work_that_cannot_begin_are_refused(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"room for a worker of 5 CPUs and 0 GPUs, received .* with 1 CPUs"):
         list(RayScheduler(Ray(cpus_per_worker=5), folder=tmp_path).run([1], Make(tmp_path), no_report))

@@ -35,11 +35,11 @@ def test_null_scores_equal_one_answer_at_a_time(sigma, drop_top, lead):
     options = {"sigma": sigma, "drop_top": drop_top, "eps": 1e-4}
     expected = torch.stack([nhsic(steps, answers[..., k, :], **options) for k in range(6)], dim=-2)
     assert expected.shape == (*lead, 6, 4)
-    # A step that meets many answers is brought down to its rank first, which rounds otherwise.
-    torch.testing.assert_close(null_scores(steps, answers, **options), expected, rtol=0, atol=5e-11)
+    # A step that meets many answers is factorised in another way than one that meets one: each within tol, 1e-10.
+    torch.testing.assert_close(null_scores(steps, answers, **options), expected, rtol=0, atol=1e-10)
     for max_bytes in (1, 60_000):
         chunked = null_scores(steps, answers, max_bytes=max_bytes, **options)
-        torch.testing.assert_close(chunked, expected, rtol=0, atol=5e-11)
+        torch.testing.assert_close(chunked, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(

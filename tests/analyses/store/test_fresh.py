@@ -24,8 +24,7 @@ from analyses.store.tables import RowGroups, parquet_writer, read_frame, read_ro
 from analyses.studies import make_study
 from analyses.studies.base import StudyData
 from analyses.studies.run import run_study
-from analyses.trace import graded as graded_responses
-from analyses.trace import trace
+from analyses.trace import graders, trace
 from interp import InputError, load_model
 
 SMALL = {"max_new_tokens": 24, "batch_size": 4}
@@ -42,7 +41,7 @@ def model() -> object:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """How often each cell's tensors were read, the grader was started, and a table of scores was read whole."""
     seen: Counter[str] = Counter()
-    read, grader, table = Run.read, graded_responses.Grader, pyarrow.parquet.ParquetFile.read
+    read, grader, table = Run.read, graders.Grader, pyarrow.parquet.ParquetFile.read
 
     def counted(self: Run, cell: Cell) -> object:
         seen[cell.problem] += 1
@@ -57,7 +56,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         return table(self, *args, **kwargs)
 
     monkeypatch.setattr(Run, "read", counted)
-    monkeypatch.setattr(graded_responses, "Grader", graded)
+    monkeypatch.setattr(graders, "Grader", graded)
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read", whole)
     return seen
 
