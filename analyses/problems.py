@@ -178,15 +178,19 @@ def bundled_problems(n: int | None = None) -> list[Problem]:
         raise InputError(
             "bundled problems", expected="n of at least 1", received=str(n), remedy="Leave n out to take all."
         )
-    return list(_toy_problems(n))
+    count = _TOYS[0] if n is None else n
+    return list(_toy_problems(next((size for size in _TOYS if count <= size), count))[:count])
+
+
+_TOYS = (320, 2000)  # the usual number, and the largest pool: who asks for fewer is given the first of these
 
 
 @lru_cache(maxsize=4)  # a run, its pool and its page ask for the same ones
-def _toy_problems(n: int | None) -> tuple[Problem, ...]:
+def _toy_problems(n: int) -> tuple[Problem, ...]:
     from analyses.toys.task import bundled_problems as toy_rows
 
-    rows = toy_rows() if n is None else toy_rows(n)
-    return tuple(Problem(**{key: str(row[key]) for key in ("id", "question", "solution", "answer")}) for row in rows)
+    keys = ("id", "question", "solution", "answer")
+    return tuple(Problem(**{key: str(row[key]) for key in keys}) for row in toy_rows(n))
 
 
 def split_solution(text: str) -> str:

@@ -24,7 +24,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,6 +269,7 @@ def shuffled(seed: int, name: str) -> str:
 _WHOLE = "a whole number without a unit"  # a mark among the keys, not one of them
 
 
+@lru_cache(maxsize=2**16)  # each run asks for those of its whole pool
 def answer_keys(answer: str) -> frozenset[Hashable]:
     r"""What an answer says, in the grader's spellings: two answers that share a key are taken for the same.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ _LIBRARIES = ("torch", "transformers", "transformer_lens", "accelerate")
 # transformers collects what it was asked to return.
 _LOOKING_ON = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
 _KINDS = ("forward_pre", "forward", "backward_pre", "backward")
+_held = itemgetter(*(f"_{kind}_hooks" for kind in _KINDS))
+_REPLACED = ("forward", "_call_impl")
 
 
 class Hook(NamedTuple):
@@ -55,20 +58,26 @@ def hooks_on(module: torch.nn.Module) -> Iterator[Hook]:
     [('forward', True)]
     """
     own = vars(module)
-    if any(own[f"_{kind}_hooks"] for kind in _KINDS):
+    if any(_held(own)):
         # At a hook point torch holds a wrapper of TransformerLens's, whoever's hook is within.
         inner = {handle.hook.id: handle.user_hook for handle in (*own.get("fwd_hooks", ()), *own.get("bwd_hooks", ()))}
         for kind in _KINDS:
             for key, function in own[f"_{kind}_hooks"].items():
                 yield Hook(inner.get(key, function), kind, key in inner)
-    for name in ("forward", "_call_impl"):
+    for name in _REPLACED:
         if name in own:
             yield Hook(own[name], "replaced")
 
 
+def _is_bare(module: torch.nn.Module) -> bool:
+    """Whether there is no hook at all, as on nearly all modules: found without going through them."""
+    own = vars(module)
+    return not any(_held(own)) and own.keys().isdisjoint(_REPLACED)
+
+
 def acts_alone(module: torch.nn.Module) -> bool:
     """Whether nothing acts on a module, forwards or backwards, but libraries that look on."""
-    return all(hook.looks_on for hook in hooks_on(module))
+    return _is_bare(module) or all(hook.looks_on for hook in hooks_on(module))
 
 
 def hooks_everywhere() -> Iterator[Hook]:
@@ -96,6 +105,8 @@ def user_hooks(model: torch.nn.Module) -> Iterator[tuple[str, Callable[..., Any]
             if id(module) in seen:
                 continue
             seen.add(id(module))
+            if _is_bare(module):
+                continue
             place = f"{prefix}{name}".rstrip(".").replace("_original_component.", "") or "model"
             for hook in hooks_on(module):
                 if hook.is_users and not hook.kind.startswith("backward"):

@@ -65,6 +65,7 @@ class Native:
         blocks: of ``model``, in the order of the layers.
         places: where a site is in ``model``, by its hook point's name: a module, and whether what goes in or comes out.
         known: all modules of the bridge as it was made.
+        inner: the modules that each of these held.
         options: the plain attributes of each of the original's modules and configurations.
         refused: why it may not be used at all, if so.
     """
@@ -74,8 +75,13 @@ class Native:
     blocks: list[torch.nn.Module] = field(default_factory=list)
     places: dict[str, tuple[torch.nn.Module, bool]] = field(default_factory=dict)
     known: list[torch.nn.Module] = field(default_factory=list)
+    inner: list[list[torch.nn.Module | None]] = field(default_factory=list)
     options: list[dict[str, Any]] = field(default_factory=list)
     refused: str | None = None
+
+    @property
+    def original(self) -> torch.nn.Module:
+        return self.pairs[0][0]
 
     @property
     def attention(self) -> str:
@@ -115,7 +121,8 @@ class Native:
             if copies:
                 self.refused = f"TransformerLens computes with copies of its weights ({copies[0]})"
                 return
-        self.known, self.options = _modules(bridge), _options(bridge, self.pairs)
+        self.known, self.options = _modules(bridge), copy.deepcopy(_options(bridge, self.pairs))
+        self.inner = _inner(self.known)
 
     def share(self) -> None:
         """Give the twin whatever tensors the original's modules hold now: they may have been moved or set anew."""
@@ -140,12 +147,13 @@ class Native:
             return "TransformerLens's compatibility mode is on"
         if bridge._weights_processed:
             return "its weights have been processed"
-        modules = _modules(bridge)
-        if modules != self.known:
+        # Where each holds what it held, the walk through all of them ends where it did
+        is_as_made = bridge.original_model is self.original and _inner(self.known) == self.inner
+        if not is_as_made and _modules(bridge) != self.known:
             return "modules of it have been replaced or added"
         if _options(bridge, self.pairs) != self.options:
             return "settings of it have been changed"
-        if (hooked := next((module for module in modules if not acts_alone(module)), None)) is not None:
+        if (hooked := next((module for module in self.known if not acts_alone(module)), None)) is not None:
             return f"it has a hook of yours on {_named(bridge, hooked)}"
         if next(hooks_everywhere(), None) is not None:
             return "there are hooks of yours on all modules"
@@ -165,6 +173,10 @@ def _modules(bridge: Bridge) -> list[torch.nn.Module]:
     return [*bridge.modules(), *bridge.original_model.modules()]
 
 
+def _inner(modules: Iterable[torch.nn.Module]) -> list[list[torch.nn.Module | None]]:
+    return [list(module._modules.values()) for module in modules]
+
+
 def _options(bridge: Bridge, pairs: Iterable[tuple[torch.nn.Module, torch.nn.Module]]) -> list[dict[str, Any]]:
     config = bridge.original_model.config
     held = [vars(original) for original, _ in pairs]
@@ -172,7 +184,7 @@ def _options(bridge: Bridge, pairs: Iterable[tuple[torch.nn.Module, torch.nn.Mod
              for some in held]  # fmt: skip
     for some in (config, config.get_text_config()):
         told = {key: value for key, value in vars(some).items() if type(value) in (*_PLAIN, dict, list, tuple)}
-        found.append(copy.deepcopy(told))
+        found.append(told)
     return found
 
 
