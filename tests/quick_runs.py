@@ -1,14 +1,15 @@
 """Runs of the toy without what every one of them would work out anew: the model itself, and other answers' references,
-cut into tokens and factorised.
+cut into tokens, read and factorised.
 
 A new run reads 20 references of a pool of 200, and the toys' runs all meet the same ones; it is half of a short run's
-time. What is remembered is told by all that it hangs on (bytes of vectors, what a tokenizer does with a text), within
-one process. A toy that a run is given by name nobody else holds: the next one has it, unless it is not as it was
+time. What is remembered is told by all that it hangs on (bytes of vectors and of weights, what a tokenizer does with a
+text), within one process. A toy that a run is given by name nobody else holds: the next one has it, unless it is not as it was
 loaded. Real commands (`test_wheel`), worker processes (`test_workers`) and forked ones run without this.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import weakref
 from typing import Any
@@ -17,17 +18,19 @@ import torch
 
 __all__ = ["install"]
 
-_MODULES = {
-    "analyses.trace.others": "factor_answers", "analyses.trace.wrong_answers": "reference_from",
-    "analyses.trace.tracing": "load_model", "analyses.studies.plan": "load_model",
-}  # fmt: skip
+_MODULES = (
+    ("analyses.trace.others", "factor_answers"), ("analyses.trace.others", "encode"),
+    ("analyses.trace.wrong_answers", "reference_from"), ("analyses.trace.tracing", "load_model"),
+    ("analyses.studies.plan", "load_model"),
+)  # fmt: skip
+_SMALL = 2**24  # bytes of a model whose weights are gone through each time
 _kept: dict[Any, Any] = {}
 _tokenizers: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def install() -> None:
     """Once a trace is imported; of no effect before, and after the first time."""
-    for name, function in _MODULES.items():
+    for name, function in _MODULES:
         module = sys.modules.get(name)
         if module is not None and not hasattr(getattr(module, function), "plain"):
             setattr(module, function, globals()[function](getattr(module, function)))
@@ -48,6 +51,25 @@ def factor_answers(plain: Any) -> Any:
         if key not in _kept:
             _kept[key] = plain(answer, **options)
         return _kept[key]
+
+    quick.plain = plain  # type: ignore[attr-defined]
+    return quick
+
+
+def encode(plain: Any) -> Any:
+    """What a model as it was loaded, of the very same weights and on the same engine, reads of a text alone."""
+
+    def quick(model: Any, texts: Any, *, record: Any, positions: Any, batch_size: int) -> Any:
+        weights = _weights(model, record) if batch_size == 1 and record.folder is None else None
+        if weights is None:
+            return plain(model, texts, record=record, positions=positions, batch_size=batch_size)
+        asked = [(*weights, tuple(ids), tuple(at)) for ids, at in zip(texts, positions, strict=True)]
+        new = [place for place, key in enumerate(asked) if key not in _kept]
+        if new:
+            some, where = [texts[place] for place in new], [positions[place] for place in new]
+            found = plain(model, some, record=record, positions=where, batch_size=1)
+            _kept.update((asked[place], one) for place, one in zip(new, found, strict=True))
+        return [_kept[key] for key in asked]
 
     quick.plain = plain  # type: ignore[attr-defined]
     return quick
@@ -90,6 +112,25 @@ def _is_as_loaded(model: Any) -> bool:
 
     native = native_of(model)
     return not isinstance(native, str) and native.doubt(model) is None and next(user_hooks(model), None) is None
+
+
+def _weights(model: Any, record: Any) -> tuple[Any, ...] | None:
+    """All that a reading hangs on beside the text; None of a large model, or one that is not as it was loaded."""
+    from interp.engines.registry import engine_for, model_facts
+    from interp.passes import asked_sites
+
+    original = getattr(model, "original_model", None)
+    if original is None or not _is_as_loaded(model):
+        return None
+    held = [*original.named_parameters(), *original.named_buffers()]
+    if any(tensor.device.type != "cpu" for _, tensor in held) or sum(tensor.nbytes for _, tensor in held) > _SMALL:
+        return None
+    digest = hashlib.sha256(original.config.to_json_string().encode())
+    for name, tensor in held:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    told = engine_for(model, asked_sites(record, (), model_facts(model))).told
+    return digest.digest(), told, torch.get_num_threads(), tuple(record.sites), tuple(record.layers)
 
 
 def _does(tokenizer: Any) -> str:

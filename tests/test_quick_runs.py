@@ -14,8 +14,8 @@ import torch
 
 from analyses.trace import trace
 from analyses.trace.references import reference_from
-from interp import InputError, load_model
-from interp.engines.registry import model_facts
+from interp import InputError, ResidualSites, encode, load_model
+from interp.engines.registry import model_facts, only_engine
 from probes.answers import factor_answers
 
 
@@ -24,7 +24,7 @@ def test_a_run_is_the_same_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.M
     trace("toy-reasoner", out=tmp_path / "before", **options)
     quick_runs.install()
     quick = trace("toy-reasoner", out=tmp_path / "quick", **options)
-    for name, function in quick_runs._MODULES.items():
+    for name, function in quick_runs._MODULES:
         importlib.import_module(name)
         quick_runs.install()
         remembering = getattr(sys.modules[name], function)
@@ -45,6 +45,29 @@ def test_a_toy_that_is_not_as_it_was_loaded_is_loaded_again() -> None:
     again.original_model.config.rms_norm_eps = 1.0
     assert quick("toy-base") is not again
     assert quick("toy-base", device="cpu") is not quick("toy-base", device="cpu")
+
+
+def test_what_a_changed_or_hooked_model_reads_is_not_remembered() -> None:
+    quick, model = quick_runs.encode(encode), load_model("toy-reasoner")
+    asked: dict[str, Any] = {"positions": [[-1]], "batch_size": 1}
+
+    def read(layers: tuple[int, ...] = (0, 1), text: str = "Therefore 4") -> Any:
+        ids = [model.tokenizer(text)["input_ids"]]
+        return quick(model, ids, record=ResidualSites(layers=layers), **asked)[0]
+
+    first = read()
+    assert read() is first
+    assert torch.equal(first.residuals["resid_post"], encode(model, ["Therefore 4"], record=ResidualSites(
+        layers=(0, 1)), **asked)[0].residuals["resid_post"])  # fmt: skip
+    assert read((1,)) is not first
+    assert read(text="Therefore 5") is not first
+    with only_engine("bridge"):
+        assert read() is not first
+    with model.hooks(fwd_hooks=[("blocks.1.hook_out", lambda value, hook: value * 2)]):
+        assert not torch.equal(read().residuals["resid_post"], first.residuals["resid_post"])
+    assert read() is first
+    model.blocks[0].mlp.out.weight.data.mul_(0.5)
+    assert not torch.equal(read().residuals["resid_post"], first.residuals["resid_post"])
 
 
 def test_another_vector_option_tokenizer_or_text_is_worked_out() -> None:
