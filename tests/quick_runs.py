@@ -3,8 +3,8 @@ cut into tokens, read and factorised.
 
 A new run reads 20 references of a pool of 200, and the toys' runs all meet the same ones; it is half of a short run's
 time. What is remembered is told by all that it hangs on (bytes of vectors and of weights, what a tokenizer does with a
-text), within one process. A toy that a run is given by name nobody else holds: the next one has it, unless it is not as it was
-loaded. Real commands (`test_wheel`), worker processes (`test_workers`) and forked ones run without this.
+text), within one process. A toy that a run is given by name nobody else holds: the next one has it, unless it is not as
+it was loaded. Real commands (`test_wheel`), worker processes (`test_workers`) and forked ones run without this.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def peaklens(
 def models(context: typer.Context) -> None:
     """List models: bundled with the package, in a cache, or known and not yet pulled."""
     if context.invoked_subcommand is None:
-        from analyses.commands.show_trace import show_models
+        from analyses.commands.show_models import show_models
         from interp.loading.models import list_models
 
         show_models(list_models())

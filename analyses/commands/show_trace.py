@@ -19,7 +19,6 @@ from analyses.store.tables import column_names
 from analyses.trace.estimate import Estimate
 from interp.decoding import ProgressBar
 from interp.display import between, short
-from interp.loading.models import ModelEntry
 from interp.progress import bar as bar_of
 from interp.token_text import UNKNOWN_INPUT, gap_between
 
@@ -29,7 +28,6 @@ __all__ = [
     "progress_bar",
     "show",
     "show_estimate",
-    "show_models",
     "taken",
 ]
 
@@ -181,24 +179,6 @@ def clean_token(token: str) -> str:
     """
     kept = "\n\t"
     return "".join(c if c.isprintable() or c in kept or unicodedata.category(c) == "Zs" else "�" for c in token)
-
-
-def show_models(entries: Sequence[ModelEntry]) -> None:
-    """Print the list of models."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for heading in ("model", "state", "size", "licence", "description"):
-        table.add_column(heading, overflow="fold")
-    for entry in entries:
-        table.add_row(entry.name, entry.state, f"{entry.size / 1e6:.1f} MB", entry.licence, entry.description)
-    console = Console(highlight=False)
-    console.print(table)
-    known = [entry.name for entry in entries if entry.state == "known"]
-    if known:
-        console.print(f"Fetch with: peaklens models pull {known[0]}")
-    console.print("Any Hugging Face id, folder or .gguf file can be given as --model too.")
 
 
 @contextmanager

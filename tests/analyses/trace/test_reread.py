@@ -26,8 +26,8 @@ from analyses.trace.provenance import RunWarning
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense
 
-SMALL = {"max_new_tokens": 40, "batch_size": 4, "excess": 0, "report": False}
-POOL = bundled_problems(400)  # a fifth of all, which are the pool unless one is given
+SMALL = {"max_new_tokens": 24, "batch_size": 4, "excess": 0, "report": False}
+POOL = bundled_problems(200)  # a tenth of all, which are the pool unless one is given
 ASKED = {"probes": ("nhsic", "r2", "cosine", "nhsic@median", "r2/drop4", "dtr"), "null": 59, "pool": POOL}
 
 
@@ -289,7 +289,7 @@ def test_a_run_that_outgrows_its_null_says_so(model: object, tmp_path: Path) -> 
 
 
 def test_the_command_asks_for_all_of_it(tmp_path: Path, peaklens: Command) -> None:
-    words = "--n 2 --max-new-tokens 24 --null 59 --sigma median,100 --probes nhsic,r2,dtr --json"
+    words = "--n 2 --max-new-tokens 12 --null 59 --sigma median,100 --probes nhsic,r2,dtr --json"
     code, out, said = peaklens("trace", *words.split(), "--out", str(tmp_path))
     assert code == 0, said
     facts = json.loads(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from analyses.trace import trace
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense
 
-SMALL = {"max_new_tokens": 40, "batch_size": 4, "report": False}
+SMALL = {"max_new_tokens": 24, "batch_size": 4, "report": False}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,7 @@ def test_tables_are_tidy(run: Run) -> None:
 
 
 def test_same_command_resumes_without_recomputing(run: Run, model: object, tmp_path: Path) -> None:
-    out = tmp_path / "again"
-    trace(model, n=6, out=out, **SMALL)
+    out = Path(shutil.copytree(run.path, tmp_path / "again"))
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
     assert len(before) == 6
     trace(model, n=6, out=out, **SMALL)
@@ -143,7 +143,7 @@ def test_a_peaks_site_other_than_resid_post(model: object, tmp_path: Path) -> No
 KILLED = """
 import sys
 from analyses.trace import trace
-trace("toy-reasoner", n=12, out=sys.argv[1], max_new_tokens=60, batch_size=2)
+trace("toy-reasoner", n=10, out=sys.argv[1], max_new_tokens=30, batch_size=2, excess=4, report=False)
 """
 
 
@@ -250,7 +250,7 @@ def test_what_is_of_another_kind_is_refused_where_no_types_are_checked(tmp_path:
 
 
 def test_the_command_prints_a_readable_summary(tmp_path: Path, peaklens: Command) -> None:
-    code, out, said = peaklens("trace", "--n", "3", "--max-new-tokens", "40", "--out", str(tmp_path / "r"))
+    code, out, said = peaklens("trace", "--n", "3", "--max-new-tokens", "24", "--out", str(tmp_path / "r"))
     assert code == 0, said
     for part in (
         "toy-reasoner: 3 responses",
@@ -262,7 +262,7 @@ def test_the_command_prints_a_readable_summary(tmp_path: Path, peaklens: Command
     ):
         assert part in out
     assert "Traceback" not in said
-    _, out, _ = peaklens("trace", "--n", "3", "--max-new-tokens", "40", "--out", str(tmp_path / "r"), "--json")
+    _, out, _ = peaklens("trace", "--n", "3", "--max-new-tokens", "24", "--out", str(tmp_path / "r"), "--json")
     facts = json.loads(out)
     table = pd.read_parquet(tmp_path / "r" / "peaks.parquet")
     assert facts["layers"][2]["n_peaks"] == pytest.approx(table[table["layer"] == 2]["n_peaks"].mean())
