@@ -24,7 +24,7 @@ from analyses.trace.provenance import RunWarning
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense
 
-SMALL: dict[str, Any] = {"batch_size": 3, "layers": [-1], "lens": 0, "pool": bundled_problems(40)}
+SMALL: dict[str, Any] = {"batch_size": 6, "layers": [-1], "lens": 0, "pool": bundled_problems(40)}
 TABLES = (
     "mi.parquet", "peaks.parquet", "steps.parquet", "responses.parquet", "reference_positions.parquet", "tokens.csv",
     "wrong_answers.parquet",

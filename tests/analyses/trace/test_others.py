@@ -27,7 +27,7 @@ from analyses.trace.tracer import Tracer
 from interp import InputError, bundled_model_path, load_model
 from probes import nhsic_dense, tukey_peaks
 
-SMALL = {"max_new_tokens": 40, "batch_size": 4, "report": False}
+SMALL = {"max_new_tokens": 24, "batch_size": 4, "report": False}
 COLUMNS = ["excess", "excess_standardised", "is_excess_peak"]
 
 
@@ -269,7 +269,7 @@ def test_a_run_of_an_earlier_version_says_nothing(run: Run) -> None:
 
 
 def test_the_command_says_it(tmp_path: Path, peaklens: Command) -> None:
-    words = "--n 6 --max-new-tokens 60 --excess 8 --out"
+    words = "--n 6 --max-new-tokens 24 --excess 8 --out"
     code, out, said = peaklens("trace", *words.split(), str(tmp_path))
     assert code == 0, said
     assert "Peaks of layer 2: Right after a digit" in out

@@ -56,7 +56,7 @@ def test_auto_is_the_template_where_there_is_one(chatty: Any, tmp_path: Path, ch
 
 
 def test_what_was_begun_goes_on_as_it_was(chatty: Any, tmp_path: Path) -> None:
-    trace(chatty, out=tmp_path, prompt="raw", n=1, max_new_tokens=6)
+    trace(chatty, out=tmp_path, prompt="raw", **SMALL | {"n": 1})
     said = (
         f"{tmp_path} was begun with prompt raw and goes on with it; toy-reasoner has a chat template: for prompt chat"
     )
@@ -79,7 +79,7 @@ def test_studies_pin_it_and_go_on_with_it(chatty: Any, tmp_path: Path) -> None:
     def study(folder: str, **more: Any) -> Run:
         made = make_study("suppress", {"counts": "2", "draws": "1"})
         return run_study(
-            made, chatty, out=tmp_path / folder / "suppress", calibrate=4, n=4, max_new_tokens=40, **more
+            made, chatty, out=tmp_path / folder / "suppress", calibrate=4, n=2, max_new_tokens=24, **more
         ).run
 
     assert study("new").settings["baseline"]["prompt"] == "chat"
@@ -90,7 +90,7 @@ def test_studies_pin_it_and_go_on_with_it(chatty: Any, tmp_path: Path) -> None:
 
 def test_models_are_compared_on_the_same_prompts(chatty: Any, tmp_path: Path) -> None:
     with pytest.warns(RunWarning, match="prompt raw for all models: .* toy-base has no chat template"):
-        found = run_study(make_study("compare", {}), chatty, out=tmp_path / "compare", n=4, max_new_tokens=20)
+        found = run_study(make_study("compare", {}), chatty, out=tmp_path / "compare", n=2, max_new_tokens=12)
     assert found.run.settings["baseline"]["prompt"] == "raw"
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_asked_before_it_is_settled() -> None:
 
 
 def test_the_commands_tell_it(tmp_path: Path, peaklens: Command) -> None:
-    words = ["--n", "1", "--max-new-tokens", "6", "--out", str(tmp_path)]
+    words = ["--n", "1", "--max-new-tokens", "6", "--excess", "0", "--out", str(tmp_path)]
     line = "peaklens: prompt raw: toy-reasoner has no chat template\n"
     for _ in range(2):
         code, out, said = peaklens("trace", *words)

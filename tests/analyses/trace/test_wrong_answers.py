@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,9 +149,17 @@ def write(path: Path, problems: list[Problem]) -> None:
     path.write_text("\n".join(json.dumps(asdict(p)) for p in problems))
 
 
+@pytest.fixture(scope="module")
+def whole(model: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    write(folder / "p.jsonl", bundled_problems(60))
+    return trace(model, folder / "p.jsonl", folder / "at-once", n=4, null=19, **SMALL).path
+
+
 @pytest.fixture
-def at_once(model: object, file: Path, tmp_path: Path) -> dict[str, list[str]]:
-    return names(trace(model, file, tmp_path / "at-once", n=4, null=19, **SMALL))
+def at_once(whole: Path, tmp_path: Path) -> dict[str, list[str]]:
+    """Of a run of the file's problems, in a folder of its own."""
+    return names(Run.open(shutil.copytree(whole, tmp_path / "at-once")))
 
 
 def test_a_run_that_grows_draws_from_the_pool_it_began_with(
