@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import random
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from processes import Forks
 
 from analyses.store import Cell, CellData, Run
 from analyses.store.atomic import NO_LOCKS
@@ -139,34 +138,32 @@ for turn in range(2):
             run.write(Cell("p", number), {"n": torch.full((50,), number)}, {"number": number})
         if number % 7 == 0:
             pack(run.path, run.path / ".lock", each=5)
-print("done")
 """
 
 
-def test_packing_killed_at_any_moment_loses_no_cell(tmp_path: Path) -> None:
+def test_packing_killed_at_any_moment_loses_no_cell(forks: Forks, tmp_path: Path) -> None:
     dice = random.Random(0)
-    run = started(tmp_path)
+    folder = tmp_path / "run"
+    run = started(folder)
     known: set[Cell] = set()
-    for attempt in range(3):
-        parts = [("0", "40"), ("40", "80")]
-        workers = [
-            subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), *part], stdout=subprocess.PIPE, text=True)
-            for part in parts
-        ]
-        killed_at = time.monotonic() + dice.uniform(1.5, 4) if attempt < 2 else float("inf")
-        while any(worker.poll() is None for worker in workers):
+    stopped = 0
+    for attempt in range(5):
+        workers = [forks.spawn(_WRITER, folder, *part) for part in (("0", "40"), ("40", "80"))]
+        killed_at = time.monotonic() + dice.uniform(0.05, 0.3) if attempt < 4 else float("inf")
+        while not all(map(forks.has_ended, workers)):
             cells = run.cells()
             assert known <= set(cells), "a cell that was finished is not there"
             known |= set(cells)
             for cell in dice.sample(cells, min(3, len(cells))):
                 assert run.read(cell).tensors["n"].tolist() == [cell.sample] * 50
             if time.monotonic() > killed_at:
-                for worker in workers:
-                    worker.send_signal(signal.SIGKILL)
+                break
             time.sleep(0.01)
-        told = [worker.communicate()[0] for worker in workers]
-    assert told == ["done\n", "done\n"]
-    again = started(tmp_path)
+        ended = [(forks.kill if attempt < 4 else forks.wait)(worker) for worker in workers]
+        stopped += sum(code == -signal.SIGKILL for code, _ in ended)
+    assert stopped >= 4, "processes were at work when they were killed"
+    assert [code for code, _ in ended] == [0, 0]
+    again = started(folder)
     assert again.cells() == [Cell("p", number) for number in range(80)]
     assert all(again.payload(cell)["number"] == cell.sample for cell in again.cells())
     assert any(file.suffix == ".zip" for file in again.files())

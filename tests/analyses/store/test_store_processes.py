@@ -6,24 +6,10 @@ import subprocess
 import time
 
 import pytest
-from processes import fork_server, forks_of
 from run_folders import start, temporaries
 
 from analyses.store import Cell, Run
 from analyses.store.atomic import replacing, sweep
-
-
-@pytest.fixture(scope="module")
-def server():
-    with fork_server("import analyses.store.run") as process:
-        yield process
-
-
-@pytest.fixture
-def forks(server, tmp_path):
-    """Processes that have imported the store, and no more."""
-    with forks_of(server, tmp_path) as forks:
-        yield forks
 
 
 def all_whole(run):
@@ -48,7 +34,7 @@ WRITER = """
 
 def test_processes_killed_at_any_moment_leave_whole_cells(forks, tmp_path):
     moments = random.Random(0)
-    names = [f"round {number}" for number in range(12)]
+    names = [f"round {number}" for number in range(8)]
     leftovers = 0
     bystander = forks.spawn(WRITER, tmp_path / "run", "bystander")
     for done, name in enumerate(names):
