@@ -11,7 +11,7 @@ from analyses.problems import bundled_problems
 from analyses.trace import TraceRun, trace
 
 OPTIONS: dict[str, Any] = {
-    "batch_size": 2, "max_new_tokens": 16, "samples": 2, "temperature": 0.8, "layers": [2], "lens": 0, "null": 19,
+    "batch_size": 2, "max_new_tokens": 8, "samples": 2, "temperature": 0.8, "layers": [2], "lens": 0, "null": 19,
     "pool": bundled_problems(40),
 }  # fmt: skip
 

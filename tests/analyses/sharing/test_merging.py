@@ -84,7 +84,7 @@ def test_what_differs_is_named(halves: list[TraceRun], tmp_path: Path) -> None:
         return folder
 
     changes: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "settings.max_new_tokens is 16 there and 4 now": lambda run: run["settings"].update(max_new_tokens=4),
+        "settings.max_new_tokens is 8 there and 4 now": lambda run: run["settings"].update(max_new_tokens=4),
         "settings.excess.pool": lambda run: run["settings"]["excess"]["pool"].update(problems=3),
         "settings.null.null_pool": lambda run: run["settings"]["null"]["null_pool"].update(problems=3),
         "settings.layers": lambda run: run["settings"].update(layers=[0, 2]),

@@ -42,6 +42,17 @@ def mine() -> Any:
     return load_model("toy-reasoner", device="cpu")
 
 
+@pytest.fixture(scope="module")
+def made(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trace(model, n=1, out=tmp_path_factory.mktemp("made") / "run", **SMALL).path
+
+
+@pytest.fixture
+def begun(made: Path, tmp_path: Path) -> Path:
+    """A run of one problem, to go on with."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
 def later_versions(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     known = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name) or known(name))
@@ -78,13 +89,13 @@ def halved(model: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_changed_model_is_refused_by_the_part(
-    mine: Any, tmp_path: Path, change: Callable[[Any], None], part: str
+    mine: Any, begun: Path, change: Callable[[Any], None], part: str
 ) -> None:
-    trace(mine, n=1, out=tmp_path / "run", **SMALL)
+    assert len(trace(mine, n=1, out=begun, **SMALL).cells()) == 1  # as it is, it goes on
     change(mine)
     with pytest.raises(InputError, match=rf"provenance\.model\.{part} is .* there and .* now"):
-        trace(mine, n=2, out=tmp_path / "run", **SMALL)
-    assert len(Run.open(tmp_path / "run").cells()) == 1
+        trace(mine, n=2, out=begun, **SMALL)
+    assert len(Run.open(begun).cells()) == 1
 
 
 def test_the_chat_template_counts_where_prompts_go_through_it(mine: Any, tmp_path: Path) -> None:
@@ -130,10 +141,9 @@ def test_processes_that_cannot_have_the_model_are_refused(
     ("version", "said"), [("5.99.1", "more than last digits"), ("5.23.9", "differ in last digits")]
 )
 def test_other_versions_are_told_and_recorded_once(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, said: str
+    model: Any, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, said: str
 ) -> None:
-    trace(model, n=1, out=tmp_path / "run", **SMALL)
-    file = tmp_path / "run" / "run.json"
+    file = begun / "run.json"
     pinned = json.loads(file.read_text())
     for versions in (pinned["provenance"]["versions"], *(w["versions"] for w in pinned["provenance"]["writers"])):
         versions["transformers"] = "5.23.0"
@@ -162,9 +172,8 @@ def test_another_version_may_write_the_same_in_another_form() -> None:
     assert len(compare_provenance(old, other)[1]) == 2
 
 
-def test_a_run_of_an_earlier_version_goes_on(mine: Any, tmp_path: Path) -> None:
-    trace(mine, n=1, out=tmp_path / "run", **SMALL)
-    file = tmp_path / "run" / "run.json"
+def test_a_run_of_an_earlier_version_goes_on(mine: Any, begun: Path, tmp_path: Path) -> None:
+    file = begun / "run.json"
     pinned = json.loads(file.read_text())
     known = pinned["provenance"]["model"]
     pinned["provenance"] = {
@@ -348,7 +357,8 @@ def test_the_command_says_what_failed_and_what_was_derived_anew(tmp_path: Path, 
     rows = [{"id": p.id, "question": p.question, "answer": p.answer} for p in (*bundled_problems(1), UNREADABLE)]
     file.write_text("\n".join(map(json.dumps, rows)))
     common = ["--problems", str(file), "--max-new-tokens", "8", "--quiet"]
-    code, out, said = peaklens("trace", *common, "--out", str(tmp_path / "run"), "--tau", "2")
+    none = ["--excess", "0"]
+    code, out, said = peaklens("trace", *common, *none, "--out", str(tmp_path / "run"), "--tau", "2")
     assert (code, out) == (1, "")
     assert said.startswith("peaklens: 1 response failed, the first (problem 'zebra'): InputError: trace: expected text")
     code, _, said = peaklens("trace", *common, "--out", str(tmp_path / "run"))
@@ -363,7 +373,7 @@ def test_the_command_says_what_failed_and_what_was_derived_anew(tmp_path: Path, 
 def test_the_command_tells_of_other_versions_in_a_line(
     tmp_path: Path, peaklens: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = ["trace", "--n", "1", "--max-new-tokens", "8", "--quiet", "--out", str(tmp_path / "run")]
+    common = ["trace", "--n", "1", "--max-new-tokens", "8", "--excess", "0", "--quiet", "--out", str(tmp_path / "run")]
     assert peaklens(*common) == (0, "", "")
     later_versions(monkeypatch, torch="99.1.0")
     code, out, said = peaklens(*common)
