@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.engines.hooked import acts_alone, hooks_everywhere
+from interp.engines.hooked import acts_alone, hooks_everywhere, modules_of
 from interp.engines.products import take_over
 from interp.engines.within import is_compressed
 from interp.errors import InputError
@@ -115,7 +115,7 @@ class Native:
             if copies:
                 self.refused = f"TransformerLens computes with copies of its weights ({copies[0]})"
                 return
-        self.known, self.options = _modules(bridge), _options(bridge, self.pairs)
+        self.known, self.options = _modules(bridge), copy.deepcopy(_options(bridge, self.pairs))
 
     def share(self) -> None:
         """Give the twin whatever tensors the original's modules hold now: they may have been moved or set anew."""
@@ -145,7 +145,7 @@ class Native:
             return "modules of it have been replaced or added"
         if _options(bridge, self.pairs) != self.options:
             return "settings of it have been changed"
-        if (hooked := next((module for module in modules if not acts_alone(module)), None)) is not None:
+        if (hooked := next((some for some in dict.fromkeys(modules) if not acts_alone(some)), None)) is not None:
             return f"it has a hook of yours on {_named(bridge, hooked)}"
         if next(hooks_everywhere(), None) is not None:
             return "there are hooks of yours on all modules"
@@ -162,7 +162,7 @@ def _named(bridge: Bridge, wanted: torch.nn.Module) -> str:
 
 def _modules(bridge: Bridge) -> list[torch.nn.Module]:
     # The original has modules that the bridge does not count as its own, GPT-2's dropout of embeddings say.
-    return [*bridge.modules(), *bridge.original_model.modules()]
+    return [*modules_of(bridge), *modules_of(bridge.original_model)]
 
 
 def _options(bridge: Bridge, pairs: Iterable[tuple[torch.nn.Module, torch.nn.Module]]) -> list[dict[str, Any]]:
@@ -171,8 +171,7 @@ def _options(bridge: Bridge, pairs: Iterable[tuple[torch.nn.Module, torch.nn.Mod
     found = [{key: value for key, value in some.items() if type(value) in _PLAIN and key != "training"}
              for some in held]  # fmt: skip
     for some in (config, config.get_text_config()):
-        told = {key: value for key, value in vars(some).items() if type(value) in (*_PLAIN, dict, list, tuple)}
-        found.append(copy.deepcopy(told))
+        found.append({key: value for key, value in vars(some).items() if type(value) in (*_PLAIN, dict, list, tuple)})
     return found
 
 
