@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -85,6 +86,8 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "eta_cutoff": (0,),
 }
 _ENDLESS = 1 << 30
+# Models, and their settings, told as texts, from which transformers makes no processor.
+_NONE: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 _OFF = "Change it in the model's generation_config, or pass generation_config=False to decode without all of it."
 
 
@@ -130,9 +133,19 @@ class GenerationRules:
         ``new_tokens`` is where ``forced_eos_token_id`` ends a response (nowhere at ``None``); ``capacity`` the most
         tokens that may come.
         """
-        if self._config is None or not prompts or not self._build(prompts[0], new_tokens, device):
+        if self._config is None or not prompts or self._are_none(prompts[0], new_tokens, device):
             return None
         return RowProcessors(partial(self._build, new_tokens=new_tokens, device=device), prompts, capacity, device)
+
+    def _are_none(self, prompt: Sequence[int], new_tokens: int | None, device: torch.device) -> bool:
+        """Whether these settings come to no processor; that hangs on no prompt and no length, and is asked for once."""
+        known = _NONE.setdefault(self._hf, set())
+        settings = f"{self._config.to_dict()} {new_tokens is None} {device}"
+        if settings not in known:
+            if self._build(prompt, new_tokens, device):
+                return False
+            known.add(settings)
+        return True
 
     def _build(self, prompt: Sequence[int], new_tokens: int | None, device: torch.device) -> Any:
         """transformers' list for one prompt, caught where ``generate`` hands it to its own loop."""

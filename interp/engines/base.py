@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.engines.anatomy import Anatomy
 from interp.engines.cache import RowCache
+from interp.engines.hooked import modules_of
 from interp.errors import InputError
 from interp.sites import HEAD_SITES, RECORDED_SITES, Site
 
@@ -203,7 +204,7 @@ def evaluating(*roots: torch.nn.Module) -> Iterator[None]:
 
     A model has thousands of modules; only those in training mode are touched.
     """
-    training = [module for root in roots for module in root.modules() if module.training]
+    training = [module for module in modules_of(*roots) if module.training]
     for module in training:
         module.training = False
     try:

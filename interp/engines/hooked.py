@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules import module as torch_module
 
-__all__ = ["Hook", "acts_alone", "hooks_everywhere", "hooks_on", "user_hooks"]
+__all__ = ["Hook", "acts_alone", "hooks_everywhere", "hooks_on", "modules_of", "user_hooks"]
 
 _LIBRARIES = ("torch", "transformers", "transformer_lens", "accelerate")
 # Whoever hooks a model by code of these modules only looks on: TransformerLens wires its own hook points, and
@@ -47,6 +47,25 @@ class Hook(NamedTuple):
     def looks_on(self) -> bool:
         """Whether a library put it there that changes nothing."""
         return self.kind != "replaced" and str(getattr(self.function, "__module__", "")).startswith(_LOOKING_ON)
+
+
+def modules_of(*roots: torch.nn.Module) -> list[torch.nn.Module]:
+    """Each module of these once, in the order of ``torch.nn.Module.modules``.
+
+    That walks by a generator within a generator for each level and writes every name: a bridge has some hundred modules
+    a layer, which are looked at with each text that is decoded.
+
+    >>> [type(module).__name__ for module in modules_of(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Tanh()))]
+    ['Sequential', 'ReLU', 'Tanh']
+    """
+    found: dict[int, torch.nn.Module] = {}
+    waiting = [*reversed(roots)]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            waiting.extend(reversed(module._modules.values()))  # type: ignore[arg-type]  # None: a part left out
+    return list(found.values())
 
 
 def hooks_on(module: torch.nn.Module) -> Iterator[Hook]:
@@ -99,18 +118,23 @@ def user_hooks(model: torch.nn.Module) -> Iterator[tuple[str, Callable[..., Any]
     for hook in hooks_everywhere():
         if hook.is_users and hook.kind.startswith("forward"):
             yield "every module", hook.function
-    seen: set[int] = set()
-    for prefix, root in (("", model), ("original_model.", getattr(model, "original_model", None))):
-        for name, module in () if root is None else root.named_modules():
-            if id(module) in seen:
-                continue
-            seen.add(id(module))
-            if _is_bare(module):
-                continue
-            place = f"{prefix}{name}".rstrip(".").replace("_original_component.", "") or "model"
-            for hook in hooks_on(module):
-                if hook.is_users and not hook.kind.startswith("backward"):
-                    yield f"{place}.forward" if hook.kind == "replaced" else place, hook.function
+    original = getattr(model, "original_model", None)
+    places: dict[int, str] = {}
+    for module in modules_of(model, *([] if original is None else [original])):
+        for hook in () if _is_bare(module) else hooks_on(module):
+            if hook.is_users and not hook.kind.startswith("backward"):
+                places = places or {**_places(original, "original_model."), **_places(model, "")}
+                place = places[id(module)]
+                yield f"{place}.forward" if hook.kind == "replaced" else place, hook.function
+
+
+def _places(root: torch.nn.Module | None, prefix: str) -> dict[int, str]:
+    """Where each module is, by its ``id``: the first of its names."""
+    named = () if root is None else root.named_modules()
+    return {
+        id(module): f"{prefix}{name}".rstrip(".").replace("_original_component.", "") or "model"
+        for name, module in named
+    }
 
 
 def _module_of(function: Callable[..., Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.engines.hooked import acts_alone, hooks_everywhere
+from interp.engines.hooked import acts_alone, hooks_everywhere, modules_of
 from interp.engines.products import take_over
 from interp.engines.within import is_compressed
 from interp.errors import InputError
@@ -170,7 +170,7 @@ def _named(bridge: Bridge, wanted: torch.nn.Module) -> str:
 
 def _modules(bridge: Bridge) -> list[torch.nn.Module]:
     # The original has modules that the bridge does not count as its own, GPT-2's dropout of embeddings say.
-    return [*bridge.modules(), *bridge.original_model.modules()]
+    return modules_of(bridge, bridge.original_model)
 
 
 def _inner(modules: Iterable[torch.nn.Module]) -> list[list[torch.nn.Module | None]]:
@@ -183,8 +183,7 @@ def _options(bridge: Bridge, pairs: Iterable[tuple[torch.nn.Module, torch.nn.Mod
     found = [{key: value for key, value in some.items() if type(value) in _PLAIN and key != "training"}
              for some in held]  # fmt: skip
     for some in (config, config.get_text_config()):
-        told = {key: value for key, value in vars(some).items() if type(value) in (*_PLAIN, dict, list, tuple)}
-        found.append(told)
+        found.append({key: value for key, value in vars(some).items() if type(value) in (*_PLAIN, dict, list, tuple)})
     return found
 
 

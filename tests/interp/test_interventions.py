@@ -109,8 +109,13 @@ def untouched(temperature: float) -> list[Rollout]:
     return decoded(temperature)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("which", READY)
+# Draws are what seeds are for; greedily, what decides by the distribution, or forces tokens.
+GREEDY = ("recycle thrice", "uncertain", "suppress", "think on", "budget", "patch a head")
+
+
+@pytest.mark.parametrize(
+    ("which", "temperature"), [*((which, 1.0) for which in READY), *((which, 0.0) for which in GREEDY)]
+)
 def test_the_same_seed_twice_gives_the_same_and_the_last_pass_is_kept(
     which: str, temperature: float, source: Rollout
 ) -> None:

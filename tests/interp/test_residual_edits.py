@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import families as F
@@ -10,16 +11,22 @@ import pytest
 import torch
 from references import MODELS, SITES, Watch, assert_refused, hf_logits, modules
 
-from interp import Intervention, ResidualSites, decode
+from interp import Intervention, ResidualSites, Rollout, decode
 from interp.interventions import MeanAblate, PatchResidual, SteerResidual
+
+
+@cache
+def plainly(name: str) -> tuple[list[Rollout], Watch]:
+    watch = Watch()
+    record = ResidualSites(sites=SITES)
+    return decode(F.pair(name)[1], F.texts(name, 3), max_new_tokens=5, interventions=[watch], record=record), watch
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("site", SITES)
 def test_ones_own_residuals_change_nothing(name: str, site: str) -> None:
-    model, first, second = F.pair(name)[1], Watch(), Watch()
-    options = {"max_new_tokens": 6, "record": ResidualSites(sites=SITES)}
-    plain = decode(model, F.texts(name, 3), interventions=[first], **options)
+    model, (plain, first), second = F.pair(name)[1], plainly(name), Watch()
+    options = {"max_new_tokens": 5, "record": ResidualSites(sites=SITES)}
     own = [PatchResidual(r, 1, range(len(r)), site, rows=[i]) for i, r in enumerate(plain)]
     again = decode(model, F.texts(name, 3), interventions=[*own, second], **options)
     for a, b in zip(plain, again, strict=True):
@@ -69,16 +76,22 @@ def hf_with_edit(hf: Any, ids: list[int], site: str, layer: int, new: dict[int, 
             handle.remove()
 
 
+@cache
+def apart(name: str) -> tuple[Rollout, list[Rollout]]:
+    """A source, and three other responses as they are."""
+    model, prompts = F.pair(name, torch.float64)[1], F.texts(name, 4)
+    (source,) = decode(model, [prompts[3]], max_new_tokens=6, record=ResidualSites(sites=SITES))
+    return source, decode(model, prompts[:3], max_new_tokens=6)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("site", SITES)
 def test_anothers_residuals_do_what_hugging_face_does(name: str, site: str) -> None:
     hf, model = F.pair(name, torch.float64)
-    prompts = F.texts(name, 4)
-    source = decode(model, [prompts[3]], max_new_tokens=6, record=ResidualSites(sites=SITES))[0]
+    prompts, (source, plain) = F.texts(name, 4), apart(name)
     patch = PatchResidual(source, 1, {0: 2, 3: 5}, site, rows=[1])
     watch = Watch()
     rollouts = decode(model, prompts[:3], max_new_tokens=6, interventions=[patch, watch])
-    plain = decode(model, prompts[:3], max_new_tokens=6)
     assert [torch.equal(a.logprobs, b.logprobs) for a, b in zip(rollouts, plain, strict=True)] == [True, False, True]
     values = source.residuals[site][0 if site == "ln_final" else 1]
     start = len(prompts[1]) - 1

@@ -86,8 +86,10 @@ def test_what_does_not_fit_is_refused(own: torch.Tensor, others: torch.Tensor, m
         excess(own, others)
 
 
-@pytest.mark.parametrize("options", [{}, {"sigma": "median"}, {"drop_top": 3, "sigma": 8.0}])
-@pytest.mark.parametrize("max_bytes", [2**28, 30_000])
+@pytest.mark.parametrize(
+    ("options", "max_bytes"),
+    [({}, 2**28), ({"sigma": "median"}, 2**28), ({"sigma": "median"}, 30_000), ({"drop_top": 3, "sigma": 8.0}, 30_000)],
+)
 def test_references_factorised_once_score_as_one_at_a_time(options: dict[str, object], max_bytes: int) -> None:
     """Two layers; every trajectory meets some of eleven references, in an order of its own, and some twice."""
     answers, steps = vectors(22, 24, seed=1).reshape(2, 11, 24), vectors(18, 24, seed=2).reshape(2, 9, 24)

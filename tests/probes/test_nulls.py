@@ -27,10 +27,14 @@ def upper_bound(n: int, rate: float = 0.05) -> float:
     return binom.ppf(0.999, n, rate) / n
 
 
-@pytest.mark.parametrize("sigma", [50.0, "median"])
-@pytest.mark.parametrize("drop_top", [0, 2])
-@pytest.mark.parametrize("lead", [(), (3,), (2, 2)])
-@pytest.mark.parametrize(("d", "apart"), [(15, 1e-12), (21, 1e-10)])
+@pytest.mark.parametrize(
+    ("sigma", "drop_top", "lead", "d", "apart"),  # each with each of the others
+    [
+        (50.0, 0, (), 15, 1e-12), (50.0, 2, (), 21, 1e-10), (50.0, 0, (2, 2), 21, 1e-10), (50.0, 2, (2, 2), 15, 1e-12),
+        ("median", 2, (), 15, 1e-12), ("median", 0, (3,), 21, 1e-10), ("median", 2, (3,), 21, 1e-10),
+        (50.0, 0, (3,), 15, 1e-12), ("median", 0, (2, 2), 15, 1e-12),
+    ],
+)  # fmt: skip
 def test_null_scores_equal_one_answer_at_a_time(sigma, drop_top, lead, d, apart):
     """From 16 coordinates on, a step that meets one answer is factorised in another way, each within tol, 1e-10."""
     steps, answers = 20 * draw(*lead, 4, d, seed=1), 20 * draw(*lead, 6, d, seed=2)

@@ -86,9 +86,14 @@ def test_median_bandwidth_takes_the_offset_out_before_it_divides():
     torch.testing.assert_close(fine, score, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("sigma", ["median", "0.5*median", "2*median", " 1.5 * median "])
-@pytest.mark.parametrize("drop_top", [0, 3])
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+@pytest.mark.parametrize(
+    ("sigma", "drop_top", "scale"),  # each with each of the others once
+    [
+        ("median", 0, 1e-3), ("median", 3, 1.0), ("median", 0, 300.0),
+        ("0.5*median", 3, 1e-3), ("0.5*median", 0, 1.0), ("0.5*median", 3, 300.0),
+        ("2*median", 0, 1e-3), ("2*median", 3, 1.0), ("2*median", 0, 300.0), (" 1.5 * median ", 3, 300.0),
+    ],
+)  # fmt: skip
 def test_median_bandwidth_equals_the_dense_formula(sigma, drop_top, scale):
     steps, answers = vectors(2, 5, 37, seed=1, scale=scale), vectors(3, 1, 37, seed=2, scale=scale)
     options = {"sigma": sigma, "drop_top": drop_top}
