@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -178,15 +177,21 @@ def bundled_problems(n: int | None = None) -> list[Problem]:
         raise InputError(
             "bundled problems", expected="n of at least 1", received=str(n), remedy="Leave n out to take all."
         )
-    return list(_toy_problems(n))
+    from analyses.toys.task import USUAL
+
+    return _toy_problems(USUAL if n is None else n)
 
 
-@lru_cache(maxsize=4)  # a run, its pool and its page ask for the same ones
-def _toy_problems(n: int | None) -> tuple[Problem, ...]:
-    from analyses.toys.task import bundled_problems as toy_rows
+_toys: list[Problem] = []  # as many as were ever asked for: the first k are the same however many there are
 
-    rows = toy_rows() if n is None else toy_rows(n)
-    return tuple(Problem(**{key: str(row[key]) for key in ("id", "question", "solution", "answer")}) for row in rows)
+
+def _toy_problems(n: int) -> list[Problem]:
+    global _toys
+    if n > len(_toys):
+        from analyses.toys.task import bundled_problems as toy_rows
+
+        _toys = [Problem(**row) for row in toy_rows(n)]
+    return _toys[:n]
 
 
 def split_solution(text: str) -> str:

@@ -15,6 +15,7 @@ from analyses.toys.question import Question, held_out_questions, is_held_out, sa
 from analyses.toys.trace import Step, Trace, planted_answer, read_answer, sample_trace, slip_free_trace
 
 __all__ = [
+    "USUAL",
     "Question",
     "Step",
     "Trace",
@@ -30,7 +31,11 @@ __all__ = [
 ]
 
 
-def bundled_problems(n: int = 320) -> list[dict[str, str]]:
+USUAL = 320
+"""How many problems there are where no number is given."""
+
+
+def bundled_problems(n: int = USUAL) -> list[dict[str, str]]:
     """The problem set that goes with the toy models: `id`, `question`, gold `solution` and `answer`.
 
     >>> sorted(bundled_problems(1)[0])

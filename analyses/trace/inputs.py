@@ -75,8 +75,8 @@ def are_bundled(problems: Sequence[Problem]) -> bool:
     >>> are_bundled(bundled_problems(3)[1:])
     True
     """
-    known = {problem.id: problem.digest for problem in bundled_problems(TOY_POOL)}
-    return all(known.get(problem.id) == problem.digest for problem in problems)
+    known = {problem.id: problem for problem in bundled_problems(TOY_POOL)}
+    return all(problem.id in known and known[problem.id].digest == problem.digest for problem in problems)
 
 
 def check_ids_differ(problems: Sequence[Problem]) -> None:
