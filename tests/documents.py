@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -105,6 +106,7 @@ class Words(ast.NodeVisitor):
         return CHANGING
 
 
+@functools.cache
 def errors_page() -> str:
     """docs/ERRORS.md."""
     found: dict[str, dict[tuple[str, str, str], set[str]]] = {}
@@ -140,6 +142,7 @@ def errors_page() -> str:
 # --- the public names
 
 
+@functools.cache
 def api() -> dict[str, list[tuple[str, str]]]:
     """Names and first lines by module."""
     return {

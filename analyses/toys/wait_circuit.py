@@ -14,8 +14,9 @@ the next word is looked at. Nothing is estimated, and nothing here is evidence a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -28,8 +29,11 @@ from torch import Tensor
 from analyses.stats import Estimate, proportion
 from analyses.toys.facts import SEPARATORS
 from analyses.toys.wait_steps import KINDS, SLOTS, Run, kinds, read_runs
+from interp.engines.base import Engine
+from interp.engines.registry import engine_for
 from interp.errors import InputError
 from interp.patching import Node
+from interp.sites import Site
 
 __all__ = [
     "KINDS", "TASKS", "Put", "Run", "Search", "agreement", "components", "kinds", "needed", "proved", "read_runs",
@@ -77,12 +81,17 @@ def components(model: Any) -> list[Node]:
 def written(model: Any, runs: Sequence[Run], puts: Sequence[Put] = ()) -> list[list[str]]:
     """The word that the model would write next at each step of each response, with some components set."""
     words = model.tokenizer.convert_ids_to_tokens(list(range(model.cfg.d_vocab)))
+    by_site: dict[Site, list[Put]] = {}
+    for put in puts:
+        by_site.setdefault(_site(put.node), []).append(put)
+    engine = engine_for(model, by_site)
     found: dict[int, list[str]] = {}
     longest_first = sorted(range(len(runs)), key=lambda number: -len(runs[number].ids))
     for begin in range(0, len(runs), _TOGETHER):
         some = longest_first[begin : begin + _TOGETHER]  # of like length: little is padding
-        with model.hooks(fwd_hooks=[(one.node.hook_name, _setting(one, runs, some)) for one in puts]):
-            best = model(_padded(model, [runs[number] for number in some])).argmax(-1)
+        edits = {site: _setting(all_of, runs, some) for site, all_of in by_site.items()}
+        with engine.tapped({}, edits):
+            best = _logits(engine, model, [runs[number] for number in some]).argmax(-1)
         for number, row in zip(some, best.tolist(), strict=True):
             run = runs[number]
             found[number] = [words[token] for token in row[run.first : len(run.ids)]]
@@ -92,48 +101,49 @@ def written(model: Any, runs: Sequence[Run], puts: Sequence[Put] = ()) -> list[l
 @torch.no_grad()
 def _values(model: Any, runs: Sequence[Run], nodes: Sequence[Node]) -> dict[Node, list[Tensor]]:
     """What components write at each step of each response, ``[step, width]``."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(value: Tensor, hook: Any) -> None:
-        seen[hook.name] = value
-
-    names = list(dict.fromkeys(node.hook_name for node in nodes))
+    seen: dict[Site, Tensor] = {}
+    sites = list(dict.fromkeys(map(_site, nodes)))
+    engine = engine_for(model, sites)
+    with engine.tapped({site: partial(seen.__setitem__, site) for site in sites}, {}):
+        _logits(engine, model, runs)
     found: dict[Node, list[Tensor]] = {}
-    for name in names:  # one at a time: a hook knows its point by another name than its alias
-        seen.clear()
-        with model.hooks(fwd_hooks=[(name, keep)]):
-            model(_padded(model, runs))
-        (value,) = seen.values()
-        for node in nodes:
-            if node.hook_name == name:
-                mine = value if node.head is None else value[:, :, node.head]
-                found[node] = [row[run.first : len(run.ids)] for run, row in zip(runs, mine, strict=True)]
+    for node in nodes:
+        mine = seen[_site(node)] if node.head is None else seen[_site(node)][:, :, node.head]
+        found[node] = [row[run.first : len(run.ids)] for run, row in zip(runs, mine, strict=True)]
     return found
 
 
-def _setting(put: Put, runs: Sequence[Run], some: Sequence[int]) -> Any:
-    """Sets it in a batch of some of the runs."""
+def _site(node: Node) -> Site:
+    return Site("mlp_out" if node.head is None else "z", node.layer)
 
-    def set_it(value: Tensor, hook: Any) -> Tensor:
+
+def _setting(puts: Sequence[Put], runs: Sequence[Run], some: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Sets them, which are all of one site, in a batch of some of the runs."""
+
+    def set_them(value: Tensor) -> Tensor:
         new = value.clone()
-        for row, number in enumerate(some):
-            if put.steps[number]:
-                at = [runs[number].first + step for step in put.steps[number]]
-                this = put.values if isinstance(put.values, Tensor) else put.values[number]
-                if put.node.head is None:
-                    new[row, at] = this.to(new)
-                else:
-                    new[row, at, put.node.head] = this.to(new)
+        for put in puts:
+            for row, number in enumerate(some):
+                if put.steps[number]:
+                    at = [runs[number].first + step for step in put.steps[number]]
+                    this = put.values if isinstance(put.values, Tensor) else put.values[number]
+                    if put.node.head is None:
+                        new[row, at] = this.to(new)
+                    else:
+                        new[row, at, put.node.head] = this.to(new)
         return new
 
-    return set_it
+    return set_them
 
 
-def _padded(model: Any, runs: Sequence[Run]) -> Tensor:
-    """Texts padded on the right, where nothing that counts looks."""
+def _logits(engine: Engine, model: Any, runs: Sequence[Run]) -> Tensor:
+    """Of each position of each text; texts are padded on the right, where nothing that counts looks."""
     longest = max(len(run.ids) for run in runs)
     fill = int(model.tokenizer.unk_token_id)
-    return torch.tensor([[*run.ids, *[fill] * (longest - len(run.ids))] for run in runs], device=model.cfg.device)
+    rows = [[*run.ids, *[fill] * (longest - len(run.ids))] for run in runs]
+    with engine.evaluating():
+        cache = engine.new_cache([0] * len(rows), longest)
+        return engine.forward(torch.tensor(rows, device=engine.device), cache, longest)
 
 
 def _is_right(run: Run, step: int, word: str) -> bool:

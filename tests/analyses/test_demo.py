@@ -9,14 +9,13 @@ import pytest
 from processes import Command
 
 from analyses.commands import demo
-from analyses.commands.demo import BANNED, peak_places, places_sentence, point_sentence, without_words
+from analyses.commands.demo import BANNED, peak_places, places_sentence
 from analyses.store import Run
-from analyses.studies.run import run_study
 from analyses.toys.facts import DIGITS, THINKING
-from analyses.trace import trace
+from analyses.trace import TraceRun, trace
 from analyses.trace.tables import responses_table
 
-SMALL = {"n": 12, "max_new_tokens": 160}
+N = 12
 
 
 def test_the_places_of_peaks_are_those_of_the_cells(tmp_path: Path) -> None:
@@ -39,35 +38,36 @@ def test_the_places_of_peaks_are_those_of_the_cells(tmp_path: Path) -> None:
     assert f"at {found.said} of {found.peaks} peaks of layer 2" in places_sentence(found)
 
 
-def test_the_point_is_what_the_cells_say(tmp_path: Path) -> None:
-    result = run_study(without_words(), "toy-reasoner", out=tmp_path / "words", batch_size=12, calibrate=12, **SMALL)
-    lists = {name: columns["list"].split() for name, columns in result.run.settings["conditions"].items()}
+@pytest.fixture
+def told(tmp_path: Path, peaklens: Command, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The last lines of the command, at the size of a test."""
+    monkeypatch.setattr(demo, "TRACED", 4)
+    code, out, said = peaklens("demo", "--out", str(tmp_path / "demo"), "--n", str(N))
+    assert code == 0, said
+    return [line for line in out.splitlines() if line.strip()][-3:]
+
+
+def test_the_command_ends_on_the_point_which_is_what_the_cells_say(tmp_path: Path, told: list[str]) -> None:
+    said, places, page = told
+    assert places == places_sentence(peak_places(TraceRun.open(tmp_path / "demo")))
+    assert places.startswith("Why its peaks are full stops: ")
+    assert page.endswith(str(tmp_path / "demo-words" / "report.html"))
+    run = Run.open(tmp_path / "demo-words")
+    lists = {name: columns["list"].split() for name, columns in run.settings["conditions"].items()}
     assert lists["thinking-2-0"] == list(BANNED)
     (control,) = (words for name, words in lists.items() if name != "thinking-2-0")
     assert len(control) == 2
     assert not {word.casefold() for word in control} & {word.casefold() for word in THINKING}
-    right = responses_table(result.run).groupby("condition")["correct"].mean()
+    right = responses_table(run).groupby("condition")["correct"].mean()
     for condition, banned in lists.items():
-        for cell in result.run.cells(condition):
-            assert not set(banned) & set(result.run.payload(cell)["tokens"])
+        for cell in run.cells(condition):
+            assert not set(banned) & set(run.payload(cell)["tokens"])
     (mine,) = (share for name, share in right.items() if name == "thinking-2-0")
     (other,) = (share for name, share in right.items() if name != "thinking-2-0")
-    said = point_sentence(result)
     assert said.startswith(
         f"Without Wait and Hmm {mine:.1%} of the answers are right; without {' and '.join(control)},"
     )
     assert f", {other:.1%} (nothing banned: " in said
     assert re.search(
-        rf"Difference {100 * (mine - other):+.1f} points \[[-+0-9.]+, [-+0-9.]+\], n = 12 problems\.", said
+        rf"Difference {100 * (mine - other):+.1f} points \[[-+0-9.]+, [-+0-9.]+\], n = {N} problems\.", said
     )
-
-
-def test_the_command_ends_on_the_point(tmp_path: Path, peaklens: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "TRACED", 8)
-    code, out, said = peaklens("demo", "--out", str(tmp_path / "demo"), "--n", "8")
-    assert code == 0, said
-    last = [line for line in out.splitlines() if line.strip()][-3:]
-    assert last[0].startswith("Without Wait and Hmm ")
-    assert last[1].startswith("Why its peaks are full stops: ")
-    assert last[2].endswith(str(tmp_path / "demo-words" / "report.html"))
-    assert Run.open(tmp_path / "demo").kind == "trace"

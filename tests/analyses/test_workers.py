@@ -106,9 +106,9 @@ def test_two_processes_give_the_run_of_one_and_show_no_bars_of_loading(
     folder = tmp_path / "mine"  # of a bundled model nobody shows bars
     shutil.copytree(bundled_model_path("toy-reasoner"), folder)
     model = load_model(folder)
-    problems = bundled_problems(10)
+    problems = bundled_problems(6)
     runs = [
-        trace(model, problems, tmp_path / str(workers), max_new_tokens=30, batch_size=2, workers=workers, report=False)
+        trace(model, problems, tmp_path / str(workers), max_new_tokens=12, batch_size=2, workers=workers, report=False)
         for workers in (1, 2)
     ]
     assert "Loading weights" not in capfd.readouterr().err

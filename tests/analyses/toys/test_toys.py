@@ -341,8 +341,8 @@ def test_base_is_worse_in_both_modes():
 
 
 def test_training_is_seeded(tmp_path):
-    first, loss = train("toy-reasoner", steps=20, seed=5, progress=False)
-    again, _ = train("toy-reasoner", steps=20, seed=5, progress=False)
+    first, loss = train("toy-reasoner", steps=10, seed=5, progress=False)
+    again, _ = train("toy-reasoner", steps=10, seed=5, progress=False)
     other, _ = train("toy-reasoner", steps=1, seed=6, progress=False)
     weights = dict(first.named_parameters())
     assert all(torch.equal(weights[name], weight) for name, weight in again.named_parameters())
@@ -350,13 +350,13 @@ def test_training_is_seeded(tmp_path):
         torch.equal(weights[name], weight) for name, weight in other.named_parameters() if "norm" not in name
     )
     assert loss < 3.9  # below uniform guessing among 47 words
-    run = {"model": "toy-reasoner", "steps": 20, "seed": 5, "final_loss": loss, "seconds": 1}
+    run = {"model": "toy-reasoner", "steps": 10, "seed": 5, "final_loss": loss, "seconds": 1}
     save(first, tmp_path / "made", run)
     write_card(tmp_path / "made", tables({}))
     loaded, tokenizer = load(tmp_path / "made")
     assert all(torch.equal(weights[name], weight) for name, weight in loaded.named_parameters())
     assert tokenizer("6 A").tokens() == ["<bos>", "6", "A"]
-    assert "--steps 20 --seed 5" in (tmp_path / "made" / "README.md").read_text()
+    assert "--steps 10 --seed 5" in (tmp_path / "made" / "README.md").read_text()
 
 
 def test_package_imports_without_torch():

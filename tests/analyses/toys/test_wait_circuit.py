@@ -36,7 +36,7 @@ from interp import load_model
 from interp.errors import InputError
 from interp.patching import Node
 
-HALF = 8
+HALF = 6
 
 
 @pytest.fixture(scope="module")
