@@ -197,6 +197,16 @@ def test_off_and_changed() -> None:
         decode(model, prompts, max_new_tokens=2, generation_config=3)
 
 
+def test_what_had_nothing_to_do_has_when_it_is_set() -> None:
+    """That settings come to no processor is remembered, of those settings alone."""
+    _, model, prompts = both("llama")
+    plain, penalised, again = (
+        decode(model, prompts[:1], max_new_tokens=NEW, generation_config=changes)[0].token_ids.tolist()
+        for changes in ({"temperature": 0.3}, {"repetition_penalty": 1.4}, {"temperature": 0.3})
+    )
+    assert plain == again != penalised
+
+
 @pytest.fixture(scope="module")
 def spelling() -> Any:
     """A model whose tokens are letters and pieces of words, and a space where a word begins."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import families as F
@@ -19,6 +20,7 @@ SITES = ("resid_pre", "resid_mid", "resid_post")
 WITHIN = ("attn_out", "mlp_out", "q", "k", "v", "z")
 
 
+@cache
 def pair(family: str, new: int = 8) -> tuple[Any, Rollout, Rollout]:
     """A model, a response to be patched and one of as long a prompt to patch from."""
     model = F.bridge(family, torch.float64)
@@ -49,9 +51,9 @@ def test_a_sweep_equals_transformer_lens_patching(family: str) -> None:
 def test_a_sweep_equals_one_patch_at_a_time(site: str) -> None:
     model, target, source = pair("gemma3")
     wanted, at = int(target.token_ids[5]), 5
-    steps = {1: 3, 4: 0, 5: 7}
+    steps = {1: 3, 5: 7}
     table = patch_sweep(model, target, source, log_probability(wanted), at=at, steps=steps, site=site)
-    assert len(table) == 3 * model.cfg.n_layers
+    assert len(table) == 2 * model.cfg.n_layers
     for row in table.to_dict("records"):
         assert row["source_step"] == steps[row["step"]]
         patch = PatchResidual(source, row["layer"], {row["step"]: row["source_step"]}, site)

@@ -96,9 +96,14 @@ def test_small_scales_against_sixty_digits(estimate, scale_x, scale_y):
     assert float(estimate(x[None], y)[0]) == pytest.approx(expected, rel=1e-8, abs=0)
 
 
-@pytest.mark.parametrize("d", [2, 3, 17, 120])
-@pytest.mark.parametrize("massive", [0, 2])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("d", "dtype", "massive"),  # both with and without massive coordinates at each width and in each dtype
+    [
+        (d, dtype, 2 * ((i + j) % 2))
+        for i, d in enumerate([2, 3, 17, 120])
+        for j, dtype in enumerate([torch.float64, torch.float32, torch.bfloat16, torch.float16])
+    ],
+)
 def test_equals_dense_over_scales(d, massive, dtype):
     # float16 ends at 65504, so nothing here is out of its range
     for i, scale in enumerate(SCALES):

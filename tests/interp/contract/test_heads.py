@@ -165,7 +165,7 @@ def test_rows_that_leave_or_run_again_leave_the_others_as_they_are(
 ) -> None:
     """All of it at once, drawn, recycled, at left-padded rows that end at different steps: as each row alone."""
     model, taken = F.bridge(family, torch.float64), source(family)
-    stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, F.prompts(), max_new_tokens=16)])
+    stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, F.prompts(), max_new_tokens=11)])
     some = [
         HeadAblate([(0, 1)], "resample", taken), HeadAblate([(1, 0)], "mean", taken, [2, 5]),
         PatchHead(taken[0], (2, 2), [1, 3]), MaskAttention((1, 3)),
@@ -173,7 +173,7 @@ def test_rows_that_leave_or_run_again_leave_the_others_as_they_are(
         RecycleRepresentation(1, range(3, 100), probability=0.5),
     ]  # fmt: skip
     options = {"stop": stops, "interventions": some, "record": RECORD, "temperature": 0.7, "seed": 5}
-    together, alone = (decode(model, F.prompts(), max_new_tokens=16, batch_size=n, **options) for n in (16, 1))
+    together, alone = (decode(model, F.prompts(), max_new_tokens=11, batch_size=n, **options) for n in (16, 1))
     assert len({len(r) for r in together}) >= 3
     for a, b in zip(together, alone, strict=True):
         assert a.token_ids.tolist() == b.token_ids.tolist()
