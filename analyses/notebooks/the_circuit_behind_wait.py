@@ -33,7 +33,7 @@ views.load()
 # The task is arithmetic in words, so that it is known of each step.
 
 # %%
-n = int(os.environ.get("PEAKLENS_NOTEBOOK_PROBLEMS", "40")) * 3
+n = int(os.environ.get("PEAKLENS_NOTEBOOK_PROBLEMS", "60")) * 2
 model, questions = pl.load_model("toy-reasoner"), held_out_questions(n)
 runs = wc.read_runs(model, questions)
 first, other = runs[: n // 2], runs[n // 2 :]

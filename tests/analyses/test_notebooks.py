@@ -69,8 +69,8 @@ class Kernel:
 def built(tmp_path_factory: pytest.TempPathFactory, _warm_forkserver: None) -> Path:
     """What `make notebooks` makes, at the size of a test, started from some other folder.
 
-    The first by the real command and its real kernel, the others here and in kernels that are forked from a process
-    with the slow imports.
+    The first by the real command and its real kernel, the others meanwhile, here and in kernels that are forked from a
+    process with the slow imports.
     """
     folder = tmp_path_factory.mktemp("notebooks")
     arguments = ["--small", "--out", "pages"]
@@ -81,14 +81,15 @@ def built(tmp_path_factory: pytest.TempPathFactory, _warm_forkserver: None) -> P
         for name in ("PEAKLENS_NOTEBOOK_MODEL", "PEAKLENS_NOTEBOOK_PROBLEMS"):
             patch.delenv(name, raising=False)
         first = [sys.executable, "-m", "analyses.notebooks", *arguments, "--only", NAMES[0]]
-        done = subprocess.run(first, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        patch.setattr(local_provisioner, "launch_kernel", Kernel)
-        with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
-            main([*arguments, *(word for name in NAMES[1:] for word in ("--only", name))])
+        real = subprocess.Popen(first, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with real:
+            patch.setattr(local_provisioner, "launch_kernel", Kernel)
+            with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
+                main([*arguments, *(word for name in NAMES[1:] for word in ("--only", name))])
+            out, error = real.communicate()
+    assert (real.returncode, error) == (0, "")
     assert ended.value.code == 0
-    lines = [*done.stdout.splitlines(), *said.getvalue().splitlines()]
+    lines = [*out.splitlines(), *said.getvalue().splitlines()]
     assert [line.split(":")[0] for line in lines] == NAMES, "one line a notebook"
     assert all(re.fullmatch(r"\w+: \d+ s, \d\.\d MB, pages/.*", line) for line in lines)
     assert sorted(path.name for path in folder.iterdir()) == ["pages"], "nothing is left where it was started"

@@ -44,7 +44,7 @@ def suppression(study: Study, *, draws: int = 5) -> Table:
 
     >>> from analyses.toys.task import held_out_questions
     >>> from interp import load_model
-    >>> study = Study(load_model("toy-reasoner"), held_out_questions(9, min_ops=3, max_ops=3))
+    >>> study = Study(load_model("toy-reasoner"), held_out_questions(9, min_ops=2, max_ops=2))
     >>> suppression(study, draws=2).rows[-1].against
     'mean of its 2 draws'
     """
@@ -76,7 +76,7 @@ def continuation(study: Study, *, budgets: Sequence[int] = BUDGETS) -> list[Tabl
 
     >>> from analyses.toys.task import held_out_questions
     >>> from interp import load_model
-    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=3, max_ops=3))
+    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=1, max_ops=1))
     >>> [len(table.rows) for table in continuation(study, budgets=())]
     [5, 2]
     """
@@ -114,7 +114,7 @@ def recycling(study: Study, *, layers: Sequence[int] = LAYERS, repeats: Sequence
 
     >>> from analyses.toys.task import held_out_questions
     >>> from interp import load_model
-    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=3, max_ops=3))
+    >>> study = Study(load_model("toy-reasoner"), held_out_questions(2, min_ops=1, max_ops=1))
     >>> [len(table.rows) for table in recycling(study, layers=[2], repeats=[1])]
     [5, 3]
     """

@@ -36,7 +36,7 @@ from analyses.toys.task import held_out_questions
 from interp import load_model
 from interp.errors import InputError
 
-N, SLIPS = 24, 16
+N, SLIPS = 24, 12
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -194,7 +194,7 @@ def test_paired_difference_is_its_definition():
 
 
 def test_recycling_is_gated_as_it_says(model):
-    study = Study(model, held_out_questions(12, min_ops=3, max_ops=3))
+    study = Study(model, held_out_questions(12, min_ops=2, max_ops=2))
     against_normal, against_random = recycling(study, layers=[1], repeats=[1])
     normal = study.outcomes["normal"].rollouts
     steps = sum(len(rollout) for rollout in normal)
