@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from pandas.testing import assert_frame_equal
 
 from analyses.responses import export_responses
 from analyses.studies import STUDIES as STUDY_NAMES
-from analyses.studies import find_study, make_study
+from analyses.studies import make_study
 from analyses.studies.base import StudyResult
 from analyses.studies.run import run_study
 from interp import InputError, load_model
@@ -28,25 +27,19 @@ ALL = 24
 STUDIES: dict[str, tuple[int, dict[str, str]]] = {
     "information": (ALL, {"align": "end", "last": "1", "folds": "3", "permutations": "19", "reduce": "1"}),
     "bounds": (ALL, {"align": "end", "last": "1", "folds": "3"}),
-    "trajectories": (8, {}),
-    "tokens": (8, {"least": "2"}),
-    "overlap": (3, {"measures": "r2", "draws": "20"}),
+    "trajectories": (4, {}),
+    "tokens": (4, {"least": "2"}),
+    "overlap": (2, {"measures": "r2", "draws": "20"}),
     "attribute": (1, {"most": "1", "classes": "digit", "measures": "", "draws": "20"}),
 }
 """With how many problems, and with which options."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tables_alone() -> Iterator[None]:
-    """Figures are drawn from tables, and take longer than these: they have tests of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in STUDIES:
-            patch.setattr(find_study(name), "figures", lambda *_: [])
-        yield
+pytestmark = pytest.mark.usefixtures("tables_alone")
 
 
 @pytest.fixture(scope="module")
-def decoded(model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResult]:
+def decoded(model: Any, tables_alone: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResult]:
     folder = tmp_path_factory.mktemp("decoded")
     return {
         name: run_study(make_study(name, options), model, n=n, out=folder / name, max_new_tokens=30, **SMALL)

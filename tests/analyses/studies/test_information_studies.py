@@ -25,7 +25,7 @@ from analyses.trace import trace
 from interp import InputError, ResidualSites, encode, load_model
 from probes import Information, error_bounds, sample_hsic
 
-N = 160
+N = 120
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +131,10 @@ def test_places_that_too_few_responses_have_are_nan_and_no_error() -> None:
     assert set(none.to_dict()) == set(some.to_dict())
 
 
-def test_bounds_of_few_problems_are_wide(tmp_path: Path) -> None:
+def test_bounds_of_few_problems_are_wide(folder: Path) -> None:
     result = run_study(
-        make_study("bounds", {"align": "end", "last": "2"}), n=40, out=tmp_path / "b", max_new_tokens=120,
-        batch_size=40, layers=(2,),
+        make_study("bounds", {"align": "end", "last": "2"}), n=40, out=folder / "few", max_new_tokens=120,
+        batch_size=160, layers=(2,),
     )  # fmt: skip
     table = result.table
     assert (table["n"] == 40).all()
@@ -294,7 +294,7 @@ def test_bounds_are_those_of_the_theorems(folder: Path) -> None:
 
 
 def test_overlap_counts_what_the_sets_have_in_common(folder: Path, tmp_path: Path) -> None:
-    result = study("overlap", tmp_path, n=12, measures="r2,nhsic@median", draws="100")
+    result = study("overlap", tmp_path, n=6, measures="r2,nhsic@median", draws="100")
     (baseline,) = (tmp_path / "baselines").iterdir()
     run = Run.open(baseline)
     steps, mi = run.steps, run.mi
@@ -330,7 +330,7 @@ def test_overlap_counts_what_the_sets_have_in_common(folder: Path, tmp_path: Pat
 
 
 def test_stability_compares_samples_of_a_problem_with_other_problems(tmp_path: Path) -> None:
-    result = study("overlap", tmp_path, n=8, temperature=1.0, samples=2, measures="r2", depth="false", draws="100")
+    result = study("overlap", tmp_path, n=4, temperature=1.0, samples=2, measures="r2", depth="false", draws="100")
     (baseline,) = (tmp_path / "baselines").iterdir()
     mi = Run.open(baseline).mi
     mi = mi[(mi["layer"] == 2) & mi["is_peak"]]

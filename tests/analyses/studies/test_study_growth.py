@@ -21,10 +21,14 @@ from analyses.studies.run import run_study
 from interp import InputError
 
 LIMIT = 24
+CALIBRATE = 4
+"""Problems that calibrate the studies."""
+
+pytestmark = pytest.mark.usefixtures("tables_alone")
 
 
 def go(out: Path, n: int, name: str, options: dict[str, str], **more: Any) -> StudyResult:
-    settings = {"max_new_tokens": LIMIT, "batch_size": 8, "calibrate": 6, **more}
+    settings = {"max_new_tokens": LIMIT, "batch_size": 8, "calibrate": CALIBRATE, **more}
     return run_study(make_study(name, options), n=n, out=out, **settings)
 
 
@@ -44,9 +48,9 @@ SMALL = {
 def test_more_problems_change_no_cell_there_is(name: str, tmp_path: Path) -> None:
     first = go(tmp_path / "grown" / "s", 2, name, SMALL[name])
     before = {cell: first.run.read(cell).payload for cell in first.run.cells()}
-    grown, whole = (go(tmp_path / place / "s", 8, name, SMALL[name]) for place in ("grown", "whole"))
+    grown, whole = (go(tmp_path / place / "s", 6, name, SMALL[name]) for place in ("grown", "whole"))
     assert grown.run.settings["calibration"] == whole.run.settings["calibration"]
-    assert grown.run.settings["calibration"]["problems"] == [f"toy-{k:03d}" for k in range(6)]
+    assert grown.run.settings["calibration"]["problems"] == [f"toy-{k:03d}" for k in range(CALIBRATE)]
     assert grown.run.settings["conditions"] == whole.run.settings["conditions"]
     assert set(grown.run.cells()) == set(whole.run.cells())
     for cell in whole.run.cells():
@@ -56,8 +60,8 @@ def test_more_problems_change_no_cell_there_is(name: str, tmp_path: Path) -> Non
         elif name != "ablate":
             assert (mine["tokens"], mine["events"]) == (its["tokens"], its["events"])
         assert mine == before.get(cell, mine), "what was done is not done again"
-    assert any("from 6 problems, toy-000 to toy-005" in reading for reading in grown.readings)
-    assert "toy-000 to toy-005" in (grown.run.path / "report.html").read_text(encoding="utf-8")
+    assert any("from 4 problems, toy-000 to toy-003" in reading for reading in grown.readings)
+    assert "toy-000 to toy-003" in (grown.run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_shares_of_a_study_that_grew_are_those_of_one_made_in_one_go(tmp_path: Path) -> None:
@@ -77,7 +81,7 @@ def test_values_are_those_of_their_definitions(tmp_path: Path) -> None:
     go(tmp_path / "s", 1, "suppress", SMALL["suppress"])
     result = go(tmp_path / "a", 1, "ablate", {**SMALL["ablate"], "layers": "1"})
     run = baseline(tmp_path)
-    cells = [run.read(Cell(f"toy-{k:03d}")) for k in range(6)]
+    cells = [run.read(Cell(f"toy-{k:03d}")) for k in range(CALIBRATE)]
     tokens = [token for cell in cells for token in cell.payload["tokens"]]
     thinking = ("Okay", "So", "Wait", "Hmm", "Therefore")
     rate = sum(token in thinking for token in tokens) / len(tokens)
@@ -112,21 +116,21 @@ def test_partners_are_others_and_hang_on_the_ids_alone() -> None:
 
 
 def test_a_source_that_grew_is_told_and_the_stored_values_hold(tmp_path: Path) -> None:
-    problems = bundled_problems(8)
+    problems = bundled_problems(4)
 
     def run(n: int, **more: Any) -> StudyResult:
         study = make_study("suppress", SMALL["suppress"])
         return run_study(study, problems=problems[:n], out=tmp_path / "s", max_new_tokens=LIMIT, **more)
 
-    first = run(4).run.settings["calibration"]
-    assert (first["asked"], len(first["problems"])) == (32, 4)
-    grown = run(8)
+    first = run(2).run.settings["calibration"]
+    assert (first["asked"], len(first["problems"])) == (32, 2)
+    grown = run(4)
     assert grown.run.settings["calibration"] == first
-    assert "toy-000 to toy-003" in grown.readings[-1]
+    assert "toy-000 to toy-001" in grown.readings[-1]
     assert "source has changed since then; the stored values hold" in grown.readings[-1]
-    assert "has changed" not in run(4).readings[-1]
+    assert "has changed" not in run(2).readings[-1]
     with pytest.raises(InputError, match=r"expected calibrate=32, which .* was begun with, received calibrate=4"):
-        run(8, calibrate=4)
+        run(4, calibrate=4)
 
 
 def test_the_file_of_means_is_looked_at_and_made_again(tmp_path: Path) -> None:
@@ -166,7 +170,7 @@ def test_only_the_first_sample_calibrates(tmp_path: Path) -> None:
     result = go(tmp_path / "s", 2, "suppress", SMALL["suppress"], samples=2, temperature=1.0)
     run = baseline(tmp_path)
     assert {(cell.problem, cell.sample) for cell in run.cells()} == {
-        *((f"toy-{k:03d}", 0) for k in range(6)), ("toy-000", 1), ("toy-001", 1),
+        *((f"toy-{k:03d}", 0) for k in range(CALIBRATE)), ("toy-000", 1), ("toy-001", 1),
     }  # fmt: skip
     more = go(tmp_path / "s", 2, "suppress", SMALL["suppress"], samples=3, temperature=1.0)
     assert more.run.settings["calibration"] == result.run.settings["calibration"]

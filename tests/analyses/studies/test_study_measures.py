@@ -34,6 +34,7 @@ def baseline(folder: Path) -> Run:
 GATED = {"layers": "2", "probabilities": "", "repeats": "", "triggers": "", "gates": "mi"}
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -89,6 +90,7 @@ def test_a_shared_baseline_shows_the_layers_samples_and_problems_asked_for(tmp_p
     assert baseline(tmp_path).settings["layers"] == [0, 1, 2], "which holds more"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_ablation_replaces_the_site_that_was_scored(tmp_path: Path) -> None:
     """Replacing a block's input at peaks changes the answer; replacing what nothing reads afterwards does not."""
     changes = {}
@@ -138,15 +140,16 @@ def test_what_was_planted_is_told_and_looked_at(tmp_path: Path) -> None:
     assert planted_line(other, problems).startswith("*planted: nothing in toy-base")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_response_that_was_cut_states_nothing_in_study_scale(tmp_path: Path) -> None:
     """Against the last "Therefore D" or "answer D" of each text, by a plain pattern."""
     import re
 
     result = run_study(
-        make_study("scale", {"budgets": "30,90", "tokens": "So"}), n=12, out=tmp_path / "s", max_new_tokens=90,
-        batch_size=12,
+        make_study("scale", {"budgets": "30,90", "tokens": "So"}), n=6, out=tmp_path / "s", max_new_tokens=90,
+        batch_size=12, calibrate=6,
     )  # fmt: skip
-    answers = {problem.id: problem.answer for problem in bundled_problems(12)}
+    answers = {problem.id: problem.answer for problem in bundled_problems(6)}
     told = result.table.set_index("condition")["accuracy"]
     assert len(told) == 8
     for condition in told.index:
@@ -154,7 +157,7 @@ def test_a_response_that_was_cut_states_nothing_in_study_scale(tmp_path: Path) -
         for cell in result.run.cells(condition):
             stated = re.findall(r"(?:Therefore|answer) (\d)", result.run.read(cell).payload["text"])
             right += bool(stated) and stated[-1] == answers[cell.problem]
-        assert told[condition] == pytest.approx(right / 12)
+        assert told[condition] == pytest.approx(right / 6)
     assert told["plain 30"] == 0
     assert told["plain 90"] > 0
 
@@ -178,6 +181,7 @@ def test_controls_are_banned_in_every_spelling_and_are_no_thinking_word_in_any()
     assert set(next(iter(seen_alone.values()))) <= set(next(iter(draw.values())))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_studies_ban_controls_in_every_spelling(tmp_path: Path) -> None:
     model, words = F.lettered_bridge()
     problems = [Problem(f"p{k}", f"{words[k]} {words[k + 1]}", words[k], words[k]) for k in range(4)]
@@ -190,6 +194,7 @@ def test_studies_ban_controls_in_every_spelling(tmp_path: Path) -> None:
         assert spelled == {form for word in spelled for form in (word.lower(), word.capitalize())}
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_goes_through_every_gate_and_ablation(dtype: str, tmp_path: Path) -> None:
     model = load_model("toy-reasoner", dtype=dtype, device="cpu")

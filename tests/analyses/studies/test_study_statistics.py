@@ -48,12 +48,12 @@ def made(folder: Path, samples: int, n: int = 10, steps: int = 60) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResult]:
+def once(tables_alone: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResult]:
     return made(tmp_path_factory.mktemp("once"), 1)
 
 
 @pytest.fixture(scope="module")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResult]:
+def twice(tables_alone: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResult]:
     return made(tmp_path_factory.mktemp("twice"), 2)
 
 
