@@ -4,16 +4,17 @@
 2. `mi.parquet` is read response by response, so that a run larger than memory can be told: sums of scores, how often
    each word stands anywhere (for its lift), and the curves of the response that the page opens on and of the first
    ones, as many as the page has room for; then what is known of their steps beside (:mod:`analyses.report.beside`).
-3. `responses.parquet`, where the run has it, gives questions, answers and verdicts.
+3. `responses.parquet`, where the run has it, gives verdicts, and questions, answers and texts of the responses whose
+   curves are kept, read some thousand at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from itertools import compress, pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,9 +22,11 @@ from analyses.report.beside import Beside, beside
 from analyses.report.counted import TOLD, counted_words
 from analyses.report.lift import OtherTokens, Word, WordCount
 from analyses.report.opening import Opening, opening
+from analyses.report.warned import AT_ONCE
 from analyses.stats import Estimate, proportion
 from analyses.store.columns import INPUT, PREDICTED, SCORE, stored_names
 from analyses.store.run import Run
+from analyses.store.tables import column_names
 from interp.errors import InputError
 from interp.token_text import inputs_of
 
@@ -38,6 +41,8 @@ STATISTICS = (
 )  # fmt: skip
 
 _RESPONSES = "responses.parquet"
+_OF_ALL = ("condition", "problem", "sample", "status", "correct")
+_OF_KEPT = ("question", "gold", "text", "finish_reason", "extracted", "reason")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +65,8 @@ class Digest:
     """The numbers of a run.
 
     Attributes:
-        responses: one row a response, in the order of the run: problem, sample, n_steps, and the columns of
-            responses.parquet if the run has it.
+        responses: one row a response, in the order of the run: problem, sample, n_steps, and status and correct if the
+            run has a responses.parquet.
         statistics: one row a (response, layer): the columns of peaks.parquet and ``sum_mi``, the sum of the scores.
         by_layer: means over responses by layer, with ``n``, and ``n_interval`` and ``n_aom`` for what is undefined in
             some responses.
@@ -69,6 +74,7 @@ class Digest:
             those that they predict, "predicted"), then by layer.
         opening: the response and the layer that the page opens on.
         curves: of that response and of the first ones, as many as there was room for.
+        texts: question, gold answer, text and how it was read, of the same ones; without a responses.parquet, none.
         beside: what is known of their steps beside the scores.
         told: whether the run has a responses.parquet.
         failures: responses that could not be made.
@@ -84,6 +90,7 @@ class Digest:
     others: dict[str, dict[int, OtherTokens]]
     opening: Opening
     curves: list[Curves] = field(repr=False)
+    texts: dict[tuple[str, int], dict[str, Any]] = field(repr=False)
     beside: dict[tuple[str, int], Beside] = field(repr=False)
     told: bool
     failures: int
@@ -173,9 +180,8 @@ def digest(run: Run, room: int) -> Digest:
     statistics = peaks.merge(summed, on=[*keys, "layer"], how="left")
     told = _RESPONSES in run.tables
     if told:
-        details = run.table(_RESPONSES).astype({"problem": str}).drop(columns="n_steps", errors="ignore")
-        if "condition" in details.columns:
-            details = details[details["condition"] == "baseline"]
+        details = _baseline(run.table(_RESPONSES, _of_all(column_names(run.path / _RESPONSES))))
+        details = details.astype({"problem": str})
         if details.duplicated(keys).any():
             raise _unfit(run, f"a response twice in {_RESPONSES}")
         responses = responses.merge(details, on=keys, how="left")
@@ -189,9 +195,29 @@ def digest(run: Run, room: int) -> Digest:
         run, run.path.resolve().name, layers, responses, statistics, by_layer,
         {name: {layer: count.words(layer) for layer in layers} for name, count in counts.items()},
         {name: {layer: count.others(layer) for layer in layers} for name, count in counts.items()},
-        first, kept, beside(run, {(one.problem, one.sample): len(one.tokens) for one in kept}, shown_first), told,
+        first, kept, dict(_texts_of(run, {(one.problem, one.sample) for one in kept}) if told else ()),
+        beside(run, {(one.problem, one.sample): len(one.tokens) for one in kept}, shown_first), told,
         len(run.failures()),
     )  # fmt: skip
+
+
+def _texts_of(run: Run, wanted: set[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+    """What responses.parquet tells of some responses."""
+    there = column_names(run.path / _RESPONSES)
+    told = [name for name in _OF_KEPT if name in there]
+    for part in run.parts(_RESPONSES, [*_of_all(there), *told], rows=AT_ONCE):
+        rows = _baseline(part)
+        keys = [(str(problem), int(sample)) for problem, sample in zip(rows["problem"], rows["sample"], strict=True)]
+        kept = [key in wanted for key in keys]
+        yield from zip(compress(keys, kept), rows.loc[kept, told].to_dict("records"), strict=True)
+
+
+def _of_all(there: Sequence[str]) -> list[str]:
+    return [name for name in _OF_ALL if name in there]
+
+
+def _baseline(rows: pandas.DataFrame) -> pandas.DataFrame:
+    return rows[rows["condition"] == "baseline"] if "condition" in rows.columns else rows
 
 
 def _curves(run: Run) -> Iterator[Curves]:

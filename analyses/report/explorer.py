@@ -106,9 +106,10 @@ def left_out(one: Digest) -> str:
 
 
 def _rows(one: Digest) -> list[dict[Any, Any]]:
-    """The rows of the responses whose curves are in the page."""
+    """The rows of the responses whose curves are in the page, with their texts."""
     rows = {(row["problem"], row["sample"]): row for row in one.responses.to_dict("records")}
-    return [rows[curves.problem, curves.sample] for curves in one.curves]
+    keys = [(curves.problem, curves.sample) for curves in one.curves]
+    return [{**rows[key], **one.texts.get(key, {})} for key in keys]
 
 
 def _is_opening(one: Digest, row: dict[Any, Any]) -> bool:

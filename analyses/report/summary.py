@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from analyses.report.counted import counted_words
 from analyses.report.positions import position_facts
 from analyses.report.resembling import resemblance_facts
-from analyses.report.warned import OF_RESPONSES, response_counts, response_warnings
+from analyses.report.warned import AT_ONCE, OF_RESPONSES, Counted, response_warnings
 from analyses.store.columns import CLOSENESS, INPUT, PREDICTED, SIGNIFICANT, WRONG_ANSWERS, is_void
 from analyses.store.run import Run
 from probes.many_tests import nulls_needed, smallest_p
@@ -97,10 +97,9 @@ def _responses(run: Run) -> dict[str, Any]:
     """How many responses are empty or were cut, and what is wrong with them as a whole."""
     if "responses.parquet" not in run.tables:  # an older run
         return {}
-    responses = run.table("responses.parquet", OF_RESPONSES)
-    counts = response_counts(responses)
-    said = response_warnings(responses, run.settings.get("max_new_tokens"), "responses" in run.settings)
-    return {"empty": counts["empty"], "cut": counts["cut"], "warnings": said}
+    counted = Counted.of(run.parts("responses.parquet", OF_RESPONSES, rows=AT_ONCE))
+    said = response_warnings(counted, run.settings.get("max_new_tokens"), "responses" in run.settings)
+    return {"empty": counted.empty, "cut": counted.cut, "warnings": said}
 
 
 def null_sentence(run: Run, facts: dict[str, Any]) -> str:

@@ -41,10 +41,10 @@ def read_by_either_name(
     return _named(read_rows(file, list(dict.fromkeys(wanted)), rows), wanted, columns or ())
 
 
-def groups_by_either_name(file: Path, columns: Sequence[str]) -> Iterator[pandas.DataFrame]:
-    """Some columns of a Parquet table, a row group at a time (`analyses.store.tables.row_groups`)."""
+def groups_by_either_name(file: Path, columns: Sequence[str], rows: int | None = None) -> Iterator[pandas.DataFrame]:
+    """Some columns of a Parquet table, a row group or so many rows at a time (`analyses.store.tables.row_groups`)."""
     wanted = _stored(file, columns, column_names(file))
-    for part in row_groups(file, list(dict.fromkeys(wanted))):
+    for part in row_groups(file, list(dict.fromkeys(wanted)), rows):
         yield _named(part, wanted, columns)
 
 

@@ -280,11 +280,11 @@ class Run:
             )
         return read_by_either_name(file, columns, where)
 
-    def parts(self, name: str, columns: Sequence[str]) -> Iterator[pandas.DataFrame]:
-        """Some columns of a derived Parquet table, a row group at a time."""
+    def parts(self, name: str, columns: Sequence[str], rows: int | None = None) -> Iterator[pandas.DataFrame]:
+        """Some columns of a derived Parquet table, a row group at a time or, where given, so many rows at most."""
         if not self._table_file(name).is_file():
             self.table(name)  # says what is missing
-        return groups_by_either_name(self._table_file(name), columns)
+        return groups_by_either_name(self._table_file(name), columns, rows)
 
     def write_table(self, name: str, frame: pandas.DataFrame) -> None:
         """Store a derived table, Parquet or CSV by the suffix of `name`, in place of an earlier one (`write_frame`)."""

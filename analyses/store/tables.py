@@ -194,8 +194,8 @@ def read_rows(file: Path, columns: Sequence[str] | None = None, where: Mapping[s
     return frame if columns is None else frame[list(columns)]
 
 
-def row_groups(file: Path, columns: Sequence[str]) -> Iterator[pandas.DataFrame]:
-    """Some columns of a Parquet table, a row group at a time: for one that need not fit into memory.
+def row_groups(file: Path, columns: Sequence[str], rows: int | None = None) -> Iterator[pandas.DataFrame]:
+    """Some columns of a Parquet table, a row group at a time or that many ``rows``: it need not fit into memory.
 
     >>> import pyarrow, tempfile
     >>> rows = pyarrow.table({"mi": [0.5, 0.25], "step": [0, 1]})
@@ -204,14 +204,20 @@ def row_groups(file: Path, columns: Sequence[str]) -> Iterator[pandas.DataFrame]
     ...         writer.write_table(rows)
     ...         writer.write_table(rows)
     ...     [float(part["mi"].sum()) for part in row_groups(Path(folder, "mi.parquet"), ["mi"])]
+    ...     [len(part) for part in row_groups(Path(folder, "mi.parquet"), ["mi"], rows=1)]
     [0.75, 0.75]
+    [1, 1, 1, 1]
     """
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             for number in range(table.num_row_groups):
-                yield table.read_row_group(number, columns=list(columns)).to_pandas()
+                if rows is None:
+                    yield table.read_row_group(number, columns=list(columns)).to_pandas()
+                else:
+                    for part in table.iter_batches(rows, row_groups=[number], columns=list(columns)):
+                        yield part.to_pandas()
     except (OSError, pyarrow.ArrowException) as error:
         raise _unreadable(file, error) from error
 

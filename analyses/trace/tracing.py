@@ -140,7 +140,7 @@ def trace(
         RunWarning: responses that are empty, cut at the token limit, or all alike (:mod:`analyses.report.warned`).
     """
     from analyses.report import refresh_report
-    from analyses.report.warned import OF_RESPONSES, response_warnings
+    from analyses.report.warned import AT_ONCE, OF_RESPONSES, Counted, response_warnings
 
     model = name_or_model(model)
     n, batch_size, spread = check_work("trace", n, batch_size, workers, on)
@@ -211,7 +211,8 @@ def trace(
     if report or lens is not None:
         keep_lens(tracer, run, lens)
     limit = options.max_new_tokens if givens is None else None
-    for sentence in response_warnings(run.table("responses.parquet", OF_RESPONSES), limit, givens is not None):
+    counted = Counted.of(run.parts("responses.parquet", OF_RESPONSES, rows=AT_ONCE))
+    for sentence in response_warnings(counted, limit, givens is not None):
         warnings.warn(sentence, RunWarning, stacklevel=2)
     if report:
         refresh_report(run)

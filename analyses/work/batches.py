@@ -23,6 +23,7 @@ from analyses.store.cells import cell_file
 from analyses.store.run import Cell, Run
 from analyses.work.ray_pool import RayScheduler
 from analyses.work.scheduler import InProcess, Report, Scheduler, Work
+from analyses.work.sole import at_work
 from interp.errors import InputError
 
 __all__ = ["GROUPED", "Batch", "Group", "await_cells", "do_batches", "guarded", "plan_batches", "rows_of", "told"]
@@ -153,19 +154,26 @@ def do_batches(
     wrong, not the problems.
 
     Raises:
-        InputError: nothing could be done, with the first reason.
+        InputError: nothing could be done, with the first reason; a command is at work on the run that this one does not
+            go with (:mod:`analyses.work.sole`).
     """
+    if not batches:
+        return {}
     failed: dict[Cell, str] = {}
-    succeeded = bool(run.cells())
-    for outcome in (crew or InProcess()).run(batches, make, report):
-        lost = outcome.value if outcome.lost is None else dict.fromkeys(outcome.task, outcome.lost)
-        if isinstance(crew, RayScheduler):
-            await_cells(run, [cell for cell in outcome.task if cell not in lost])
-        failed |= lost
-        succeeded |= len(lost) < len(outcome.task)
-        if succeeded and failed:
-            run.record_failures(failed)
-        on_done(outcome.task)
+    unrecorded: dict[Cell, str] = {}
+    succeeded, on_ray = bool(run.cells()), isinstance(crew, RayScheduler)
+    with at_work(run.path, alone=on_ray):
+        for outcome in (crew or InProcess()).run(batches, make, report):
+            lost = outcome.value if outcome.lost is None else dict.fromkeys(outcome.task, outcome.lost)
+            if on_ray:
+                await_cells(run, [cell for cell in outcome.task if cell not in lost])
+            failed |= lost
+            unrecorded |= lost
+            succeeded |= len(lost) < len(outcome.task)
+            if succeeded and unrecorded:
+                run.record_failures(unrecorded)
+                unrecorded = {}
+            on_done(outcome.task)
     if failed and not succeeded:
         cell, reason = next(iter(failed.items()))
         raise InputError(

@@ -11,6 +11,7 @@ What is sent where, and what happens when something dies, is :mod:`analyses.work
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -22,7 +23,9 @@ from typing import Any
 
 from interp.errors import InputError
 
-__all__ = ["Node", "Ray", "connect", "counted", "environment", "nodes", "places"]
+__all__ = [
+    "Node", "Ray", "connect", "counted", "environment", "nodes", "own_gpus", "places", "would_start",
+]  # fmt: skip
 
 _STANDARD = sysconfig.get_path("stdlib")
 
@@ -126,16 +129,11 @@ def connect() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise InputError(
-            "work on ray",
-            expected="the library ray",
-            received=str(error),
-            remedy='Install the extra on every node: pip install "peaklens[ray]".',
-        ) from error
+        raise _missing(str(error)) from error
     if ray.is_initialized():
         return ray
-    address = os.environ.get("RAY_ADDRESS", "").strip()
-    alone: dict[str, Any] = {} if address else {"include_dashboard": False}
+    address = _address()
+    alone: dict[str, Any] = {} if address else {"include_dashboard": False, "num_gpus": own_gpus()}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except Exception as error:  # of any kind, from starting processes to versions that do not match
@@ -149,6 +147,38 @@ def connect() -> Any:
             else "See the logs in /tmp/ray/session_latest/logs, or set RAY_ADDRESS to a cluster that runs.",
         ) from error
     return ray
+
+
+def would_start() -> bool:
+    """Whether `connect` would start a cluster on this machine.
+
+    Raises:
+        InputError: ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise _missing("no module named ray")
+    ray = sys.modules.get("ray")  # not imported here: that takes a second, and nobody can have joined without it
+    return not _address() and not (ray is not None and ray.is_initialized())
+
+
+def own_gpus() -> int:
+    """GPUs that this process sees: those of a cluster that it starts."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS", "").strip()
+
+
+def _missing(received: str) -> InputError:
+    return InputError(
+        "work on ray",
+        expected="the library ray",
+        received=received,
+        remedy='Install the extra on every node: pip install "peaklens[ray]".',
+    )
 
 
 def counted(count: int, thing: str) -> str:

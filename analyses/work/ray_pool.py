@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analyses.work.on_ray import Ray, connect, counted, environment, nodes, places
+from analyses.work.on_ray import Ray, connect, counted, environment, nodes, own_gpus, places, would_start
 from analyses.work.ray_nodes import check_nodes, placed
 from analyses.work.ray_worker import Begun, Place, RayWorker
 from analyses.work.scheduler import Outcome, Report, Work, WorkWarning
@@ -43,10 +43,14 @@ _TOLD = 60.0  # seconds without any worker after which that is told
 
 
 def gpus_for_each(options: Ray) -> int | float:
-    """GPUs of a worker: as asked for, or one where any node has some."""
+    """GPUs of a worker: as asked for, or one where any node has some.
+
+    No cluster is started for that: a run that has nothing left to do needs none.
+    """
     if options.gpus_per_worker is not None:
         return options.gpus_per_worker
-    return 1 if any(node.gpus for node in nodes(connect())) else 0
+    there = own_gpus() > 0 if would_start() else any(node.gpus for node in nodes(connect()))
+    return 1 if there else 0
 
 
 class RayScheduler:

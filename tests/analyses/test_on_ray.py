@@ -168,6 +168,22 @@ def test_the_run_is_that_of_one_process(cluster: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
+def test_a_second_command_on_its_folder_is_refused(cluster: Any, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"n": 12, "max_new_tokens": 24, "batch_size": 2, "report": False, "excess": 0}
+    refused: list[str | None] = []
+
+    def second(run: Any, batch: Any) -> None:
+        for on in ("ray", None) if not refused else ():  # at the first batch: others are still to be done
+            with pytest.raises(InputError, match=rf"where process {os.getpid()} on \S+ does, with a cluster.*goes on"):
+                trace("toy-reasoner", out=tmp_path, on=on, **asked)
+            refused.append(on)
+
+    run = trace("toy-reasoner", out=tmp_path, on="ray", on_done=second, **asked)
+    assert refused == ["ray", None]
+    assert len(run.cells()) == 12
+
+
+@pytest.mark.cluster
 def test_grades_are_those_of_one_process(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [((str(number % 3), f"The answer is {number % 2}."), False) for number in range(6)]
     monkeypatch.setattr(graders, "LEAST", 1)

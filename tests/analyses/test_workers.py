@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from analyses.work.batches import await_cells
 from analyses.work.gpus import visible_gpus
 from analyses.work.model_ref import ModelRef
 from analyses.work.on_ray import Ray
+from analyses.work.ray_pool import gpus_for_each
 from analyses.work.scheduler import Outcome, _serve, scheduler
 from analyses.work.spread import Spread
 from interp import InputError, bundled_model_path, load_model
@@ -78,6 +80,25 @@ def test_on_a_cluster_a_worker_loads_the_model_onto_its_own_gpus(
     assert ref is not None
     assert {k: v for k, v in ref.options.items() if k.startswith("device")} == place
     assert ref.options["dtype"] == torch.float32
+
+
+def test_what_is_finished_needs_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    asked: dict[str, Any] = {"n": 1, "max_new_tokens": 4, "excess": 0, "report": False}
+    run = trace("toy-reasoner", out=tmp_path, **asked)
+    pd.testing.assert_frame_equal(trace("toy-reasoner", out=tmp_path, on="ray", **asked).mi, run.mi, check_exact=True)
+    ray = sys.modules.get("ray")
+    assert ray is None or not ray.is_initialized(), "none was started"
+
+
+def test_a_cluster_of_this_machine_has_the_gpus_that_this_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for count, each in ((0, 0), (2, 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert gpus_for_each(Ray()) == each
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r'the library ray.*pip install "peaklens\[ray\]"'):
+        gpus_for_each(Ray())
 
 
 def test_a_worker_without_tasks_ends_though_its_pipe_is_held_open(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from browser import Browser, browser  # noqa: F401  (a fixture)
 from report_pages import made_run, noise, ready, refusal, rows_of
 
+from analyses.report import digest as digests
 from analyses.report import report, write_report
 from analyses.report.digest import digest
 from analyses.report.explorer import explorer, left_out
@@ -80,6 +81,30 @@ def test_what_there_is_no_room_for_is_left_to_the_tables(tmp_path: Path) -> None
     assert part.count('class="rp-response"') == 2
     assert '<option value="1" selected>gsm8k/3' in part
     assert len(digest(run, room=1).curves) == 1
+
+
+def test_texts_are_read_some_at_a_time(toy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, whole = Run.table, toy.table("responses.parquet").set_index(["problem", "sample"]).to_dict("index")
+    columns: list[str] = []
+
+    def asked(run: Run, name: str, *wanted: Any) -> pandas.DataFrame:
+        frame = table(run, name, *wanted)
+        columns.extend(frame.columns if name == "responses.parquet" else ())
+        return frame
+
+    monkeypatch.setattr(Run, "table", asked)
+    pages = []
+    for rows in (3, 1000):
+        monkeypatch.setattr(digests, "AT_ONCE", rows)
+        one = digest(toy, 10**6)
+        assert list(one.texts) == [(curves.problem, curves.sample) for curves in one.curves] == list(whole)
+        for key, texts in one.texts.items():
+            assert texts == {name: whole[key][name] for name in texts}
+            assert texts.keys() == {"question", "gold", "text", "finish_reason", "extracted", "reason"}
+        pages.append(explorer(one, 0))
+    assert pages[0] == pages[1]
+    assert not {"question", "gold", "text", "extracted"} & set(columns), "of all responses at once"
+    assert len(digest(toy, room=1).texts) == 1
 
 
 def test_row_groups_may_end_within_a_response(tmp_path: Path) -> None:

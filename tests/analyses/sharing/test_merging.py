@@ -6,22 +6,28 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import families as F
+import pandas
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
 from processes import Command
 from sharing_runs import traced
 
-from analyses.problems import bundled_problems
+from analyses.problems import Problem, bundled_problems
 from analyses.sharing import merge, merging
 from analyses.store import Cell, Run
 from analyses.store.shards import pack
+from analyses.studies.base import StudyData, StudyResult
+from analyses.studies.run import run_study
+from analyses.studies.scale import Scale
 from analyses.trace import TraceRun, tracer
 from analyses.trace.provenance import RunWarning
+from analyses.views.view import View
 from interp import InputError
 
 TABLES = (
@@ -136,6 +142,38 @@ def test_a_cell_that_several_have_counts_once_and_one_that_differs_is_refused(tm
     changed = recorded(tmp_path / "d", {Cell("p"): 1.0}, {"p": "another text"})
     with pytest.raises(InputError, match=r"settings\.problems\.p is"):
         merge([one, changed], tmp_path / "no")
+
+
+class Undrawn(Scale):
+    """Figures take longest."""
+
+    def figures(self, data: StudyData, tables: Mapping[str, pandas.DataFrame]) -> list[View]:
+        return []
+
+
+def test_halves_of_a_study_merged_are_one_study(tmp_path: Path) -> None:
+    """Its command makes its tables, given the merged baseline, and finds nothing to decode."""
+    problems = bundled_problems(2)
+
+    def run(of: list[Problem], name: str) -> StudyResult:
+        study = Undrawn(budgets=(3,), tokens=("Wait",))
+        return run_study(study, F.pair("toy")[1], of, tmp_path / name / "scale", max_new_tokens=3, layers=[2])
+
+    halves = [run(problems[:1], "a"), run(problems[1:], "b")]
+    baselines = [next((half.run.path.parent / "baselines").iterdir()) for half in halves]
+    merge(baselines, tmp_path / "both" / "baselines" / baselines[0].name, report=False)
+    merged = merged_quietly([half.run for half in halves], tmp_path / "both" / "scale")
+    assert len(merged.cells()) == 2 * 4
+    decoded = {file: file.stat().st_mtime_ns for file in merged.path.parent.rglob("*.safetensors")}
+    one, two, both = (each.tables["scale"].set_index("condition") for each in (*halves, run(problems, "both")))
+    assert both["n"].tolist() == [2] * 4
+    for name in ("tokens", "accuracy"):  # a problem each
+        assert both[name].tolist() == ((one[name] + two[name]) / 2).tolist()
+    assert decoded == {file: file.stat().st_mtime_ns for file in merged.path.parent.rglob("*.safetensors")}
+    pins = halves[1].run.path / "run.json"
+    pins.write_text(pins.read_text().replace('"budget": 3', '"budget": 4'))
+    with pytest.raises(InputError, match=r"settings\.conditions\..*budget is 3.*and 4"):
+        merge([half.run.path for half in halves], tmp_path / "no")
 
 
 def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -341,6 +341,26 @@ def test_a_second_file_of_problems_has_a_baseline_of_its_own(model: Any, tmp_pat
     assert held[1][1].removesuffix("-2") == held[0][1].removesuffix("-2")
 
 
+def test_each_failure_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, recorded, handed = Run.start(tmp_path, kind="watch", settings={}, provenance={}), Run.record_failures, []
+
+    def record(run: Run, failures: dict[Cell, str]) -> None:
+        handed.append([cell.problem for cell in failures])
+        recorded(run, failures)
+
+    def work(batch: list[Cell], report: Any) -> dict[Cell, str]:
+        for cell in batch:
+            if cell.problem.startswith("good"):
+                run.write(cell, {}, {})
+        return {cell: "why" for cell in batch if not cell.problem.startswith("good")}
+
+    monkeypatch.setattr(Run, "record_failures", record)
+    batches = [[Cell(name) for name in names.split()] for names in ("a b", "good c", "good-2", "d", "good-3")]
+    failed = do_batches(run, batches, lambda: work, lambda n: None)
+    assert handed == [["a", "b", "c"], ["d"]], "those before the first success with it; none for a batch without one"
+    assert failed == run.failures() == {Cell(name): "why" for name in "abcd"}
+
+
 def test_a_failing_batch_is_done_cell_by_cell_and_recorded(tmp_path: Path) -> None:
     run = Run.start(tmp_path, kind="watch", settings={}, provenance={})
     run.write(Cell("good"), {}, {})

@@ -14,7 +14,7 @@ from processes import Command
 
 from analyses.commands.show_trace import show
 from analyses.report.summary import summary
-from analyses.report.warned import response_counts, response_warnings
+from analyses.report.warned import Counted, response_counts, response_warnings
 from analyses.store import Run
 from analyses.trace import trace
 from analyses.trace.provenance import RunWarning
@@ -73,6 +73,17 @@ def test_the_share_that_is_a_warning() -> None:
     ]
     assert response_warnings(pd.DataFrame({"text": [], "finish_reason": []}, dtype=str)) == []
     assert response_counts(pd.DataFrame({"text": ["\n"], "finish_reason": ["eos"]})) == {"all": 1, "empty": 1, "cut": 0}
+
+
+@pytest.mark.parametrize("texts", [["18", "18 ", " 18"], ["18", "18", "So"], ["", " ", ""], ["", "So", "So"], []])
+def test_in_parts_they_are_counted_as_in_one(texts: list[str]) -> None:
+    whole = pd.DataFrame({"text": texts, "finish_reason": ["length", "eos", "eos"][: len(texts)]}, dtype=str)
+    parts = [whole[begin : begin + 1] for begin in range(len(whole))]
+    counted = Counted.of(parts)
+    assert response_counts(counted) == response_counts(whole)
+    assert response_warnings(counted, 6) == response_warnings(whole, 6)
+    alike = len(texts) > 1 and len({text.strip() for text in texts}) == 1 and texts[0] != ""
+    assert any("are the same text" in said for said in response_warnings(counted)) == alike
 
 
 def test_the_command_shows_it(tmp_path: Path, peaklens: Command) -> None:
