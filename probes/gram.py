@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 __all__ = ["centred", "gram_norm", "ridge_cholesky", "unbiased_hsic"]
