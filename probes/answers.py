@@ -17,11 +17,12 @@ from torch.nn.functional import pad
 from probes.checks import check_max_bytes
 from probes.chunks import DEFAULT_MAX_BYTES, Take, parts, vectors_of
 from probes.errors import InputError
+from probes.gram import gram_norm, ridge_cholesky
 from probes.kernel import Kernel, kept_coordinates
 from probes.lowrank import factor_blocks
 from probes.scale import rescaled
 
-__all__ = ["AnswerFactor", "factor_answers", "factored_answers", "gram_norm", "ridge_cholesky"]
+__all__ = ["AnswerFactor", "factor_answers", "factored_answers"]
 
 
 @dataclass(frozen=True)
@@ -178,15 +179,3 @@ def _as_many_as_fit(
         some, factor = kept.pop()
         out[place[some], : factor.shape[1]] = factor
     return rows, out
-
-
-def gram_norm(gram: Float64[Tensor, "row rank rank"]) -> Float64[Tensor, " row"]:
-    """The Frobenius norm of P^T P, which is that of P P^T."""
-    return gram.square().sum(dim=(-2, -1)).sqrt_()
-
-
-def ridge_cholesky(gram: Float64[Tensor, "row rank rank"], ridge: float) -> Tensor:
-    """The lower factor A of A A^T = P P^T + ridge I."""
-    gram = gram.clone()
-    gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
-    return torch.linalg.cholesky(gram)

@@ -30,7 +30,9 @@ from torch import Tensor
 
 from probes.chunks import in_cache, parts
 from probes.feature_basis import COUNTS, Basis, basis, remainders
+from probes.gram import ridge_cholesky
 from probes.kernel import Kernel
+from probes.leading_axes import leading_axes
 
 __all__ = ["FEATURES", "FEWEST", "ROUNDING", "Expansion", "Measured", "Room", "Visit", "base_point", "expand"]
 
@@ -92,10 +94,14 @@ def expand(
 
 
 class Room:
-    """Memory for the features of one block after the other: fresh pages would cost as much as the features do."""
+    """Memory for one block after the other: fresh pages would cost as much as the features do.
 
-    def __init__(self) -> None:
+    `beside` is that of factors, which are made of features.
+    """
+
+    def __init__(self, has_beside: bool = True) -> None:
         self._memory: Tensor | None = None
+        self.beside = Room(False) if has_beside else self
 
     @staticmethod
     def rows(features: int, d: int, device: torch.device) -> int | None:
@@ -213,7 +219,7 @@ class Expansion:
             added[:, :count] += mean
             mean = added
         gram.baddbmm_(mean[:, :, None], mean[:, None], alpha=-d)
-        return Measured(gram, self.basis.inner, columns, mixed)
+        return Measured(gram, self.basis.inner, columns, mean, mixed)
 
     def _features(self, parts_of: Sequence[slice]) -> Iterator[tuple[slice, Float64[Tensor, "row feature_and_ones d"]]]:
         rows, d = self.u.shape
@@ -227,9 +233,15 @@ class Expansion:
                 yield part, _powers(u, self.basis.weight, self.room.of(len(u), count, u))
 
     def factor(self, share: float = 1 / 64) -> Float64[Tensor, "row rank d"]:
-        """The centred factors, of as many rows as their rank, orthogonal ones: `share` of the budget is left out.
+        """The centred factors, of as many rows as their rank: `share` of the budget is left out."""
+        return self.whitened(None, share)[0]
 
-        Products with many answers, and gradients, cost as much as the factor has rows.
+    def whitened(
+        self, ridge: float | None, share: float = 1 / 4
+    ) -> tuple[Float64[Tensor, "row rank d"], Float64[Tensor, "row rank rank"], Int64[Tensor, " row"]]:
+        """The centred factors P brought down to their rank: A^-1 P with A A^T = P P^T + ridge; P P^T; the rank of each.
+
+        Without a ridge P itself. The first so many rows of each do. The next call overwrites what this one gives.
         """
         held: list[Tensor] = []
 
@@ -238,24 +250,26 @@ class Expansion:
                 held.append(features)
 
         found = self.measured(hold, mixed=True)
-        values, axes = torch.linalg.eigh(found.gram)
         # Of the trace that share may go, or what rounding has put there.
-        spare = torch.maximum(self.budget * share, values.shape[1] * _ROUNDED * values.sum(dim=-1))
-        rank = int((values.cumsum(dim=-1) > spare[:, None]).sum(dim=-1).amax())
-        axes = axes[:, :, values.shape[1] - rank :].mT
-        count = len(self.basis.power)
-        mixed = axes[:, :, :count] @ self.basis.mix
-        out = self.u.new_empty(len(self.u), rank, self.u.shape[1])
+        rounding = found.gram.shape[1] * _ROUNDED * found.gram.diagonal(dim1=1, dim2=2).sum(dim=-1)
+        axes, gram, ranks = leading_axes(found.gram, torch.maximum(self.budget * share, rounding))
+        rows = axes.mT
+        if ridge is not None:
+            rows = torch.linalg.solve_triangular(ridge_cholesky(gram, ridge), rows, upper=False)
+        mixed = rows[:, :, : len(self.basis.power)] @ self.basis.mix
+        # Ones stand last: they take the mean out.
+        mixed[:, :, -1:] = -(rows @ found.mean[:, :, None])
+        out = self.room.beside.of(len(self.u), rows.shape[1], self.u)
         for part, features in [(slice(None), held[0])] if held else self._features((slice(None),)):
             torch.bmm(mixed[part], features, out=out[part])
         if self.apart.shape[1]:
-            out.scatter_(2, self.apart[:, None].expand(-1, rank, -1), axes @ found.columns)
-        return out.sub_(out.mean(dim=-1, keepdim=True))
+            out.scatter_add_(2, self.apart[:, None].expand(-1, rows.shape[1], -1), rows @ found.columns)
+        return out, gram, ranks
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The Gram matrices of the centred factors' rows, and the columns of the coordinates apart, not centred.
+    """The Gram matrices of the centred factors' rows; the columns of the coordinates apart, not centred; rows' means.
 
     Unless features are `mixed` in the rows, the first of these are no orthonormal functions: their inner products,
     `inner`, are then what a ridge is multiplied by.
@@ -264,6 +278,7 @@ class Measured:
     gram: Float64[Tensor, "row m m"]
     inner: Float64[Tensor, "N N"]
     columns: Float64[Tensor, "row m apart"]
+    mean: Float64[Tensor, "row m"]
     mixed: bool
 
     def ridged(self, ridge: float) -> Float64[Tensor, "row m m"]:

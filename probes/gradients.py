@@ -26,9 +26,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from probes.answers import AnswerFactor, factored_answers, gram_norm, ridge_cholesky
+from probes.answers import AnswerFactor, factored_answers
 from probes.checks import check_device, check_max_bytes
 from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, parts, vectors_of
+from probes.gram import gram_norm, ridge_cholesky
 from probes.kernel import Kernel
 from probes.lowrank import factor_blocks
 from probes.scale import median_gradient, median_gradient_over, median_multiple, rescaled

@@ -1,12 +1,12 @@
-"""Gram matrices: kernels between examples, centred, and the unbiased HSIC of two of them."""
+"""Gram matrices: kernels between examples, centred, the unbiased HSIC of two of them; norms and ridges of factors'."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-__all__ = ["centred", "unbiased_hsic"]
+__all__ = ["centred", "gram_norm", "ridge_cholesky", "unbiased_hsic"]
 
 
 def centred(k: Float[Tensor, "*lead n n"]) -> Float[Tensor, "*lead n n"]:
@@ -35,3 +35,15 @@ def unbiased_hsic(k: Float[Tensor, "*lead_k n n"], l_: Float[Tensor, "*lead_l n 
     rows_k, rows_l = k.sum(dim=-1), l_.sum(dim=-1)
     sums = rows_k.sum(dim=-1) * rows_l.sum(dim=-1) / ((n - 1) * (n - 2))
     return ((k * l_).sum(dim=(-2, -1)) + sums - 2 / (n - 2) * (rows_k * rows_l).sum(dim=-1)) / (n * (n - 3))
+
+
+def gram_norm(gram: Float64[Tensor, "row rank rank"]) -> Float64[Tensor, " row"]:
+    """The Frobenius norm of P^T P, which is that of P P^T."""
+    return gram.square().sum(dim=(-2, -1)).sqrt_()
+
+
+def ridge_cholesky(gram: Float64[Tensor, "row rank rank"], ridge: float) -> Tensor:
+    """The lower factor A of A A^T = P P^T + ridge I."""
+    gram = gram.clone()
+    gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
+    return torch.linalg.cholesky(gram)

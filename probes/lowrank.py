@@ -26,11 +26,12 @@ from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts
 from probes.expansion import FEATURES, FEWEST, ROUNDING, Expansion, Room, base_point, expand
 from probes.kernel import Kernel
 
-__all__ = ["blocks", "factor_blocks", "factorise"]
+__all__ = ["blocks", "factor_blocks", "factorise", "fewest"]
 
 _FIRST_CAPACITY = 32
-# Coordinates, below which factors are sooner found by pivots than by features and the axes of their Gram matrix.
-_FACTORS_BY_FEATURES = 1536
+# Coordinates, below which factors are sooner found by pivots than by features and the axes of their Gram matrix; and
+# those of steps that meet many answers, which need no axes of their own on a CPU.
+_FACTORS_BY_FEATURES, _MANY_BY_FEATURES = 1536, 256
 # Small matrices of so many times the vectors that stay in the caches are worked on at once.
 _CHUNKS = 4
 # Asking whether all vectors are done stalls a GPU, so there it is asked only every so many pivots.
@@ -79,22 +80,22 @@ def factor_blocks(
 
     `share` of what may be left out is left out where factors are brought down to their rank (`Expansion.factor`).
     """
-    for rows, block in blocks(take, like, kernel, n_rows=n_rows, max_bytes=max_bytes, as_factors=True):
+    for rows, block in blocks(take, like, kernel, n_rows=n_rows, max_bytes=max_bytes, least=_FACTORS_BY_FEATURES):
         yield rows, block.factor(share) if isinstance(block, Expansion) else block
 
 
 def blocks(
-    take: Take, like: Tensor, kernel: Kernel, *, n_rows: int, max_bytes: int, as_factors: bool = False
+    take: Take, like: Tensor, kernel: Kernel, *, n_rows: int, max_bytes: int, least: int = FEWEST
 ) -> Iterator[tuple[Int64[Tensor, " rows"], Expansion | Float64[Tensor, "rows rank d_model"]]]:
     """Yield (row numbers, their expansions or centred factors) until every row 0 .. n_rows - 1 has come once.
 
     `take(rows)` fetches vectors, so a caller can gather them lazily, in units of their own bandwidth where the kernel's
     is a median; `like` gives width and device. Row numbers, on the CPU, ascend within a block. The next turn overwrites
-    factors. `as_factors` says that expansions would be brought down to factors.
+    factors. Below `least` coordinates all go by pivots.
     """
     d = like.shape[-1]
     todo, room = torch.arange(n_rows), Room()
-    for most in FEATURES if d >= (_FACTORS_BY_FEATURES if as_factors else FEWEST) else ():
+    for most in FEATURES if d >= least else ():
         wide = []
         # Working set of one row: some vectors of length d, its factor, twice where many answers meet it, and some
         # matrices of its features.
@@ -111,6 +112,13 @@ def blocks(
         todo = torch.cat(wide) if wide else todo[:0]
     for rows, factor in _by_pivots(take, like, kernel, todo.to(like.device), max_bytes):
         yield rows.cpu(), factor
+
+
+def fewest(is_many: bool, device: torch.device) -> int:
+    """Coordinates, below which steps go by pivots, where one of them meets many answers or few."""
+    if not is_many:
+        return FEWEST
+    return _MANY_BY_FEATURES if device.type == "cpu" else _FACTORS_BY_FEATURES
 
 
 def _by_pivots(

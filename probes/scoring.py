@@ -18,7 +18,7 @@ from probes.answers import AnswerFactor, factored_answers
 from probes.checks import check_device, check_max_bytes
 from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, vectors_of
 from probes.kernel import Kernel
-from probes.lowrank import blocks
+from probes.lowrank import blocks, fewest
 from probes.scale import rescaled
 from probes.step_blocks import MANY, block_of
 
@@ -110,7 +110,7 @@ class _Scorer:
                 self.kernel,
                 n_rows=n_rows,
                 max_bytes=max_bytes,
-                as_factors=not few and int(counts.max()) > MANY,
+                least=fewest(not few and int(counts.max()) > MANY, device),
             ):
                 block = block_of(found, self.kernel)
                 at, step = rows // n_steps, (rows % n_steps).to(device)

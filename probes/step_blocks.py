@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from probes.answers import gram_norm, ridge_cholesky
-from probes.chunks import parts
+from probes.chunks import in_cache, parts
 from probes.expansion import Expansion, Measured, Visit
+from probes.gram import gram_norm, ridge_cholesky
 from probes.kernel import Kernel
 
 __all__ = ["MANY", "Expanded", "Factored", "block_of"]
@@ -33,7 +33,7 @@ AnswersOf: TypeAlias = Callable[[int, slice], Tensor]
 
 def block_of(found: Expansion | Tensor, kernel: Kernel) -> Expanded | Factored:
     """A block of what `lowrank.blocks` has found."""
-    return Expanded(found, kernel) if isinstance(found, Expansion) else Factored(found, kernel)
+    return Expanded(found, kernel) if isinstance(found, Expansion) else Factored.of(found, kernel)
 
 
 class _Whitener:
@@ -54,15 +54,23 @@ class _Whitener:
 
 
 class Factored:
-    """Some steps' centred factors P `[row, rank, d]`."""
+    """Some steps' centred factors P `[row, rank, d]`, and what is to be done to products with them.
 
-    def __init__(self, p: Float64[Tensor, "row rank d"], kernel: Kernel) -> None:
-        self.p, gram = p, p @ p.mT
-        self.whitener = (
-            _Whitener(None, gram_norm(gram))
-            if kernel.eps is None
-            else _Whitener(ridge_cholesky(gram, kernel.eps * p.shape[2]), None)
-        )
+    Of each the first `ranks` rows count, if that is said: of factors that are whitened.
+    """
+
+    def __init__(
+        self, p: Float64[Tensor, "row rank d"], whitener: _Whitener, ranks: Int64[Tensor, " row"] | None = None
+    ) -> None:
+        self.p, self.whitener, self.ranks = p, whitener, ranks
+
+    @classmethod
+    def of(cls, p: Float64[Tensor, "row rank d"], kernel: Kernel) -> Factored:
+        """Of factors that are not whitened."""
+        gram = p @ p.mT
+        if kernel.eps is None:
+            return cls(p, _Whitener(None, gram_norm(gram)))
+        return cls(p, _Whitener(ridge_cholesky(gram, kernel.eps * p.shape[2]), None))
 
     def each(self, local: Int64[Tensor, " pair"], answers: Answers, *, rank: int, max_bytes: int) -> Tensor:
         """[pair] scores of the rows `local`, ascending, each with the answer beside it, of up to `rank` rows."""
@@ -95,6 +103,8 @@ class Factored:
     def _with(self, part: slice, whitened: Float64[Tensor, "answer q d"]) -> Tensor:
         p = self.p[part]
         n, m, d = p.shape
+        if len(whitened) > MANY and self.ranks is not None:
+            return self.whitener.scaled(_products(p, self.ranks[part], whitened), part)
         if len(whitened) > MANY:
             # Whitening the step before the product spares one triangular solve an answer, and a copy of the product.
             cholesky = self.whitener.cholesky
@@ -105,6 +115,22 @@ class Factored:
         rows = whitened.reshape(-1, d)
         cross = (rows @ p.reshape(n * m, d).T).reshape(len(rows), n, m).permute(1, 2, 0)
         return self.whitener.scores(cross, part, len(whitened))
+
+
+def _products(p: Float64[Tensor, "row m d"], ranks: Tensor, whitened: Float64[Tensor, "answer q d"]) -> Tensor:
+    """[row, answer] squared norms of products, without the rows on either side that are there to fill up."""
+    n, m, d = p.shape
+    of_answer = torch.linalg.vector_norm(whitened, dim=2).nonzero()
+    answers = whitened.reshape(-1, d)
+    if len(of_answer) < len(answers):
+        answers = answers[of_answer[:, 0] * whitened.shape[1] + of_answer[:, 1]]
+    counts = torch.arange(m) < ranks[:, None]
+    by_row = p.new_zeros(n, len(answers))
+    for some in parts(n, 1, n, most=in_cache(2 * d, p.device), even=True):
+        here = counts[some]
+        squares = (p[some][here] @ answers.T).square_()
+        by_row[some].index_add_(0, here.nonzero()[:, 0], squares)
+    return by_row @ torch.nn.functional.one_hot(of_answer[:, 0], len(whitened)).to(by_row.dtype)
 
 
 class Expanded:
@@ -160,9 +186,7 @@ class Expanded:
     ) -> Iterator[tuple[int, slice, Tensor]]:
         """As `Factored.with_all`; the parts are all rows in order."""
         if any(count > MANY for _, count in meetings):
-            yield from Factored(self.found.factor(), self.kernel).with_all(
-                meetings, answers, rank=rank, max_bytes=max_bytes
-            )
+            yield from self._factored().with_all(meetings, answers, rank=rank, max_bytes=max_bytes)
             return
         found = self.found
         whitened = [answers(number, slice(0, count)) for number, (_, count) in enumerate(meetings)]
@@ -185,3 +209,10 @@ class Expanded:
         for number, (part, count) in enumerate(meetings):
             own = cross[part, :, : count * whitened[number].shape[1]]
             yield number, slice(0, count), whitener.scores(own, part, count)
+
+    def _factored(self) -> Factored:
+        """Brought down to their rank, which is what products with many answers cost, and whitened."""
+        eps = self.kernel.eps
+        p, gram, ranks = self.found.whitened(None if eps is None else eps * self.d)
+        on_host = ranks if ranks.device.type == "cpu" else None  # elsewhere sums of parts would be in any order
+        return Factored(p, _Whitener(None, gram_norm(gram) if eps is None else None), on_host)

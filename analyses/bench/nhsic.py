@@ -24,6 +24,7 @@ from probes import nhsic, nhsic_dense
 from probes.answers import factor_answers
 from probes.lowrank import factorise
 from probes.nulls import null_scores
+from probes.scale import median_distance
 from probes.scoring import nhsic_with
 
 __all__ = ["bench_nhsic", "synthetic_activations"]
@@ -43,10 +44,12 @@ def bench_nhsic(
     (32, 4, True)
 
     `rank` is the largest of the batch, `null_passes` what 99 wrong answers cost in units of one, `median_passes` what
-    sigma="median" costs in units of sigma = 50, all with their answers to be factorised. `one_step` and `few_steps` are
-    CPU milliseconds a step of calls with 1 and 24 steps, the answer factorised before; `two_threads` how much faster
-    two threads are by the wall clock, NaN where there is one core. Errors are absolute, in units of the score, on the
-    one to four steps that the dense routes are run on. One thread but there, and the caller's setting is restored.
+    sigma="median" costs in units of sigma = 50, and `median_passes_same_width` in units of a number, the median of the
+    steps' own (a narrower kernel needs more features); all with their answers to be factorised. `one_step` and
+    `few_steps` are CPU milliseconds a step of calls with 1 and 24 steps, the answer factorised before; `two_threads`
+    how much faster two threads are by the wall clock, NaN where there is one core. Errors are absolute, in units of the
+    score, on the one to four steps that the dense routes are run on. One thread but there, and the caller's setting is
+    restored.
     About a minute by default.
     """
     rows: list[dict[str, int | float]] = []
@@ -62,6 +65,9 @@ def bench_nhsic(
             wrong = synthetic_activations(NULLS, d_model, seed=seed + 1)
             _, null_seconds = _timed(partial(null_scores, batch, wrong), repeats)
             _, median_seconds = _timed(partial(nhsic, batch, answer, sigma="median"), repeats)
+            # A kernel as wide, but of one width for all: what is left is what finding the medians costs.
+            width = float(median_distance(batch).median())
+            _, alike_seconds = _timed(partial(nhsic, batch, answer, sigma=width), repeats)
             ready, some = factor_answers(answer), batch[:_FEW]
             _, one_seconds = _timed(partial(nhsic_with, batch[:1], ready), 8 * repeats)
             _, few_seconds = _timed(partial(nhsic_with, some, ready), repeats)
@@ -77,6 +83,7 @@ def bench_nhsic(
                     "ratio": dense_ms / fast_ms,
                     "null_passes": null_seconds / fast_seconds,
                     "median_passes": median_seconds / fast_seconds,
+                    "median_passes_same_width": median_seconds / alike_seconds,
                     "one_step": 1e3 * one_seconds,
                     "few_steps": 1e3 * few_seconds / len(some),
                     "two_threads": _two_threads(partial(nhsic, batch, answer), repeats),

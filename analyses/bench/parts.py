@@ -70,8 +70,8 @@ def _nhsic(asked: Asked, show: Show) -> dict[str, Any]:
         show(place, len(order), f"nHSIC at {width}")
         runs.setdefault(width, []).extend(bench_nhsic(dims=(width,), n_steps=size.n_steps, repeats=size.inner))
     timed = (
-        "dense_ms_per_step", "nhsic_ms_per_step", "ratio", "null_passes", "median_passes", "one_step", "few_steps",
-        "two_threads",
+        "dense_ms_per_step", "nhsic_ms_per_step", "ratio", "null_passes", "median_passes", "median_passes_same_width",
+        "one_step", "few_steps", "two_threads",
     )  # fmt: skip
     return {
         "nhsic": [

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from vectors import correlated
 
 from probes import expansion as expansion_module
-from probes import kernel_cka, nhsic, nhsic_dense
+from probes import kernel_cka, nhsic, nhsic_dense, null_scores
 from probes.expansion import FEATURES, Expansion, Room, _table, expand
 from probes.feature_basis import COUNTS, Basis, basis, remainders
 from probes.kernel import Kernel
+from probes.leading_axes import leading_axes
 from probes.lowrank import blocks
 
 CPU = torch.device("cpu")
@@ -182,3 +183,33 @@ def test_a_constant_vector_has_no_factor():
     x = torch.full((2, 40), 3.25)
     assert not expanded(x).measured().gram.any()
     assert not expanded(x).factor().any()
+
+
+@pytest.mark.parametrize("sigma", [50.0, "median"])
+def test_steps_with_many_answers_are_scored_by_features_too(sigma):
+    """Steps of unlike ranks, each with answers of unlike ranks: those that fill up change nothing."""
+    scale = torch.tensor([1.0, 30.0, 1e-3, 12.0, 0.0, 400.0])[:, None]
+    steps, answers = correlated(6, 260, seed=9, massive=3) * scale / 10, correlated(5, 260, seed=10, massive=2)
+    answers = answers * torch.tensor([1e-2, 1.0, 3.0, 0.1, 2.0])[:, None]
+    with_all = null_scores(steps[None], answers[None], sigma=sigma)[0]
+    exact = torch.stack([nhsic_dense(steps, answer, sigma=sigma) for answer in answers])
+    torch.testing.assert_close(with_all, exact, rtol=0, atol=4e-10)
+
+
+def test_leading_axes_leave_out_what_they_may_and_are_as_few_as_eigenvectors():
+    x = torch.cat([correlated(3, 400, seed=11, scale=15.0, massive=3), correlated(3, 400, seed=12, scale=1.0)])
+    found = expanded(x).measured(mixed=True)
+    values = torch.linalg.eigvalsh(found.gram)
+    spare = 1e-12 * values.sum(dim=-1)
+    axes, small, ranks = leading_axes(found.gram, spare)
+    fewest = (values.cumsum(dim=-1) > spare[:, None]).sum(dim=-1)
+    assert bool((ranks >= fewest).all() & (ranks <= fewest + 1).all())
+    assert int(ranks.max()) == axes.shape[2]
+    assert len(set(ranks.tolist())) > 1
+    eye = torch.eye(axes.shape[2], dtype=torch.float64).expand_as(small)
+    torch.testing.assert_close(axes.mT @ axes, eye, rtol=0, atol=1e-13)
+    for gram, own, rank, may in zip(found.gram, axes, ranks.tolist(), spare, strict=True):
+        own = own[:, :rank]
+        assert float(gram.trace() - (own.T @ gram @ own).trace()) <= float(may) * 1.01
+    # Eigenvalues that do not fall need all axes.
+    assert leading_axes(torch.eye(9, dtype=torch.float64)[None], torch.tensor([1e-9]).double())[2].tolist() == [9]
