@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from probes.chunks import in_cache, parts
+from probes.chunks import parts
 from probes.expansion import Expansion, Measured, Visit
 from probes.gram import gram_norm, ridge_cholesky
 from probes.kernel import Kernel
@@ -22,6 +22,9 @@ __all__ = ["MANY", "Expanded", "Factored", "block_of"]
 
 #: Answers from which on it pays to bring a step's factor down to its rank, or to whiten it, before the products.
 MANY = 4
+
+# Steps whose products with all answers are made at once: more would leave the cache, fewer read the answers too often.
+_PRODUCTS = 32
 
 #: Whitened factors `[pair, q, d]` of the answers of some pairs.
 Answers: TypeAlias = Callable[[slice], Tensor]
@@ -121,16 +124,16 @@ def _products(p: Float64[Tensor, "row m d"], ranks: Tensor, whitened: Float64[Te
     """[row, answer] squared norms of products, without the rows on either side that are there to fill up."""
     n, m, d = p.shape
     of_answer = torch.linalg.vector_norm(whitened, dim=2).nonzero()
-    answers = whitened.reshape(-1, d)
-    if len(of_answer) < len(answers):
-        answers = answers[of_answer[:, 0] * whitened.shape[1] + of_answer[:, 1]]
+    answers, which = whitened.reshape(-1, d), torch.arange(len(whitened)).repeat_interleave(whitened.shape[1])
+    if 10 * len(of_answer) < 9 * len(answers):  # a tenth less to multiply is worth a copy
+        answers, which = answers[of_answer[:, 0] * whitened.shape[1] + of_answer[:, 1]], of_answer[:, 0]
     counts = torch.arange(m) < ranks[:, None]
     by_row = p.new_zeros(n, len(answers))
-    for some in parts(n, 1, n, most=in_cache(2 * d, p.device), even=True):
+    for some in parts(n, 1, n, most=_PRODUCTS, even=True):
         here = counts[some]
         squares = (p[some][here] @ answers.T).square_()
         by_row[some].index_add_(0, here.nonzero()[:, 0], squares)
-    return by_row @ torch.nn.functional.one_hot(of_answer[:, 0], len(whitened)).to(by_row.dtype)
+    return by_row @ torch.nn.functional.one_hot(which, len(whitened)).to(by_row.dtype)
 
 
 class Expanded:
