@@ -46,8 +46,8 @@ def _nhsic_sheet(rows: list[dict[str, Any]]) -> Sheet:
     return Sheet(
         "nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula; "
         "99 wrong answers, and the median as bandwidth, in passes of the same without, the latter also in passes of a "
-        "number as wide as the steps' medians; a step of 1 and of 24 with the answer made ready; two threads by the wall "
-        "clock",
+        "number as wide as the steps' medians; a step of 1 and of 24 with the answer made ready; two threads by the "
+        "wall clock",
         (
             "d_model",
             "steps",

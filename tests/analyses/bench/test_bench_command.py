@@ -172,8 +172,8 @@ def test_only_what_is_asked_for(tmp_path, capsys):
         "### In a line each: median (least to greatest) over n turns",
         "### nHSIC: CPU milliseconds a step on one thread, median (min to max); error against the float64 formula; "
         "99 wrong answers, and the median as bandwidth, in passes of the same without, the latter also in passes of a "
-        "number as wide as the steps' medians; a step of 1 and of 24 with the answer made ready; two threads by the wall "
-        "clock",
+        "number as wide as the steps' medians; a step of 1 and of 24 with the answer made ready; two threads by the "
+        "wall clock",
     ]
     assert "gap" not in markdown + capsys.readouterr().out
 
