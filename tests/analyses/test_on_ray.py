@@ -83,17 +83,18 @@ def test_a_node_that_leaves_costs_nothing_and_one_that_joins_gets_work(cluster: 
 
     crew = RayScheduler(Ray(tell=said.append), folder=tmp_path)
 
-    def at() -> int:
-        return len(list(tmp_path.glob("at-*")))
+    def begun(task: int | str = "*") -> int:
+        return len(list(tmp_path.glob(f"at-{task}-*")))
 
     with ThreadPoolExecutor(1) as thread, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         running = thread.submit(lambda: list(crew.run(range(4), Where(tmp_path, 2), no_report)))
         try:
-            until(lambda: at() == 2)
+            until(lambda: begun() == 2)
             whole.remove_node(joined.pop(), allow_graceful=False)
             joined.append(add_node(whole))
-            until(lambda: at() == 3)  # the task of the node that left, on the new one
+            # The task of the node that left, on the new one: after both others where that one was seen first
+            until(lambda: begun(0) + begun(1) == 3)
         finally:
             (tmp_path / "go").touch()
         outcomes = running.result()
