@@ -80,21 +80,22 @@ def factor_blocks(
 
     `share` of what may be left out is left out where factors are brought down to their rank (`Expansion.factor`).
     """
-    for rows, block in blocks(take, like, kernel, n_rows=n_rows, max_bytes=max_bytes, least=_FACTORS_BY_FEATURES):
+    todo = torch.arange(n_rows)
+    for rows, block in blocks(take, like, kernel, todo, max_bytes=max_bytes, least=_FACTORS_BY_FEATURES):
         yield rows, block.factor(share) if isinstance(block, Expansion) else block
 
 
 def blocks(
-    take: Take, like: Tensor, kernel: Kernel, *, n_rows: int, max_bytes: int, least: int = FEWEST
+    take: Take, like: Tensor, kernel: Kernel, todo: Int64[Tensor, " todo"], *, max_bytes: int, least: int = FEWEST
 ) -> Iterator[tuple[Int64[Tensor, " rows"], Expansion | Float64[Tensor, "rows rank d_model"]]]:
-    """Yield (row numbers, their expansions or centred factors) until every row 0 .. n_rows - 1 has come once.
+    """Yield (row numbers, their expansions or centred factors) until every row `todo`, ascending, has come once.
 
     `take(rows)` fetches vectors, so a caller can gather them lazily, in units of their own bandwidth where the kernel's
     is a median; `like` gives width and device. Row numbers, on the CPU, ascend within a block. The next turn overwrites
     factors. Below `least` coordinates all go by pivots.
     """
     d = like.shape[-1]
-    todo, room = torch.arange(n_rows), Room()
+    room = Room()
     for most in FEATURES if d >= least else ():
         wide = []
         # Working set of one row: some vectors of length d, its factor, twice where many answers meet it, and some
