@@ -106,7 +106,7 @@ class Room:
     @staticmethod
     def rows(features: int, d: int, device: torch.device) -> int | None:
         """How many vectors' features are made at a time: those that stay in a cache; on a GPU all."""
-        return in_cache(d, device)
+        return in_cache(2 * d, device)
 
     def of(self, rows: int, features: int, like: Tensor) -> Float64[Tensor, "row feature d"]:
         """Room for some features of vectors `like [row, d]`."""
