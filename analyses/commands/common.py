@@ -13,8 +13,8 @@ import typer
 from analyses.commands.options import device_map_of
 
 __all__ = [
-    "collect_seldom", "complain", "first_line", "load_chosen", "no_word", "say", "tell_engine", "tell_failures", "tell_prompt",
-    "tell_tracker",
+    "collect_seldom", "complain", "first_line", "load_chosen", "no_word", "say", "tell_engine", "tell_failures",
+    "tell_prompt", "tell_tracker",
 ]  # fmt: skip
 
 _former: list[tuple[int, int, int]] = []  # thresholds of the garbage collector, while they are raised
