@@ -24,10 +24,11 @@ def collect_seldom() -> None:
     """Look for garbage seldom until a model is there.
 
     A command imports a million objects, all of which stay: walking through them again and again takes a tenth of the
-    time that a short one has.
+    time that a short one has. In a process that has imported them nothing is changed.
     """
-    _former.append(gc.get_threshold())
-    gc.set_threshold(50_000, 10, 10)
+    if "torch" not in sys.modules:
+        _former.append(gc.get_threshold())
+        gc.set_threshold(50_000, 10, 10)
 
 
 def _collect_as_usual() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 from analyses.grading.asked import ASKED_FOR
 from analyses.grading.boxes import boxed_answer
@@ -98,7 +97,6 @@ def extract_answer(response: str, reading: Reading = READING, *, opened: bool = 
     return Extraction("", Reason.NONE) if found is None else found
 
 
-@lru_cache(maxsize=512)  # of a response its stated answer and its grade ask, and so does whoever reads a run again
 def _extracted(text: str, wants: str, forced: bool) -> Extraction | None:
     tagged = [tag for tag in list(_TAGGED.finditer(text))[-_TRIES:] if tag[1].strip()] if "<" in text else []
     if tagged:
