@@ -26,12 +26,14 @@ from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts
 from probes.expansion import FEATURES, FEWEST, ROUNDING, Expansion, Room, base_point, expand
 from probes.kernel import Kernel
 
-__all__ = ["blocks", "factor_blocks", "factorise", "fewest"]
+__all__ = ["blocks", "factor_blocks", "factorise", "fewest", "found_alone"]
 
 _FIRST_CAPACITY = 32
 # Coordinates, below which factors are sooner found by pivots than by features and the axes of their Gram matrix; and
 # those of steps that meet many answers, which need no axes of their own on a CPU.
 _FACTORS_BY_FEATURES, _MANY_BY_FEATURES = 1536, 256
+# Coordinates that are worked on at once at the most: two registers of eight.
+_REGISTERS = 16
 # Small matrices of so many times the vectors that stay in the caches are worked on at once.
 _CHUNKS = 4
 # Asking whether all vectors are done stalls a GPU, so there it is asked only every so many pivots.
@@ -83,6 +85,14 @@ def factor_blocks(
     todo = torch.arange(n_rows)
     for rows, block in blocks(take, like, kernel, todo, max_bytes=max_bytes, least=_FACTORS_BY_FEATURES):
         yield rows, block.factor(share) if isinstance(block, Expansion) else block
+
+
+def found_alone(like: Tensor) -> bool:
+    """Whether `factor_blocks` finds for each of such vectors the same, to the last bit, whoever is beside it.
+
+    By pivots it does, unless a vector ends within a register: what is left of all of them is worked out one by one.
+    """
+    return like.shape[-1] < _FACTORS_BY_FEATURES and like.shape[-1] % _REGISTERS == 0
 
 
 def blocks(

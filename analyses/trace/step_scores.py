@@ -34,8 +34,11 @@ class Beside(Protocol):
         problems: Sequence[str],
         layers: Sequence[int],
         steps: Float[Tensor, "row layer step d_model"],
-        own: Float[Tensor, "row position layer d_model"],
+        own: Any,
+        rows: Sequence[int],
     ) -> list[dict[str, Float64[Tensor, "layer step"]]]: ...
+
+    def own(self, answers: Float[Tensor, "row position layer d_model"]) -> Any: ...
 
     def told(self, problem: str, layers: Sequence[int]) -> dict[str, Any]: ...
 
@@ -66,6 +69,7 @@ class StepScores:
         self.aside = Aside(is_beside)
         self.score, self.others, self.layers, self.site = score, others, layers, site
         self.problems, self.answers = problems, answers
+        self.own = None if others is None else others.own(answers)
         self.held: list[tuple[list[int], Float[Tensor, "layer row d_model"]]] = []
         self.count: Counter[int] = Counter()  # steps that are held, by row
         self.bytes = 0
@@ -100,10 +104,9 @@ class StepScores:
             self.done[row].append(found)
 
     def _scores(self, rows: Sequence[int], steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
-        answers = torch.stack([self.answers[row] for row in rows])
         if self.others is None:
-            return [{"mi": mi} for mi in self.score(steps, answers[:, 0]).cpu()]
-        return self.others.scored([self.problems[row] for row in rows], self.layers, steps, answers)
+            return [{"mi": mi} for mi in self.score(steps, torch.stack([self.answers[row, 0] for row in rows])).cpu()]
+        return self.others.scored([self.problems[row] for row in rows], self.layers, steps, self.own, rows)
 
     def finish(self) -> list[dict[str, Tensor]]:
         """Each row's tensors ``[layer, step]``, by name."""

@@ -216,15 +216,28 @@ class Tracer:
         self, problem: str, layers: Sequence[int], positions: Sequence[str]
     ) -> Float[Tensor, "position layer d_model"]:
         """``a[l]`` at several positions of the reference, from one pass; NaN at one that it has not."""
-        reference, site = self.references[problem], self.options.site
-        places = [reference.place(position) for position in positions]
-        read = [place for place in places if place is not None]
+        return self.answers_of([problem], layers, positions)[problem]
+
+    def answers_of(
+        self, problems: Iterable[str], layers: Sequence[int], positions: Sequence[str]
+    ) -> dict[str, Float[Tensor, "position layer d_model"]]:
+        """Those of several problems, by their names; each reference is read alone."""
+        references = {problem: self.references[problem] for problem in problems}
+        places = [[reference.place(position) for position in positions] for reference in references.values()]
+        read = [[place for place in some if place is not None] for some in places]
+        site = self.options.site
         record = ResidualSites(layers=layers, sites=(site,))
-        ids = reference.ids[: max(read) + 1]
+        ids = [reference.ids[: max(some) + 1] for reference, some in zip(references.values(), read, strict=True)]
         with self.running():
-            kept = encode(self.model, [ids], record=record, positions=[read])[0].residuals[site].transpose(0, 1)
-        rows = iter(kept)
-        return torch.stack([torch.full_like(kept[0], torch.nan) if at is None else next(rows) for at in places])
+            found = encode(self.model, ids, record=record, positions=read, batch_size=1)
+        answers = {}
+        for problem, some, encoding in zip(references, places, found, strict=True):
+            kept = encoding.residuals[site].transpose(0, 1)
+            rows = iter(kept)
+            answers[problem] = torch.stack(
+                [torch.full_like(kept[0], torch.nan) if at is None else next(rows) for at in some]
+            )
+        return answers
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -256,7 +269,8 @@ class Tracer:
 
     def decode_batch(self, run: Run, batch: Batch, report: Report) -> None:
         options = self.options
-        answers = torch.stack([self.answers_at(cell.problem, self.layers, self.positions) for cell in batch])
+        known = self.answers_of([cell.problem for cell in batch], self.layers, self.positions)
+        answers = torch.stack([known[cell.problem] for cell in batch])
         if self.others is not None:
             self.others.read([cell.problem for cell in batch], self.layers)
         place = self.scoring_device
