@@ -51,6 +51,7 @@ from interp.rollout import Rollout
 from interp.sites import resolve_layers
 from interp.types import Bridge
 from probes import nhsic
+from probes.answers import factor_answers
 
 __all__ = ["Tracer", "row_seed"]
 
@@ -255,7 +256,11 @@ class Tracer:
     ) -> Float64[Tensor, "*lead step"]:
         if steps.device.type == "mps":  # which has no float64
             steps, answers = steps.cpu(), answers.cpu()
-        return nhsic(steps, answers, sigma=self.options.sigma, eps=self.options.eps, drop_top=self.options.drop_top)
+        return nhsic(steps, answers, **self._kernel)
+
+    @property
+    def _kernel(self) -> dict[str, Any]:
+        return {"sigma": self.options.sigma, "eps": self.options.eps, "drop_top": self.options.drop_top}
 
     def _scored(
         self, answers: Float[Tensor, "layer d_model"], steps: Float[Tensor, "layer step d_model"]
@@ -277,7 +282,7 @@ class Tracer:
         is_beside = place != answers.device
         scores = StepScores(
             self.score, self.others, self.layers, options.site, [cell.problem for cell in batch], answers.to(place),
-            is_beside,
+            is_beside, partial(factor_answers, **self._kernel),
         )  # fmt: skip
         record = ResidualStream(
             layers=self.layers, sites=(options.site,), device=place if is_beside else None, on_step=scores.add
