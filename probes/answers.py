@@ -6,11 +6,11 @@ The factor of an answer is A_y^-1 P_y of the formula in `hsic`; as many answers 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -19,10 +19,10 @@ from probes.chunks import DEFAULT_MAX_BYTES, Take, parts, vectors_of
 from probes.errors import InputError
 from probes.gram import gram_norm, ridge_cholesky
 from probes.kernel import Kernel, kept_coordinates
-from probes.lowrank import factor_blocks
+from probes.lowrank import factor_blocks, found_alone
 from probes.scale import rescaled
 
-__all__ = ["AnswerFactor", "factor_answers", "factored_answers"]
+__all__ = ["AnswerFactor", "CentredAnswers", "centred_answers", "factor_answers", "factored_answers"]
 
 
 @dataclass(frozen=True)
@@ -114,39 +114,110 @@ def factor_answers(
     return next(factored_answers(answer, kernel, max_bytes=max_bytes, room=math.inf))[1]
 
 
+@dataclass(frozen=True)
+class CentredAnswers:
+    """Answers whose P_y are found, of which some and then others are whitened together. Made by `centred_answers`.
+
+    Whitening is a small part of the work, and what it rounds hangs on the largest rank among those together.
+    """
+
+    answer: Float[Tensor, "answer d_model"]
+    kernel: Kernel
+    factor: Float64[Tensor, "answer rank kept"] | None
+    bandwidth: Float64[Tensor, " answer"]
+    ranks: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What is held."""
+        return 0 if self.factor is None else self.factor.nbytes
+
+    def whitened(self, rows: Sequence[int]) -> AnswerFactor:
+        """What `factor_answers` makes of these answers, to the last bit.
+
+        >>> answers = torch.arange(48.0).cos().reshape(3, 16) * 30
+        >>> some = centred_answers(answers).whitened([2, 0])
+        >>> torch.equal(some.whitened, factor_answers(answers[[2, 0]]).whitened)
+        True
+        """
+        some = self.answer[list(rows)]
+        if self.factor is None:
+            return next(factored_answers(some, self.kernel, max_bytes=DEFAULT_MAX_BYTES, room=math.inf))[1]
+        factor = self.factor[list(rows), : max(1, *(self.ranks[row] for row in rows))]
+        keep = kept_coordinates(some, self.kernel.drop_top) if self.kernel.drop_top else None
+        whitened, lead = _whitened(factor, self.kernel), (len(some),)
+        return AnswerFactor(whitened, keep, lead, some.shape[1], self.kernel, self.bandwidth[list(rows)])
+
+
+def centred_answers(
+    answer: Float[Tensor, "answer d_model"],
+    *,
+    sigma: float | int | str = 50.0,
+    eps: float | int = 1e-5,
+    tol: float | int = 1e-10,
+    drop_top: int = 0,
+) -> CentredAnswers:
+    """The centred factors of answers `[answer, d_model]`; options, errors and source as for `factor_answers`.
+
+    >>> centred_answers(torch.arange(48.0).cos().reshape(3, 16) * 30).ranks
+    (9, 9, 9)
+
+    Of a width at which they hang on who is beside them (`found_alone`) they are found when they are whitened.
+    """
+    kernel = Kernel(sigma, eps, tol, drop_top, operation="centred_answers")
+    kernel.check_answer(answer)
+    take, bandwidth = _vectors(answer, kernel, DEFAULT_MAX_BYTES)
+    like = answer.new_empty(0, answer.shape[-1] - drop_top)
+    if not found_alone(like):
+        return CentredAnswers(answer, kernel, None, bandwidth, ())
+    todo = torch.arange(len(answer), device=answer.device)
+    _, factor = _as_many_as_fit(take, like, todo, kernel, max_bytes=DEFAULT_MAX_BYTES, room=math.inf)
+    place = torch.arange(1, factor.shape[1] + 1, device=factor.device)
+    ranks = ((factor != 0).any(dim=-1) * place).amax(dim=-1).tolist()
+    return CentredAnswers(answer, kernel, factor, bandwidth, tuple(ranks))
+
+
 def factored_answers(
     answer: Tensor, kernel: Kernel, *, max_bytes: int, room: float
 ) -> Iterator[tuple[Int64[Tensor, " answer"], AnswerFactor]]:
     """Answers by number with their factors, as many at a time as fit `room` bytes, one at the least."""
     d_model, lead, drop_top = answer.shape[-1], tuple(answer.shape[:-1]), kernel.drop_top
-    like = answer.new_empty(0, d_model - drop_top)
-    whole, count = vectors_of(answer), math.prod(answer.shape[:-1])
-
-    def kept(rows: Tensor) -> Tensor:
-        x = whole(rows)
-        return x.gather(1, kept_coordinates(x, drop_top)) if drop_top else x
-
-    take: Take = kept
-    if isinstance(kernel.sigma, str):
-        take, bandwidth = rescaled(
-            kernel.operation, "answer", kept, like, sigma=kernel.sigma, shape=lead, max_bytes=max_bytes
-        )
-    else:
-        bandwidth = torch.full((count,), kernel.width, dtype=torch.float64, device=answer.device)
+    like, count = answer.new_empty(0, d_model - drop_top), math.prod(lead)
+    take, bandwidth = _vectors(answer, kernel, max_bytes)
+    whole = vectors_of(answer)
     todo = torch.arange(count, device=answer.device)
     while len(todo):
         rows, factor = _as_many_as_fit(take, like, todo, kernel, max_bytes=max_bytes, room=room)
-        if kernel.eps is None:
-            factor = factor / gram_norm(factor @ factor.mT).sqrt()[:, None, None]  # a constant answer: 0 / 0
-        else:
-            cholesky = ridge_cholesky(factor @ factor.mT, kernel.eps * factor.shape[-1])
-            # Rows along memory: a product with them is twice as fast.
-            factor = torch.linalg.solve_triangular(cholesky, factor, upper=False).contiguous()
+        factor = _whitened(factor, kernel)
         keep = kept_coordinates(whole(rows), drop_top) if drop_top else None
         yield rows, AnswerFactor(factor, keep, lead, d_model, kernel, bandwidth[rows])
         left = torch.ones(count, dtype=torch.bool, device=answer.device)
         left[rows] = False
         todo = todo[left[todo]]
+
+
+def _vectors(answer: Tensor, kernel: Kernel, max_bytes: int) -> tuple[Take, Float64[Tensor, " answer"]]:
+    """The coordinates of answers that count, in the kernel's units, by number; and each answer's bandwidth."""
+    whole, lead, drop_top = vectors_of(answer), tuple(answer.shape[:-1]), kernel.drop_top
+
+    def kept(rows: Tensor) -> Tensor:
+        x = whole(rows)
+        return x.gather(1, kept_coordinates(x, drop_top)) if drop_top else x
+
+    if not isinstance(kernel.sigma, str):
+        return kept, torch.full((math.prod(lead),), kernel.width, dtype=torch.float64, device=answer.device)
+    like = answer.new_empty(0, answer.shape[-1] - drop_top)
+    return rescaled(kernel.operation, "answer", kept, like, sigma=kernel.sigma, shape=lead, max_bytes=max_bytes)
+
+
+def _whitened(factor: Float64[Tensor, "answer rank kept"], kernel: Kernel) -> Float64[Tensor, "answer rank kept"]:
+    """A^-1 P of centred factors P, or without a ridge P over the root of the norm of P^T P."""
+    gram = factor @ factor.mT
+    if kernel.eps is None:
+        return factor / gram_norm(gram).sqrt()[:, None, None]  # a constant answer: 0 / 0
+    cholesky = ridge_cholesky(gram, kernel.eps * factor.shape[-1])
+    # Rows along memory: a product with them is twice as fast.
+    return torch.linalg.solve_triangular(cholesky, factor, upper=False).contiguous()
 
 
 def _as_many_as_fit(

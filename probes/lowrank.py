@@ -26,12 +26,14 @@ from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts
 from probes.expansion import FEATURES, FEWEST, ROUNDING, Expansion, Room, base_point, expand
 from probes.kernel import Kernel
 
-__all__ = ["blocks", "factor_blocks", "factorise", "fewest"]
+__all__ = ["blocks", "factor_blocks", "factorise", "fewest", "found_alone"]
 
 _FIRST_CAPACITY = 32
 # Coordinates, below which factors are sooner found by pivots than by features and the axes of their Gram matrix; and
 # those of steps that meet many answers, which need no axes of their own on a CPU.
 _FACTORS_BY_FEATURES, _MANY_BY_FEATURES = 1536, 256
+# Coordinates that are worked on at once at the most: two registers of eight.
+_REGISTERS = 16
 # Small matrices of so many times the vectors that stay in the caches are worked on at once.
 _CHUNKS = 4
 # Asking whether all vectors are done stalls a GPU, so there it is asked only every so many pivots.
@@ -80,21 +82,30 @@ def factor_blocks(
 
     `share` of what may be left out is left out where factors are brought down to their rank (`Expansion.factor`).
     """
-    for rows, block in blocks(take, like, kernel, n_rows=n_rows, max_bytes=max_bytes, least=_FACTORS_BY_FEATURES):
+    todo = torch.arange(n_rows)
+    for rows, block in blocks(take, like, kernel, todo, max_bytes=max_bytes, least=_FACTORS_BY_FEATURES):
         yield rows, block.factor(share) if isinstance(block, Expansion) else block
 
 
+def found_alone(like: Tensor) -> bool:
+    """Whether `factor_blocks` finds for each of such vectors the same, to the last bit, whoever is beside it.
+
+    By pivots it does, unless a vector ends within a register: what is left of all of them is worked out one by one.
+    """
+    return like.shape[-1] < _FACTORS_BY_FEATURES and like.shape[-1] % _REGISTERS == 0
+
+
 def blocks(
-    take: Take, like: Tensor, kernel: Kernel, *, n_rows: int, max_bytes: int, least: int = FEWEST
+    take: Take, like: Tensor, kernel: Kernel, todo: Int64[Tensor, " todo"], *, max_bytes: int, least: int = FEWEST
 ) -> Iterator[tuple[Int64[Tensor, " rows"], Expansion | Float64[Tensor, "rows rank d_model"]]]:
-    """Yield (row numbers, their expansions or centred factors) until every row 0 .. n_rows - 1 has come once.
+    """Yield (row numbers, their expansions or centred factors) until every row `todo`, ascending, has come once.
 
     `take(rows)` fetches vectors, so a caller can gather them lazily, in units of their own bandwidth where the kernel's
     is a median; `like` gives width and device. Row numbers, on the CPU, ascend within a block. The next turn overwrites
     factors. Below `least` coordinates all go by pivots.
     """
     d = like.shape[-1]
-    todo, room = torch.arange(n_rows), Room()
+    room = Room()
     for most in FEATURES if d >= least else ():
         wide = []
         # Working set of one row: some vectors of length d, its factor, twice where many answers meet it, and some

@@ -20,6 +20,7 @@ from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, vectors_of
 from probes.kernel import Kernel
 from probes.lowrank import blocks, fewest
 from probes.scale import rescaled
+from probes.shared import shared
 from probes.step_blocks import MANY, block_of
 
 __all__ = ["nhsic_with", "paired_scores"]
@@ -102,16 +103,10 @@ class _Scorer:
         take = self._take(factor, sources.to(device), answer.to(device), cells)
         n_rows, max_bytes = len(sources) * n_steps, self.max_bytes // 2
         few = len(cells) * n_steps <= _SHORT * len(sources)
-        rank = factor.whitened.shape[1]
-        with torch.no_grad():
-            for rows, found in blocks(
-                take,
-                factor.whitened,
-                self.kernel,
-                n_rows=n_rows,
-                max_bytes=max_bytes,
-                least=fewest(not few and int(counts.max()) > MANY, device),
-            ):
+        rank, least = factor.whitened.shape[1], fewest(not few and int(counts.max()) > MANY, device)
+
+        def fill(todo: Tensor, max_bytes: int) -> None:
+            for rows, found in blocks(take, factor.whitened, self.kernel, todo, max_bytes=max_bytes, least=least):
                 block = block_of(found, self.kernel)
                 at, step = rows // n_steps, (rows % n_steps).to(device)
                 if few:
@@ -134,17 +129,22 @@ class _Scorer:
                     cell = cells[mine[number][some]].to(device)
                     out[cell[:, None], step[spans[number]]] = scores.T
 
+        shared(fill, n_rows, factor.whitened.shape[-1], max_bytes, device)
+
     def _fill_one(self, out: Tensor, factor: AnswerFactor, cells: Tensor, trajectory: Tensor, answer: Tensor) -> None:
         """One trajectory with one answer: no need to find out which meets which."""
         take = self._take(factor, trajectory.to(out.device), answer.to(out.device), cells)
         own, row = _taken(factor.whitened, answer), out[int(cells)]
-        max_bytes, rank = self.max_bytes // 2, own.shape[1]
-        with torch.no_grad():
-            for rows, found in blocks(take, own, self.kernel, n_rows=self.n_steps, max_bytes=max_bytes):
+        rank = own.shape[1]
+
+        def fill(todo: Tensor, max_bytes: int) -> None:
+            for rows, found in blocks(take, own, self.kernel, todo, max_bytes=max_bytes):
                 block = block_of(found, self.kernel)
                 whole = [(slice(0, len(rows)), 1)]
                 for _, _, scores in block.with_all(whole, lambda *_: own, rank=rank, max_bytes=max_bytes):
                     row[rows.to(out.device)] = scores[:, 0]
+
+        shared(fill, self.n_steps, own.shape[-1], self.max_bytes // 2, out.device)
 
     def _take(self, factor: AnswerFactor, sources: Tensor, answer: Tensor, cells: Tensor) -> Take:
         """Steps by number: step t of source s is s * n_steps + t."""

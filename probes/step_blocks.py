@@ -157,11 +157,11 @@ class Expanded:
                 pairs = slice(begin + some.start, begin + some.stop)
                 whitened, rows = answers(pairs), where[pairs]
                 own = features[some] if alone else features[rows - part.start]
-                products.append(own @ whitened.mT)
+                products.append(whitened @ own.mT)  # the wide factor on the right, as below
                 apart.append(whitened.gather(2, found.apart[rows][:, None].expand(-1, whitened.shape[1], -1)).mT)
 
         measured = self._measured(visit, (slice(None),))
-        cross = self._joined(measured, torch.cat(products), measured.columns[where] @ torch.cat(apart))
+        cross = self._joined(measured, torch.cat(products).mT, measured.columns[where] @ torch.cat(apart))
         return self._whitener(measured).scores(cross, where, 1)[:, 0]
 
     def _measured(self, visit: Visit, parts_of: Sequence[slice]) -> Measured:

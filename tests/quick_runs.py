@@ -19,7 +19,7 @@ import torch
 __all__ = ["install"]
 
 _MODULES = (
-    ("analyses.trace.others", "factor_answers"), ("analyses.trace.others", "encode"),
+    ("analyses.trace.others", "factors_alone"), ("analyses.trace.others", "encode"),
     ("analyses.trace.wrong_answers", "reference_from"), ("analyses.trace.tracing", "load_model"),
     ("analyses.studies.plan", "load_model"),
 )  # fmt: skip
@@ -36,21 +36,19 @@ def install() -> None:
             setattr(module, function, globals()[function](getattr(module, function)))
 
 
-def factor_answers(plain: Any) -> Any:
-    """Factors of the very same single vector, which nobody writes into."""
+def factors_alone(plain: Any) -> Any:
+    """Factors of the very same vectors, each alone, which nobody writes into."""
 
-    def quick(answer: Any, **options: Any) -> Any:
-        if answer.device.type != "cpu" or len(answer) != 1:
-            return plain(answer, **options)
-        key = (
-            answer.dtype,
-            answer.shape,
-            answer.detach().contiguous().view(torch.uint8).numpy().tobytes(),
-            tuple(sorted(options.items())),
-        )
-        if key not in _kept:
-            _kept[key] = plain(answer, **options)
-        return _kept[key]
+    def quick(answers: Any, **options: Any) -> Any:
+        if answers.device.type != "cpu":
+            return plain(answers, **options)
+        shape, asked = (answers.dtype, answers.shape[1:]), tuple(sorted(options.items()))
+        bytes_of = answers.detach().contiguous().view(torch.uint8).numpy()
+        keys = [(*shape, row.tobytes(), asked) for row in bytes_of]
+        if new := [place for place, key in enumerate(keys) if key not in _kept]:
+            found = plain(answers[new], **options)
+            _kept.update((keys[place], one) for place, one in zip(new, found, strict=True))
+        return [_kept[key] for key in keys]
 
     quick.plain = plain  # type: ignore[attr-defined]
     return quick

@@ -13,10 +13,10 @@ import quick_runs
 import torch
 
 from analyses.trace import trace
+from analyses.trace.others import factors_alone
 from analyses.trace.references import reference_from
 from interp import InputError, ResidualSites, encode, load_model
 from interp.engines.registry import model_facts, only_engine
-from probes.answers import factor_answers
 
 
 def test_a_run_is_the_same_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,10 +71,15 @@ def test_what_a_changed_or_hooked_model_reads_is_not_remembered() -> None:
 
 
 def test_another_vector_option_tokenizer_or_text_is_worked_out() -> None:
-    quick, vector = quick_runs.factor_answers(factor_answers), torch.arange(8.0)[None] * 30
-    assert quick(vector, sigma=50.0) is quick(vector.clone(), sigma=50.0)
+    vector, remembered = torch.arange(8.0)[None] * 30, quick_runs.factors_alone(factors_alone)
+
+    def quick(*vectors: torch.Tensor, **options: float) -> Any:
+        return remembered(torch.cat(vectors), **options)[-1]
+
+    other = vector + torch.eye(8)[:1]
+    assert quick(vector, sigma=50.0) is quick(vector.clone(), sigma=50.0) is quick(other, vector, sigma=50.0)
     assert quick(vector, sigma=50.0) is not quick(vector, sigma=51.0)
-    assert not torch.equal(quick(vector, sigma=50.0).whitened, quick(vector + torch.eye(8)[:1], sigma=50.0).whitened)
+    assert not torch.equal(quick(vector, sigma=50.0).whitened, quick(other, sigma=50.0).whitened)
     half = vector.to(torch.bfloat16)
     assert quick(half) is quick(half.clone()) is not quick(vector)
     found, toy = quick_runs.reference_from(reference_from), load_model("toy-reasoner")

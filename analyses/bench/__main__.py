@@ -2,10 +2,10 @@
 
 bench.json: ``machine``, ``model``, ``settings``, ``took`` (seconds), ``notes``, and the rows of each part that was
 measured (:mod:`analyses.bench.parts`): ``decoding`` and ``reading`` beside other libraries, ``scaling``, ``nhsic``,
-``rows`` (places that are taken again), ``reruns``, ``commands``; with ``--full`` also ``engines``, ``interventions``
-(of ``reruns``, ``overheads`` and ``batches``), ``attribution`` and ``growth`` (what attribution and patching cost
-against steps and nodes). A measurement is ``{"median", "min", "max", "n"}`` over the turns, ``null`` what is not
-defined. Only typer is imported here.
+``profile`` (where an nHSIC's time goes), ``rows`` (places that are taken again), ``reruns``, ``commands``; with
+``--full`` also ``engines``, ``interventions`` (of ``reruns``, ``overheads`` and ``batches``), ``attribution`` and
+``growth`` (what attribution and patching cost against steps and nodes). A measurement is ``{"median", "min", "max",
+"n"}`` over the turns, ``null`` what is not defined. Only typer is imported here.
 """
 
 from __future__ import annotations

@@ -257,6 +257,7 @@ def _ways(place: torch.device, model: Bridge) -> dict[str, Any]:
     from interp.decoding import decode
     from interp.record import ResidualSites, ResidualStream
     from probes import nhsic
+    from probes.answers import factor_answers
 
     n_layers, d_model = int(model.cfg.n_layers), int(model.cfg.d_model)
     best = scoring_device(place, nhsic, d_model, next(model.original_model.parameters()).dtype)
@@ -281,8 +282,9 @@ def _ways(place: torch.device, model: Bridge) -> dict[str, Any]:
                 answers = torch.randn(len(prompts), 1, n_layers, d_model, generator=torch.Generator().manual_seed(0))
                 beside = best != place
                 scores = StepScores(
-                    nhsic, None, range(n_layers), "resid_post", [""] * len(prompts), answers.mul(30).to(best), beside
-                )
+                    nhsic, None, range(n_layers), "resid_post", [""] * len(prompts), answers.mul(30).to(best), beside,
+                    factor_answers,
+                )  # fmt: skip
                 record = ResidualStream(device=best if beside else None, on_step=scores.add)
             with _captured(said):
                 found = decode(

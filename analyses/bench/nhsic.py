@@ -27,7 +27,7 @@ from probes.nulls import null_scores
 from probes.scale import median_distance
 from probes.scoring import nhsic_with
 
-__all__ = ["bench_nhsic", "synthetic_activations"]
+__all__ = ["bench_nhsic", "synthetic_activations", "threads", "timed"]
 
 _SIGMA, _EPS = 50.0, 1e-5
 NULLS = 99  # wrong answers of a null
@@ -53,24 +53,24 @@ def bench_nhsic(
     About a minute by default.
     """
     rows: list[dict[str, int | float]] = []
-    with _threads(1):
+    with threads(1):
         for d_model in dims:
             *steps, answer = synthetic_activations(n_steps + 1, d_model, seed=seed)
             batch = torch.stack(steps)
             # Dense steps cost d^3: as many as fit the time, at least one.
             few = batch[: max(1, min(4, n_steps, (4096 // d_model) ** 2))]
-            dense, dense_seconds = _timed(partial(_dense_float32, few, answer), 1)
-            fast, fast_seconds = _timed(partial(nhsic, batch, answer), repeats)
+            dense, dense_seconds = timed(partial(_dense_float32, few, answer), 1)
+            fast, fast_seconds = timed(partial(nhsic, batch, answer), repeats)
             exact = nhsic_dense(few, answer)
             wrong = synthetic_activations(NULLS, d_model, seed=seed + 1)
-            _, null_seconds = _timed(partial(null_scores, batch, wrong), repeats)
-            _, median_seconds = _timed(partial(nhsic, batch, answer, sigma="median"), repeats)
+            _, null_seconds = timed(partial(null_scores, batch, wrong), repeats)
+            _, median_seconds = timed(partial(nhsic, batch, answer, sigma="median"), repeats)
             # A kernel as wide, but of one width for all: what is left is what finding the medians costs.
             width = float(median_distance(batch).median())
-            _, alike_seconds = _timed(partial(nhsic, batch, answer, sigma=width), repeats)
+            _, alike_seconds = timed(partial(nhsic, batch, answer, sigma=width), repeats)
             ready, some = factor_answers(answer), batch[:_FEW]
-            _, one_seconds = _timed(partial(nhsic_with, batch[:1], ready), 8 * repeats)
-            _, few_seconds = _timed(partial(nhsic_with, some, ready), repeats)
+            _, one_seconds = timed(partial(nhsic_with, batch[:1], ready), 8 * repeats)
+            _, few_seconds = timed(partial(nhsic_with, some, ready), repeats)
             rank = int((factorise(batch) != 0).any(dim=-1).sum(dim=-1).max())
             dense_ms, fast_ms = 1e3 * dense_seconds / len(few), 1e3 * fast_seconds / n_steps
             rows.append(
@@ -132,14 +132,15 @@ def _two_threads(call: Callable[[], Tensor], repeats: int) -> float:
         return math.nan
     seconds = []
     for count in (1, 2):
-        with _threads(count):
-            seconds.append(_timed(call, max(2, repeats), time.perf_counter)[1])
+        with threads(count):
+            seconds.append(timed(call, max(2, repeats), time.perf_counter)[1])
     return seconds[0] / seconds[1]
 
 
-def _timed(
+def timed(
     call: Callable[[], Tensor], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> tuple[Tensor, float]:
+    """What a call gives, and the median of the seconds it takes."""
     seconds = []
     if repeats > 1:
         call()  # the first one also pays for memory and libraries
@@ -152,7 +153,7 @@ def _timed(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

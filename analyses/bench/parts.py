@@ -13,6 +13,9 @@ from interp.types import Bridge
 
 __all__ = ["PARTS", "Asked", "plain"]
 
+# Times the steps of the nHSIC part: while a model decodes, many layers are scored at once.
+_LIKE_DECODING = 8
+
 Show = Callable[[int, int, str], None]
 
 
@@ -78,6 +81,16 @@ def _nhsic(asked: Asked, show: Show) -> dict[str, Any]:
             {**rows[0], **{name: spread([row[name] for row in rows]) for name in timed}} for rows in runs.values()
         ]
     }
+
+
+def _profile(asked: Asked, show: Show) -> dict[str, Any]:
+    from analyses.bench.profile import bench_profile
+
+    size, rows = asked.size, []
+    for place, width in enumerate(size.dims):
+        show(place, len(size.dims), f"where nHSIC's time goes at {width}")
+        rows += bench_profile((width,), n_steps=_LIKE_DECODING * size.n_steps, repeats=size.inner)
+    return {"profile": rows}
 
 
 def _rows(asked: Asked, show: Show) -> dict[str, Any]:
@@ -151,6 +164,7 @@ PARTS: dict[str, Callable[[Asked, Show], dict[str, Any]]] = {
     "reading": _reading,
     "scaling": _scaling,
     "nhsic": _nhsic,
+    "profile": _profile,
     "rows": _rows,
     "reruns": _reruns,
     "commands": _commands,

@@ -19,6 +19,8 @@ def sheets_of(result: dict[str, Any]) -> list[Sheet]:
     sheets += beside_sheets(result)
     if "nhsic" in result:
         sheets.append(_nhsic_sheet(result["nhsic"]))
+    if "profile" in result:
+        sheets.append(_profile_sheet(result["profile"], result.get("nhsic", [])))
     if "rows" in result:
         sheets.append(_rows_sheet(result["rows"]))
     if "reruns" in result:
@@ -79,6 +81,29 @@ def _nhsic_sheet(rows: list[dict[str, Any]]) -> Sheet:
             for row in rows
         ],
     )
+
+
+def _profile_sheet(rows: list[dict[str, Any]], beside: list[dict[str, Any]]) -> Sheet:
+    from analyses.bench.profile import KINDS
+
+    dense = {row["d_model"]: 1e3 * row["dense_ms_per_step"]["median"] for row in beside}
+    return Sheet(
+        "Where an nHSIC's time goes: CPU microseconds a step on one thread, the answer ready; shares of a call by what "
+        "kernels do (torch's profiler), by Python between them; and what the products alone would take at the rate of "
+        f"a float64 product of 1024 by 1024 ({rows[0]['gflops']:.0f} GFLOP/s)",
+        (
+            "d_model", "steps", "us a step", "products", "by element", "largest", "factorised", "moved", "between",
+            "products at their best, us", "dense float32 over it",
+        ),
+        [
+            [
+                str(row["d_model"]), str(row["steps"]), number(row["us_per_step"]),
+                *(f"{row[kind]:.0%}" for kind in (*KINDS, "moved", "between")), number(row["products_at_best_us"]),
+                number(dense[row["d_model"]] / row["us_per_step"] if row["d_model"] in dense else None),
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 def _rows_sheet(rows: list[dict[str, Any]]) -> Sheet:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["ALL_PARTS", "FULL", "QUICK", "QUICK_PARTS", "SMOKE", "Size"]
 
-QUICK_PARTS = ("decoding", "reading", "scaling", "nhsic", "rows", "reruns", "commands")
+QUICK_PARTS = ("decoding", "reading", "scaling", "nhsic", "profile", "rows", "reruns", "commands")
 ALL_PARTS = (*QUICK_PARTS, "engines", "interventions", "attribution")
 # Up to which texts (tokens), and widths (nHSIC), are measured in every turn, and in all but one; others in all but two.
 _LONG, _WIDE = (2048, 6144), (2048, 2048)

@@ -207,11 +207,13 @@ def live_options(answers: Float[Tensor, "layer d_model"]) -> Options:
     from analyses.trace.step_scores import StepScores
     from interp.record import ResidualStream
     from probes import nhsic
+    from probes.answers import factor_answers
 
     def of_batch(rows: int) -> dict[str, Any]:
         scores = StepScores(
-            nhsic, None, range(len(answers)), "resid_post", [""] * rows, answers.expand(rows, 1, *answers.shape)
-        )
+            nhsic, None, range(len(answers)), "resid_post", [""] * rows, answers.expand(rows, 1, *answers.shape),
+            factor=factor_answers,
+        )  # fmt: skip
         return {"record": ResidualStream(on_step=scores.add), "finish": scores.finish}
 
     return of_batch

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from analyses.commands.attribute import attribute
-from analyses.commands.common import complain, say
+from analyses.commands.common import collect_seldom, complain, say
 from analyses.commands.completion import known_models
 from analyses.commands.demo import demo
 from analyses.commands.doctor import doctor, version
@@ -84,6 +84,7 @@ def main() -> None:
     # Threads that spin while they wait take the processor from one another as soon as the machine has other work to
     # do, and decoding becomes many times slower. Read when torch is first imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    collect_seldom()
     warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from analyses.grading.prose import QUANTITY, VULGAR
 from analyses.grading.words import PHRASE_WORDS
@@ -102,6 +103,7 @@ def doubts(text: str) -> list[tuple[int, int]]:
     return found
 
 
+@lru_cache(maxsize=1024)  # several rules ask of the same end of a text, for its stated answer and for its grade
 def settle(text: str) -> str:
     """A short text without the numbers that it takes back.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from interp.types import Bridge
 __all__ = ["are_bundled", "check_ids_differ", "data_of", "name_or_model", "pool_of", "traced_problems"]
 
 _BUNDLED = {"file": "bundled toy problems", "licence": "MIT"}
+_TOY_ID = re.compile(r"toy-0*(\d{1,4})")
 TOY_POOL = 2000  # what wrong answers are drawn from where no file is given
 
 
@@ -75,8 +77,12 @@ def are_bundled(problems: Sequence[Problem]) -> bool:
     >>> are_bundled(bundled_problems(3)[1:])
     True
     """
-    known = {problem.id: problem for problem in bundled_problems(TOY_POOL)}
-    return all(problem.id in known and known[problem.id].digest == problem.digest for problem in problems)
+    numbers = [_TOY_ID.fullmatch(problem.id) for problem in problems]
+    most = max((TOY_POOL if number is None else int(number[1]) for number in numbers), default=0)
+    if most >= TOY_POOL:
+        return False
+    known = {problem.id: problem.digest for problem in bundled_problems(most + 1)}
+    return all(known.get(problem.id) == problem.digest for problem in problems)
 
 
 def check_ids_differ(problems: Sequence[Problem]) -> None:

@@ -30,7 +30,7 @@ from interp.encoding import encode
 from interp.errors import InputError
 from interp.record import ResidualSites
 from probes import excess
-from probes.answers import AnswerFactor, factor_answers
+from probes.answers import AnswerFactor, CentredAnswers, centred_answers, factor_answers
 from probes.scoring import nhsic_with
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ __all__ = [
     "DEFAULT_OTHERS",
     "OTHERS_FILE",
     "OtherReferences",
+    "OwnReferences",
+    "factors_alone",
     "most_of_pool",
     "other_references",
     "pinned_others",
@@ -51,6 +53,7 @@ time."""
 
 OTHERS_FILE = "others.jsonl"
 MAX_BYTES = 2**29  # factors held for all responses of a run
+_OWN_BYTES = 2**26  # centred factors held of a batch's own references
 _AT_ONCE = 2**26  # bytes of factors that some rows of a batch meet at once
 _POOL = 10  # problems kept for each reference: kinds of ends, and answers that are the same, leave fewer
 _SEED = 0
@@ -144,23 +147,25 @@ class OtherReferences:
         problems: Sequence[str],
         layers: Sequence[int],
         steps: Float[Tensor, "row layer step d_model"],
-        own: Float[Tensor, "row position layer d_model"],
+        own: OwnReferences,
+        rows: Sequence[int],
     ) -> list[dict[str, Float64[Tensor, "layer step"]]]:
-        """What a cell keeps of each row: the scores ``mi`` with its own reference, and the excess over the others."""
+        """What a cell keeps of each row: the scores ``mi`` with its own reference, and the excess over the others.
+
+        ``rows`` are those of ``own`` that the steps are of.
+        """
         if steps.device.type == "mps":  # which has no float64
-            steps, own = steps.cpu(), own.cpu()
+            steps = steps.cpu()
         self.read(problems, layers)
         met = [_Met([self.drawn(problem, position).problems for problem in problems]) for position in self.positions]
         most = sum(one.width for one in met)
         found = torch.empty(len(problems), len(layers), most, steps.shape[2], dtype=torch.float64, device=steps.device)
-        undefined = own.isnan().any(dim=-1).any(dim=-1)  # a reference without the position: nothing is drawn for it
-        own = torch.where(own.isnan(), own[:, :1], own)
         for place, layer in enumerate(layers):
             every: AnswerFactor | None = None
             index: list[Tensor] = []
             rank = 1
             for number, (position, one) in enumerate(zip(self.positions, met, strict=True)):
-                factor = factor_answers(own[:, number, place], **self._kernel)
+                factor = own.factor(rows, number, place)
                 begin = 0 if every is None else len(every.whitened)
                 shared = self._factor(position, layer, one.names, steps.device)
                 index.append(begin + one.rows(len(factor.whitened), {} if shared is None else shared[1]))
@@ -172,12 +177,19 @@ class OtherReferences:
             assert every is not None
             # Only as many rows as these references have: the shape, and so the rounding, is that of this batch alone
             every = replace(every, whitened=every.whitened[:, :rank])
-            rows = torch.cat(index, dim=1)
+            chosen = torch.cat(index, dim=1)
             size = max(1, _AT_ONCE // (most * every.whitened[0].nbytes))
-            for begin in range(0, len(rows), size):
+            for begin in range(0, len(chosen), size):
                 some = slice(begin, begin + size)
-                found[some, place] = nhsic_with(steps[some, place, None], every.chosen(rows[some]))
-        return [self._kept(one.cpu(), met, row, undefined[row].tolist()) for row, one in enumerate(found)]
+                found[some, place] = nhsic_with(steps[some, place, None], every.chosen(chosen[some]))
+        return [
+            self._kept(one.cpu(), met, n, own.undefined[row])
+            for n, (row, one) in enumerate(zip(rows, found, strict=True))
+        ]
+
+    def own(self, answers: Float[Tensor, "row position layer d_model"]) -> OwnReferences:
+        """The own references of some responses, as :meth:`scored` takes them."""
+        return OwnReferences(answers, self._kernel)
 
     def _kept(
         self, scores: Float64[Tensor, "layer met step"], met: Sequence[_Met], row: int, undefined: Sequence[bool]
@@ -215,7 +227,7 @@ class OtherReferences:
         vectors, held = self.vectors[position, layer], self.factors.get((position, layer, device))
         have = 0 if held is None else len(held.whitened)
         if have < len(vectors):
-            new = [factor_answers(vector[None].to(device), **self._kernel) for vector in vectors[have:]]
+            new = factors_alone(vectors[have:].to(device), **self._kernel)
             whole = reduce(AnswerFactor.beside, new if held is None else [held, *new])
             ranks = [*self.ranks.get((position, layer, device), ()), *(one.whitened.shape[1] for one in new)]
             if whole.whitened.nbytes * len(self.vectors) > MAX_BYTES:
@@ -227,6 +239,40 @@ class OtherReferences:
             self.ranks[position, layer, device] = ranks
         assert held is not None
         return held, self.known, self.ranks[position, layer, device]
+
+
+class OwnReferences:
+    """The own references of some responses, centred once, whichever of the responses are scored together."""
+
+    def __init__(self, answers: Float[Tensor, "row position layer d_model"], kernel: Mapping[str, Any]) -> None:
+        if answers.device.type == "mps":  # which has no float64
+            answers = answers.cpu()
+        lacks = answers.isnan()
+        #: Of each row and position, whether the reference has none such: nothing is drawn for it.
+        self.undefined: list[list[bool]] = lacks.any(dim=-1).any(dim=-1).tolist()
+        self.answers, self.kernel = torch.where(lacks, answers[:, :1], answers), kernel
+        self.held: dict[tuple[int, int], CentredAnswers] = {}
+
+    def factor(self, rows: Sequence[int], position: int, layer: int) -> AnswerFactor:
+        """Those of some rows, by the numbers of position and layer; the same to the last bit as of them alone."""
+        centred = self.held.get((position, layer))
+        if centred is None:
+            answers = self.answers[:, position, layer]
+            if sum(one.nbytes for one in self.held.values()) > _OWN_BYTES:
+                return factor_answers(answers[list(rows)], **self.kernel)
+            centred = self.held[position, layer] = centred_answers(answers, **self.kernel)
+        return centred.whitened(rows)
+
+
+def factors_alone(answers: Float[Tensor, "answer d_model"], **kernel: Any) -> list[AnswerFactor]:
+    """The factor of each, the same to the last bit as if it had been factorised alone.
+
+    >>> vectors = torch.arange(48.0).cos().reshape(3, 16) * 30
+    >>> torch.equal(factors_alone(vectors)[1].whitened, factor_answers(vectors[1:2]).whitened)
+    True
+    """
+    centred = centred_answers(answers, **kernel)
+    return [centred.whitened([row]) for row in range(len(answers))]
 
 
 @dataclass(frozen=True)

@@ -158,10 +158,10 @@ class Rereader:
     def _excess(self, cell: Cell, data: CellData, others: Beside) -> dict[str, Tensor]:
         """The own reference beside those of other answers."""
         layers = data.payload["layers"]
-        answers = self.tracer.answers_at(cell.problem, layers, others.positions)
+        own = others.own(self.tracer.answers_at(cell.problem, layers, others.positions)[None])
 
         def scored(steps: Float[Tensor, "layer step d_model"]) -> dict[str, Float64[Tensor, "layer step"]]:
-            found = others.scored([cell.problem], layers, steps[None], answers[None])[0]
+            found = others.scored([cell.problem], layers, steps[None], own, [0])[0]
             return {name: values for name, values in found.items() if name != "mi"}  # that of decoding stays
 
         return self.tracer.over_steps(data, layers, scored)

@@ -13,10 +13,13 @@ from torch import Tensor
 from analyses.trace.scoring_place import Aside
 from interp.devices import on_device
 from interp.record import StepResiduals
+from probes.answers import AnswerFactor
+from probes.scoring import nhsic_with
 
 __all__ = ["Beside", "StepScores"]
 
 CHUNK_STEPS = 32  # scored at once: an nHSIC of 30 layers takes a quarter of the time it takes one step at a time
+_RANK = 32  # that an answer's kernel seldom exceeds
 CHUNK_BYTES = 1 << 28  # of streams that are held for it, whatever the model
 
 
@@ -34,8 +37,11 @@ class Beside(Protocol):
         problems: Sequence[str],
         layers: Sequence[int],
         steps: Float[Tensor, "row layer step d_model"],
-        own: Float[Tensor, "row position layer d_model"],
+        own: Any,
+        rows: Sequence[int],
     ) -> list[dict[str, Float64[Tensor, "layer step"]]]: ...
+
+    def own(self, answers: Float[Tensor, "row position layer d_model"]) -> Any: ...
 
     def told(self, problem: str, layers: Sequence[int]) -> dict[str, Any]: ...
 
@@ -49,6 +55,8 @@ class StepScores:
 
     Args:
         score: of steps ``[row, layer, step, d_model]`` with an answer a row and layer.
+        factor: of answers ``[row, layer, d_model]``, what makes nHSIC's answers ready: rows that are scored together
+            time and again then have theirs made so once, where they are not too large to be held.
         answers: the own reference's, of each row, at each position it is read; where the streams will be.
         is_beside: whether another thread scores, while this one goes on.
     """
@@ -62,10 +70,14 @@ class StepScores:
         problems: Sequence[str],
         answers: Float[Tensor, "row position layer d_model"],
         is_beside: bool = False,
+        factor: Callable[[Float[Tensor, "row layer d_model"]], AnswerFactor] | None = None,
     ) -> None:
         self.aside = Aside(is_beside)
+        self.factor = factor
+        self.ready: dict[tuple[int, ...], AnswerFactor] = {}  # by the rows that were scored together
         self.score, self.others, self.layers, self.site = score, others, layers, site
         self.problems, self.answers = problems, answers
+        self.own = None if others is None else others.own(answers)
         self.held: list[tuple[list[int], Float[Tensor, "layer row d_model"]]] = []
         self.count: Counter[int] = Counter()  # steps that are held, by row
         self.bytes = 0
@@ -100,10 +112,22 @@ class StepScores:
             self.done[row].append(found)
 
     def _scores(self, rows: Sequence[int], steps: Float[Tensor, "row layer step d_model"]) -> list[dict[str, Tensor]]:
-        answers = torch.stack([self.answers[row] for row in rows])
         if self.others is None:
-            return [{"mi": mi} for mi in self.score(steps, answers[:, 0]).cpu()]
-        return self.others.scored([self.problems[row] for row in rows], self.layers, steps, answers)
+            return [{"mi": mi} for mi in self._own(tuple(rows), steps).cpu()]
+        return self.others.scored([self.problems[row] for row in rows], self.layers, steps, self.own, rows)
+
+    def _own(
+        self, rows: tuple[int, ...], steps: Float[Tensor, "row layer step d_model"]
+    ) -> Float64[Tensor, "row layer step"]:
+        if (ready := self.ready.get(rows)) is not None:
+            return nhsic_with(steps, ready)
+        answers = torch.stack([self.answers[row, 0] for row in rows])
+        if self.factor is None or _RANK * 8 * answers.numel() > CHUNK_BYTES:
+            return self.score(steps, answers)
+        if sum(one.whitened.nbytes for one in self.ready.values()) > CHUNK_BYTES:
+            self.ready.clear()
+        ready = self.ready[rows] = self.factor(answers)
+        return nhsic_with(steps, ready)
 
     def finish(self) -> list[dict[str, Tensor]]:
         """Each row's tensors ``[layer, step]``, by name."""

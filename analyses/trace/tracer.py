@@ -51,6 +51,7 @@ from interp.rollout import Rollout
 from interp.sites import resolve_layers
 from interp.types import Bridge
 from probes import nhsic
+from probes.answers import factor_answers
 
 __all__ = ["Tracer", "row_seed"]
 
@@ -216,15 +217,28 @@ class Tracer:
         self, problem: str, layers: Sequence[int], positions: Sequence[str]
     ) -> Float[Tensor, "position layer d_model"]:
         """``a[l]`` at several positions of the reference, from one pass; NaN at one that it has not."""
-        reference, site = self.references[problem], self.options.site
-        places = [reference.place(position) for position in positions]
-        read = [place for place in places if place is not None]
+        return self.answers_of([problem], layers, positions)[problem]
+
+    def answers_of(
+        self, problems: Iterable[str], layers: Sequence[int], positions: Sequence[str]
+    ) -> dict[str, Float[Tensor, "position layer d_model"]]:
+        """Those of several problems, by their names; each reference is read alone."""
+        references = {problem: self.references[problem] for problem in problems}
+        places = [[reference.place(position) for position in positions] for reference in references.values()]
+        read = [[place for place in some if place is not None] for some in places]
+        site = self.options.site
         record = ResidualSites(layers=layers, sites=(site,))
-        ids = reference.ids[: max(read) + 1]
+        ids = [reference.ids[: max(some) + 1] for reference, some in zip(references.values(), read, strict=True)]
         with self.running():
-            kept = encode(self.model, [ids], record=record, positions=[read])[0].residuals[site].transpose(0, 1)
-        rows = iter(kept)
-        return torch.stack([torch.full_like(kept[0], torch.nan) if at is None else next(rows) for at in places])
+            found = encode(self.model, ids, record=record, positions=read, batch_size=1)
+        answers = {}
+        for problem, some, encoding in zip(references, places, found, strict=True):
+            kept = encoding.residuals[site].transpose(0, 1)
+            rows = iter(kept)
+            answers[problem] = torch.stack(
+                [torch.full_like(kept[0], torch.nan) if at is None else next(rows) for at in some]
+            )
+        return answers
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -242,7 +256,11 @@ class Tracer:
     ) -> Float64[Tensor, "*lead step"]:
         if steps.device.type == "mps":  # which has no float64
             steps, answers = steps.cpu(), answers.cpu()
-        return nhsic(steps, answers, sigma=self.options.sigma, eps=self.options.eps, drop_top=self.options.drop_top)
+        return nhsic(steps, answers, **self._kernel)
+
+    @property
+    def _kernel(self) -> dict[str, Any]:
+        return {"sigma": self.options.sigma, "eps": self.options.eps, "drop_top": self.options.drop_top}
 
     def _scored(
         self, answers: Float[Tensor, "layer d_model"], steps: Float[Tensor, "layer step d_model"]
@@ -256,14 +274,15 @@ class Tracer:
 
     def decode_batch(self, run: Run, batch: Batch, report: Report) -> None:
         options = self.options
-        answers = torch.stack([self.answers_at(cell.problem, self.layers, self.positions) for cell in batch])
+        known = self.answers_of([cell.problem for cell in batch], self.layers, self.positions)
+        answers = torch.stack([known[cell.problem] for cell in batch])
         if self.others is not None:
             self.others.read([cell.problem for cell in batch], self.layers)
         place = self.scoring_device
         is_beside = place != answers.device
         scores = StepScores(
             self.score, self.others, self.layers, options.site, [cell.problem for cell in batch], answers.to(place),
-            is_beside,
+            is_beside, partial(factor_answers, **self._kernel),
         )  # fmt: skip
         record = ResidualStream(
             layers=self.layers, sites=(options.site,), device=place if is_beside else None, on_step=scores.add

@@ -6,7 +6,7 @@ import torch
 from vectors import literal, vectors
 
 from probes import nhsic_dense
-from probes.answers import factor_answers, factored_answers
+from probes.answers import centred_answers, factor_answers, factored_answers
 from probes.kernel import Kernel
 from probes.scoring import nhsic_with
 
@@ -56,3 +56,20 @@ def test_every_answer_comes_once_whatever_the_room(room):
         assert len(rows) == 1 or 3 * factor.whitened.nbytes <= room
     assert sorted(seen) == list(range(23))
     assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("options", [{}, {"sigma": "median"}, {"drop_top": 16, "eps": 1e-3}, {"drop_top": 3}])
+def test_answers_centred_once_are_those_of_any_of_them_to_the_last_bit(options):
+    """Of ranks that differ, so that what rows are filled up to hangs on who is there; wide and odd widths apart."""
+    dice = torch.Generator().manual_seed(0)
+    scale = torch.tensor([1.0, 300.0, 20.0, 60.0, 3.0])[:, None]
+    for d_model in (48, 208, 1600):
+        answers = torch.randn(5, d_model, generator=dice) * scale
+        centred = centred_answers(answers, **options)
+        for rows in ([0], [3, 1], [4, 0, 2], [0, 1, 2, 3, 4]):
+            ours, alone = centred.whitened(rows), factor_answers(answers[rows], **options)
+            assert torch.equal(ours.whitened, alone.whitened)
+            assert torch.equal(ours.bandwidth, alone.bandwidth)
+            assert ours.lead == alone.lead
+            assert ours.keep is alone.keep is None or torch.equal(ours.keep, alone.keep)
+        assert len({len(centred.whitened([row]).whitened[0]) for row in range(5)}) > 1, "ranks differ"

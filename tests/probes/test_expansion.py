@@ -142,7 +142,7 @@ def test_too_few_features_are_seen(monkeypatch):
 def test_vectors_with_a_wide_bulk_go_by_pivots_and_each_comes_once():
     x = correlated(6, 120, seed=1, scale=1.0) * torch.tensor([1.0, 3000.0, 0.0, 10.0, 100.0, 500.0])[:, None]
     by_features, by_pivots = [], []
-    for rows, found in blocks(x.__getitem__, x, Kernel(), n_rows=6, max_bytes=2**28):
+    for rows, found in blocks(x.__getitem__, x, Kernel(), torch.arange(6), max_bytes=2**28):
         (by_features if isinstance(found, Expansion) else by_pivots).extend(rows.tolist())
     assert 1 in by_pivots
     assert {0, 2, 3} <= set(by_features)

@@ -14,6 +14,8 @@ from bench_names import CONDITIONS, ENGINES, LARGE
 from analyses.bench.__main__ import main
 from analyses.bench.attribution import JOBS
 from analyses.bench.growth import GROWING
+from analyses.bench.profile import KINDS
+from analyses.bench.sheet import number
 from analyses.bench.sizes import ALL_PARTS
 from analyses.bench.variants import FREE, HIDDEN, NNSIGHT, READERS, SDPA, SQUARE, VARIANTS
 
@@ -35,6 +37,13 @@ def test_command_writes_what_it_prints(tmp_path, capsys, here):
     assert set(result["took"]) == set(ALL_PARTS) - {"reruns"}  # interventions have them
     assert [row["d_model"] for row in result["nhsic"]] == [64]
     assert set(result["nhsic"][0]["ratio"]) == {"median", "min", "max", "n"}
+    [profiled] = result["profile"]
+    assert sum(profiled[kind] for kind in (*KINDS, "moved", "between")) == pytest.approx(1)
+    assert all(profiled[kind] > 0 for kind in (*KINDS, "moved"))
+    # Features, their sums and the answer's product: at least that of one feature with one row of the answer.
+    assert profiled["products_at_best_us"] > 1e6 * 2 * 64 / (profiled["gflops"] * 1e9)
+    assert profiled["us_per_step"] > profiled["products_at_best_us"]
+    assert f"| 64 | {profiled['steps']} | {number(profiled['us_per_step'])} |" in markdown
     _check_beside(result["decoding"], result["reading"], markdown)
     _check_engines(result["engines"], markdown)
     assert [(row["grows"], row["count"]) for row in result["scaling"]] == [

@@ -1,4 +1,4 @@
-"""What tests of grading share: a grader for the module, and what it gets wrong of a table judged by hand."""
+"""What tests of grading share: one grader, whose process imports SymPy once, and what it gets wrong of a table."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from analyses.grading import Grader
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def grader() -> Iterator[Grader]:
     with Grader(timeout=20.0) as grader:  # a busy machine must not make a table entry a time-out
         yield grader
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def misgraded(grader: Grader) -> Callable[[Sequence[tuple[str, str, bool]]], list[str]]:
     """Of a table of gold answer, response, and whether it is right: the entries that the grader takes for the other."""
 

@@ -28,7 +28,7 @@ def _children() -> set[psutil.Process]:
 
 def test_a_time_out_is_not_wrong_and_the_next_answer_is_graded() -> None:
     before = _children()
-    with Grader(timeout=1.5) as grader:
+    with Grader(timeout=0.8) as grader:
         first = grader.grade([ALGEBRA])[0]
         process = grader._workers[0]._process
         assert process is not None
@@ -38,7 +38,7 @@ def test_a_time_out_is_not_wrong_and_the_next_answer_is_graded() -> None:
         statuses = [str(grade.status) for grade in (first, answer, gold, after)]
         assert statuses == ["correct", "timeout", "timeout", "correct"]
         assert answer.score != answer.score
-        assert answer.detail == "no verdict within 1.5 s"
+        assert answer.detail == "no verdict within 0.8 s"
         assert process.poll() is not None
         assert len(_children() - before) == 1
     assert _children() == before
@@ -99,15 +99,6 @@ def test_a_script_without_a_main_guard_grades(tmp_path: Path) -> None:
         check=False,
     )
     assert run.stdout.split() == ["begun", "correct"], run.stderr  # begun once: the script was not run again
-
-
-def test_the_process_imports_no_model_library() -> None:
-    code = (
-        "import sys, analyses.grading.algebra as w; w.verdict('2', r'\\sqrt{4}');"
-        "print(sorted({'torch', 'transformer_lens', 'pandas', 'numpy', 'interp'} & set(sys.modules)))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
 
 
 PAYLOADS = (
@@ -189,17 +180,18 @@ def test_the_process_can_neither_run_nor_write_nor_connect(tmp_path: Path) -> No
     assert not file.exists()
 
 
-def test_numbers_of_a_formula_are_not_evaluated_as_python() -> None:
+def test_numbers_of_a_formula_are_not_evaluated_as_python_and_no_model_library_is_imported() -> None:
     code = (
         "import sys, analyses.grading.algebra as w\n"
         "w.verdict('2', '3 x'); w._no_eval()\n"
+        "print(sorted({'torch', 'transformer_lens', 'pandas', 'numpy', 'interp'} & set(sys.modules)))\n"
         "seen = []\n"
         "sys.addaudithook(lambda event, a: event == 'compile' and a[0] is not None and seen.append(str(a[0])))\n"
         "said = w.verdict('12 x + 7.5', '3(4 x + 2.5)')\n"
         "print(said, w._read('31415 x'), [text for text in seen if 'monomial' not in text])\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "('same', '') 31415*x []"
+    assert run.stdout.splitlines() == ["[]", "('same', '') 31415*x []"]
 
 
 def test_verdicts_tell_a_bad_gold_answer_from_a_bad_answer() -> None:

@@ -237,16 +237,15 @@ def test_bare_math_verify_is_never_better() -> None:
 
 
 def test_other_markers_grade_the_same_cells_anew(tmp_path: Path) -> None:
-    run = trace("toy-reasoner", n=2, out=tmp_path, max_new_tokens=40, layers=[0])
+    options: dict[str, Any] = {"n": 2, "out": tmp_path, "max_new_tokens": 40, "layers": [0], "report": False}
+    run = trace("toy-reasoner", **options)
     cells = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
     graded = pd.read_parquet(tmp_path / "responses.parquet")["status"].tolist()
     opening = run.payload(run.cells()[0])["tokens"][0]
-    run = trace(
-        "toy-reasoner", n=2, out=tmp_path, max_new_tokens=40, layers=[0], thinking_markers=[[opening, "never said"]]
-    )
+    run = trace("toy-reasoner", **options, thinking_markers=[[opening, "never said"]])
     assert pd.read_parquet(tmp_path / "responses.parquet")["status"].tolist()[0] == "no_answer"
-    trace("toy-reasoner", n=2, out=tmp_path, max_new_tokens=40, layers=[0])
+    trace("toy-reasoner", **options)
     assert pd.read_parquet(tmp_path / "responses.parquet")["status"].tolist() == graded
     assert cells == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
     with pytest.raises(InputError, match="pairs of two different texts"):
-        trace("toy-reasoner", n=2, out=tmp_path, max_new_tokens=40, layers=[0], thinking_markers=["<plan>"])
+        trace("toy-reasoner", **options, thinking_markers=["<plan>"])

@@ -11,6 +11,7 @@ from analyses.trace import step_scores
 from analyses.trace.step_scores import StepScores
 from interp.record import StepResiduals
 from probes import nhsic, nhsic_dense
+from probes.answers import AnswerFactor, factor_answers
 
 LAYERS, WIDTH = (0, 3), 12
 
@@ -55,3 +56,23 @@ def test_each_row_gets_its_own_scores(begins: list[int], held: int, monkeypatch:
     else:
         most: Any = max(rows * layers * n * width * 4 for rows, layers, n, width in calls)
         assert most <= held
+
+
+@pytest.mark.parametrize("rank", [step_scores._RANK, 10**9], ids=["held", "too large to hold"])
+def test_answers_are_made_ready_once_for_rows_that_stay_together(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_scores, "_RANK", rank)
+    steps, whole = told([70, 70, 100], [0, 0, 0])
+    answers = torch.randn(3, 1, len(LAYERS), WIDTH) * 30
+    made: list[int] = []
+
+    def factor(answers: torch.Tensor) -> AnswerFactor:
+        made.append(len(answers))
+        return factor_answers(answers)
+
+    scores = StepScores(nhsic, None, LAYERS, "resid_post", ["p"] * 3, answers, factor=factor)
+    for step in steps:
+        scores.add(step)
+    for row, found in enumerate(scores.finish()):
+        torch.testing.assert_close(found["mi"], nhsic_dense(whole[row], answers[row, 0]), rtol=0, atol=1e-8)
+    # Five calls: three rows twice; then the two that leave, and twice the one that goes on.
+    assert sorted(made) == ([1, 2, 3] if rank < 10**9 else [])

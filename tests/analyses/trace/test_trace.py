@@ -300,25 +300,20 @@ def test_the_command_ends_in_one_clear_line(
     assert len([line for line in said.splitlines() if line.startswith("peaklens: ")]) == 1
 
 
-def test_models_are_listed(tmp_path: Path) -> None:
-    """By the command as a user starts it."""
-    environment = {**os.environ, "PEAKLENS_CACHE": str(tmp_path), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "analyses.commands.cli", "models"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    for part in ("toy-reasoner", "toy-base", "bundled", "smollm2-135m-instruct", "known", "peaklens models pull"):
-        assert part in done.stdout
-
-
-def test_imports_stay_light() -> None:
-    """One after the other in one process: what the first of them brings in is seen with it."""
+def test_imports_stay_light_and_models_are_listed(tmp_path: Path) -> None:
+    """One after the other in one process, as a user starts it: what the first of them brings in is seen with it."""
     heavy = "pandas", "circuitsvis", "transformer_lens", "transformers"
     statements = "import interp", "import probes", "import analyses", "from analyses.commands import cli"
     code = "import sys\n" + "\n".join(
         f"{statement}\nprint({statement!r}, [m for m in {heavy!r} if m in sys.modules])" for statement in statements
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{statement} []" for statement in statements]
+    command = [sys.executable, "-c", f"{code}\nsys.argv = ['peaklens', 'models']\ncli.main()"]
+    environment = {**os.environ, "PEAKLENS_CACHE": str(tmp_path), "COLUMNS": "160"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[: len(statements)] == [f"{statement} []" for statement in statements]
+    for part in ("toy-reasoner", "toy-base", "bundled", "smollm2-135m-instruct", "known", "peaklens models pull"):
+        assert part in done.stdout
 
 
 def test_help_loads_no_library() -> None:
