@@ -1,8 +1,8 @@
 """One warm server of forks for all processes that test: what it imports takes five seconds of a core.
 
-Python's server (`multiprocessing.forkserver`) belongs to the process that started it. Here whoever first needs it starts
-it at an address that the others know, and it ends with the process that the tests were started by: that one holds a
-pipe open, and the server looks whether anybody does.
+Python's server (`multiprocessing.forkserver`) belongs to the process that started it. Here whoever first needs it
+starts it at an address that the others know, and it ends with the process that the tests were started by: that one
+holds a pipe open, and the server looks whether anybody does.
 """
 
 from __future__ import annotations
