@@ -27,7 +27,7 @@ from analyses.views.pictures import FLAGS, NAMES
 
 @dataclass
 class Rendered:
-    """What came of a page: what it printed as errors, what it asked for, its text, its document."""
+    """What came of a page: errors that it printed, what it asked for, its text; its document, where scripts are on."""
 
     console_errors: list[str] = field(default_factory=list)
     page_errors: list[str] = field(default_factory=list)
@@ -151,7 +151,7 @@ class Browser:
                 out.text, out.dom = tab.evaluate(_READ)
                 tab.evaluate(_FORGET)
             else:
-                out.text, out.dom = tab.inner_text("body"), tab.content()
+                out.text = tab.inner_text("body")
             for event, listener in listeners.items():
                 tab.remove_listener(event, listener)
             tab.context.clear_cookies()
@@ -189,13 +189,15 @@ _PAINTED = """() => new Promise((done) =>
 # Where there is any: a page without an address has none.
 _FORGET = "() => { try { localStorage.clear(); sessionStorage.clear(); } catch {} }"
 
-# Text as it is shown, that of bokeh's shadow trees included.
+# Text as it is shown, that of bokeh's shadow trees included; and the document, without the libraries it carries, which
+# are most of it.
 _READ = """() => {
   const texts = [document.body.innerText];
   const visit = (node) => node.querySelectorAll("*").forEach((e) => {
     if (e.shadowRoot) { texts.push(e.shadowRoot.textContent); visit(e.shadowRoot); }
   });
   visit(document);
+  for (const script of document.scripts) { if (script.text.length > 200_000) script.text = ""; }
   return [texts.join("\\n"), document.documentElement.outerHTML];
 }"""
 

@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Generator
 
+import one_server
 import pytest
 import quick_bridge
 import quick_checks
@@ -30,6 +31,16 @@ def pytest_xdist_auto_num_workers() -> int | None:
         return None  # as it says
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores + 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # who starts the tests; its workers know of it
+        one_server.open_place()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        one_server.close_place()
 
 
 @pytest.hookimpl(wrapper=True)

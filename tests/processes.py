@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import multiprocessing.forkserver
 import multiprocessing.process
 import os
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import forked
+import one_server
 import pytest
 
 HERE = Path(__file__).parent
@@ -157,11 +157,8 @@ def toy_forks(_warm_forkserver: None, tmp_path: Path) -> Iterator[ToyForks]:
 
 @pytest.fixture(scope="session")
 def _warm_forkserver() -> None:
-    """Python's own server of forks, started with what worker processes import: one for each process that tests."""
-    multiprocessing.set_forkserver_preload(["warm"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), str(HERE)]))
-        multiprocessing.forkserver.ensure_running()
+    """Python's own server of forks, started with what worker processes import: one for all that test."""
+    one_server.join()
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import pytest
 
 RUN: dict[str, Any] = {"check": True, "capture_output": True, "text": True}
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+# With the setuptools that is here (extra `dev`), instead of an environment made for each build.
+HERE = ("--no-build-isolation", "--no-deps")
 PACKAGES = ("interp", "probes", "analyses", "peaklens")
 # Where the packages of a folder are found by a Python that knows of no other, and that their one name works.
 LOOK = """
@@ -45,7 +47,7 @@ def found_in(site: Path, cwd: Path) -> dict[str, str]:
 
 def test_the_wheel_traces_the_toy_from_elsewhere(tmp_path: Path, source: Path) -> None:
     wheels, site = tmp_path / "wheels", tmp_path / "site"
-    subprocess.run([*PIP, "wheel", "--no-deps", "-w", str(wheels), str(source)], **RUN)
+    subprocess.run([*PIP, "wheel", *HERE, "-w", str(wheels), str(source)], **RUN)
     (wheel,) = wheels.glob("peaklens-*.whl")
     subprocess.run([*PIP, "install", "--no-deps", "--no-compile", "--target", str(site), str(wheel)], **RUN)
     assert found_in(site, tmp_path) == {name: str(site / name) for name in PACKAGES}
@@ -68,6 +70,6 @@ def test_the_wheel_traces_the_toy_from_elsewhere(tmp_path: Path, source: Path) -
 
 def test_an_editable_install_finds_what_is_in_the_checkout(tmp_path: Path, source: Path) -> None:
     site = tmp_path / "site"
-    subprocess.run([*PIP, "install", "--no-deps", "--target", str(site), "--editable", str(source)], **RUN)
+    subprocess.run([*PIP, "install", *HERE, "--target", str(site), "--editable", str(source)], **RUN)
     rooms = {"peaklens": source / "analyses" / "facade" / "peaklens"}
     assert found_in(site, tmp_path) == {name: str(rooms.get(name, source / name)) for name in PACKAGES}

@@ -9,7 +9,12 @@ import torch
 
 from interp import load_model
 
-for name in ("analyses.trace.tracing", "analyses.studies.run"):
+NAMES = (
+    "analyses.trace.tracing", "analyses.studies.run",
+    # Of what notebooks show
+    "analyses.attribution.circuit", "analyses.views.figures", "bokeh.embed", "bokeh.plotting",
+)  # fmt: skip
+for name in NAMES:
     importlib.import_module(name)
 torch.set_num_threads(1)
 load_model("toy-reasoner", device="cpu")

@@ -230,6 +230,7 @@ def _client(notebook: NotebookNode, folder: Path, profile: Path, timeout: float 
         timeout=timeout,
         record_timing=False,
         store_widget_state=False,
+        coalesce_streams=True,  # what one `print` writes is not cut where the kernel sent it
         resources={"metadata": {"path": str(folder)}},
     )
 

@@ -30,7 +30,7 @@ from analyses.studies.wait_circuit import NAME as CIRCUIT
 from analyses.studies.wait_circuit import PROBLEMS, WaitCircuit
 from analyses.trace.inputs import traced_problems
 from analyses.trace.tracing import trace
-from analyses.views.pictures import picture
+from analyses.views.pictures import pictures
 
 __all__ = ["ENTRIES", "Entry", "main"]
 
@@ -248,9 +248,7 @@ def _write(page: Path, model: str, parts: Sequence[Part], traced: Traced, circui
     traced.write(folder)
     for one in circuits:
         one.write(folder)
-    for part in parts:
-        if part.result.figures:
-            picture(part.result.figures[0], folder / f"{part.name}.png")
+    pictures({folder / f"{part.name}.png": part.result.figures[0] for part in parts if part.result.figures})
     before = page.read_text(encoding="utf-8") if page.is_file() else ""
     with replacing(page) as temporary:
         first = traced.section(folder.name)

@@ -121,20 +121,37 @@ def test_bad_input_found_by_a_worker_is_raised_as_it_is(workers: int, tmp_path: 
         list(scheduler(workers).run([1, 7], Make(tmp_path), lambda tokens: None))
 
 
-def test_two_processes_give_the_run_of_one_and_show_no_bars_of_loading(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "mine"  # of a bundled model nobody shows bars
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model of one's own: of a bundled one nobody shows bars."""
+    folder = tmp_path_factory.mktemp("models") / "mine"
     shutil.copytree(bundled_model_path("toy-reasoner"), folder)
-    model = load_model(folder)
-    problems = bundled_problems(6)
+    return load_model(folder)
+
+
+def runs_are_equal(model: Any, folder: Path, n: int) -> None:
+    """Of this process, and of at most two others (one for each batch of two problems)."""
     runs = [
-        trace(model, problems, tmp_path / str(workers), max_new_tokens=12, batch_size=2, workers=workers, report=False)
+        trace(
+            model, bundled_problems(n), folder / str(workers), max_new_tokens=12, batch_size=2, workers=workers,
+            report=False,
+        )
         for workers in (1, 2)
-    ]
-    assert "Loading weights" not in capfd.readouterr().err
+    ]  # fmt: skip
     for table in ("mi.parquet", "peaks.parquet", "tokens.csv", "responses.parquet"):
         pd.testing.assert_frame_equal(runs[0].table(table), runs[1].table(table), check_exact=True)
+
+
+@pytest.mark.usefixtures("quick_processes")
+def test_two_processes_give_the_run_of_one(mine: Any, tmp_path: Path) -> None:
+    runs_are_equal(mine, tmp_path, 6)
+
+
+def test_a_process_that_is_really_new_gives_the_same_and_shows_no_bars_of_loading(
+    mine: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs_are_equal(mine, tmp_path, 2)
+    assert "Loading weights" not in capfd.readouterr().err
 
 
 def test_a_model_in_memory_cannot_go_to_processes(tmp_path: Path) -> None:

@@ -33,17 +33,24 @@ from interp.display import visible
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1000, 390])
-def test_every_view_is_drawn_offline_and_hostile_text_is_inert(browser: Browser, tmp_path: Path, width: int) -> None:  # noqa: F811
+def test_every_view_is_drawn_offline_and_hostile_text_is_inert(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    """On a phone in the dark, and when it is then seen on a light desk."""
     made = hostile_views()
     file = tmp_path / "all.html"
     file.write_text(page(NASTY, list(made.values())), encoding="utf-8")
-    ask = (PWNED, LIVE, OVERFLOW)
-    seen = browser.rendered(
-        file, width=width, dark=width == 390, actions=lambda tab: [*(tab.evaluate(s) for s in ask), barriers(tab)]
-    )
-    seen.check()
-    assert seen.result == ["inert", [bool(view.needs) for view in made.values()], 0, []]
+
+    def look(tab: Any) -> list[Any]:
+        return [*(tab.evaluate(script) for script in (PWNED, LIVE, OVERFLOW)), barriers(tab)]
+
+    def phone_then_desk(tab: Any) -> list[list[Any]]:
+        phone = look(tab)
+        tab.set_viewport_size({"width": 1000, "height": 800})
+        tab.emulate_media(color_scheme="light")
+        tab.wait_for_timeout(200)
+        return [phone, look(tab)]
+
+    seen = browser.rendered(file, width=390, dark=True, actions=phone_then_desk).check()
+    assert seen.result == [["inert", [bool(view.needs) for view in made.values()], 0, []]] * 2
     text = re.sub(r"\s+", " ", seen.text)
     for name, view in made.items():
         assert re.sub(r"\s+", " ", visible(view.title)) in text, name
