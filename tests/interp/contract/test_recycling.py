@@ -24,7 +24,7 @@ from interp.interventions import (
     uncertain,
 )
 
-NEW = 14
+NEW = 10
 
 
 @dataclass
@@ -247,7 +247,7 @@ def test_suppression_and_recycling_in_either_order(engine: type, name: str) -> N
     else:
         only, both, recycled = common[:2], common[2:4], common[4:8]
     suppress, recycle = SuppressTokens(only + both), RecycleRepresentation(1, both + recycled, repeats=2)
-    outcomes, record, new = [], ResidualSites(), 20 if name == "toy" else NEW
+    outcomes, record, new = [], ResidualSites(), 20 if name == "toy" else 14
     for order in ([suppress, recycle], [recycle, suppress]):
         watch = Watch()
         rollouts = decode(model, F.texts(name), max_new_tokens=new, interventions=[*order, watch], record=record)
