@@ -226,7 +226,7 @@ def falling(p: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("real_peaks", [False, True])
 def test_error_rate_over_layers_and_steps(real_peaks):
-    n, n_layers, n_steps, n_null = 1500, 3, 25, 119
+    n, n_layers, n_steps, n_null = 1500, 3, 12, 119
     scores = draw(n, n_layers, n_null + 1, n_steps, seed=11)
     if real_peaks:
         scores[:, :, 0, 0] += 50.0
