@@ -2,7 +2,8 @@
 
 A bridge asks Accelerate at each call of each part whether weights lie on another device, which is so only where
 Accelerate put its hook on; and each block looks its function's signature up each time. Tests decode some ten thousand
-steps. Real commands (`test_wheel`), worker processes (`test_workers`) and forked ones run without this.
+steps. A new one looks for hook points among all attributes of all its parts, methods too, twice; tests load some
+hundreds. Real commands (`test_wheel`), worker processes (`test_workers`) and forked ones run without this.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import inspect
 import sys
 import types
 from typing import Any
+
+import torch
 
 __all__ = ["install"]
 
@@ -26,6 +29,7 @@ def install() -> None:
         return
     base.align_module_device = aligned(base.align_module_device)  # type: ignore[attr-defined]
     block.inspect = _Inspect("inspect")  # type: ignore[attr-defined]
+    sys.modules["transformer_lens.model_bridge.transformer_bridge"].dir = names  # type: ignore[attr-defined]
 
 
 def aligned(align: Any) -> Any:
@@ -35,6 +39,22 @@ def aligned(align: Any) -> Any:
         return align(module, *options, **named) if options or named or hasattr(module, "_hf_hook") else _nothing
 
     return quick
+
+
+def names(module: Any) -> list[str]:
+    """As `dir`, without what is private, or a method of the class: where the bridge looks there is no hook point."""
+    kind = type(module)
+    if kind.__dir__ is not torch.nn.Module.__dir__:
+        return dir(module)
+    if kind not in _fields:
+        methods = types.FunctionType, classmethod, staticmethod
+        public = (name for name in dir(kind) if name[0] != "_")
+        _fields[kind] = [name for name in public if not isinstance(inspect.getattr_static(kind, name), methods)]
+    own = (name for held in (module.__dict__, module._parameters, module._modules, module._buffers) for name in held)
+    return sorted({*_fields[kind], *(name for name in own if name[0] != "_" and not name[0].isdigit())})
+
+
+_fields: dict[type, list[str]] = {}
 
 
 class _Inspect(types.ModuleType):

@@ -194,9 +194,12 @@ def _key(value: Any) -> Any:
 
 
 @asked_once
-def continued(hf: Any, ids: list[int], new: int) -> list[int]:
-    prompt = torch.tensor([ids])
-    out = hf.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False)
+def continued(hf: Any, ids: list[int], new: int, stop: int | None = None) -> list[int]:
+    """Greedily, until its end of text or ``stop``, which is then the last."""
+    prompt, options = torch.tensor([ids]), {}
+    if stop is not None:
+        options["eos_token_id"] = [hf.generation_config.eos_token_id, stop]
+    out = hf.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False, **options)
     found: list[int] = out[0, len(ids) :].tolist()
     return found
 

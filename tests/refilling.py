@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp import Intervention, Positions, Rollout, Site, Step, decode
 
-NEW, AT_ONCE = 14, 2
+NEW, AT_ONCE = 10, 2
 SEEDS = list(range(31, 36))
 
 
@@ -40,7 +40,7 @@ class Ends(Intervention):
 
     def after_choice(self, step: Step) -> None:
         for i, row in enumerate(step.rows):
-            if step.t == 5 + 2 * (len(row.prompt_ids) % 7):
+            if step.t == (3, 4, 5, 7, 9, 11, 12)[len(row.prompt_ids) % 7]:
                 step.end(i, "long enough")
 
 
@@ -114,7 +114,7 @@ class EveryThird(Intervention):
                 step.keep(i)
             if step.finishing[i] == "length" and row.limit == NEW:
                 step.extend(i, NEW + 3)
-            if step.t == 14 and row.prompt_ids[0] % 3 == 0:
+            if step.t == 10 and row.prompt_ids[0] % 3 == 0:
                 step.end(i, "enough")
 
 

@@ -7,6 +7,7 @@ import inspect
 import sys
 
 import families as F
+import pytest
 import quick_bridge
 import torch
 from quick_bridge import aligned
@@ -28,6 +29,20 @@ def test_it_gives_the_numbers_of_the_bridge_as_it_is() -> None:
         base.align_module_device, block.inspect = kept
     forward = model.original_model.model.layers[0].forward
     assert block.inspect.signature(forward) == block.inspect.signature(forward) == inspect.signature(forward)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_it_finds_the_hook_points_of_the_bridge_as_it_is(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge = sys.modules["transformer_lens.model_bridge.transformer_bridge"]
+    quick_bridge.install()
+    assert bridge.dir is quick_bridge.names
+    quick = F.load_without_tokenizer(family)
+    monkeypatch.setattr(bridge, "dir", dir)
+    plain = F.load_without_tokenizer(family)
+    assert len(plain.hook_dict) > 100
+    for said in ("_hook_registry", "hook_dict"):
+        one, other = ({at: hook.name for at, hook in getattr(model, said).items()} for model in (quick, plain))
+        assert list(one.items()) == list(other.items())
 
 
 def test_weights_that_lie_elsewhere_are_still_fetched() -> None:

@@ -38,6 +38,7 @@ OWN: dict[str, dict[str, Any]] = {
     "cohere2": {"sliding_window": 5},
     "granite": {"residual_multiplier": 0.22},
     "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
+    "qwen3_next": {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
     "falcon": {"alibi": True},
     "bloom": {"n_layer": 2, "n_head": 4},
     "mpt": {"d_model": 48, "n_heads": 4, "n_layers": 2},

@@ -167,7 +167,7 @@ def forced(
     thought: list[int] = []
     for ignored in range(ignore + 1):
         room = (new if limit is None else limit) - len(thought)
-        stretch = continued(hf, prompt + thought, room) if room > 0 else []
+        stretch = continued(hf, prompt + thought, room, end) if room > 0 else []
         if end not in stretch:
             thought += stretch
             if limit is None or thought[-1] == eos:

@@ -95,16 +95,16 @@ def hf_greedy(hf: Any, ids: list[int], new: int = NEW, **options: Any) -> list[i
     return out[0, len(ids) :].tolist()
 
 
-def both(name: str) -> tuple[Any, Any, list[list[int]]]:
+def both(name: str, count: int = 3) -> tuple[Any, Any, list[list[int]]]:
     hf, model = F.pair(name)
-    texts = F.texts(name, 3)
+    texts = F.texts(name, count)
     return hf, model, [*texts, texts[0][:1]]  # the last of one token, which is where a first token is forced
 
 
 @cache
 def unsettled(name: str) -> list[list[int]]:
     """What Hugging Face says to these prompts without any settings."""
-    hf, _, prompts = both(name)
+    hf, _, prompts = both(name, 2)
     return [hf_greedy(hf, prompt) for prompt in prompts]
 
 
@@ -119,7 +119,7 @@ SOME = [(family, "all at once") for family in F.FAMILIES[1:]]
 
 @pytest.mark.parametrize(("family", "kind"), [*ALL, *(("toy", kind) for kind in TOY), *SOME])
 def test_greedy_equals_hugging_face(family: str, kind: str) -> None:
-    hf, model, prompts = both(family)
+    hf, model, prompts = both(family, 2)
     free = unsettled(family)
     settings = resolved(SETTINGS[kind], free)
     with configured(settings, hf, model.original_model):

@@ -43,7 +43,7 @@ IDLE = {
 @pytest.mark.parametrize(("name", "which"), [*((name, "all") for name in MODELS), *(("qwen3", one) for one in IDLE)])
 def test_what_never_acts_changes_nothing(name: str, which: str) -> None:
     idle = list(IDLE.values()) if which == "all" else [IDLE[which]]
-    model, options = F.pair(name)[1], {"max_new_tokens": 9, "record": ResidualSites(sites=SITES)}
+    model, options = F.pair(name)[1], {"max_new_tokens": 6, "record": ResidualSites(sites=SITES)}
     plain = decode(model, F.texts(name, 3), **options)
     with_idle = decode(model, F.texts(name, 3), interventions=idle, **options)
     for a, b in zip(plain, with_idle, strict=True):
@@ -75,9 +75,9 @@ READY: dict[str, Callable[[Rollout], Intervention]] = {
     "at random": lambda _: Recompute(2, 1, at_random(0.4)),
     "uncertain": lambda _: Recompute(1, 0, uncertain(1.0), repeats=2),
     "suppress": lambda _: SuppressTokens(BANNED),
-    "think on": lambda _: ContinueThinking([40], budget=12, final_prompt=[20], final_tokens=3),
-    "think first": lambda _: ContinueThinking([40], budget=12, at="start", final_prompt=[20], final_tokens=3),
-    "budget": lambda _: BudgetForcing(11, ignore=1, append=[40], max_thinking=9),
+    "think on": lambda _: ContinueThinking([40], budget=6, final_prompt=[20], final_tokens=2),
+    "think first": lambda _: ContinueThinking([40], budget=6, at="start", final_prompt=[20], final_tokens=2),
+    "budget": lambda _: BudgetForcing(11, ignore=1, append=[40], max_thinking=6),
     "patch": lambda source: PatchResidual(source, 1, {1: 2, 4: 0}),
     "steer": lambda _: SteerResidual(DIRECTION, 1, "response", scale=3.0),
     "ablate": lambda _: MeanAblate(DIRECTION, 0, [1, 2]),
@@ -100,7 +100,7 @@ def test_nothing_ready_made_is_left_out(source: Rollout) -> None:
 
 def decoded(temperature: float, *some: Intervention) -> list[Rollout]:
     record = ResidualSites(sites=SITES)
-    options: dict[str, Any] = {"max_new_tokens": 12, "temperature": temperature, "seed": 3, "record": record}
+    options: dict[str, Any] = {"max_new_tokens": 8, "temperature": temperature, "seed": 3, "record": record}
     return decode(F.bridge("llama", torch.float64), F.prompts(3), interventions=some, **options)
 
 

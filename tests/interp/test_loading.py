@@ -1,13 +1,10 @@
-"""What loading has to tell: weights without a place, the context, foreign errors, process state."""
+"""What loading has to tell: weights without a place, the context, foreign errors."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,31 +154,6 @@ def test_n_ctx_beyond_a_table_of_positions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected n_ctx of at most 512, the positions this model has a table of"):
         load_model(tmp_path / "m", tokenizer=None, n_ctx=513)
     assert model_facts(load_model(tmp_path / "m", tokenizer=None, n_ctx=40)).n_ctx == 40
-
-
-# The process
-
-STATE = """
-import os, random, warnings, torch, numpy
-from transformers.utils import logging
-def state():
-    return (logging.get_verbosity(), [str(f) for f in warnings.filters], dict(os.environ), torch.get_default_dtype(),
-            torch.is_grad_enabled(), torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state()),
-            logging.is_progress_bar_enabled(), torch.get_num_threads(), os.getcwd())
-import datasets, tokenizers  # which set up logging and filters of their own
-for verbosity in (logging.set_verbosity_info, logging.set_verbosity_warning):  # the first time with all imports
-    verbosity()
-    before = state()
-    from interp import decode, load_model
-    decode(load_model("toy-reasoner"), ["6 A * 3 B - 8 ? ->"], max_new_tokens=3, temperature=1.0)
-    for one, (old, new) in enumerate(zip(before, state())):
-        assert old == new, (one, old, new)
-"""
-
-
-def test_loading_leaves_the_process_as_it_was() -> None:
-    done = subprocess.run([sys.executable, "-c", STATE], capture_output=True, text=True, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 # Foreign errors

@@ -55,8 +55,8 @@ EVERY: dict[str, Callable[[Rollout], Intervention]] = {
     "uncertain": lambda _: Recompute(1, 0, uncertain(0.5)),
     "any": lambda _: Recompute(1, 1, any_token(range(3, 90))),
     "suppress, then recurse": lambda _: SuppressTokens(range(3, 60)),
-    "continue": lambda _: ContinueThinking([40], 4, final_prompt=[20], final_tokens=2),
-    "budget": lambda _: BudgetForcing(33, 1, [40], 3),
+    "continue": lambda _: ContinueThinking([40], 3, final_prompt=[20], final_tokens=2),
+    "budget": lambda _: BudgetForcing(33, 1, [40], 2),
     **{f"patch {site}": lambda s, site=site: PatchResidual(s, 1, [0, 2], site) for site in SITES},
     **{f"add {site}": lambda _, site=site: SteerResidual(VECTOR, 1, "all", site=site, scale=3.0) for site in SITES},
     **{f"out {site}": lambda _, site=site: SteerResidual(VECTOR, 1, "all", "project_out", site) for site in SITES},
@@ -71,7 +71,7 @@ def test_every_intervention_runs(family: str, dtype: torch.dtype) -> None:
     prompts, record = F.prompts(2), ResidualSites(sites=SITES)
     for name, make in EVERY.items():
         some = [make(source), RecurseLatents(1, entropy_threshold=0.1)] if "then" in name else [make(source)]
-        for rollout in decode(model, prompts, max_new_tokens=4, interventions=some, record=record):
+        for rollout in decode(model, prompts, max_new_tokens=3, interventions=some, record=record):
             assert rollout.logprobs.dtype == rollout.entropy.dtype == torch.float32, name
             assert rollout.logprobs.isfinite().all(), name
             assert rollout.entropy.isfinite().all(), name

@@ -37,24 +37,6 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What loading comes to in another process that reaches no hub: an error, and the hash of a folder's weights."""
-    code = f"""
-import json
-from interp.loading.models import load_model, weight_hash
-try:
-    load_model("Qwen/Qwen3-0.6B")
-except Exception as error:
-    told = {{"error": str(error)}}
-print(json.dumps(told | {{"hash": weight_hash(load_model({str(folder)!r}))}}))
-"""
-    done = run(code, HF_HOME=str(tmp_path_factory.mktemp("home")), HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
-
-
 def edited(folder: Path, target: Path, **changes: object) -> Path:
     """A copy of a folder with entries of config.json changed."""
     target.mkdir()
@@ -63,11 +45,6 @@ def edited(folder: Path, target: Path, **changes: object) -> Path:
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, **changes}))
     return target
-
-
-def test_import_is_light() -> None:
-    code = "import sys, interp.loading.models; print({'transformer_lens', 'transformers', 'pandas'} & set(sys.modules))"
-    assert run(code).stdout.strip() == "set()"
 
 
 def test_folder_gives_plain_hugging_face(folder: Path) -> None:
@@ -149,13 +126,12 @@ def test_weight_hash_is_the_plain_models(family: str) -> None:
     assert weight_hash(families.bridge(family)) == digest.hexdigest()
 
 
-def test_weight_hash_follows_weights_not_files(folder: Path, tmp_path: Path, elsewhere: dict[str, str]) -> None:
+def test_weight_hash_follows_weights_not_files(folder: Path, tmp_path: Path) -> None:
     first = load_model(folder)
     families.hf_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     second = load_model(tmp_path, tokenizer=None)
     assert weight_hash(first) == weight_hash(second) == model_source(second).weight_hash
-    assert elsewhere["hash"] == weight_hash(first)
     with torch.no_grad():
         next(second.original_model.parameters())[0, 0] += 1
     assert weight_hash(second) != weight_hash(first)
@@ -299,14 +275,6 @@ def test_bad_gguf(tmp_path: Path) -> None:
         load_model(file)
 
 
-def test_hub_out_of_reach(tmp_path: Path, elsewhere: dict[str, str]) -> None:
-    folder = "from interp.loading.hub import hub_folder; hub_folder('Qwen/Qwen3-0.6B', None)"
-    offline = run(folder, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1").stderr.splitlines()[-1]
-    for error in (elsewhere["error"], offline):
-        assert "expected the model in the local cache, or a hub that answers, received neither: the hub is out" in error
-        assert "Connect to the network, or pass a local folder (no folder 'Qwen/Qwen3-0.6B' was found here)." in error
-
-
 def test_pull_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"expected one of smollm2-135m-instruct, received 'gpt5'"):
         pull.pull_model("gpt5")
@@ -394,7 +362,8 @@ def test_pulled_smollm2() -> None:
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert ids[:3] == [1, 9690, 198]  # <|im_start|>system\n: the default system message
     assert ids[-3:] == [520, 9531, 198]
-    for _ in range(8):
-        with torch.no_grad():
-            ids = [*ids, int(model(torch.tensor([ids]))[0, -1].argmax())]
-    assert tokenizer.decode(ids[-8:]) == "The capital of France is Paris.<|im_end|>"
+    # What it says, token by token: each is the likeliest after those before it.
+    said = tokenizer("The capital of France is Paris.<|im_end|>").input_ids
+    with torch.no_grad():
+        logits = model(torch.tensor([ids + said]))[0, len(ids) - 1 : -1]
+    assert (len(said), logits.argmax(-1).tolist()) == (8, said)

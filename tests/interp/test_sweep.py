@@ -25,7 +25,7 @@ def pair(family: str, new: int = 8) -> tuple[Any, Rollout, Rollout]:
     """A model, a response to be patched and one of as long a prompt to patch from."""
     model = F.bridge(family, torch.float64)
     generator = torch.Generator().manual_seed(1)
-    prompts = torch.randint(3, F.VOCAB, (2, 9), generator=generator).tolist()
+    prompts = torch.randint(3, F.VOCAB, (2, 4), generator=generator).tolist()
     target, source = decode(model, prompts, max_new_tokens=new, record=ResidualSites(sites=(*SITES, *WITHIN)))
     return model, target, source
 

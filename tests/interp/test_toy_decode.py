@@ -25,9 +25,9 @@ def model() -> Any:
     return load_model("toy-reasoner", device="cpu")
 
 
-def test_greedy_equals_hugging_face_on_16_problems(hf: Any, model: Any) -> None:
-    questions = [problem.question for problem in bundled_problems(16)]
-    rollouts = decode(model, questions, max_new_tokens=120, batch_size=10)
+def test_greedy_equals_hugging_face_on_6_problems(hf: Any, model: Any) -> None:
+    questions = [problem.question for problem in bundled_problems(6)]
+    rollouts = decode(model, questions, max_new_tokens=120, batch_size=4)
     for question, rollout in zip(questions, rollouts, strict=True):
         ids = torch.tensor([model.tokenizer(question)["input_ids"]])
         assert rollout.prompt_ids.tolist() == ids[0].tolist()

@@ -45,19 +45,23 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.known = {tensor.untyped_storage()._cdata for tensor in known}
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = self.elements = self.operations = 0
+        self.held = self.peak = self.elements = self.operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.operations += 1
-        self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
-        for tensor in tree_leaves(out):
+        for tensor in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 self.elements += tensor.numel()
                 if storage._cdata not in self.known:
+                    _, before = self.live.get(storage._cdata, (None, 0))
                     self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
+                    self.held += storage.nbytes() - before
+        if self.held > self.peak:  # those that are gone are left out only where they could matter: that is what is slow
+            self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
+            self.held = sum(size for _, size in self.live.values())
+            self.peak = max(self.peak, self.held)
         return out
 
 

@@ -123,7 +123,7 @@ def test_median_bandwidth_is_of_the_coordinates_kept():
     torch.testing.assert_close(nhsic(steps, answer, sigma="median", drop_top=2), kept, rtol=1e-12, atol=0)
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=20, deadline=None)
 @given(
     d=st.integers(3, 60),
     seed=st.integers(0, 99),

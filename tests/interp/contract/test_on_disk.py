@@ -24,7 +24,6 @@ from interp import (
 )
 from interp import read as read_again
 from interp.on_disk import check_folder
-from interp.sinks import FILED
 
 SITES = ("resid_pre", "resid_post", "z")
 
@@ -37,8 +36,12 @@ def assert_equal(found: Rollout, expected: Rollout) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_decoding_into_files_is_decoding_into_memory(tmp_path: Path, dtype: torch.dtype) -> None:
-    model, count = F.bridge("llama", dtype), FILED + 9
+def test_decoding_into_files_is_decoding_into_memory(
+    tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, filed_at_once = F.bridge("llama", dtype), 6
+    monkeypatch.setattr("interp.sinks.FILED", filed_at_once)
+    count = 2 * filed_at_once + 3
     stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, F.prompts(4), max_new_tokens=count)])
     options: dict[str, Any] = {"max_new_tokens": count, "stop": stops, "batch_size": 3}
     kept = decode(model, F.prompts(4), record=ResidualSites(sites=SITES), **options)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp import InputError, Intervention, Positions, ResidualSites, Row, Site, Step, decode
 
-NEW = 10
+NEW = 8
 
 
 class Recycle(Intervention):

@@ -131,11 +131,9 @@ def test_a_stream_is_told_what_decode_told_whatever_the_pieces(name: str, piece:
     """Steps, rows and residual streams of prompts and responses of other lengths, penalties included."""
     model, texts = F.bridge(name, torch.float64), F.texts(name)
     config = {"repetition_penalty": 1.3, "eos_token_id": None}
-    stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, texts, max_new_tokens=12)])
+    stops = F.staggering_stops([r.token_ids.tolist() for r in decode(model, texts, max_new_tokens=9)])
     options = {"sites": ("resid_pre", "resid_post", "z", "ln_final")}
-    made = decode(
-        model, texts, max_new_tokens=12, stop=stops, record=ResidualSites(**options), generation_config=config
-    )
+    made = decode(model, texts, max_new_tokens=9, stop=stops, record=ResidualSites(**options), generation_config=config)
     assert len({len(rollout) for rollout in made}) > 2
     told: list[tuple[int, int]] = []
 

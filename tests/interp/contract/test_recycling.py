@@ -24,7 +24,7 @@ from interp.interventions import (
     uncertain,
 )
 
-NEW = 14
+NEW = 10
 
 
 @dataclass
@@ -215,7 +215,7 @@ def test_latent_recursion_stops_when_the_distribution_does() -> None:
     at_once = RecurseLatents(top_layers=2, max_iterations=5, entropy_threshold=0.0, tolerance=2.0)
     five = Recompute(-1, -2, uncertain(0.0), repeats=5)
     one = Recompute(-1, -2, uncertain(0.0), repeats=1)
-    tokens = [decode(model, F.prompts(), max_new_tokens=9, interventions=[i]) for i in (never, five, at_once, one)]
+    tokens = [decode(model, F.prompts(), max_new_tokens=6, interventions=[i]) for i in (never, five, at_once, one)]
     logprobs = [torch.cat([r.logprobs for r in rollouts]) for rollouts in tokens]
     assert torch.equal(logprobs[0], logprobs[1])
     assert torch.equal(logprobs[2], logprobs[3])
@@ -225,8 +225,8 @@ def test_latent_recursion_stops_when_the_distribution_does() -> None:
 def test_coins_belong_to_the_row_not_to_its_batch() -> None:
     model = F.bridge("llama", torch.float64)
     gate = Recompute(1, 1, at_random(0.3))
-    together = decode(model, F.prompts(), max_new_tokens=20, seed=[1, 2, 3, 4, 5], interventions=[gate])
-    alone = decode(model, [F.prompts()[3]], max_new_tokens=20, seed=[4], interventions=[gate])[0]
+    together = decode(model, F.prompts(), max_new_tokens=12, seed=[1, 2, 3, 4, 5], interventions=[gate])
+    alone = decode(model, [F.prompts()[3]], max_new_tokens=12, seed=[4], interventions=[gate])[0]
     assert alone.events == together[3].events
     share = sum(e.is_act for r in together for e in r.events) / sum(map(len, together))
     assert 0.1 < share < 0.5
@@ -247,7 +247,7 @@ def test_suppression_and_recycling_in_either_order(engine: type, name: str) -> N
     else:
         only, both, recycled = common[:2], common[2:4], common[4:8]
     suppress, recycle = SuppressTokens(only + both), RecycleRepresentation(1, both + recycled, repeats=2)
-    outcomes, record, new = [], ResidualSites(), 20 if name == "toy" else NEW
+    outcomes, record, new = [], ResidualSites(), 20 if name == "toy" else 14
     for order in ([suppress, recycle], [recycle, suppress]):
         watch = Watch()
         rollouts = decode(model, F.texts(name), max_new_tokens=new, interventions=[*order, watch], record=record)

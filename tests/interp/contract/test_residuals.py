@@ -20,9 +20,9 @@ def test_decoded_residuals_equal_hugging_face(family: str, count: int) -> None:
 @pytest.mark.parametrize("family", F.FAMILIES)
 def test_residuals_after_rows_have_left(family: str) -> None:
     hf, model = F.hf_model(family), F.bridge(family)
-    free = decode(model, F.prompts(), max_new_tokens=11)
+    free = decode(model, F.prompts(), max_new_tokens=8)
     stops = F.staggering_stops([r.token_ids.tolist() for r in free])
-    rollouts = decode(model, F.prompts(), max_new_tokens=11, stop=stops, record=ResidualSites(sites=SITES))
+    rollouts = decode(model, F.prompts(), max_new_tokens=8, stop=stops, record=ResidualSites(sites=SITES))
     assert len({len(r) for r in rollouts}) >= 3
     for rollout in rollouts:
         check(hf, rollout)

@@ -31,9 +31,9 @@ def test_recorded_values_equal_hugging_face(name: str) -> None:
     """Side by side, after rows have left, and read again at once."""
     hf, model = F.pair(name)
     texts = F.texts(name)
-    free = decode(model, texts, max_new_tokens=12)
+    free = decode(model, texts, max_new_tokens=8)
     stops = F.staggering_stops([r.token_ids.tolist() for r in free])
-    rollouts = decode(model, texts, max_new_tokens=12, stop=stops, record=RECORD)
+    rollouts = decode(model, texts, max_new_tokens=8, stop=stops, record=RECORD)
     assert len({len(r) for r in rollouts}) >= 3
     again = read(model, texts, [r.token_ids for r in rollouts], record=RECORD)
     for rollout in (*rollouts, *again):
