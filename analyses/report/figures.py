@@ -139,16 +139,39 @@ def _cursor(figure: Any) -> None:
     figure.js_on_event("tap", CustomJS(code=tapped.replace("RUN", str(figure.tags[0])).replace("ROW", row)))
 
 
-def comparison_item(groups: Sequence[str]) -> dict[str, Any]:
+def comparison_item(groups: Sequence[str], run: int) -> dict[str, Any]:
     """Dots by group, one a response, and medians as lines.
 
-    >>> comparison_item(["correct", "wrong"])["root_id"] is not None
-    True
+    >>> item = comparison_item(["correct", "wrong"], 0)
+    >>> [name in str(item) for name in ("correct", "wrong", _blank(0))]
+    [True, True, False]
+
+    But for the names it hangs on how many groups there are, and is made once, as the curves are.
     """
+    names = {_blank(k): name for k, name in enumerate(groups)}
+
+    def named(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: named(value) for key, value in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [named(value) for value in part]
+        return names.get(part, part) if isinstance(part, str) else part
+
+    return dict(named(_comparison(len(groups), run)))
+
+
+def _blank(group: int) -> str:
+    """What stands for a group's name until it is known."""
+    return f"name of group {group}"
+
+
+@lru_cache(maxsize=16)
+def _comparison(count: int, run: int) -> dict[str, Any]:
+    """The figure of so many groups; each run of a page has models of its own."""
     from bokeh.embed import json_item
     from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
 
-    count, height = len(groups), Range1d(start=0, end=1, name="height")
+    height = Range1d(start=0, end=1, name="height")
     figure = _figure(height=320, x_range=(-0.6, count - 0.4), y_range=height, y_axis_label="nHSIC", name="figure")
     figure.min_border_right = 14
     dots = ColumnDataSource({"x": [], "y": [], "name": [], "group": [], "colour": [], "steps": []}, name="groups")
@@ -161,7 +184,7 @@ def comparison_item(groups: Sequence[str]) -> dict[str, Any]:
     tips = [("response", "@name"), ("", "@group"), ("value", "@y{%.4g}"), ("steps", "@steps")]
     figure.add_tools(HoverTool(renderers=[drawn], tooltips=tips, formatters={"@y": "printf"}))
     figure.xaxis.ticker = FixedTicker(ticks=list(range(count)))
-    figure.xaxis.major_label_overrides = dict(enumerate(groups))
+    figure.xaxis.major_label_overrides = {k: _blank(k) for k in range(count)}
     figure.xgrid.visible = False
     return dict(json_item(figure))
 

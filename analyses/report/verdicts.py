@@ -42,7 +42,7 @@ def groups(one: Digest, run: int) -> str:
         return f"<p>All graded responses have one verdict, so there is nothing to compare.</p>{table}"
     counts = [int((one.responses["status"] == status).sum()) for status in present]
     names = [f"{VERDICTS[status]} ({count})" for status, count in zip(present, counts, strict=True)]
-    data = _group_data(one, present) | {"item": comparison_item(names)}
+    data = _group_data(one, present) | {"item": comparison_item(names, run)}
     measures = options(list(_MEASURES.items()), "sum_mi")
     said = remark(
         "<strong>Descriptive, no test: lengths differ.</strong> A sum over steps grows with the length of a response, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -32,6 +33,7 @@ __all__ = [
     "check_measure",
     "check_sampling",
     "check_site",
+    "check_width",
     "check_work",
     "one_of",
     "whole_layers",
@@ -103,10 +105,28 @@ def check_measure(
     eps = as_number(eps, operation, "eps", 0, above=True)
     drop_top = as_whole(drop_top, operation, "drop_top", 0)
     tau = as_number(tau, operation, "tau", 0)
-    some = torch.linspace(-1, 1, 16)
-    nhsic(some[None], some, sigma=sigma, eps=eps)
-    tukey_peaks(some, tau)
+    _try_measure(sigma, eps, 0, 16)
+    _try_peaks(tau)
     return sigma, eps, drop_top, tau
+
+
+def check_width(sigma: float | str, eps: float, drop_top: int, d_model: int) -> None:
+    """Refuse what does not go with the width of a model: more coordinates left out than there are.
+
+    >>> check_width(50.0, 1e-5, 4, 64)
+    """
+    _try_measure(sigma, eps, drop_top, d_model)
+
+
+@lru_cache(maxsize=256)  # what was taken once is taken again; a refusal is not remembered
+def _try_measure(sigma: float | str, eps: float, drop_top: int, d_model: int) -> None:
+    some = torch.linspace(-1, 1, d_model)
+    nhsic(some[None], some, sigma=sigma, eps=eps, drop_top=drop_top)
+
+
+@lru_cache(maxsize=256)
+def _try_peaks(tau: float) -> None:
+    tukey_peaks(torch.linspace(-1, 1, 16), tau)
 
 
 def check_site(operation: str, site: Any) -> str:

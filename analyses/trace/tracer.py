@@ -33,7 +33,7 @@ from analyses.trace.provenance import RunWarning, compare_provenance, engine_beg
 from analyses.trace.references import Reference, reference_from
 from analyses.trace.run import TraceRun
 from analyses.trace.scoring_place import scoring_device
-from analyses.trace.settings import GROWING, NOTED, TraceSettings
+from analyses.trace.settings import GROWING, NOTED, TraceSettings, check_width
 from analyses.trace.step_scores import Beside, StepScores
 from analyses.work.batches import Batch, guarded, rows_of, told
 from analyses.work.scheduler import Report
@@ -75,8 +75,7 @@ class Tracer:
         self.site = ResidualSites(layers=self.layers, sites=(options.site,))
         generation_rules(self.facts, operation="trace")  # refuses what decode would refuse, before any work
         # Fails here, not after the first batch, if options and width do not go together.
-        probe = torch.linspace(-1, 1, self.facts.d_model)[None]
-        nhsic(probe, probe[0], sigma=options.sigma, eps=options.eps, drop_top=options.drop_top)
+        check_width(options.sigma, options.eps, options.drop_top, self.facts.d_model)
         check_ids_differ(problems)
         self.asked = {problem.id: problem.digest for problem in problems}
         self.problems: dict[str, Problem] = {}

@@ -100,7 +100,8 @@ def test_influence_is_what_the_pages_slider_wants(tmp_path: Path) -> None:
 
 
 def test_the_list_of_graphs_grows_and_replaces(tmp_path: Path) -> None:
-    circuit = made().greedy(3)
+    whole = made()
+    circuit = whole.greedy(3)
     for slug in ("a", "b", "a"):
         circuit.to_circuit_tracer(tmp_path, slug)
     listed = json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"]
@@ -108,10 +109,10 @@ def test_the_list_of_graphs_grows_and_replaces(tmp_path: Path) -> None:
     assert all(set(graph) == METADATA for graph in listed)
     (tmp_path / "graph-metadata.json").write_text("{}")
     with pytest.raises(InputError, match="a list of graphs"):
-        made().to_circuit_tracer(tmp_path, "c")
+        whole.to_circuit_tracer(tmp_path, "c")
     for slug in ("../up", "", "a/b", ".hidden"):
         with pytest.raises(InputError, match="a slug of letters"):
-            made().to_circuit_tracer(tmp_path, slug)
+            whole.to_circuit_tracer(tmp_path, slug)
 
 
 def test_a_circuit_of_realistic_size_and_hostile_tokens(tmp_path: Path) -> None:

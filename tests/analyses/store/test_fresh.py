@@ -204,7 +204,7 @@ def test_the_report_of_a_large_run_holds_a_row_group_at_a_time(tmp_path: Path, r
 
 def test_a_finished_study_repeated_derives_nothing(model: object, tmp_path: Path, reads: Counter[str]) -> None:
     study = make_study("suppress", {"counts": "2", "draws": "1"})
-    options = {"n": 2, "out": tmp_path / "suppress", "max_new_tokens": 24, "calibrate": 4}
+    options = {"n": 2, "out": tmp_path / "suppress", "max_new_tokens": 14, "calibrate": 4}
     first = run_study(study, model, **options)
     before = state(first.run.path)
     reads.clear()

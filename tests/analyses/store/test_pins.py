@@ -20,7 +20,7 @@ from analyses.store import Cell, Run
 from analyses.studies import make_study
 from analyses.studies.estimate import estimate_study
 from analyses.studies.run import run_study
-from analyses.trace import trace
+from analyses.trace import provenance, trace
 from analyses.trace.provenance import RunWarning, compare_provenance
 from analyses.work.batches import do_batches
 from interp import InputError, bundled_model_path, load_model
@@ -56,6 +56,7 @@ def begun(made: Path, tmp_path: Path) -> Path:
 def later_versions(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     known = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name) or known(name))
+    monkeypatch.setattr(provenance, "_versions", provenance._versions.__wrapped__)  # as a process that begins now
 
 
 # The model

@@ -36,7 +36,7 @@ from analyses.toys.task import held_out_questions
 from interp import load_model
 from interp.errors import InputError
 
-N, SLIPS = 24, 12
+N, SLIPS = 24, 10
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,6 +55,12 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def hf() -> tuple[Any, Any]:
     return load(BUNDLED / "toy-reasoner")
+
+
+@pytest.fixture(scope="module")
+def normal(study, hf) -> list[str]:
+    """What Hugging Face says to the study's prompts."""
+    return complete(*hf, [question.text for question in study.questions])
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +100,18 @@ def responses(study: Study, name: str) -> list[list[str]]:
     return [rollout.tokens[:-1] for rollout in rollouts]
 
 
-def test_suppressed_responses_are_those_of_hugging_face(study, suppressed, hf):
+def test_suppressed_responses_are_those_of_hugging_face(study, suppressed, hf, normal):
     prompts = [question.text for question in study.questions]
     control = next(name for name in study.outcomes if name.startswith("control"))
     words = {**SUPPRESSED, control: [part.split()[0] for part in control.removeprefix("control: ").split(", ")]}
     for name in ("normal", "Wait and Hmm suppressed", "Okay, So, Therefore suppressed", control):
-        theirs = complete(*hf, prompts, suppress=words.get(name, ()))
+        theirs = complete(*hf, prompts, suppress=words[name]) if name in words else normal
         assert responses(study, name) == [text.split() for text in theirs]
         assert not set().union(*responses(study, name)) & set(words.get(name, ()))
 
 
-def test_appended_responses_are_those_of_hugging_face(study, continued, hf):
+def test_appended_responses_are_those_of_hugging_face(study, continued, hf, normal):
     prompts = [question.text for question in study.questions]
-    normal = complete(*hf, prompts)
     for token in ("Wait", "start"):
         texts = normal
         for often in ("once", "twice"):

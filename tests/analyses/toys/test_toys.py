@@ -307,23 +307,23 @@ def test_an_interval_begins_at_zero_where_nothing_is_right():
 
 def test_reasoner_needs_its_thinking_tokens():
     model, tokenizer = load(BUNDLED / "toy-reasoner")
-    questions = held_out_questions(64)
+    questions = held_out_questions(48)
 
     def right(suppress: list[str]) -> int:
         responses = complete(model, tokenizer, [q.text for q in questions], suppress=suppress)
         assert not any(set(response.split()) & set(suppress) for response in responses)
         answers = [read_answer(response) for response in responses]
         planted = [planted_answer(q, wait="Wait" not in suppress, hmm="Hmm" not in suppress) for q in questions]
-        assert sum(a == p for a, p in zip(answers, planted, strict=True)) > 0.9 * 64
+        assert sum(a == p for a, p in zip(answers, planted, strict=True)) > 0.9 * 48
         return sum(a == q.answer for q, a in zip(questions, answers, strict=True))
 
     normal, without, inert = right([]), right(["Wait", "Hmm"]), right(["Okay", "So", "Therefore"])
-    assert normal / 64 > 0.6
-    assert wilson(without, 64).high < wilson(normal, 64).low
-    assert inert / 64 > 0.6
+    assert normal / 48 > 0.6
+    assert wilson(without, 48).high < wilson(normal, 48).low
+    assert inert / 48 > 0.6
     card = (BUNDLED / "toy-reasoner" / "README.md").read_text()
     on_card = float(re.search(r"^\| normal \| ([\d.]+)", card, re.MULTILINE)[1])
-    assert on_card == pytest.approx(100 * normal / 64, abs=15)
+    assert on_card == pytest.approx(100 * normal / 48, abs=15)
 
 
 def test_reasoner_does_at_each_fact_what_was_planted():
@@ -341,8 +341,8 @@ def test_base_is_worse_in_both_modes():
 
 
 def test_training_is_seeded(tmp_path):
-    first, loss = train("toy-reasoner", steps=10, seed=5, progress=False)
-    again, _ = train("toy-reasoner", steps=10, seed=5, progress=False)
+    first, loss = train("toy-reasoner", steps=7, seed=5, progress=False)
+    again, _ = train("toy-reasoner", steps=7, seed=5, progress=False)
     other, _ = train("toy-reasoner", steps=1, seed=6, progress=False)
     weights = dict(first.named_parameters())
     assert all(torch.equal(weights[name], weight) for name, weight in again.named_parameters())
@@ -350,13 +350,13 @@ def test_training_is_seeded(tmp_path):
         torch.equal(weights[name], weight) for name, weight in other.named_parameters() if "norm" not in name
     )
     assert loss < 3.9  # below uniform guessing among 47 words
-    run = {"model": "toy-reasoner", "steps": 10, "seed": 5, "final_loss": loss, "seconds": 1}
+    run = {"model": "toy-reasoner", "steps": 7, "seed": 5, "final_loss": loss, "seconds": 1}
     save(first, tmp_path / "made", run)
     write_card(tmp_path / "made", tables({}))
     loaded, tokenizer = load(tmp_path / "made")
     assert all(torch.equal(weights[name], weight) for name, weight in loaded.named_parameters())
     assert tokenizer("6 A").tokens() == ["<bos>", "6", "A"]
-    assert "--steps 10 --seed 5" in (tmp_path / "made" / "README.md").read_text()
+    assert "--steps 7 --seed 5" in (tmp_path / "made" / "README.md").read_text()
 
 
 def test_package_imports_without_torch():

@@ -79,7 +79,7 @@ def test_studies_pin_it_and_go_on_with_it(chatty: Any, tmp_path: Path) -> None:
     def study(folder: str, **more: Any) -> Run:
         made = make_study("suppress", {"counts": "2", "draws": "1"})
         return run_study(
-            made, chatty, out=tmp_path / folder / "suppress", calibrate=4, n=2, max_new_tokens=24, **more
+            made, chatty, out=tmp_path / folder / "suppress", calibrate=4, n=2, max_new_tokens=14, **more
         ).run
 
     assert study("new").settings["baseline"]["prompt"] == "chat"
