@@ -91,7 +91,7 @@ def reference_from(plain: Any) -> Any:
 
 
 def load_model(plain: Any) -> Any:
-    """A toy that an earlier run was given by the same name, and in the same precision where it was asked for on the CPU."""
+    """A toy that an earlier run was given by the same name; on the CPU in a precision, one that was asked for so."""
 
     def quick(name: str, **options: Any) -> Any:
         if name not in ("toy-reasoner", "toy-base") or (options and set(options) != {"dtype", "device"}):
