@@ -20,6 +20,7 @@ import importlib.metadata
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def provenance_of(model: Bridge) -> dict[str, Any]:
     ``writers`` lists the versions that wrote to a run, each with the time from which on it did.
     """
     source = model_source(model)
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions = {name: _version(name) for name in LIBRARIES}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "model": {
@@ -69,6 +70,12 @@ def provenance_of(model: Bridge) -> dict[str, Any]:
         "versions": versions,
         "writers": [{"since": now, "model": model_facts(model).name, "versions": versions}],
     }
+
+
+@cache
+def _version(library: str) -> str:
+    """Of the library as this process has it; it is asked at every begin, and each answer is a file to be parsed."""
+    return importlib.metadata.version(library)
 
 
 def engine_begun_with(folder: Path) -> str | None:
