@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.views.drawing import empty_figure, token_tips
+from analyses.views.drawing import empty_figure, figure_item, token_tips
 
 __all__ = ["comparison_item", "curves_item"]
 
@@ -44,12 +44,11 @@ def curves_item(layers: Sequence[int], run: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _curves(layers: tuple[int, ...], run: int) -> dict[str, Any]:
-    from bokeh.embed import json_item
     from bokeh.layouts import column
     from bokeh.models import Range1d
 
     steps = Range1d(start=0, end=1, name="steps")
-    return dict(json_item(column(_line(steps, run), _heatmap(steps, layers, run), sizing_mode="stretch_width")))
+    return figure_item(column(_line(steps, run), _heatmap(steps, layers, run), sizing_mode="stretch_width"))
 
 
 def _line(steps: Any, run: int) -> Any:
@@ -145,7 +144,6 @@ def comparison_item(groups: Sequence[str]) -> dict[str, Any]:
     >>> comparison_item(["correct", "wrong"])["root_id"] is not None
     True
     """
-    from bokeh.embed import json_item
     from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
 
     count, height = len(groups), Range1d(start=0, end=1, name="height")
@@ -163,7 +161,7 @@ def comparison_item(groups: Sequence[str]) -> dict[str, Any]:
     figure.xaxis.ticker = FixedTicker(ticks=list(range(count)))
     figure.xaxis.major_label_overrides = dict(enumerate(groups))
     figure.xgrid.visible = False
-    return dict(json_item(figure))
+    return figure_item(figure)
 
 
 def _figure(height: int, **options: Any) -> Any:
