@@ -45,6 +45,10 @@ def test_a_toy_that_is_not_as_it_was_loaded_is_loaded_again() -> None:
     again.original_model.config.rms_norm_eps = 1.0
     assert quick("toy-base") is not again
     assert quick("toy-base", device="cpu") is not quick("toy-base", device="cpu")
+    half, single = ({"dtype": dtype, "device": "cpu"} for dtype in (torch.bfloat16, torch.float32))
+    beside = quick("toy-base", **half)
+    assert quick("toy-base", **half) is beside is not quick("toy-base", **single)
+    assert next(beside.original_model.parameters()).dtype == torch.bfloat16
 
 
 def test_what_a_changed_or_hooked_model_reads_is_not_remembered() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.views.drawing import empty_figure, token_tips
+from analyses.views.drawing import empty_figure, figure_item, token_tips
 
 __all__ = ["comparison_item", "curves_item"]
 
@@ -44,12 +44,11 @@ def curves_item(layers: Sequence[int], run: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _curves(layers: tuple[int, ...], run: int) -> dict[str, Any]:
-    from bokeh.embed import json_item
     from bokeh.layouts import column
     from bokeh.models import Range1d
 
     steps = Range1d(start=0, end=1, name="steps")
-    return dict(json_item(column(_line(steps, run), _heatmap(steps, layers, run), sizing_mode="stretch_width")))
+    return figure_item(column(_line(steps, run), _heatmap(steps, layers, run), sizing_mode="stretch_width"))
 
 
 def _line(steps: Any, run: int) -> Any:
@@ -168,7 +167,6 @@ def _blank(group: int) -> str:
 @lru_cache(maxsize=16)
 def _comparison(count: int, run: int) -> dict[str, Any]:
     """The figure of so many groups; each run of a page has models of its own."""
-    from bokeh.embed import json_item
     from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
 
     height = Range1d(start=0, end=1, name="height")
@@ -186,7 +184,7 @@ def _comparison(count: int, run: int) -> dict[str, Any]:
     figure.xaxis.ticker = FixedTicker(ticks=list(range(count)))
     figure.xaxis.major_label_overrides = {k: _blank(k) for k in range(count)}
     figure.xgrid.visible = False
-    return dict(json_item(figure))
+    return figure_item(figure)
 
 
 def _figure(height: int, **options: Any) -> Any:

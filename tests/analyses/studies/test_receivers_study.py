@@ -25,7 +25,7 @@ from analyses.trace.tables import responses_table
 from interp import InputError, decode, load_model
 from interp.interventions import HeadAblate
 
-N, LIMIT = 10, 140
+N, LIMIT = 10, 90
 OPTIONS = {"counts": "2", "draws": "2"}
 
 

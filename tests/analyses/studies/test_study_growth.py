@@ -20,7 +20,7 @@ from analyses.studies.calibration import Calibration
 from analyses.studies.run import run_study
 from interp import InputError
 
-LIMIT = 24
+LIMIT = 18
 CALIBRATE = 4
 """Problems that calibrate the studies."""
 
@@ -37,7 +37,7 @@ def baseline(folder: Path) -> Run:
 
 
 SMALL = {
-    "suppress": {"counts": "2", "draws": "2"},
+    "suppress": {"counts": "2", "draws": "1"},
     "recycle": {"layers": "0", "probabilities": "", "repeats": "", "triggers": "", "gates": "entropy,random"},
     "ablate": {"layers": "0", "places": "thinking", "methods": "mean,resample"},
     "receivers": {"counts": "1", "draws": "1", "how": "mean"},
@@ -48,7 +48,7 @@ SMALL = {
 def test_more_problems_change_no_cell_there_is(name: str, tmp_path: Path) -> None:
     first = go(tmp_path / "grown" / "s", 2, name, SMALL[name])
     before = {cell: first.run.read(cell).payload for cell in first.run.cells()}
-    grown, whole = (go(tmp_path / place / "s", 6, name, SMALL[name]) for place in ("grown", "whole"))
+    grown, whole = (go(tmp_path / place / "s", 5, name, SMALL[name]) for place in ("grown", "whole"))
     assert grown.run.settings["calibration"] == whole.run.settings["calibration"]
     assert grown.run.settings["calibration"]["problems"] == [f"toy-{k:03d}" for k in range(CALIBRATE)]
     assert grown.run.settings["conditions"] == whole.run.settings["conditions"]
@@ -66,7 +66,7 @@ def test_more_problems_change_no_cell_there_is(name: str, tmp_path: Path) -> Non
 
 def test_shares_of_a_study_that_grew_are_those_of_one_made_in_one_go(tmp_path: Path) -> None:
     """Study attribute reads responses against other answers' references, which the first run pins."""
-    options = {"most": "1", "measures": "", "classes": "", "draws": "50"}
+    options = {"layers": "1", "most": "1", "measures": "", "classes": "", "draws": "50"}
     go(tmp_path / "grown" / "s", 1, "attribute", options)
     grown, whole = (go(tmp_path / place / "s", 2, "attribute", options) for place in ("grown", "whole"))
     assert "nhsic excess" in set(whole.table["measure"])

@@ -23,7 +23,7 @@ from interp.interventions import matched_random_tokens, thinking_token_ids
 from interp.rows import Event
 from probes import tukey_peaks
 
-LIMIT = 40
+LIMIT = 28
 
 
 def baseline(folder: Path) -> Run:
@@ -96,7 +96,7 @@ def test_ablation_replaces_the_site_that_was_scored(tmp_path: Path) -> None:
     changes = {}
     for site, layers in (("resid_pre", "1"), ("resid_mid", "-1"), ("ln_final", "all"), ("resid_post", "-1")):
         study = make_study("ablate", {"layers": layers, "places": "peaks", "methods": "mean"})
-        table = run_study(study, n=3, out=tmp_path / site, max_new_tokens=100, calibrate=3, site=site).table
+        table = run_study(study, n=3, out=tmp_path / site, max_new_tokens=75, calibrate=3, site=site).table
         assert table["steps"].min() > 0
         changes[site] = table["logprob_change"].abs().max()
     assert changes["resid_pre"] > 0.1
@@ -136,7 +136,7 @@ def test_what_was_planted_is_told_and_looked_at(tmp_path: Path) -> None:
     assert planted_line(result, problems).endswith(" NOT found.*"), "it is computed from the table"
     tokens = run_study(make_study("tokens", {"least": "1"}), out=tmp_path / "k", **common)
     assert planted_line(tokens, problems).startswith("*planted: nothing: which words")
-    other = run_study(make_study("trajectories", {}), "toy-base", out=tmp_path / "b", **common)
+    other = run_study(make_study("trajectories", {}), "toy-base", out=tmp_path / "b", **common | {"max_new_tokens": 40})
     assert planted_line(other, problems).startswith("*planted: nothing in toy-base")
 
 
@@ -146,7 +146,7 @@ def test_a_response_that_was_cut_states_nothing_in_study_scale(tmp_path: Path) -
     import re
 
     result = run_study(
-        make_study("scale", {"budgets": "30,90", "tokens": "So"}), n=6, out=tmp_path / "s", max_new_tokens=90,
+        make_study("scale", {"budgets": "30,75", "tokens": "So"}), n=6, out=tmp_path / "s", max_new_tokens=75,
         batch_size=12, calibrate=6,
     )  # fmt: skip
     answers = {problem.id: problem.answer for problem in bundled_problems(6)}
@@ -159,7 +159,7 @@ def test_a_response_that_was_cut_states_nothing_in_study_scale(tmp_path: Path) -
             right += bool(stated) and stated[-1] == answers[cell.problem]
         assert told[condition] == pytest.approx(right / 6)
     assert told["plain 30"] == 0
-    assert told["plain 90"] > 0
+    assert told["plain 75"] > 0
 
 
 def test_controls_are_banned_in_every_spelling_and_are_no_thinking_word_in_any() -> None:

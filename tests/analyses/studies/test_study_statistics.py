@@ -36,7 +36,7 @@ STUDIES: dict[str, dict[str, str]] = {
 }
 
 
-def made(folder: Path, samples: int, n: int = 10, steps: int = 60) -> dict[str, StudyResult]:
+def made(folder: Path, samples: int, n: int = 10, steps: int = 50) -> dict[str, StudyResult]:
     """The studies on `samples` responses a problem, all of them the same: it is nearly greedy."""
     common = {"n": n, "max_new_tokens": steps, "temperature": 1e-4, "samples": samples, "batch_size": 48}
     common["calibrate"] = n

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import Browser, browser  # noqa: F401  (a fixture)
@@ -17,6 +18,7 @@ from view_samples import (
 
 from analyses import views
 from analyses.views import assets
+from analyses.views.drawing import figure_item, figure_of, hover
 from analyses.views.page import page
 
 
@@ -117,3 +119,19 @@ def test_a_figure_that_fails_leaves_its_static_form(browser: Browser) -> None:  
     assert "So" in seen.text
     assert "the numbers" in seen.text
     assert seen.console_errors
+
+
+def test_the_item_of_a_figure_is_bokehs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the ids of its parts, which are numbered through; a theme that a notebook has chosen changes neither."""
+    from bokeh.embed import json_item
+    from bokeh.io import curdoc
+    from bokeh.themes import built_in_themes
+
+    monkeypatch.setattr(curdoc(), "theme", built_in_themes["dark_minimal"])
+
+    def drawn(item: Callable[[Any], Any]) -> str:
+        figure, ids = figure_of(200, "step", "<b>"), dict[str, str]()
+        figure.add_tools(hover([figure.scatter([1, 2], [3.0, float("nan")])], [("step", "@x")]))
+        return re.sub(r'"p\d+"', lambda found: ids.setdefault(found[0], f'"{len(ids)}"'), json.dumps(item(figure)))
+
+    assert drawn(figure_item) == drawn(json_item)
