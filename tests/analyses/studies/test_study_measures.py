@@ -65,7 +65,7 @@ def test_the_gate_opens_first_at_the_baselines_first_peak(settings: dict[str, An
 
 def test_a_shared_baseline_shows_the_layers_samples_and_problems_asked_for(tmp_path: Path) -> None:
     """Studies of one layer, after one of all layers, more problems and more samples, into the same baseline."""
-    common: dict[str, Any] = {"max_new_tokens": 30, "temperature": 1.0, "batch_size": 12}
+    common: dict[str, Any] = {"max_new_tokens": 22, "temperature": 1.0, "batch_size": 12}
     run_study(make_study("trajectories", {}), n=4, out=tmp_path / "all", samples=3, **common)
     small: dict[str, Any] = {"n": 2, "samples": 2, "layers": [1], "calibrate": 4, **common}
     options = {
@@ -198,7 +198,7 @@ def test_studies_ban_controls_in_every_spelling(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_goes_through_every_gate_and_ablation(dtype: str, tmp_path: Path) -> None:
     model = load_model("toy-reasoner", dtype=dtype, device="cpu")
-    common: dict[str, Any] = {"n": 2, "max_new_tokens": 24, "batch_size": 2, "calibrate": 3}
+    common: dict[str, Any] = {"n": 2, "max_new_tokens": 16, "batch_size": 2, "calibrate": 3}
     gates = "mi,entropy,random" if dtype == "bfloat16" else "mi,random"
     options = {
         "recycle": {"layers": "1", "probabilities": "", "repeats": "", "triggers": "", "gates": gates},
