@@ -254,3 +254,18 @@ def steps_close(watch: Watch, row: int, logits: Tensor, start: int) -> None:
 def ids_read(rollout: Rollout) -> list[int]:
     """What the model has read of a response when it chose the last token."""
     return [*rollout.prompt_ids.tolist(), *rollout.token_ids.tolist()[:-1]]
+
+
+def operators(vectors: Tensor) -> Tensor:
+    """R = K_c (K_c + eps d I)^-1 of each vector, written out: sigma 50, eps 1e-5."""
+    x = vectors.double()
+    kernel = torch.exp(-(x[..., :, None] - x[..., None, :]).square() / (2 * 50.0**2))
+    centred = kernel - kernel.mean(dim=-1, keepdim=True)
+    ridge = 1e-5 * x.shape[-1] * torch.eye(x.shape[-1], dtype=torch.float64)
+    return torch.linalg.solve(centred + ridge, centred, left=False)
+
+
+def literal_scores(steps: Tensor, answers: Tensor) -> Tensor:
+    """nHSIC ``[layer, answer, step]`` of every step with every answer of its layer, each one's operator made once."""
+    pairs = zip(steps, answers, strict=True)
+    return torch.stack([torch.einsum("tij,kji->kt", operators(some), operators(y)) for some, y in pairs])

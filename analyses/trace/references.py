@@ -11,20 +11,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from analyses.grading.places import final_span
 from analyses.store.columns import POSITIONS
+from interp.encoding import encode
 from interp.engines.base import ModelFacts
 from interp.errors import InputError
 from interp.foreign import foreign_errors
 from interp.prompts import encode_prompt
+from interp.record import ResidualSites
 from interp.token_text import gap_between, text_pieces
+from interp.types import Bridge
 
-__all__ = ["POSITIONS", "Reference", "other_position", "reference_from"]
+__all__ = ["POSITIONS", "Reference", "other_position", "read_references", "reference_from"]
 
 
 def other_position(position: str) -> str:
@@ -102,6 +109,30 @@ def reference_from(tokenizer: Any, text: str, answer: str, facts: ModelFacts, op
     if not set(ids[:place]) - set(getattr(tokenizer, "all_special_ids", None) or ()):
         return Reference(ids, None, f"nothing stands before the answer in the reference {text[:40]!r}")
     return Reference(ids, place)
+
+
+def read_references(
+    model: Bridge, references: Mapping[str, Reference], layers: Sequence[int], site: str, positions: Sequence[str]
+) -> dict[str, Float[Tensor, "position layer d_model"]]:
+    """``a[l]`` of each at several positions, from one pass of it alone; NaN at one that it has not.
+
+    >>> from interp import load_model
+    >>> found = read_references(load_model("toy-reasoner"), {"a": Reference([2, 5, 9], None)}, [0, 1], "resid_post",
+    ...                         ["last", "predicts"])["a"]
+    >>> found.shape, found.isnan().any(dim=-1).tolist()
+    (torch.Size([2, 2, 128]), [[False, False], [True, True]])
+    """
+    places = [[reference.place(position) for position in positions] for reference in references.values()]
+    read = [[place for place in some if place is not None] for some in places]
+    ids = [reference.ids[: max(some) + 1] for reference, some in zip(references.values(), read, strict=True)]
+    # One at a time: what is found does not depend on which others are read
+    found = encode(model, ids, record=ResidualSites(layers=layers, sites=(site,)), positions=read, batch_size=1)
+    answers = {}
+    for name, some, encoding in zip(references, places, found, strict=True):
+        kept = encoding.residuals[site].transpose(0, 1)
+        rows = iter(kept)
+        answers[name] = torch.stack([torch.full_like(kept[0], torch.nan) if at is None else next(rows) for at in some])
+    return answers
 
 
 def _token_at(tokenizer: Any, text: str, ids: list[int], at: int) -> int | None:

@@ -30,7 +30,7 @@ from analyses.trace.given import DECODING, Givens
 from analyses.trace.inputs import check_ids_differ
 from analyses.trace.prompting import prompt_for
 from analyses.trace.provenance import RunWarning, compare_provenance, engine_begun_with, provenance_of
-from analyses.trace.references import Reference, reference_from
+from analyses.trace.references import Reference, read_references, reference_from
 from analyses.trace.run import TraceRun
 from analyses.trace.scoring_place import scoring_device
 from analyses.trace.settings import GROWING, NOTED, TraceSettings, check_width
@@ -223,21 +223,8 @@ class Tracer:
     ) -> dict[str, Float[Tensor, "position layer d_model"]]:
         """Those of several problems, by their names; each reference is read alone."""
         references = {problem: self.references[problem] for problem in problems}
-        places = [[reference.place(position) for position in positions] for reference in references.values()]
-        read = [[place for place in some if place is not None] for some in places]
-        site = self.options.site
-        record = ResidualSites(layers=layers, sites=(site,))
-        ids = [reference.ids[: max(some) + 1] for reference, some in zip(references.values(), read, strict=True)]
         with self.running():
-            found = encode(self.model, ids, record=record, positions=read, batch_size=1)
-        answers = {}
-        for problem, some, encoding in zip(references, places, found, strict=True):
-            kept = encoding.residuals[site].transpose(0, 1)
-            rows = iter(kept)
-            answers[problem] = torch.stack(
-                [torch.full_like(kept[0], torch.nan) if at is None else next(rows) for at in some]
-            )
-        return answers
+            return read_references(self.model, references, layers, self.options.site, positions)
 
     @property
     def positions(self) -> tuple[str, ...]:

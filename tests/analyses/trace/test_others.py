@@ -12,7 +12,7 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 from processes import Command
-from references import hf_residuals
+from references import hf_residuals, literal_scores
 
 from analyses.problems import Problem, bundled_problems
 from analyses.report.resembling import excess_sentence, explained_sentence, resemblances
@@ -25,7 +25,7 @@ from analyses.trace.others import OtherReferences
 from analyses.trace.settings import TraceSettings
 from analyses.trace.tracer import Tracer
 from interp import InputError, bundled_model_path, load_model
-from probes import nhsic_dense, tukey_peaks
+from probes import tukey_peaks
 
 SMALL = {"max_new_tokens": 24, "batch_size": 4, "report": False}
 COLUMNS = ["excess", "excess_standardised", "is_excess_peak"]
@@ -67,10 +67,11 @@ def test_the_excess_is_what_the_literal_formula_gives(
     prompt, response = data.tensors["prompt_ids"].tolist(), data.tensors["token_ids"].tolist()
     steps = residuals(prompt + response)[:, len(prompt) - 1 : -1]
 
-    def scores(one: Problem) -> np.ndarray:
-        return nhsic_dense(steps, residuals(tokenizer(one.solution)["input_ids"])[:, -1]).numpy()
+    def stream(one: Problem) -> torch.Tensor:
+        return residuals(tokenizer(one.solution)["input_ids"])[:, -1]
 
-    own, theirs = scores(problem), np.stack([scores(one) for one in drawn])
+    scores = literal_scores(steps, torch.stack([stream(problem), *map(stream, drawn)], dim=1)).numpy()
+    own, theirs = scores[:, 0], np.moveaxis(scores[:, 1:], 1, 0)
     np.testing.assert_allclose(grid(run, problem.id, "mi"), own, atol=1e-4, rtol=1e-3)
     np.testing.assert_allclose(grid(run, problem.id, "excess"), own - theirs.mean(axis=0), atol=2e-4, rtol=1e-2)
     sd = theirs.std(axis=0, ddof=1)

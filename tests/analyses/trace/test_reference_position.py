@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from processes import Command
-from references import hf_residuals
+from references import hf_residuals, literal_scores
 from tokenizer_makes import byte_level, metaspace, sentence_piece
 
 from analyses.grading.places import answer_spans, final_span
@@ -27,7 +27,7 @@ from analyses.trace.references import reference_from
 from interp import InputError, bundled_model_path, encode, load_model
 from interp.engines.base import ModelFacts
 from interp.engines.registry import model_facts
-from probes import nhsic_dense, tukey_peaks
+from probes import tukey_peaks
 
 SMALL = {"max_new_tokens": 74, "batch_size": 6, "report": False}
 SHORT = SMALL | {"max_new_tokens": 20}
@@ -157,8 +157,8 @@ def test_the_scores_are_those_of_the_literal_loop(
         prompt, response = data.tensors["prompt_ids"].tolist(), data.tensors["token_ids"].tolist()
         some = slice(None, None, 3)  # a dense formula takes its time
         steps = residuals(prompt + response)[:, len(prompt) - 1 : -1][:, some]
-        own = nhsic_dense(steps, stream(problem)).numpy()
-        theirs = np.stack([nhsic_dense(steps, stream(one)).numpy() for one in drawn])
+        scores = literal_scores(steps, torch.stack([stream(problem), *map(stream, drawn)], dim=1)).numpy()
+        own, theirs = scores[:, 0], np.moveaxis(scores[:, 1:], 1, 0)
         if plain:
             np.testing.assert_allclose(grid(run, problem.id, "nhsic")[:, some], own, atol=1e-4, rtol=1e-3)
         end = "" if plain else "_predicts"

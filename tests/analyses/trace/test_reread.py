@@ -13,7 +13,7 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 from processes import Command
-from references import hf_residuals
+from references import hf_residuals, literal_scores
 from scipy.spatial.distance import jensenshannon
 
 from analyses.problems import bundled_problems
@@ -66,21 +66,6 @@ class Plain:
 @pytest.fixture(scope="module")
 def plain() -> Plain:
     return Plain()
-
-
-def operators(vectors: torch.Tensor) -> torch.Tensor:
-    """R = K_c (K_c + eps d I)^-1 of each vector, written out: sigma 50, eps 1e-5."""
-    x = vectors.double()
-    kernel = torch.exp(-(x[..., :, None] - x[..., None, :]).square() / (2 * 50.0**2))
-    centred = kernel - kernel.mean(dim=-1, keepdim=True)
-    ridge = 1e-5 * x.shape[-1] * torch.eye(x.shape[-1], dtype=torch.float64)
-    return torch.linalg.solve(centred + ridge, centred, left=False)
-
-
-def literal_scores(steps: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-    """nHSIC ``[layer, answer, step]`` of every step with every answer of its layer, each one's operator made once."""
-    pairs = zip(steps, answers, strict=True)
-    return torch.stack([torch.einsum("tij,kji->kt", operators(some), operators(y)) for some, y in pairs])
 
 
 def grid(frame: pd.DataFrame, problem: str, column: str) -> np.ndarray:
