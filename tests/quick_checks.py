@@ -29,6 +29,7 @@ _plain: dict[int, tuple[types.CodeType, dict[str, Any] | None]] = {}
 _made: dict[int, types.FunctionType] = {}
 _FUNCTION = "__beartype_func"  # by which keyword beartype's wrapper has the function it calls
 _test = [0]
+_counts: dict[int, list[int]] = {}  # by the number of the code: in which test, how many calls
 
 
 def install() -> None:
@@ -49,21 +50,29 @@ def jaxtyped(fn: Any = None, *, typechecker: Any = None) -> Any:
         if hints is not None:
             return _checked(fn, hints, typechecker) if hints else fn
         if not inspect.isgeneratorfunction(fn):
-            return _sampled(fn, _jaxtyped(fn, typechecker=typechecker))
+            return _sampled(fn, typechecker)
     return _jaxtyped(fn, typechecker=typechecker)
 
 
-def _sampled(fn: types.FunctionType, checked: Callable[..., Any]) -> Callable[..., Any]:
-    """Checked at first, then now and then."""
-    test = calls = 0
+def _sampled(fn: types.FunctionType, typechecker: Callable[..., Any]) -> Callable[..., Any]:
+    """Checked at first, then now and then; what checks is made when it is first needed.
 
-    @functools.wraps(checked)
+    A function within another, defined anew with every call of that, is the same one as far as calls are counted.
+    """
+    count = _counts.setdefault(id(fn.__code__), [0, 0])
+    checked: Callable[..., Any] | None = None
+
+    @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal test, calls
-        if test != _test[0]:
-            test, calls = _test[0], 0
-        calls += 1
-        return (checked if calls <= FIRST or calls % EVERY == 0 else fn)(*args, **kwargs)
+        nonlocal checked
+        if count[0] != _test[0]:
+            count[:] = _test[0], 0
+        count[1] += 1
+        if count[1] > FIRST and count[1] % EVERY:
+            return fn(*args, **kwargs)
+        if checked is None:
+            checked = _jaxtyped(fn, typechecker=typechecker)
+        return checked(*args, **kwargs)
 
     return call
 

@@ -91,3 +91,21 @@ def test_what_is_called_often_is_checked_at_first_and_then_now_and_then() -> Non
     begin_test()
     assert refused()
     assert (first.__name__, first(torch.ones(3))) == ("first", 1.0)
+
+
+def test_a_function_defined_anew_is_counted_as_the_same() -> None:
+    def refused(k: float) -> bool:
+        @checked
+        def shifted(x: Float[Tensor, "a"]) -> float:
+            return float(x.sum() + k)
+
+        try:
+            return shifted(torch.ones(2, 1)) != 2 + k
+        except jaxtyping.TypeCheckError:
+            return True
+
+    calls = [refused(k) for k in range(FIRST + 2 * EVERY)]
+    assert all(calls[:FIRST])
+    assert sum(calls[FIRST:]) == 2
+    begin_test()
+    assert refused(0.5)
