@@ -6,8 +6,6 @@ annotations, refuses the same values ten times as fast. `install` has to come be
 
 Of a function whose annotations do name a shape, in each test the first `FIRST` calls are checked and every `EVERY`-th
 after them: a loop gives it the same types a thousand times. `begin_test` counts anew.
-
-What checks a function is made when it is first called: a process that tests imports all of them and calls some.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ _jaxtyped = _decorator.jaxtyped
 _plain: dict[int, tuple[types.CodeType, dict[str, Any] | None]] = {}
 _made: dict[int, types.FunctionType] = {}
 _FUNCTION = "__beartype_func"  # by which keyword beartype's wrapper has the function it calls
-_BECOME = "_quick_become"  # and by which `_waiting` has what makes that
 _test = [0]
 
 
@@ -52,20 +49,17 @@ def jaxtyped(fn: Any = None, *, typechecker: Any = None) -> Any:
         if hints is not None:
             return _checked(fn, hints, typechecker) if hints else fn
         if not inspect.isgeneratorfunction(fn):
-            return _sampled(fn, typechecker)
+            return _sampled(fn, _jaxtyped(fn, typechecker=typechecker))
     return _jaxtyped(fn, typechecker=typechecker)
 
 
-def _sampled(fn: types.FunctionType, typechecker: Callable[..., Any]) -> Callable[..., Any]:
+def _sampled(fn: types.FunctionType, checked: Callable[..., Any]) -> Callable[..., Any]:
     """Checked at first, then now and then."""
     test = calls = 0
-    checked: Any = None
 
-    @functools.wraps(fn)
+    @functools.wraps(checked)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal test, calls, checked
-        if checked is None:
-            checked = _jaxtyped(fn, typechecker=typechecker)
+        nonlocal test, calls
         if test != _test[0]:
             test, calls = _test[0], 0
         calls += 1
@@ -92,29 +86,13 @@ def _has_array(hint: Any) -> bool:
 
 def _checked(fn: types.FunctionType, hints: dict[str, Any], typechecker: Callable[..., Any]) -> Any:
     made = _made.get(id(fn.__code__))
-    if made is not None:
-        # A function within another is defined anew at every call of that: its check is the same, what it checks is not.
-        return _copy(fn, made.__code__, made.__globals__, {**made.__kwdefaults__, _FUNCTION: fn}, hints)
-    plain = _copy(fn, fn.__code__, fn.__globals__, fn.__kwdefaults__, hints)
-    if fn.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
-        return typechecker(plain)
-
-    def become() -> Callable[..., Any]:
-        """From the second call on the function is what checks it, at no cost of its own."""
-        made = typechecker(plain)
-        if _FUNCTION in (made.__kwdefaults__ or {}) and made.__globals__ is waiting.__globals__:
+    if made is None:
+        made = typechecker(_copy(fn, fn.__code__, fn.__globals__, fn.__kwdefaults__, hints))
+        if _FUNCTION in (made.__kwdefaults__ or {}):
             _made[id(fn.__code__)] = made
-            waiting.__code__, waiting.__kwdefaults__ = made.__code__, made.__kwdefaults__
-        else:  # nothing in it can be checked
-            waiting.__kwdefaults__ = {_BECOME: lambda: made}
         return made
-
-    waiting = _copy(plain, _waiting.__code__, fn.__globals__, {_BECOME: become}, hints)
-    return waiting
-
-
-def _waiting(*args: Any, _quick_become: Callable[[], Callable[..., Any]], **kwargs: Any) -> Any:
-    return _quick_become()(*args, **kwargs)
+    # A function within another is defined anew with every call of that: its check is the same, what it checks is not.
+    return _copy(fn, made.__code__, made.__globals__, {**made.__kwdefaults__, _FUNCTION: fn}, hints)
 
 
 def _copy(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -50,38 +49,6 @@ def test_functions_within_functions_are_checked_each_for_itself() -> None:
             add(1, y=None)
     with pytest.raises(BeartypeCallHintReturnViolation):
         broken(1)
-
-
-def test_what_checks_is_made_at_the_first_call_and_stays() -> None:
-    made = []
-
-    def maker(function: Any) -> Any:
-        made.append(function)
-        return beartype(function)
-
-    @jaxtyped(typechecker=maker)
-    def half(x: int, *, by: int = 2) -> int:
-        """Halves."""
-        return x // by
-
-    @jaxtyped(typechecker=maker)
-    def shape(x: Float[Tensor, "a"]) -> int:
-        return len(x)
-
-    assert made == []
-    for function in (half, shape):
-        assert inspect.signature(function).return_annotation in (int, "int")
-        function.marked = True
-    for _ in range(3):
-        assert (half(9), half(9, by=3), shape(torch.ones(2))) == (4, 3, 2)
-        with pytest.raises(BeartypeCallHintParamViolation):
-            half("9")
-        with pytest.raises(TypeError, match="unexpected keyword"):
-            half(9, to=1)
-    assert len(made) < 4, "jaxtyping asks twice"
-    assert (half.__name__, half.__doc__, half.marked, inspect.signature(half).parameters["by"].default) == (
-        "half", "Halves.", True, 2,
-    )  # fmt: skip
 
 
 @checked
