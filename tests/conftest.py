@@ -8,16 +8,10 @@ from collections.abc import Generator
 
 import one_server
 import pytest
-import quick_bridge
-import quick_checks
-import quick_runs
-import torch
 from processes import _warm_forkserver, peaklens, quick_processes, toy_forks  # noqa: F401  (fixtures)
 
 # Its asserts then say what they compared, as those of test files do.
 pytest.register_assert_rewrite("browser")
-torch.set_num_threads(1)
-quick_checks.install()
 # Waiting for the disk, at each of some ten thousand files, is for power cuts; what is killed here leaves what it wrote.
 os.fsync = lambda _descriptor: None
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,6 +30,12 @@ def pytest_xdist_auto_num_workers() -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # who starts the tests; its workers know of it
         one_server.open_place()
+    if config.getoption("dist", "no") == "no":  # this process tests; one that has others do it waits for its imports
+        import quick_checks
+        import torch
+
+        torch.set_num_threads(1)
+        quick_checks.install()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -54,13 +54,19 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports have made stays anyway: the collector need not walk through a million of their objects again."""
-    gc.collect()
+    """What the imports have made stays anyway: the collector need not walk through two million of their objects at all.
+
+    The little among them that nobody refers to any more stays too: finding it takes most of a second.
+    """
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_runtest_setup() -> None:
+    import quick_bridge
+    import quick_checks
+    import quick_runs
+
     quick_checks.begin_test()
     quick_bridge.install()
     quick_runs.install()

@@ -1,4 +1,6 @@
-"""One warm server of forks for all processes that test: what it imports takes five seconds of a core.
+"""What the processes that test have in common: one warm server of forks, and runs that each would else make for itself.
+
+What the server imports takes five seconds of a core.
 
 Python's server (`multiprocessing.forkserver`) belongs to the process that started it. Here whoever first needs it
 starts it at an address that the others know, and it ends with the process that the tests were started by: that one
@@ -14,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing import resource_tracker, util
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,7 @@ def open_place() -> None:
 
 
 def close_place() -> None:
-    shutil.rmtree(os.environ.pop(NAME))
+    shutil.rmtree(os.environ.pop(NAME, ""), ignore_errors=True)
 
 
 def join() -> None:
@@ -48,6 +51,18 @@ def join() -> None:
     server._forkserver_address = address
     server._forkserver_alive_fd = os.open(folder / "alive", os.O_WRONLY)
     server.ensure_running = resource_tracker.ensure_running  # it runs, and is no child of ours to wait for
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder for all processes that test, which nobody writes into: who asks first makes it."""
+    folder = Path(os.environ[NAME]) / name
+    made = folder.with_name(f"{name} is made")
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            make(folder)
+            made.touch()
+    return folder
 
 
 def _start(folder: Path, address: str) -> None:

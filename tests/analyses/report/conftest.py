@@ -1,21 +1,24 @@
-"""Runs and a page that all tests of the report look at; each process makes them once."""
+"""Runs and a page that all tests of the report look at: the run of the toy is made once for all processes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from one_server import made_once
 from report_pages import HOSTILE, NASTY, made_run, noise
 
 from analyses.report import write_report
 from analyses.store import Run
-from analyses.trace import trace
+from analyses.trace import TraceRun, trace
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def toy() -> Run:
     """A trace of the toy, with right and wrong responses."""
-    return trace("toy-reasoner", n=10, out=tmp_path_factory.mktemp("runs") / "toy", max_new_tokens=160, batch_size=10)
+    return TraceRun.open(
+        made_once("toy", lambda out: trace("toy-reasoner", n=10, out=out, max_new_tokens=160, batch_size=10))
+    )
 
 
 @pytest.fixture(scope="session")
