@@ -81,10 +81,14 @@ def bench(
 
 
 def _command(nnsight: str | None, given: Sequence[str]) -> str:
-    """The command as it was typed; where on this machine an environment lies is nobody's concern."""
+    """The command as it was typed; where on this machine an environment or a folder lies is nobody's concern."""
     if nnsight is not None and Path(nnsight).is_absolute():
         given = [word.replace(nnsight, "PYTHON_WITH_NNSIGHT") for word in given]
-    return shlex.join(["python", "-m", "analyses.bench", *given])
+    parts = (word.partition("=") if word.startswith("-") else ("", "", word) for word in given)
+    named = (
+        f"{option}{equals}{Path(value).name if Path(value).is_absolute() else value}" for option, equals, value in parts
+    )
+    return shlex.join(["python", "-m", "analyses.bench", *named])
 
 
 def _measure(

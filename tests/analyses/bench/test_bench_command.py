@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench_names import CONDITIONS, ENGINES, LARGE
 
-from analyses.bench.__main__ import main
+from analyses.bench.__main__ import _command, main
 from analyses.bench.attribution import JOBS
 from analyses.bench.growth import GROWING
 from analyses.bench.profile import KINDS
@@ -223,3 +223,10 @@ def test_importing_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_page_names_no_place_of_the_machine_that_made_it():
+    given = ["--nnsight", "/venv/bin/python", "--out=/some/where/bench", "--write", "docs/BENCH.md", "--only", "rows"]
+    assert _command("/venv/bin/python", given) == (
+        "python -m analyses.bench --nnsight PYTHON_WITH_NNSIGHT --out=bench --write docs/BENCH.md --only rows"
+    )
