@@ -190,10 +190,12 @@ def sweep(folder: Path) -> None:
     """Remove the temporaries anywhere under `folder` that processes of this machine left behind when they died."""
     import psutil
 
-    for path in folder.rglob(f"{_PREFIX}{_machine()}-*"):
-        process = path.name.removeprefix(_PREFIX).split("-")[1]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            path.unlink(missing_ok=True)
+    begin = f"{_PREFIX}{_machine()}-"
+    for within, _, files in os.walk(folder):  # which passes over folders that go meanwhile
+        for name in files:
+            process = name.removeprefix(_PREFIX).split("-")[1] if name.startswith(begin) else ""
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                Path(within, name).unlink(missing_ok=True)
 
 
 @contextmanager

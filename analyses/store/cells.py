@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -106,9 +107,21 @@ def cell_file(folder: Path, cell: Cell) -> Path:
 
 def cell_files(folder: Path) -> Iterator[Path]:
     """The files of the finished cells of the run in `folder`; temporaries and whatever else lies about are not."""
-    for file in (folder / "cells").glob("*/*/*.safetensors"):
-        if file.stem.isascii() and file.stem.isdecimal() and file.stem == str(int(file.stem)):
-            yield file
+    for condition in _within(folder / "cells"):
+        for problem in _within(condition):
+            for file in _within(problem):
+                stem = file.stem
+                if file.suffix == ".safetensors" and stem.isascii() and stem.isdecimal() and stem == str(int(stem)):
+                    yield file
+
+
+def _within(folder: Path) -> list[Path]:
+    """What is in a folder; nothing in one whose last cell has been packed since it was seen (a glob would fail)."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def cell_at(folder: Path, file: Path) -> Cell | None:

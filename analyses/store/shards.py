@@ -13,11 +13,12 @@ Any program for ZIP files turns a shard back into the files it was made of, in `
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from analyses.store.atomic import NO_LOCKS, is_temporary, locked, make_folder, replacing
 from analyses.store.cells import Place, cell_files, damaged
@@ -26,7 +27,12 @@ __all__ = ["Shards", "any_cells", "every_place", "pack", "write_places", "writin
 
 CELLS = 500  # of a shard
 _BYTES = 1 << 30  # of a shard, from which on the next cell begins another one
+_TICK = 2 * 10**9  # nanoseconds that the clock of a file system may stand still
 _HEAD = 30  # bytes of an entry's head in a ZIP file, before its name
+
+
+#: Time, size and number of a file; None where it is gone.
+_State: TypeAlias = tuple[int, int, int] | None
 
 
 class Shards:
@@ -50,7 +56,7 @@ class Shards:
         self.folder = folder / "shards"
         self._seen: int | None = None
         self._places: dict[str, Place] = {}
-        self._read: dict[str, dict[str, Place]] = {}
+        self._read: dict[str, tuple[_State, dict[str, Place]]] = {}
 
     def files(self) -> list[Path]:
         """The shards, in the order in which they were written."""
@@ -67,15 +73,31 @@ class Shards:
         except OSError:
             return {}
         if now != self._seen:
-            read = {file.name: self._read.get(file.name) or _entries(file) for file in self.files()}
-            self._places = {name: place for entries in read.values() for name, place in entries.items()}
-            self._read, self._seen = read, now
+            before, self._read = self._read, self._looked()
+            if before.keys() != self._read.keys() or any(
+                self._read[name] is not known for name, known in before.items()
+            ):
+                self._places = {name: place for _, entries in self._read.values() for name, place in entries.items()}
+            # What comes or goes within the same tick of its clock would not be seen by the time of the folder
+            self._seen = now if time.time_ns() - now > _TICK else None
         return self._places
+
+    def _looked(self) -> dict[str, tuple[_State, dict[str, Place]]]:
+        """The shards that are there: a number may have been given to another one since."""
+        while True:
+            read = {}
+            try:
+                for file in self.files():
+                    state, known = _state(file), self._read.get(file.name)
+                    read[file.name] = known if known is not None and known[0] == state else (state, _entries(file))
+                return read
+            except FileNotFoundError:  # its cells went into another one meanwhile: that is to be seen too
+                continue
 
     def of_each(self) -> dict[Path, dict[str, Place]]:
         """The places within each shard, those of cells that a later shard holds too included."""
         self.places()
-        return {self.folder / name: entries for name, entries in sorted(self._read.items())}
+        return {self.folder / name: entries for name, (_, entries) in sorted(self._read.items())}
 
 
 def any_cells(folder: Path) -> bool:
@@ -181,10 +203,14 @@ def _filled(files: Sequence[Path], each: int) -> Iterator[list[Path]]:
 
 
 def _entries(file: Path) -> dict[str, Place]:
-    """Where the files within a shard begin, and their sizes."""
+    """Where the files within a shard begin, and their sizes; `FileNotFoundError` for one that is gone."""
     try:
         with zipfile.ZipFile(file) as archive, file.open("rb") as stored:
             return {entry.filename: Place(file, _begin(stored, entry), entry.file_size) for entry in archive.infolist()}
+    except FileNotFoundError as error:
+        if file.is_symlink():  # to nothing
+            raise damaged(file, error) from error
+        raise
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise damaged(file, error) from error
 
@@ -199,7 +225,7 @@ def _name(folder: Path, file: Path) -> str:
     return file.relative_to(folder / "cells").as_posix()
 
 
-def _state(file: Path) -> tuple[int, int, int] | None:
+def _state(file: Path) -> _State:
     try:
         found = file.stat()
     except FileNotFoundError:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from analyses.problems import Problem
 from analyses.store.pinned import read_pinned
+from analyses.store.shards import any_cells
 from analyses.trace.references import other_position
 from analyses.trace.wrong_answers import Drawn, WrongAnswers, pool_pins, pool_told, read_pool, shuffled
 from interp.encoding import encode
@@ -304,7 +305,7 @@ def other_references(
     """
     settings = read_pinned(out)["settings"] if (out / "run.json").is_file() else {}
     # A folder without cells takes corrected settings
-    begun = any((out / "cells").glob("*/*/*.safetensors"))
+    begun = any_cells(out)
     pinned = settings.get("excess") if begun else None
     if pinned:
         if asked and asked != pinned["references"]:

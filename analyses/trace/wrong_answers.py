@@ -37,6 +37,7 @@ from analyses.problems import Problem
 from analyses.store.atomic import disk_errors, locked, replacing
 from analyses.store.columns import CLOSENESS, SIGNIFICANT, is_void
 from analyses.store.pinned import read_pinned, write_pinned
+from analyses.store.shards import any_cells
 from analyses.token_kinds import token_kind, token_kinds
 from analyses.trace.provenance import RunWarning
 from analyses.trace.references import Reference, reference_from
@@ -309,7 +310,7 @@ def wrong_answers(
     forget_void_null(out, asked=bool(probing.null))
     settings = read_pinned(out)["settings"] if (out / "run.json").is_file() else {}
     # A folder without cells takes corrected settings
-    has_cells = any((out / "cells").glob("*/*/*.safetensors"))
+    has_cells = any_cells(out)
     null = (settings.get("null") or {}) if has_cells else {}
     before = settings.get("layers", ()) if has_cells else ()
     _check_reach(out, probing.null, null.get("null", 0), len(before), len({*before, *tracer.layers}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import signal
 import time
@@ -13,10 +14,10 @@ import pytest
 import torch
 from processes import Forks
 
-from analyses.store import Cell, CellData, Run
+from analyses.store import Cell, CellData, Run, shards
 from analyses.store.atomic import NO_LOCKS
-from analyses.store.cells import Place, read_cell
-from analyses.store.shards import Shards, pack
+from analyses.store.cells import Place, cell_files, read_cell
+from analyses.store.shards import Shards, any_cells, pack
 from interp.errors import InputError
 
 LONG = "x" * 300  # a name that is shortened on disk
@@ -130,9 +131,9 @@ import analyses.store.run as store
 from analyses.store import Cell, CellData, Run
 from analyses.store.cells import Place, read_cell
 from analyses.store.shards import pack
-folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, first, last, turns = sys.argv[1], *map(int, sys.argv[2:])
 run = Run.start(folder, kind="watch", settings={"seed": 0}, provenance={})
-for turn in range(2):
+for turn in range(turns):
     for number in range(first, last):
         if turn or not run.has(Cell("p", number)):
             run.write(Cell("p", number), {"n": torch.full((50,), number)}, {"number": number})
@@ -148,7 +149,8 @@ def test_packing_killed_at_any_moment_loses_no_cell(forks: Forks, tmp_path: Path
     known: set[Cell] = set()
     stopped = 0
     for attempt in range(5):
-        workers = [forks.spawn(_WRITER, folder, *part) for part in (("0", "40"), ("40", "80"))]
+        turns = 10**6 if attempt < 4 else 2  # those that are killed would never end
+        workers = [forks.spawn(_WRITER, folder, *part, turns) for part in ((0, 40), (40, 80))]
         killed_at = time.monotonic() + dice.uniform(0.05, 0.3) if attempt < 4 else float("inf")
         while not all(map(forks.has_ended, workers)):
             cells = run.cells()
@@ -161,12 +163,72 @@ def test_packing_killed_at_any_moment_loses_no_cell(forks: Forks, tmp_path: Path
             time.sleep(0.01)
         ended = [(forks.kill if attempt < 4 else forks.wait)(worker) for worker in workers]
         stopped += sum(code == -signal.SIGKILL for code, _ in ended)
-    assert stopped >= 4, "processes were at work when they were killed"
+    assert stopped == 8, "processes were at work when they were killed"
     assert [code for code, _ in ended] == [0, 0]
     again = started(folder)
     assert again.cells() == [Cell("p", number) for number in range(80)]
     assert all(again.payload(cell)["number"] == cell.sample for cell in again.cells())
     assert any(file.suffix == ".zip" for file in again.files())
+
+
+def test_a_shard_that_goes_while_shards_are_looked_at_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = filled(tmp_path, 8)
+    packed(run, each=4)
+    first, second = Shards(tmp_path).files()
+    kept = set(zipfile.ZipFile(second).namelist())
+    entries = shards._entries
+
+    def late(file: Path) -> dict[str, Place]:
+        first.unlink(missing_ok=True)  # found, and gone before it is opened
+        return entries(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_entries", late)
+        assert Shards(tmp_path).places().keys() == kept
+    first.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"000001\.zip"):
+        Shards(tmp_path).places()
+
+
+def test_shards_that_come_within_a_tick_and_numbers_given_again_are_seen(tmp_path: Path) -> None:
+    run = filled(tmp_path, 8)
+    packed(run, each=4)
+    first, second = Shards(tmp_path).files()
+    whole, hidden = second.read_bytes(), tmp_path / "hidden.zip"
+    second.rename(hidden)
+    seen = Shards(tmp_path)
+    now = first.parent.stat().st_mtime_ns
+    assert len(seen.places()) == 4
+    second.write_bytes(whole)
+    os.utime(first.parent, ns=(now, now))  # as if the file system's clock had not gone on
+    assert len(seen.places()) == 8
+    second.unlink()
+    first.write_bytes(whole)
+    assert seen.places().keys() == set(zipfile.ZipFile(hidden).namelist())
+    assert {place.file for place in seen.places().values()} == {first}
+
+
+def test_folders_that_go_while_cells_are_listed_are_passed_over(tmp_path: Path) -> None:
+    run = filled(tmp_path, 8)
+    files = cell_files(tmp_path)
+    first = next(files)
+    others = [file for file in cell_files(tmp_path) if file.parent != first.parent]
+    assert others
+    for file in others:
+        file.unlink()
+    for folder in {file.parent for file in others}:
+        folder.rmdir()
+    assert {file.parent for file in files} <= {first.parent}
+    assert len(run.cells()) == 8 - len(others)
+
+
+def test_a_run_all_of_whose_cells_are_packed_has_cells(tmp_path: Path) -> None:
+    run = filled(tmp_path, 8)
+    packed(run, each=4)
+    assert not list(cell_files(tmp_path))
+    assert any_cells(tmp_path)
 
 
 def test_where_locks_hold_nobody_off_nothing_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
