@@ -176,10 +176,14 @@ class Run:
         """
         listed = self.settings.get("problems")
         order = {str(name): place for place, name in enumerate(listed if isinstance(listed, list | dict) else ())}
-        alone = [
-            cell_at(self.path, file) for file in cell_files(self.path)
-        ]  # first: what is packed meanwhile is in both
-        packed = (cell_called(name, place) for name, place in self._shards.places().items())
+        while True:
+            before = self._shards.places()
+            alone = [cell_at(self.path, file) for file in cell_files(self.path)]
+            places = self._shards.places()
+            # Else a cell that was written anew since its file was looked for may have left its shard by now
+            if places is before:
+                break
+        packed = (cell_called(name, place) for name, place in places.items())
         return sorted(
             {cell for cell in (*alone, *packed) if cell is not None and condition in (None, cell.condition)},
             key=lambda cell: (cell.condition, order.get(cell.problem, len(order)), cell.problem, cell.sample),
@@ -354,7 +358,9 @@ class Run:
         file = cell_file(self.path, cell)
         if file.is_file():
             return Place(file)
-        return self._shards.places().get(file.relative_to(self.path / "cells").as_posix())
+        packed = self._shards.places().get(file.relative_to(self.path / "cells").as_posix())
+        # One that was written anew meanwhile may have left its shard
+        return Place(file) if packed is None and file.is_file() else packed
 
     def _read(self, cell: Cell, read: Callable[[Place], Found]) -> Found:
         for last in (False, True):

@@ -67,11 +67,13 @@ class Shards:
         return sorted(file for file in found if file.stem.isascii() and file.stem.isdecimal())
 
     def places(self) -> dict[str, Place]:
-        """The place of each packed cell; the shards are looked at again only where one came or went."""
+        """The place of each packed cell: the same object until a shard came or went, when they are looked at again."""
         try:
             now = self.folder.stat().st_mtime_ns
         except OSError:
-            return {}
+            if self._read:
+                self._places, self._read, self._seen = {}, {}, None
+            return self._places
         if now != self._seen:
             before, self._read = self._read, self._looked()
             if before.keys() != self._read.keys() or any(
@@ -107,8 +109,12 @@ def any_cells(folder: Path) -> bool:
 
 def every_place(folder: Path) -> dict[str, Place]:
     """The place of each finished cell of the run in `folder`, alone or packed, by its name relative to ``cells/``."""
-    alone = {_name(folder, file): Place(file) for file in cell_files(folder)}  # first: what is packed then is in both
-    return {**Shards(folder).places(), **alone}
+    shards = Shards(folder)
+    while True:
+        before = shards.places()
+        alone = {_name(folder, file): Place(file) for file in cell_files(folder)}
+        if shards.places() is before:  # else a cell may have gone from its shard since its file was looked for
+            return {**before, **alone}
 
 
 def write_places(folder: Path, content: Mapping[str, Place], *, least: int) -> None:

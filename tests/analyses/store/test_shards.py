@@ -210,6 +210,26 @@ def test_shards_that_come_within_a_tick_and_numbers_given_again_are_seen(tmp_pat
     assert {place.file for place in seen.places().values()} == {first}
 
 
+def test_cells_that_leave_their_shard_while_cells_are_listed_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = filled(tmp_path, 4)
+    packed(run, each=4)
+    cells, before = run.cells(), content(run)
+    [shard] = Shards(tmp_path).files()
+
+    def late(folder: Path) -> list[Path]:
+        listed = list(cell_files(folder))
+        if shard.exists():  # each is written anew, so that nothing of the shard counts any more
+            for cell in cells:
+                run.write(cell, {"one": torch.tensor(0)}, dict(before[cell][1]))
+            shard.unlink()
+        return listed
+
+    monkeypatch.setattr("analyses.store.run.cell_files", late)
+    assert run.cells() == cells
+
+
 def test_folders_that_go_while_cells_are_listed_are_passed_over(tmp_path: Path) -> None:
     run = filled(tmp_path, 8)
     files = cell_files(tmp_path)
