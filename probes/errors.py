@@ -32,7 +32,7 @@ class InputError(ValueError):
         return _again, (self.operation, self.expected, self.received, self.remedy)
 
 
-def _again(operation: str, expected: str, received: str, remedy: str) -> InputError:
+def _again(operation: str, expected: str, received: str, remedy: str) -> ValueError:
     return InputError(operation, expected=expected, received=received, remedy=remedy)
 
 

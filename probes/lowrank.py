@@ -92,7 +92,8 @@ def found_alone(like: Tensor) -> bool:
 
     By pivots it does, unless a vector ends within a register: what is left of all of them is worked out one by one.
     """
-    return like.shape[-1] < _FACTORS_BY_FEATURES and like.shape[-1] % _REGISTERS == 0
+    d, on_cpu = like.shape[-1], like.device.type == "cpu"  # in which order a GPU adds is not known
+    return on_cpu and d < _FACTORS_BY_FEATURES and d % _REGISTERS == 0
 
 
 def blocks(
