@@ -190,7 +190,7 @@ class OtherReferences:
 
     def own(self, answers: Float[Tensor, "row position layer d_model"]) -> OwnReferences:
         """The own references of some responses, as :meth:`scored` takes them."""
-        return OwnReferences(answers, self._kernel)
+        return OwnReferences(answers, self.tracer.kernel)
 
     def _kept(
         self, scores: Float64[Tensor, "layer met step"], met: Sequence[_Met], row: int, undefined: Sequence[bool]
@@ -211,11 +211,6 @@ class OtherReferences:
             kept[f"excess:{position}_standardised"] = nothing if lacks else found.standardised
         return kept
 
-    @property
-    def _kernel(self) -> dict[str, Any]:
-        options = self.tracer.options
-        return {"sigma": options.sigma, "eps": options.eps, "drop_top": options.drop_top}
-
     def _factor(
         self, position: str, layer: int, names: Sequence[Sequence[str]], device: torch.device
     ) -> tuple[AnswerFactor, Mapping[str, int], Sequence[int]] | None:
@@ -228,13 +223,13 @@ class OtherReferences:
         vectors, held = self.vectors[position, layer], self.factors.get((position, layer, device))
         have = 0 if held is None else len(held.whitened)
         if have < len(vectors):
-            new = factors_alone(vectors[have:].to(device), **self._kernel)
+            new = factors_alone(vectors[have:].to(device), **self.tracer.kernel)
             whole = reduce(AnswerFactor.beside, new if held is None else [held, *new])
             ranks = [*self.ranks.get((position, layer, device), ()), *(one.whitened.shape[1] for one in new)]
             if whole.whitened.nbytes * len(self.vectors) > MAX_BYTES:
                 some = sorted({name for row in names for name in row})
                 part = vectors[[self.known[name] for name in some]].to(device)
-                alone = factor_answers(part, **self._kernel)
+                alone = factor_answers(part, **self.tracer.kernel)
                 return alone, {name: row for row, name in enumerate(some)}, [alone.whitened.shape[1]] * len(some)
             held = self.factors[position, layer, device] = whole
             self.ranks[position, layer, device] = ranks

@@ -242,10 +242,11 @@ class Tracer:
     ) -> Float64[Tensor, "*lead step"]:
         if steps.device.type == "mps":  # which has no float64
             steps, answers = steps.cpu(), answers.cpu()
-        return nhsic(steps, answers, **self._kernel)
+        return nhsic(steps, answers, **self.kernel)
 
     @property
-    def _kernel(self) -> dict[str, Any]:
+    def kernel(self) -> dict[str, Any]:
+        """nHSIC's options."""
         return {"sigma": self.options.sigma, "eps": self.options.eps, "drop_top": self.options.drop_top}
 
     def _scored(
@@ -268,7 +269,7 @@ class Tracer:
         is_beside = place != answers.device
         scores = StepScores(
             self.score, self.others, self.layers, options.site, [cell.problem for cell in batch], answers.to(place),
-            is_beside, partial(factor_answers, **self._kernel),
+            is_beside, partial(factor_answers, **self.kernel),
         )  # fmt: skip
         record = ResidualStream(
             layers=self.layers, sites=(options.site,), device=place if is_beside else None, on_step=scores.add
