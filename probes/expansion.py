@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import TypeAlias
 
 import numpy as np
@@ -34,7 +35,18 @@ from probes.gram import ridge_cholesky
 from probes.kernel import Kernel
 from probes.leading_axes import leading_axes
 
-__all__ = ["FEATURES", "FEWEST", "ROUNDING", "Expansion", "Measured", "Room", "Visit", "base_point", "expand"]
+__all__ = [
+    "FEATURES",
+    "FEWEST",
+    "ROUNDING",
+    "Expansion",
+    "Measured",
+    "Room",
+    "Visit",
+    "base_point",
+    "expand",
+    "kernels",
+]
 
 #: How many features a pass has room for, one pass after the other: most vectors never pay for the few wide ones.
 FEATURES = (32, COUNTS[-1])
@@ -80,10 +92,10 @@ def expand(
     """
     u = (x - base_point(x)).mul_(1 / kernel.width)
     table = _table(u.shape[1], float(kernel.tol), kernel.ridge, most)
-    top = u.abs().topk(table.apart[-1] + 1, dim=-1)
+    sizes, places = _farthest(u, table.apart[-1] + 1)
     # The one look at the device. What follows from it are small matters, for which a kernel each would cost more.
-    plan = _Plan.of(top.values.cpu().numpy(), kernel, table)
-    fits, at = torch.from_numpy(plan.fits), top.indices[:, : plan.apart]
+    plan = _Plan.of(sizes.cpu().numpy(), kernel, table)
+    fits, at = torch.from_numpy(plan.fits), places[:, : plan.apart]
     if not plan.fits.any():
         return None, fits
     budget = torch.from_numpy(plan.budget).to(u.device, non_blocking=True)
@@ -91,6 +103,32 @@ def expand(
         return Expansion.of(u, plan.count, at, budget, room), None
     which = fits.to(u.device)
     return Expansion.of(u[which], plan.count, at[which], budget[which], room), fits
+
+
+@cache
+def kernels() -> ModuleType | None:
+    """The module `compiled`, where numba (the extra `fast`) is there and may compile; else torch does it all.
+
+    >>> found = kernels()
+    >>> found is None or found.ALLOWED
+    True
+    """
+    try:
+        from probes import compiled
+    except ImportError:
+        return None
+    return compiled if compiled.ALLOWED else None
+
+
+def _farthest(u: Float64[Tensor, "row d"], most: int) -> tuple[Float64[Tensor, "row most"], Int64[Tensor, "row most"]]:
+    """The largest |u| in descending order, and where they are."""
+    compiled = kernels() if u.device.type == "cpu" else None
+    if compiled is None:
+        top = u.abs().topk(most, dim=-1)
+        return top.values, top.indices
+    sizes, places = u.new_empty(len(u), most), torch.empty(len(u), most, dtype=torch.long)
+    compiled.farthest(u.numpy(), sizes.numpy(), places.numpy())
+    return sizes, places
 
 
 class Room:

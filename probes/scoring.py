@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import torch
 from jaxtyping import Float64
@@ -21,7 +20,7 @@ from probes.kernel import Kernel
 from probes.lowrank import blocks, fewest
 from probes.scale import rescaled
 from probes.shared import shared
-from probes.step_blocks import MANY, block_of
+from probes.step_blocks import MANY, Met, block_of
 
 __all__ = ["nhsic_with", "paired_scores"]
 
@@ -103,7 +102,7 @@ class _Scorer:
         take = self._take(factor, sources.to(device), answer.to(device), cells)
         n_rows, max_bytes = len(sources) * n_steps, self.max_bytes // 2
         few = len(cells) * n_steps <= _SHORT * len(sources)
-        rank, least = factor.whitened.shape[1], fewest(not few and int(counts.max()) > MANY, device)
+        least = fewest(not few and int(counts.max()) > MANY, device)
 
         def fill(todo: Tensor, max_bytes: int) -> None:
             for rows, found in blocks(take, factor.whitened, self.kernel, todo, max_bytes=max_bytes, least=least):
@@ -115,17 +114,16 @@ class _Scorer:
                     # The how-manieth meeting of its source each is.
                     nth = torch.arange(len(local)) - (count.cumsum(0) - count).repeat_interleave(count)
                     met = order[begins[at[local]] + nth]
-                    own = partial(_of_pairs, factor.whitened, answer[met])
-                    scores = block.each(local, own, rank=rank, max_bytes=max_bytes)
+                    own = Met(factor.whitened, answer[met])
+                    scores = block.each(local, own, max_bytes=max_bytes)
                     out[cells[met].to(device), step[local]] = scores
                     continue
                 met_by, lengths = torch.unique_consecutive(at, return_counts=True)
                 ends = lengths.cumsum(0).tolist()
                 mine = [order[begins[source] : begins[source] + counts[source]] for source in met_by.tolist()]
                 spans = [slice(end - length, end) for end, length in zip(ends, lengths.tolist(), strict=True)]
-                meetings = [(span, len(some)) for span, some in zip(spans, mine, strict=True)]
-                all_of = partial(_of_part, factor.whitened, [answer[some] for some in mine])
-                for number, some, scores in block.with_all(meetings, all_of, rank=rank, max_bytes=max_bytes):
+                meetings = [(span, Met(factor.whitened, answer[some])) for span, some in zip(spans, mine, strict=True)]
+                for number, some, scores in block.with_all(meetings, max_bytes=max_bytes):
                     cell = cells[mine[number][some]].to(device)
                     out[cell[:, None], step[spans[number]]] = scores.T
 
@@ -134,17 +132,15 @@ class _Scorer:
     def _fill_one(self, out: Tensor, factor: AnswerFactor, cells: Tensor, trajectory: Tensor, answer: Tensor) -> None:
         """One trajectory with one answer: no need to find out which meets which."""
         take = self._take(factor, trajectory.to(out.device), answer.to(out.device), cells)
-        own, row = _taken(factor.whitened, answer), out[int(cells)]
-        rank = own.shape[1]
+        own, row = Met(factor.whitened, answer), out[int(cells)]
 
         def fill(todo: Tensor, max_bytes: int) -> None:
-            for rows, found in blocks(take, own, self.kernel, todo, max_bytes=max_bytes):
+            for rows, found in blocks(take, factor.whitened, self.kernel, todo, max_bytes=max_bytes):
                 block = block_of(found, self.kernel)
-                whole = [(slice(0, len(rows)), 1)]
-                for _, _, scores in block.with_all(whole, lambda *_: own, rank=rank, max_bytes=max_bytes):
+                for _, _, scores in block.with_all([(slice(0, len(rows)), own)], max_bytes=max_bytes):
                     row[rows.to(out.device)] = scores[:, 0]
 
-        shared(fill, self.n_steps, own.shape[-1], self.max_bytes // 2, out.device)
+        shared(fill, self.n_steps, factor.whitened.shape[-1], self.max_bytes // 2, out.device)
 
     def _take(self, factor: AnswerFactor, sources: Tensor, answer: Tensor, cells: Tensor) -> Take:
         """Steps by number: step t of source s is s * n_steps + t."""
@@ -171,19 +167,3 @@ class _Scorer:
             max_bytes=self.max_bytes, n_rows=len(cells) * n_steps, place=place,
         )  # fmt: skip
         return take
-
-
-def _of_pairs(whitened: Tensor, answers: Tensor, pairs: slice) -> Tensor:
-    return _taken(whitened, answers[pairs])
-
-
-def _of_part(whitened: Tensor, answers: list[Tensor], number: int, some: slice) -> Tensor:
-    return _taken(whitened, answers[number][some])
-
-
-def _taken(whitened: Tensor, answers: Tensor) -> Tensor:
-    """Some answers' factors; without a copy where they follow one another, as all of them do for a null."""
-    first, count = int(answers[0]), len(answers)
-    if bool((answers == torch.arange(first, first + count)).all()):
-        return whitened[first : first + count]
-    return whitened[answers.to(whitened.device)]

@@ -6,32 +6,54 @@ answers. Steps that are expanded are gone through once for both their Gram matri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from probes.chunks import parts
-from probes.expansion import Expansion, Measured, Visit
+from probes.expansion import Expansion, Measured, Visit, kernels
+from probes.feature_basis import basis
 from probes.gram import gram_norm, ridge_cholesky
 from probes.kernel import Kernel
 
-__all__ = ["MANY", "Expanded", "Factored", "block_of"]
+__all__ = ["MANY", "MANY_COMPILED", "Expanded", "Factored", "Met", "block_of"]
 
 #: Answers from which on it pays to bring a step's factor down to its rank, or to whiten it, before the products.
 MANY = 4
+#: The same for steps that go through compiled code.
+MANY_COMPILED = 24
 
 # Steps whose products with all answers are made at once: more would leave the cache, fewer read the answers too often.
 _PRODUCTS = 32
 
-#: Whitened factors `[pair, q, d]` of the answers of some pairs.
-Answers: TypeAlias = Callable[[slice], Tensor]
-#: Parts of the rows, all in order, and how many answers each meets.
-Meetings: TypeAlias = Sequence[tuple[slice, int]]
-#: Whitened factors `[answer, q, d]` of some answers of the part of a number.
-AnswersOf: TypeAlias = Callable[[int, slice], Tensor]
+#: Parts of the rows, all in order, and the answers that each meets.
+Meetings: TypeAlias = Sequence[tuple[slice, "Met"]]
+
+
+@dataclass(frozen=True)
+class Met:
+    """Answers by their place among whitened factors `[answer, q, d]`."""
+
+    whitened: Float64[Tensor, "answer q d"]
+    places: Int64[Tensor, " met"]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def factors(self, some: slice = slice(None)) -> Float64[Tensor, "some q d"]:
+        """Those of some; without a copy where they follow one another, as all of them do for a null."""
+        places = self.places[some]
+        first, count = int(places[0]), len(places)
+        if bool((places == torch.arange(first, first + count)).all()):
+            return self.whitened[first : first + count]
+        return self.whitened[places.to(self.whitened.device)]
 
 
 def block_of(found: Expansion | Tensor, kernel: Kernel) -> Expanded | Factored:
@@ -75,33 +97,24 @@ class Factored:
             return cls(p, _Whitener(None, gram_norm(gram)))
         return cls(p, _Whitener(ridge_cholesky(gram, kernel.eps * p.shape[2]), None))
 
-    def each(self, local: Int64[Tensor, " pair"], answers: Answers, *, rank: int, max_bytes: int) -> Tensor:
-        """[pair] scores of the rows `local`, ascending, each with the answer beside it, of up to `rank` rows."""
+    def each(self, local: Int64[Tensor, " pair"], met: Met, *, max_bytes: int) -> Tensor:
+        """[pair] scores of the rows `local`, ascending, each with the answer beside it."""
         _, m, d = self.p.shape
+        rank = met.whitened.shape[1]
         scores = []
         for pairs in parts(len(local), 8 * (m * (3 * rank + d) + rank * d), max_bytes):
             rows = local[pairs].to(self.p.device)
-            cross = self.p[rows] @ answers(pairs).mT
+            cross = self.p[rows] @ met.factors(pairs).mT
             scores.append(self.whitener.scores(cross, rows, 1)[:, 0])
         return torch.cat(scores)
 
-    def with_all(
-        self,
-        meetings: Sequence[tuple[slice, int]],
-        answers: Callable[[int, slice], Tensor],
-        *,
-        rank: int,
-        max_bytes: int,
-    ) -> Iterator[tuple[int, slice, Tensor]]:
-        """Scores `[row, answer]` of parts of the rows, each with so many answers: (number of part, answers, scores).
-
-        `answers(number, some)` are the whitened factors of some of a part's answers.
-        """
-        for number, (part, count) in enumerate(meetings):
+    def with_all(self, meetings: Meetings, *, max_bytes: int) -> Iterator[tuple[int, slice, Tensor]]:
+        """Scores `[row, answer]` of parts of the rows, each with its answers: (number of part, answers, scores)."""
+        for number, (part, met) in enumerate(meetings):
             n, m, d = self.p[part].shape
             # The product with many answers at once is what grows, and where they are picked their copy.
-            for some in parts(count, 8 * rank * (3 * n * m + d), max_bytes):
-                yield number, some, self._with(part, answers(number, some))
+            for some in parts(len(met), 8 * met.whitened.shape[1] * (3 * n * m + d), max_bytes):
+                yield number, some, self._with(part, met.factors(some))
 
     def _with(self, part: slice, whitened: Float64[Tensor, "answer q d"]) -> Tensor:
         p = self.p[part]
@@ -136,17 +149,31 @@ def _products(p: Float64[Tensor, "row m d"], ranks: Tensor, whitened: Float64[Te
     return by_row @ torch.nn.functional.one_hot(which, len(whitened)).to(by_row.dtype)
 
 
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)
+
+
+@cache
+def _in_order(count: int) -> tuple[Float64[np.ndarray, "N N"], Float64[np.ndarray, "N N"]]:
+    """`mix` and `inner` of a basis with n = 0, 1, 2, ... in order."""
+    found = basis(count, torch.device("cpu"))
+    order = found.power.argsort()
+    return found.mix[:, order].numpy(), found.inner[order][:, order].numpy()
+
+
 class Expanded:
     """Some steps' expansions."""
 
     def __init__(self, found: Expansion, kernel: Kernel) -> None:
         self.found, self.kernel, self.d = found, kernel, found.u.shape[1]
 
-    def each(self, local: Int64[Tensor, " pair"], answers: Answers, *, rank: int, max_bytes: int) -> Tensor:
+    def each(self, local: Int64[Tensor, " pair"], met: Met, *, max_bytes: int) -> Tensor:
         """As `Factored.each`."""
         found, device = self.found, self.found.u.device
-        where = local.to(device)
-        ends = torch.searchsorted(local, torch.arange(len(found.u) + 1)).tolist()
+        ends_of = torch.searchsorted(local, torch.arange(len(found.u) + 1))
+        if (compiled := self._compiled(int(ends_of.diff().max()))) is not None:
+            return self._scored(compiled, ends_of, met)
+        where, ends, rank = local.to(device), ends_of.tolist(), met.whitened.shape[1]
         products: list[Tensor] = []
         apart: list[Tensor] = []
 
@@ -155,7 +182,7 @@ class Expanded:
             alone = end - begin == len(features) and ends[part.start : part.stop] == list(range(begin, end))
             for some in parts(end - begin, 8 * self.d * (rank + features.shape[1]), max_bytes):
                 pairs = slice(begin + some.start, begin + some.stop)
-                whitened, rows = answers(pairs), where[pairs]
+                whitened, rows = met.factors(pairs), where[pairs]
                 own = features[some] if alone else features[rows - part.start]
                 products.append(whitened @ own.mT)  # the wide factor on the right, as below
                 apart.append(whitened.gather(2, found.apart[rows][:, None].expand(-1, whitened.shape[1], -1)).mT)
@@ -179,20 +206,17 @@ class Expanded:
         apart[:, : len(mix)] += mix @ products if measured.mixed else products[:, : len(mix)]
         return apart
 
-    def with_all(
-        self,
-        meetings: Sequence[tuple[slice, int]],
-        answers: Callable[[int, slice], Tensor],
-        *,
-        rank: int,
-        max_bytes: int,
-    ) -> Iterator[tuple[int, slice, Tensor]]:
+    def with_all(self, meetings: Meetings, *, max_bytes: int) -> Iterator[tuple[int, slice, Tensor]]:
         """As `Factored.with_all`; the parts are all rows in order."""
-        if any(count > MANY for _, count in meetings):
-            yield from self._factored().with_all(meetings, answers, rank=rank, max_bytes=max_bytes)
+        most = max(len(met) for _, met in meetings)
+        if (compiled := self._compiled(most)) is not None:
+            yield from self._parts_scored(compiled, meetings)
+            return
+        if most > MANY:
+            yield from self._factored().with_all(meetings, max_bytes=max_bytes)
             return
         found = self.found
-        whitened = [answers(number, slice(0, count)) for number, (_, count) in enumerate(meetings)]
+        whitened = [met.factors() for _, met in meetings]
         number_of = {row: number for number, (part, _) in enumerate(meetings) for row in range(part.start, part.stop)}
         rows, width = len(found.u), max(w.shape[0] * w.shape[1] for w in whitened)
         products = found.u.new_empty(width, rows, len(found.basis.power) + 1)
@@ -209,9 +233,40 @@ class Expanded:
         measured = self._measured(visit, [part for part, _ in meetings])
         whitener = self._whitener(measured)
         cross = self._joined(measured, products.permute(1, 2, 0), measured.columns @ apart)
-        for number, (part, count) in enumerate(meetings):
+        for number, (part, met) in enumerate(meetings):
+            count = len(met)
             own = cross[part, :, : count * whitened[number].shape[1]]
             yield number, slice(0, count), whitener.scores(own, part, count)
+
+    def _compiled(self, most: int) -> ModuleType | None:
+        """What to score rows with that meet so many answers, if not by torch."""
+        found = self.found
+        can = found.u.device.type == "cpu" and found.basis.plain and self.kernel.eps is not None
+        return kernels() if can and most <= MANY_COMPILED else None
+
+    def _parts_scored(self, compiled: ModuleType, meetings: Meetings) -> Iterator[tuple[int, slice, Tensor]]:
+        met = Met(meetings[0][1].whitened, torch.cat([met.places.repeat(_length(part)) for part, met in meetings]))
+        counts = torch.cat([torch.full((_length(part),), len(met)) for part, met in meetings])
+        ends = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+        scores = self._scored(compiled, ends, met)
+        for number, (part, some) in enumerate(meetings):
+            own = scores[int(ends[part.start]) : int(ends[part.stop])]
+            yield number, slice(0, len(some)), own.view(_length(part), len(some))
+
+    def _scored(self, compiled: ModuleType, ends: Int64[Tensor, " row_and_one"], met: Met) -> Float64[Tensor, " pair"]:
+        found, basis = self.found, self.found.basis
+        exponent = found.u.square().mul_(basis.weight / -2)
+        bell = exponent.exp()
+        # So many features that the weight is no longer 1: then no coordinates are all much closer than the bandwidth.
+        shifted = exponent.expm1_() if basis.weight == 1 else bell - 1
+        out = torch.empty(len(met), dtype=torch.float64)
+        mix, inner = _in_order(len(basis.power))
+        compiled.scores(
+            found.u.numpy(), bell.numpy(), shifted.numpy(), found.apart.contiguous().numpy(), found.far.numpy(),
+            mix, inner, basis.weight, float(self.kernel.eps or 0) * self.d, met.whitened.contiguous().numpy(), ends.numpy(),
+            met.places.contiguous().numpy(), out.numpy(),
+        )  # fmt: skip
+        return out
 
     def _factored(self) -> Factored:
         """Brought down to their rank, which is what products with many answers cost, and whitened."""
