@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from jaxtyping import Float64, Int64
 
-__all__ = ["ALLOWED", "farthest", "scores"]
+__all__ = ["ALLOWED", "axes", "factors", "grams", "in_units", "scores", "take_apart"]
 
 #: Whether numba may compile: ``NUMBA_DISABLE_JIT=1`` forbids it.
 ALLOWED = not numba.config.DISABLE_JIT
@@ -27,8 +27,6 @@ ALLOWED = not numba.config.DISABLE_JIT
 # Coordinates worked on at once: features of so many, and answers' factors at them, stay in the first cache.
 _BLOCK = 256
 _GUESSES = 12
-# Rows whose small matrices are worked on beside one another: a vector of the processor has some of each.
-_LANES = 32
 # What features are multiplied by beside answers: 1, F_0, F_1 and the last feature.
 _OWN = 4
 _FARTHEST = 30.0  # as in `expansion`
@@ -37,7 +35,7 @@ _ROUNDED = float(np.finfo(np.float64).eps)
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Sums in any order, and a product with the sum after it as one: but NaN and inf are what they are."""
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
     function = inspect.unwrap(function)  # what checks types while tests run cannot be compiled
     try:
         return numba.njit(cache=True, **options)(function)
@@ -46,21 +44,27 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def farthest(
-    u: Float64[np.ndarray, "row d"], sizes: Float64[np.ndarray, "row most"], places: Int64[np.ndarray, "row most"]
+def in_units(
+    x: Float64[np.ndarray, "row d"],
+    base: Float64[np.ndarray, " row"],
+    width: float,
+    u: Float64[np.ndarray, "row d"],
+    sizes: Float64[np.ndarray, "row most"],
+    places: Int64[np.ndarray, "row most"],
 ) -> None:
-    """The largest |u| of each row, in descending order, and where they are.
+    """u = (x - base) / width; the largest |u| of each row, in descending order, and where they are.
 
-    >>> sizes, places = np.empty((1, 2)), np.empty((1, 2), np.int64)
-    >>> farthest(np.array([[1.0, -3.0, 0.5, 2.0]]), sizes, places)
-    >>> sizes.tolist(), places.tolist()
-    ([[3.0, 2.0]], [[1, 3]])
+    >>> u, sizes, places = np.empty((1, 4)), np.empty((1, 2)), np.empty((1, 2), np.int64)
+    >>> in_units(np.array([[3.0, -5.0, 2.0, 5.0]]), np.array([1.0]), 2.0, u, sizes, places)
+    >>> u.tolist(), sizes.tolist(), places.tolist()
+    ([[1.0, -3.0, 0.5, 2.0]], [[3.0, 2.0]], [[1, 3]])
     """
     d, most = u.shape[1], sizes.shape[1]
     for row in range(len(u)):
         # What at least as many reach: guessed from the mean, for most coordinates are then soon dismissed.
         guess, low, high = 0.0, 0.0, 0.0
         for i in range(d):
+            u[row, i] = (x[row, i] - base[row]) * (1 / width)
             guess += abs(u[row, i]) * (2 / d)
         for _ in range(_GUESSES):
             count = 0
@@ -89,6 +93,30 @@ def farthest(
             place[at] = i
             if found == most:
                 least = size[most - 1]
+
+
+@_compiled
+def take_apart(
+    u: Float64[np.ndarray, "row d"],
+    places: Int64[np.ndarray, "row most"],
+    aparts: Int64[np.ndarray, " row"],
+    weights: Float64[np.ndarray, " row"],
+    far: Float64[np.ndarray, "row most"],
+    exponent: Float64[np.ndarray, "row d"],
+) -> None:
+    """Move the first `aparts` of the coordinates `places` to `far`, 0 in their place; exponents -a u^2 / 2 of the rest.
+
+    >>> u, far, exponent = np.array([[1.0, -3.0]]), np.empty((1, 1)), np.empty((1, 2))
+    >>> take_apart(u, np.array([[1]]), np.array([1]), np.array([0.5]), far, exponent)
+    >>> u.tolist(), far.tolist(), exponent.tolist()
+    ([[1.0, 0.0]], [[-3.0]], [[-0.25, -0.0]])
+    """
+    for row in range(len(u)):
+        for j in range(aparts[row]):
+            far[row, j] = u[row, places[row, j]]
+            u[row, places[row, j]] = 0.0
+        for i in range(u.shape[1]):
+            exponent[row, i] = u[row, i] * u[row, i] * (weights[row] / -2)
 
 
 @_compiled
@@ -153,18 +181,38 @@ def _multiply(
 
 
 @_compiled
+def _make_features(
+    u: Float64[np.ndarray, " d"],
+    bell: Float64[np.ndarray, " d"],
+    shifted: Float64[np.ndarray, " d"],
+    begin: int,
+    size: int,
+    count: int,
+    out: Float64[np.ndarray, "N block"],
+) -> None:
+    """Features of `size` coordinates from `begin` on: `shifted`, `bell` u, `bell` u^2 and so on."""
+    here, e, s = u[begin : begin + size], bell[begin : begin + size], shifted[begin : begin + size]
+    for k in range(size):
+        out[0, k] = s[k]
+        out[1, k] = e[k] * here[k]
+    for n in range(2, count):
+        before, power = out[n - 1], out[n]
+        for k in range(size):
+            power[k] = before[k] * here[k]
+
+
+@_compiled
 def _columns(
     far: Float64[np.ndarray, " apart"],
+    apart: int,
     mix: Float64[np.ndarray, "N N"],
+    count: int,
     weight: float,
-    phi: Float64[np.ndarray, "m apart"],
-    axes: Float64[np.ndarray, "N apart"],
+    phi: Float64[np.ndarray, "N most_apart"],
+    root: Float64[np.ndarray, "most_apart most_apart"],
+    room: Float64[np.ndarray, "N most_apart"],
 ) -> None:
-    """The factor's columns of the coordinates apart, `phi`: their features, and a root of what these leave.
-
-    `axes` is room.
-    """
-    apart, count = len(far), len(mix)
+    """Features `phi` of the coordinates apart, and a root of what these leave: `root[k, j]` at coordinate j, k <= j."""
     for j in range(apart):
         u = min(max(far[j], -_FARTHEST), _FARTHEST)
         power = np.exp(u * u * (-weight / 2)) * u
@@ -173,13 +221,12 @@ def _columns(
             phi[n, j] = power
             power *= u
     shifted = weight == 1.0  # the kernel shifted to the base point, for its digits; what is left is the same
-    axes[:] = 0.0
     for i in range(count):
+        room[i] = 0.0
         for n in range(i + 1):
             if mix[i, n] != 0.0:
                 for j in range(apart):
-                    axes[i, j] += mix[i, n] * (phi[n, j] + (0.0 if shifted or n else 1.0))
-    root = phi[count:]
+                    room[i, j] += mix[i, n] * (phi[n, j] + (0.0 if shifted or n else 1.0))
     largest = 0.0
     for i in range(apart):
         for j in range(i + 1):
@@ -189,14 +236,14 @@ def _columns(
             else:
                 left += 1.0
             for n in range(count):
-                left -= axes[n, i] * axes[n, j]
+                left -= room[n, i] * room[n, j]
+            root[i, j] = 0.0
             root[j, i] = left
-            root[i, j] = 0.0 if i != j else left
         largest = max(largest, root[i, i])
     # Coordinates are in descending order, and so is what is left at them: once that is rounding, so is all after it.
     for k in range(apart):
         if root[k, k] <= _ROUNDED * apart * largest:
-            root[k, k:] = 0.0
+            root[k, k:apart] = 0.0
             continue
         scale = 1 / np.sqrt(root[k, k])
         for j in range(k, apart):
@@ -207,114 +254,115 @@ def _columns(
 
 
 @_compiled
-def scores(
-    u: Float64[np.ndarray, "row d"],
-    bell: Float64[np.ndarray, "row d"],
-    shifted: Float64[np.ndarray, "row d"],
-    at: Int64[np.ndarray, "row apart"],
-    far: Float64[np.ndarray, "row apart"],
-    mix: Float64[np.ndarray, "N N"],
-    inner: Float64[np.ndarray, "N N"],
-    weight: float,
+def grams(
+    steps: tuple[Any, ...],
+    bases: tuple[Any, ...],
+    groups: Int64[np.ndarray, "group 6"],
     ridge: float,
     whitened: Float64[np.ndarray, "answer q d"],
     ends: Int64[np.ndarray, " row_and_one"],
     answers: Int64[np.ndarray, " pair"],
-    out: Float64[np.ndarray, " pair"],
+    room: Float64[np.ndarray, " room"],
 ) -> None:
-    """nHSIC of rows whose features are `shifted`, `bell` u, `bell` u^2, ..., pair by pair.
+    """Centred Gram matrices of the factors of all rows, upper half, with a ridge; products with answers right of it.
 
-    Row r meets the answers of the pairs `ends[r]` to `ends[r + 1]`; `far` are the coordinates `at`, which are 0 in `u`.
-    `mix` and `inner`, the products of features as functions, have n = 0, 1, 2, ... in order. NaN where not even the
-    ridge makes a Gram matrix positive.
+    In `room` are, group by group, `[m, width + 1, row]`, sums over coordinates last: see `compiled_steps`, which has
+    `steps`, `bases` and `groups` too. A factor has as many rows of features as any of its group, and then one for each
+    coordinate apart; where a step has fewer, 1 stands on the diagonal and else 0. Row r meets the answers of the pairs
+    `ends[r]` to `ends[r + 1]`.
     """
-    d, count, apart, q = u.shape[1], len(mix), at.shape[1], whitened.shape[1]
-    m, padded = count + apart, (count + 2) // 3 * 3
-    most = 0
-    for row in range(len(u)):
-        most = max(most, ends[row + 1] - ends[row])
-    width, lanes = m + most * q, min(_LANES, len(u))
-    features, own = np.zeros((padded, _BLOCK)), np.ones((_OWN, _BLOCK))
-    sums, cross = np.empty((_OWN, padded)), np.empty((most * q, padded))
-    phi, axes = np.empty((m, apart)), np.empty((count, apart))
-    # Of some rows beside one another: the Gram matrix, its upper half, with the products on its right.
-    work, columns = np.zeros((m, width, lanes)), np.zeros((apart, width, lanes))
-    mean, share = np.zeros((m, lanes)), np.empty(lanes)
-    total, least = np.empty((most, lanes)), np.empty(lanes)
-    for begin_row in range(0, len(u), lanes):
-        group = min(lanes, len(u) - begin_row)
-        for lane in range(group):
-            row = begin_row + lane
+    u, bell, shifted, which, aparts, at, far = steps
+    counts, weights, mixes, inners = bases
+    for group in range(len(groups)):
+        begin_row, end_row, most, most_apart, width, start = groups[group]
+        m, lanes, d, q = most + most_apart, end_row - begin_row, u.shape[1], whitened.shape[1]
+        work = room[start : start + m * (width + 1) * lanes].reshape((m, width + 1, lanes))
+        padded = (most + 2) // 3 * 3
+        features, own = np.zeros((padded, _BLOCK)), np.ones((_OWN, _BLOCK))
+        sums, cross = np.empty((_OWN, padded)), np.empty((max(1, width - m), padded))
+        phi, axes, root = np.zeros((most, most_apart)), np.zeros((most, most_apart)), np.zeros((most_apart, most_apart))
+        columns = np.zeros((most_apart, width, lanes))
+        for row in range(begin_row, end_row):
+            lane, count, apart = row - begin_row, counts[which[row]], aparts[row]
             first, met = ends[row], ends[row + 1] - ends[row]
+            mix, inner = mixes[which[row]], inners[which[row]]
+            here = (count + 2) // 3 * 3
             # 1. Features, some coordinates at a time, and their products.
             sums[:] = 0.0
             cross[:] = 0.0
+            features[count:here] = 0.0
             for begin in range(0, d, _BLOCK):
                 size = min(_BLOCK, d - begin)
-                here = u[row][begin : begin + size]
-                e, s = bell[row][begin : begin + size], shifted[row][begin : begin + size]
-                for k in range(size):
-                    features[0, k] = s[k]
-                    features[1, k] = e[k] * here[k]
-                for n in range(2, count):
-                    before, power = features[n - 1], features[n]
-                    for k in range(size):
-                        power[k] = before[k] * here[k]
+                _make_features(u[row], bell[row], shifted[row], begin, size, count, features)
                 for k in range(size):
                     own[1, k], own[2, k], own[3, k] = features[0, k], features[1, k], features[count - 1, k]
-                _multiply(own, 0, features, size, 0, sums)
+                _multiply(own, size - size, features[:here], size, size - size, sums)
                 for k in range(met):
-                    _multiply(whitened[answers[first + k]], begin, features, size, k * q, cross)
+                    _multiply(whitened[answers[first + k]], begin, features[:here], size, k * q, cross)
             # 2. The Gram matrix of the features is one of power sums.
+            for i in range(m):
+                for j in range(i, m):
+                    work[i, j, lane] = 0.0
+                work[i, i, lane] = 1.0
+                for j in range(width - m):
+                    work[i, m + j, lane] = cross[j, i] if i < count else 0.0
+                work[i, width, lane] = sums[0, i] if i < count else 0.0
             for i in range(count):
                 for j in range(i, count):
                     if i == 0:
-                        work[i, j, lane] = sums[1, j]
+                        total = sums[1, j]
                     elif i + j <= count:
-                        work[i, j, lane] = sums[2, i + j - 1]
+                        total = sums[2, i + j - 1]
                     else:
-                        work[i, j, lane] = sums[3, i + j - count + 1]
-                for j in range(most * q):
-                    work[i, m + j, lane] = cross[j, i]
-                mean[i, lane] = sums[0, i]
-            if apart:
-                _columns(far[row], mix, weight, phi, axes)
+                        total = sums[3, i + j - count + 1]
+                    work[i, j, lane] = total + ridge * inner[i, j]
+            # 3. Columns of the coordinates apart.
+            _columns(far[row], apart, mix, count, weights[which[row]], phi, root, axes)
+            for k in range(most_apart):
+                for i in range(width):
+                    columns[k, i, lane] = 0.0
             for k in range(apart):
-                for i in range(m):
+                work[most + k, most + k, lane] = ridge
+                for i in range(count):
                     columns[k, i, lane] = phi[i, k]
+                for i in range(k + 1):
+                    columns[k, most + i, lane] = root[i, k]
                 for j in range(met):
                     for n in range(q):
                         columns[k, m + j * q + n, lane] = whitened[answers[first + j], n, at[row, k]]
-        # 3. What the coordinates apart add.
-        for i in range(m):
-            for j in range(max(i, count), width if i >= count else m):
+        # 4. Of all rows beside one another: what these columns add, and what centring takes.
+        for column in range(most_apart):
+            for i in range(most + column + 1):  # below it the root is 0
                 for k in range(lanes):
-                    work[i, j, k] = 0.0
-            if i >= count:
-                for k in range(lanes):
-                    mean[i, k] = 0.0
-        for column in range(apart):
-            for i in range(count + column + 1):  # below it the root is 0
-                for k in range(lanes):
-                    mean[i, k] += columns[column, i, k]
+                    work[i, width, k] += columns[column, i, k]
                 for j in range(i, width):
                     for k in range(lanes):
                         work[i, j, k] += columns[column, i, k] * columns[column, j, k]
-        # 4. Centred, and with the ridge.
         for i in range(m):
             for j in range(i, m):
                 for k in range(lanes):
-                    work[i, j, k] -= mean[i, k] / d * mean[j, k]
-        for i in range(count):
-            for j in range(i, count):
-                for k in range(lanes):
-                    work[i, j, k] += ridge * inner[i, j]
-        for i in range(count, m):
-            for k in range(lanes):
-                work[i, i, k] += ridge
-        # 5. Elimination: of each pivot the squares of what is right of it, over it, are its part of the scores.
-        least[:] = 1.0
-        total[:] = 0.0
+                    work[i, j, k] -= work[i, width, k] / d * work[j, width, k]
+
+
+@_compiled
+def scores(
+    groups: Int64[np.ndarray, "group 6"],
+    q: int,
+    ends: Int64[np.ndarray, " row_and_one"],
+    room: Float64[np.ndarray, " room"],
+    out: Float64[np.ndarray, " pair"],
+) -> None:
+    """nHSIC pair by pair, from what `grams` has found with answers of `q` rows, which is used up.
+
+    Elimination: of each pivot the squares of what is right of it, over it, are its part of the scores. NaN where not
+    even the ridge makes a Gram matrix positive.
+    """
+    for group in range(len(groups)):
+        begin_row, end_row, count, apart, width, start = groups[group]
+        m, lanes = count + apart, end_row - begin_row
+        work = room[start : start + m * (width + 1) * lanes].reshape((m, width + 1, lanes))
+        most = (width - m) // q
+        least, share, total = np.full(lanes, 1.0), np.empty(lanes), np.zeros((most, lanes))
         for pivot in range(m):
             for k in range(lanes):
                 least[k] = min(least[k], work[pivot, pivot, k])
@@ -328,7 +376,187 @@ def scores(
                 for n in range(m + j * q, m + j * q + q):
                     for k in range(lanes):
                         total[j, k] += work[pivot, n, k] * work[pivot, n, k] / work[pivot, pivot, k]
-        for lane in range(group):
-            first = ends[begin_row + lane]
-            for j in range(ends[begin_row + lane + 1] - first):
-                out[first + j] = total[j, lane] if least[lane] > 0.0 else np.nan
+        for row in range(begin_row, end_row):
+            for j in range(ends[row + 1] - ends[row]):
+                out[ends[row] + j] = total[j, row - begin_row] if least[row - begin_row] > 0.0 else np.nan
+
+
+@_compiled
+def axes(
+    steps: tuple[Any, ...],
+    bases: tuple[Any, ...],
+    groups: Int64[np.ndarray, "group 6"],
+    ridge: float,
+    spare: Float64[np.ndarray, " row"],
+    found: Float64[np.ndarray, " room"],
+    ranks: Int64[np.ndarray, " row"],
+    of_features: Float64[np.ndarray, "row most_rank N_and_one"],
+    of_apart: Float64[np.ndarray, "row most_rank most_apart"],
+) -> None:
+    """The few rows that each centred factor is brought down to, from the Gram matrices that `grams` has `found`.
+
+    Orthonormal axes T of the Gram matrix G, of orthonormal functions, with tr G - tr(T G T^T) at most `spare`; then
+    A^-1 T with A A^T = T G T^T + ridge, or T without a ridge. In `of_features` the weight of 1 stands last: it takes
+    the mean out. `of_apart` is what rows have at the coordinates apart beside it.
+
+    A Cholesky factorisation with pivots, G = L L^T + E, goes on until tr E <= spare, and T spans the columns of L. What
+    projecting on it leaves out of G is no more than E: (1 - T^T T) L is 0.
+    """
+    u, which, aparts, far = steps[0], steps[3], steps[4], steps[6]
+    counts, weights, mixes, _ = bases
+    d, widest = u.shape[1], len(mixes[0])
+    most_apart = of_apart.shape[2]
+    largest = widest + most_apart
+    gram, half = np.empty((largest, largest)), np.empty((largest, largest))
+    lower, turned = np.empty((largest, largest)), np.empty((largest, largest))
+    small, left, sums = np.empty((largest, largest)), np.empty(largest), np.empty(largest)
+    phi, room, root = np.zeros((widest, most_apart)), np.zeros((widest, most_apart)), np.zeros((most_apart, most_apart))
+    for group in range(len(groups)):
+        begin, end, most, farther, width, start = groups[group]
+        m, lanes = most + farther, end - begin
+        work = found[start : start + m * (width + 1) * lanes].reshape((m, width + 1, lanes))
+        for row in range(begin, end):
+            lane, count, apart, mix = row - begin, counts[which[row]], aparts[row], mixes[which[row]]
+            size = count + apart
+            # 1. The Gram matrix of orthonormal functions, and their sums.
+            for i in range(size):
+                from_i = i if i < count else most + i - count
+                for j in range(i, size):
+                    half[i, j] = work[from_i, j if j < count else most + j - count, lane]
+                    half[j, i] = half[i, j]
+            for i in range(size):
+                sums[i] = 0.0 if i < count else work[most + i - count, width, lane]
+                for j in range(size):
+                    gram[i, j] = 0.0 if i < count else half[i, j]
+            for i in range(count):
+                for n in range(i + 1):
+                    if mix[i, n] != 0.0:
+                        sums[i] += mix[i, n] * work[n, width, lane]
+                        for j in range(size):
+                            gram[i, j] += mix[i, n] * half[n, j]
+            for i in range(size):
+                for j in range(count):
+                    total = 0.0
+                    for n in range(j + 1):
+                        total += gram[i, n] * mix[j, n]
+                    left[j] = total
+                for j in range(count):
+                    gram[i, j] = left[j]
+            # 2. Its axes.
+            trace = 0.0
+            for i in range(size):
+                left[i] = gram[i, i]
+                trace += left[i]
+            enough = max(spare[row], size * _ROUNDED * trace)
+            rank = 0
+            while rank < size:
+                over, pivot = 0.0, 0
+                for i in range(size):
+                    over += left[i]
+                    pivot = i if left[i] > left[pivot] else pivot
+                if over <= enough or not left[pivot] > 0.0:
+                    break
+                for i in range(size):
+                    lower[rank, i] = gram[pivot, i]
+                for k in range(rank):
+                    factor = lower[k, pivot]
+                    for i in range(size):
+                        lower[rank, i] -= factor * lower[k, i]
+                scale = 1 / np.sqrt(left[pivot])
+                for i in range(size):
+                    lower[rank, i] *= scale
+                    left[i] = max(0.0, left[i] - lower[rank, i] ** 2)
+                left[pivot] = 0.0
+                rank += 1
+            for k in range(rank):
+                for _ in range(2):  # once is not enough where a column is nearly within the others
+                    for before in range(k):
+                        total = 0.0
+                        for i in range(size):
+                            total += lower[before, i] * lower[k, i]
+                        for i in range(size):
+                            lower[k, i] -= total * lower[before, i]
+                total = 0.0
+                for i in range(size):
+                    total += lower[k, i] ** 2
+                for i in range(size):
+                    lower[k, i] /= np.sqrt(total)
+            # 3. Whitened.
+            if ridge > 0.0:
+                for k in range(rank):
+                    for i in range(size):
+                        total = 0.0
+                        for j in range(size):
+                            total += gram[i, j] * lower[k, j]
+                        turned[k, i] = total
+                for k in range(rank):
+                    for j in range(k + 1):
+                        total = ridge if j == k else 0.0
+                        for i in range(size):
+                            total += turned[k, i] * lower[j, i]
+                        small[k, j] = total
+                for k in range(rank):
+                    for j in range(k + 1):
+                        total = small[k, j]
+                        for n in range(j):
+                            total -= small[k, n] * small[j, n]
+                        small[k, j] = total / small[j, j] if j < k else np.sqrt(total)
+                    for j in range(k):
+                        for i in range(size):
+                            lower[k, i] -= small[k, j] * lower[j, i]
+                    for i in range(size):
+                        lower[k, i] /= small[k, k]
+            # 4. Of the features themselves.
+            _columns(far[row], apart, mix, count, weights[which[row]], phi, root, room)
+            ranks[row] = rank
+            for k in range(rank):
+                constant = 0.0
+                for i in range(size):
+                    constant -= lower[k, i] * sums[i] / d
+                for n in range(widest):
+                    of_features[row, k, n] = 0.0
+                of_features[row, k, widest] = constant
+                for i in range(count):
+                    for n in range(i + 1):
+                        of_features[row, k, n] += lower[k, i] * mix[i, n]
+                for j in range(apart):
+                    total = 0.0
+                    for n in range(count):
+                        total += of_features[row, k, n] * phi[n, j]
+                    for i in range(j + 1):
+                        total += lower[k, count + i] * root[i, j]
+                    of_apart[row, k, j] = total
+
+
+@_compiled
+def factors(
+    steps: tuple[Any, ...],
+    bases: tuple[Any, ...],
+    ranks: Int64[np.ndarray, " row"],
+    of_features: Float64[np.ndarray, "row most_rank N_and_one"],
+    of_apart: Float64[np.ndarray, "row most_rank most_apart"],
+    out: Float64[np.ndarray, "row rank d"],
+) -> None:
+    """Rows of the factors from what `axes` says of them; 0 beyond the rank of each."""
+    u, bell, shifted, which, aparts, at, _ = steps
+    d, widest = u.shape[1], of_features.shape[2] - 1
+    features = np.zeros((widest + 3, _BLOCK))
+    for row in range(len(u)):
+        count, rank = bases[0][which[row]], ranks[row]
+        features[count : count + 3] = 0.0
+        out[row, rank:] = 0.0
+        for begin in range(0, d, _BLOCK):
+            size = min(_BLOCK, d - begin)
+            _make_features(u[row], bell[row], shifted[row], begin, size, count, features)
+            for k in range(rank):
+                line, of = out[row, k][begin : begin + size], of_features[row, k]
+                for i in range(size):
+                    line[i] = of[widest]
+                for n in range(0, count, 4):
+                    f0, f1, f2, f3 = features[n], features[n + 1], features[n + 2], features[n + 3]
+                    c0, c1, c2, c3 = of[n], of[n + 1], of[n + 2], of[n + 3]
+                    for i in range(size):
+                        line[i] += c0 * f0[i] + c1 * f1[i] + c2 * f2[i] + c3 * f3[i]
+        for k in range(rank):
+            for j in range(aparts[row]):
+                out[row, k, at[row, j]] += of_apart[row, k, j]

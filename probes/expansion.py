@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import TypeAlias
 
 import numpy as np
@@ -42,10 +41,12 @@ __all__ = [
     "Expansion",
     "Measured",
     "Room",
+    "Table",
     "Visit",
     "base_point",
     "expand",
-    "kernels",
+    "needed",
+    "table_of",
 ]
 
 #: How many features a pass has room for, one pass after the other: most vectors never pay for the few wide ones.
@@ -91,11 +92,11 @@ def expand(
     ([True, False], torch.Size([1, 7, 7]))
     """
     u = (x - base_point(x)).mul_(1 / kernel.width)
-    table = _table(u.shape[1], float(kernel.tol), kernel.ridge, most)
-    sizes, places = _farthest(u, table.apart[-1] + 1)
+    table = table_of(u.shape[1], float(kernel.tol), kernel.ridge, most)
+    top = u.abs().topk(table.apart[-1] + 1, dim=-1)
     # The one look at the device. What follows from it are small matters, for which a kernel each would cost more.
-    plan = _Plan.of(sizes.cpu().numpy(), kernel, table)
-    fits, at = torch.from_numpy(plan.fits), places[:, : plan.apart]
+    plan = _Plan.of(top.values.cpu().numpy(), kernel, table)
+    fits, at = torch.from_numpy(plan.fits), top.indices[:, : plan.apart]
     if not plan.fits.any():
         return None, fits
     budget = torch.from_numpy(plan.budget).to(u.device, non_blocking=True)
@@ -103,32 +104,6 @@ def expand(
         return Expansion.of(u, plan.count, at, budget, room), None
     which = fits.to(u.device)
     return Expansion.of(u[which], plan.count, at[which], budget[which], room), fits
-
-
-@cache
-def kernels() -> ModuleType | None:
-    """The module `compiled`, where numba (the extra `fast`) is there and may compile; else torch does it all.
-
-    >>> found = kernels()
-    >>> found is None or found.ALLOWED
-    True
-    """
-    try:
-        from probes import compiled
-    except ImportError:
-        return None
-    return compiled if compiled.ALLOWED else None
-
-
-def _farthest(u: Float64[Tensor, "row d"], most: int) -> tuple[Float64[Tensor, "row most"], Int64[Tensor, "row most"]]:
-    """The largest |u| in descending order, and where they are."""
-    compiled = kernels() if u.device.type == "cpu" else None
-    if compiled is None:
-        top = u.abs().topk(most, dim=-1)
-        return top.values, top.indices
-    sizes, places = u.new_empty(len(u), most), torch.empty(len(u), most, dtype=torch.long)
-    compiled.farthest(u.numpy(), sizes.numpy(), places.numpy())
-    return sizes, places
 
 
 class Room:
@@ -175,22 +150,32 @@ class _Plan:
     budget: Float64[np.ndarray, " row"]
 
     @classmethod
-    def of(cls, top: Float64[np.ndarray, "row most_apart_and_one"], kernel: Kernel, table: _Table) -> _Plan:
+    def of(cls, top: Float64[np.ndarray, "row most_apart_and_one"], kernel: Kernel, table: Table) -> _Plan:
         """From the farthest coordinates of each vector, in descending order of |u|."""
-        # Of the kernel's trace no more may be left out than the score, or rounding, can bear (see `lowrank.factorise`);
-        # that of the farthest coordinates alone is less than all of it.
-        trace = -2 * np.expm1(np.square(top) / -2).sum(axis=1)
-        budget = np.maximum(kernel.tol * np.minimum(trace, kernel.ridge * table.d), ROUNDING * trace)
-        # Of a constant vector nothing may be left out: the last level.
-        level = np.ceil(np.log10(table.largest / np.maximum(budget, table.largest * 10.0**-_LEVELS)))
-        level = np.maximum(level, 0).astype(np.int64)
-        # How many counts of features are too few, [row, choice]: the farthest of all, and of the rest.
-        place = (table.reach[level] < top[:, table.asked, None]).sum(axis=-1).max(axis=-1)
+        place, budget = needed(top, kernel, table)
         fits = place < len(table.counts)
         cost = table.cost[(place * fits).max(axis=0)] + table.extra - fits.sum(axis=0) * _MANY  # as many as fit first
         best = int(cost.argmin())
         count = table.counts[int((place[:, best] * fits[:, best]).max())]
         return cls(count, table.apart[best], fits[:, best], budget)
+
+
+def needed(
+    top: Float64[np.ndarray, "row most_apart_and_one"], kernel: Kernel, table: Table
+) -> tuple[Int64[np.ndarray, "row choice"], Float64[np.ndarray, " row"]]:
+    """How many features each vector needs by choice of how many coordinates go apart, and what may be left out of it.
+
+    The former by place among the table's counts; one beyond the last where none is enough. See `_Plan`.
+    """
+    # Of the kernel's trace no more may be left out than the score, or rounding, can bear (see `lowrank.factorise`);
+    # that of the farthest coordinates alone is less than all of it.
+    trace = -2 * np.expm1(np.square(top) / -2).sum(axis=1)
+    budget = np.maximum(kernel.tol * np.minimum(trace, kernel.ridge * table.d), ROUNDING * trace)
+    # Of a constant vector nothing may be left out: the last level.
+    level = np.ceil(np.log10(table.largest / np.maximum(budget, table.largest * 10.0**-_LEVELS)))
+    level = np.maximum(level, 0).astype(np.int64)
+    # How many counts of features are too few: for the farthest of all, and of the rest.
+    return (table.reach[level] < top[:, table.asked, None]).sum(axis=-1).max(axis=-1), budget
 
 
 @dataclass(frozen=True)
@@ -333,8 +318,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Up to which |u| so many features do. Made by `_table`.
+class Table:
+    """Up to which |u| so many features do. Made by `table_of`.
 
     By level, a budget of `largest` over 10^level (of the last one nothing may be left out, and it is 0), and by choice
     of how many are `apart`: for the farthest coordinate expanded, and for the farthest but those that could be apart,
@@ -352,7 +337,7 @@ class _Table:
 
 
 @cache
-def _table(d: int, tol: float, ridge: float, most: int) -> _Table:
+def table_of(d: int, tol: float, ridge: float, most: int) -> Table:
     counts = tuple(count for count in COUNTS if count <= most)
     apart = tuple(count for count in _APART if count <= d // 10)
     largest = max(tol * ridge * d, ROUNDING * 2 * d)
@@ -377,7 +362,7 @@ def _table(d: int, tol: float, ridge: float, most: int) -> _Table:
     both = torch.cat([both, torch.zeros_like(both[:1])])
     choices = np.array(apart)
     asked = np.stack([choices, np.full_like(choices, apart[-1])], axis=1)
-    return _Table(d, counts, apart, asked, np.array(counts, float), choices * (_APART_COST / d), both.numpy(), largest)
+    return Table(d, counts, apart, asked, np.array(counts, float), choices * (_APART_COST / d), both.numpy(), largest)
 
 
 def _powers(u: Tensor, weight: float, out: Tensor) -> Float64[Tensor, "row feature_and_ones d"]:

@@ -23,6 +23,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts
+from probes.compiled_steps import CompiledSteps, kernels
 from probes.expansion import FEATURES, FEWEST, ROUNDING, Expansion, Room, base_point, expand
 from probes.kernel import Kernel
 
@@ -84,7 +85,7 @@ def factor_blocks(
     """
     todo = torch.arange(n_rows)
     for rows, block in blocks(take, like, kernel, todo, max_bytes=max_bytes, least=_FACTORS_BY_FEATURES):
-        yield rows, block.factor(share) if isinstance(block, Expansion) else block
+        yield rows, block if isinstance(block, Tensor) else block.factor(share)
 
 
 def found_alone(like: Tensor) -> bool:
@@ -98,16 +99,20 @@ def found_alone(like: Tensor) -> bool:
 
 def blocks(
     take: Take, like: Tensor, kernel: Kernel, todo: Int64[Tensor, " todo"], *, max_bytes: int, least: int = FEWEST
-) -> Iterator[tuple[Int64[Tensor, " rows"], Expansion | Float64[Tensor, "rows rank d_model"]]]:
+) -> Iterator[tuple[Int64[Tensor, " rows"], CompiledSteps | Expansion | Float64[Tensor, "rows rank d_model"]]]:
     """Yield (row numbers, their expansions or centred factors) until every row `todo`, ascending, has come once.
 
     `take(rows)` fetches vectors, so a caller can gather them lazily, in units of their own bandwidth where the kernel's
     is a median; `like` gives width and device. Row numbers, on the CPU, ascend within a block. The next turn overwrites
-    factors. Below `least` coordinates all go by pivots.
+    factors. Below `least` coordinates all go by pivots, but what compiled code can take.
     """
     d = like.shape[-1]
     room = Room()
-    for most in FEATURES if d >= least else ():
+    compiled = kernels() if like.device.type == "cpu" and d >= FEWEST else None
+    for most in FEATURES:
+        by_compiled = compiled if most == FEATURES[0] else None
+        if d < least and by_compiled is None:
+            continue
         wide = []
         # Working set of one row: some vectors of length d, its factor, twice where many answers meet it, and some
         # matrices of its features.
@@ -116,7 +121,12 @@ def blocks(
         here = None if here is None else _CHUNKS * here
         for part in parts(len(todo), bytes_each, max_bytes, most=here, even=True):
             rows = todo[part]
-            expansion, fits = expand(take(rows.to(like.device)).to(torch.float64), kernel, most, room)
+            x = take(rows.to(like.device)).to(torch.float64)
+            expansion: CompiledSteps | Expansion | None
+            if by_compiled is None:
+                expansion, fits = expand(x, kernel, most, room)
+            else:
+                expansion, fits = CompiledSteps.of(x, kernel, by_compiled)
             if expansion is not None:
                 yield rows if fits is None else rows[fits], expansion
             if fits is not None:

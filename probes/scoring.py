@@ -16,6 +16,7 @@ from torch import Tensor
 from probes.answers import AnswerFactor, factored_answers
 from probes.checks import check_device, check_max_bytes
 from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, vectors_of
+from probes.compiled_steps import CompiledSteps
 from probes.kernel import Kernel
 from probes.lowrank import blocks, fewest
 from probes.scale import rescaled
@@ -106,7 +107,7 @@ class _Scorer:
 
         def fill(todo: Tensor, max_bytes: int) -> None:
             for rows, found in blocks(take, factor.whitened, self.kernel, todo, max_bytes=max_bytes, least=least):
-                block = block_of(found, self.kernel)
+                block = found if isinstance(found, CompiledSteps) else block_of(found, self.kernel)
                 at, step = rows // n_steps, (rows % n_steps).to(device)
                 if few:
                     count = counts[at]
@@ -136,7 +137,7 @@ class _Scorer:
 
         def fill(todo: Tensor, max_bytes: int) -> None:
             for rows, found in blocks(take, factor.whitened, self.kernel, todo, max_bytes=max_bytes):
-                block = block_of(found, self.kernel)
+                block = found if isinstance(found, CompiledSteps) else block_of(found, self.kernel)
                 for _, _, scores in block.with_all([(slice(0, len(rows)), own)], max_bytes=max_bytes):
                     row[rows.to(out.device)] = scores[:, 0]
 

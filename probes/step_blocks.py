@@ -8,27 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from probes.chunks import parts
-from probes.expansion import Expansion, Measured, Visit, kernels
-from probes.feature_basis import basis
+from probes.expansion import Expansion, Measured, Visit
 from probes.gram import gram_norm, ridge_cholesky
 from probes.kernel import Kernel
 
-__all__ = ["MANY", "MANY_COMPILED", "Expanded", "Factored", "Met", "block_of"]
+__all__ = ["MANY", "Expanded", "Factored", "Met", "Whitener", "block_of"]
 
 #: Answers from which on it pays to bring a step's factor down to its rank, or to whiten it, before the products.
 MANY = 4
-#: The same for steps that go through compiled code.
-MANY_COMPILED = 24
 
 # Steps whose products with all answers are made at once: more would leave the cache, fewer read the answers too often.
 _PRODUCTS = 32
@@ -61,7 +55,7 @@ def block_of(found: Expansion | Tensor, kernel: Kernel) -> Expanded | Factored:
     return Expanded(found, kernel) if isinstance(found, Expansion) else Factored.of(found, kernel)
 
 
-class _Whitener:
+class Whitener:
     """What brings products P_x Y^T with whitened Y to scores: the ridge of each row's Gram matrix, or its norm."""
 
     def __init__(self, cholesky: Tensor | None, norm: Tensor | None) -> None:
@@ -85,7 +79,7 @@ class Factored:
     """
 
     def __init__(
-        self, p: Float64[Tensor, "row rank d"], whitener: _Whitener, ranks: Int64[Tensor, " row"] | None = None
+        self, p: Float64[Tensor, "row rank d"], whitener: Whitener, ranks: Int64[Tensor, " row"] | None = None
     ) -> None:
         self.p, self.whitener, self.ranks = p, whitener, ranks
 
@@ -94,8 +88,8 @@ class Factored:
         """Of factors that are not whitened."""
         gram = p @ p.mT
         if kernel.eps is None:
-            return cls(p, _Whitener(None, gram_norm(gram)))
-        return cls(p, _Whitener(ridge_cholesky(gram, kernel.eps * p.shape[2]), None))
+            return cls(p, Whitener(None, gram_norm(gram)))
+        return cls(p, Whitener(ridge_cholesky(gram, kernel.eps * p.shape[2]), None))
 
     def each(self, local: Int64[Tensor, " pair"], met: Met, *, max_bytes: int) -> Tensor:
         """[pair] scores of the rows `local`, ascending, each with the answer beside it."""
@@ -149,18 +143,6 @@ def _products(p: Float64[Tensor, "row m d"], ranks: Tensor, whitened: Float64[Te
     return by_row @ torch.nn.functional.one_hot(which, len(whitened)).to(by_row.dtype)
 
 
-def _length(part: slice) -> int:
-    return int(part.stop - part.start)
-
-
-@cache
-def _in_order(count: int) -> tuple[Float64[np.ndarray, "N N"], Float64[np.ndarray, "N N"]]:
-    """`mix` and `inner` of a basis with n = 0, 1, 2, ... in order."""
-    found = basis(count, torch.device("cpu"))
-    order = found.power.argsort()
-    return found.mix[:, order].numpy(), found.inner[order][:, order].numpy()
-
-
 class Expanded:
     """Some steps' expansions."""
 
@@ -170,10 +152,8 @@ class Expanded:
     def each(self, local: Int64[Tensor, " pair"], met: Met, *, max_bytes: int) -> Tensor:
         """As `Factored.each`."""
         found, device = self.found, self.found.u.device
-        ends_of = torch.searchsorted(local, torch.arange(len(found.u) + 1))
-        if (compiled := self._compiled(int(ends_of.diff().max()))) is not None:
-            return self._scored(compiled, ends_of, met)
-        where, ends, rank = local.to(device), ends_of.tolist(), met.whitened.shape[1]
+        ends = torch.searchsorted(local, torch.arange(len(found.u) + 1)).tolist()
+        where, rank = local.to(device), met.whitened.shape[1]
         products: list[Tensor] = []
         apart: list[Tensor] = []
 
@@ -195,10 +175,10 @@ class Expanded:
         # A norm is that of orthonormal functions.
         return self.found.measured(visit, parts_of, mixed=True if self.kernel.eps is None else None)
 
-    def _whitener(self, measured: Measured) -> _Whitener:
+    def _whitener(self, measured: Measured) -> Whitener:
         if self.kernel.eps is None:
-            return _Whitener(None, gram_norm(measured.gram))
-        return _Whitener(torch.linalg.cholesky_ex(measured.ridged(self.kernel.eps * self.d)).L, None)
+            return Whitener(None, gram_norm(measured.gram))
+        return Whitener(torch.linalg.cholesky_ex(measured.ridged(self.kernel.eps * self.d)).L, None)
 
     def _joined(self, measured: Measured, products: Tensor, apart: Tensor) -> Float64[Tensor, "pair m q"]:
         """Of products `[pair, N + 1, q]` with features and ones, and those with the coordinates apart."""
@@ -209,9 +189,6 @@ class Expanded:
     def with_all(self, meetings: Meetings, *, max_bytes: int) -> Iterator[tuple[int, slice, Tensor]]:
         """As `Factored.with_all`; the parts are all rows in order."""
         most = max(len(met) for _, met in meetings)
-        if (compiled := self._compiled(most)) is not None:
-            yield from self._parts_scored(compiled, meetings)
-            return
         if most > MANY:
             yield from self._factored().with_all(meetings, max_bytes=max_bytes)
             return
@@ -238,39 +215,9 @@ class Expanded:
             own = cross[part, :, : count * whitened[number].shape[1]]
             yield number, slice(0, count), whitener.scores(own, part, count)
 
-    def _compiled(self, most: int) -> ModuleType | None:
-        """What to score rows with that meet so many answers, if not by torch."""
-        found = self.found
-        can = found.u.device.type == "cpu" and found.basis.plain and self.kernel.eps is not None
-        return kernels() if can and most <= MANY_COMPILED else None
-
-    def _parts_scored(self, compiled: ModuleType, meetings: Meetings) -> Iterator[tuple[int, slice, Tensor]]:
-        met = Met(meetings[0][1].whitened, torch.cat([met.places.repeat(_length(part)) for part, met in meetings]))
-        counts = torch.cat([torch.full((_length(part),), len(met)) for part, met in meetings])
-        ends = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-        scores = self._scored(compiled, ends, met)
-        for number, (part, some) in enumerate(meetings):
-            own = scores[int(ends[part.start]) : int(ends[part.stop])]
-            yield number, slice(0, len(some)), own.view(_length(part), len(some))
-
-    def _scored(self, compiled: ModuleType, ends: Int64[Tensor, " row_and_one"], met: Met) -> Float64[Tensor, " pair"]:
-        found, basis = self.found, self.found.basis
-        exponent = found.u.square().mul_(basis.weight / -2)
-        bell = exponent.exp()
-        # So many features that the weight is no longer 1: then no coordinates are all much closer than the bandwidth.
-        shifted = exponent.expm1_() if basis.weight == 1 else bell - 1
-        out = torch.empty(len(met), dtype=torch.float64)
-        mix, inner = _in_order(len(basis.power))
-        compiled.scores(
-            found.u.numpy(), bell.numpy(), shifted.numpy(), found.apart.contiguous().numpy(), found.far.numpy(),
-            mix, inner, basis.weight, float(self.kernel.eps or 0) * self.d, met.whitened.contiguous().numpy(), ends.numpy(),
-            met.places.contiguous().numpy(), out.numpy(),
-        )  # fmt: skip
-        return out
-
     def _factored(self) -> Factored:
         """Brought down to their rank, which is what products with many answers cost, and whitened."""
         eps = self.kernel.eps
         p, gram, ranks = self.found.whitened(None if eps is None else eps * self.d)
         on_host = ranks if ranks.device.type == "cpu" else None  # elsewhere sums of parts would be in any order
-        return Factored(p, _Whitener(None, gram_norm(gram) if eps is None else None), on_host)
+        return Factored(p, Whitener(None, gram_norm(gram) if eps is None else None), on_host)

@@ -6,15 +6,16 @@ import dataclasses
 import itertools
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import correlated
 
+from probes import compiled_steps, kernel_cka, nhsic, nhsic_dense, null_scores
 from probes import expansion as expansion_module
-from probes import kernel_cka, nhsic, nhsic_dense, null_scores
-from probes.expansion import FEATURES, Expansion, Room, _table, expand
+from probes.expansion import FEATURES, Expansion, Room, expand, needed, table_of
 from probes.feature_basis import COUNTS, Basis, basis, remainders
 from probes.kernel import Kernel
 from probes.leading_axes import leading_axes
@@ -60,7 +61,7 @@ def test_expansions_rebuild_the_centred_kernel(d, scale, massive, seed):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 10.0, 100.0])
 @pytest.mark.parametrize("sigma", [50.0, "median", 8.0])
-def test_scores_are_those_of_the_dense_formula(dtype, scale, sigma):
+def test_scores_are_those_of_the_dense_formula(road, dtype, scale, sigma):
     steps = correlated(3, 200, seed=3, scale=scale, massive=3).to(dtype)
     answer = correlated(1, 200, seed=4, scale=10.0, massive=3)[0].to(dtype)
     exact = nhsic_dense(steps, answer, sigma=sigma)
@@ -99,7 +100,7 @@ def test_the_basis_is_a_part_of_the_kernels_space(count):
 @pytest.mark.parametrize("place", [3, 9, 15])
 def test_no_more_than_the_budget_is_left_out(d, place):
     """Against the remainders themselves: coordinates at the edge of the table, the farthest apart anywhere beyond."""
-    table = _table(d, 1e-10, 1e-5, FEATURES[-1])
+    table = table_of(d, 1e-10, 1e-5, FEATURES[-1])
     worst = {0: 0.0, 3: 0.0}
     for fewer, (choice, apart) in itertools.product(worst, enumerate(table.apart)):
         found = basis(table.counts[place] - fewer, CPU)
@@ -123,27 +124,34 @@ def mixed(found: Basis, u: torch.Tensor) -> torch.Tensor:
     return found.mix[:, :-1] @ (torch.exp(-found.weight / 2 * u.square()) * u ** found.power[:, None])
 
 
-def test_too_few_features_are_seen(monkeypatch):
+def test_too_few_features_are_seen(road, monkeypatch):
     """The bound is close: with half the features scores are off by more than it promises."""
     steps, answer = correlated(4, 300, seed=5, scale=15.0, massive=2), correlated(1, 300, seed=6, scale=15.0)[0]
     exact = nhsic_dense(steps, answer)
     assert float((nhsic(steps, answer) - exact).abs().max()) < 2e-10
-    whole = expansion_module._table
 
-    def short(*args):
-        found = whole(*args)
+    def half_of_table(*args):
+        found = table_of(*args)
         fewer = tuple(max(3, count // 4 * 2) for count in found.counts)
         return dataclasses.replace(found, counts=fewer)
 
-    monkeypatch.setattr(expansion_module, "_table", short)
+    def half_of_needed(*args):
+        place, budget = needed(*args)
+        halves = [sum(count <= COUNTS[n] // 2 for count in COUNTS[1:]) for n in range(len(COUNTS))]
+        return np.array(halves)[place], budget
+
+    if road == "torch":
+        monkeypatch.setattr(expansion_module, "table_of", half_of_table)
+    else:
+        monkeypatch.setattr(compiled_steps, "needed", half_of_needed)
     assert float((nhsic(steps, answer) - exact).abs().max()) > 2e-10
 
 
-def test_vectors_with_a_wide_bulk_go_by_pivots_and_each_comes_once():
+def test_vectors_with_a_wide_bulk_go_by_pivots_and_each_comes_once(road):
     x = correlated(6, 120, seed=1, scale=1.0) * torch.tensor([1.0, 3000.0, 0.0, 10.0, 100.0, 500.0])[:, None]
     by_features, by_pivots = [], []
     for rows, found in blocks(x.__getitem__, x, Kernel(), torch.arange(6), max_bytes=2**28):
-        (by_features if isinstance(found, Expansion) else by_pivots).extend(rows.tolist())
+        (by_pivots if isinstance(found, torch.Tensor) else by_features).extend(rows.tolist())
     assert 1 in by_pivots
     assert {0, 2, 3} <= set(by_features)
     assert sorted(by_features + by_pivots) == list(range(6))
@@ -153,7 +161,7 @@ def test_vectors_with_a_wide_bulk_go_by_pivots_and_each_comes_once():
 
 
 @pytest.mark.parametrize("sigma", [50.0, 8.0])
-def test_massive_coordinates_that_coincide(sigma):
+def test_massive_coordinates_that_coincide(road, sigma):
     x = correlated(4, 150, seed=2, scale=2.0)
     x[:, :9] = torch.tensor([700.0, 700.0, 700.0, 700.0 + 1e-9, -300.0, -300.0, 250.0, 250.0, 160.0])
     x[2, :9] = 300.0
@@ -162,7 +170,7 @@ def test_massive_coordinates_that_coincide(sigma):
         torch.testing.assert_close(score(x, x[1], sigma=sigma), nhsic_dense(x, x[1], sigma=sigma), rtol=0, atol=1e-9)
 
 
-def test_a_wide_row_beside_a_minute_one():
+def test_a_wide_row_beside_a_minute_one(road):
     """The widest of a block may not be the one with the smallest budget: both get what they need."""
     x = torch.cat([correlated(2, 128, seed=7, scale=60.0), correlated(2, 128, seed=8, scale=1e-5)])
     torch.testing.assert_close(nhsic(x, x[0]), nhsic_dense(x, x[0]), rtol=0, atol=1e-10)
@@ -170,7 +178,7 @@ def test_a_wide_row_beside_a_minute_one():
     torch.testing.assert_close(nhsic(x, x[2]), alone, rtol=1e-6, atol=1e-18)
 
 
-def test_several_trajectories_each_with_its_own_answer_and_kernel_cka():
+def test_several_trajectories_each_with_its_own_answer_and_kernel_cka(road):
     steps, answers = correlated(15, 80, seed=3).reshape(3, 5, 80), correlated(3, 80, seed=4)
     torch.testing.assert_close(nhsic(steps, answers), nhsic_dense(steps, answers), rtol=0, atol=1e-10)
     kernel, other = centred_kernels(steps.reshape(15, 80)).reshape(3, 5, 80, 80), centred_kernels(answers)
@@ -186,7 +194,7 @@ def test_a_constant_vector_has_no_factor():
 
 
 @pytest.mark.parametrize("sigma", [50.0, "median"])
-def test_steps_with_many_answers_are_scored_by_features_too(sigma):
+def test_steps_with_many_answers_are_scored_by_features_too(road, sigma):
     """Steps of unlike ranks, each with answers of unlike ranks: those that fill up change nothing."""
     scale = torch.tensor([1.0, 30.0, 1e-3, 12.0, 0.0, 400.0])[:, None]
     steps, answers = correlated(6, 260, seed=9, massive=3) * scale / 10, correlated(5, 260, seed=10, massive=2)
