@@ -128,9 +128,12 @@ class RowCache(Cache):
 
     def is_plain(self, count: int, window: int | None) -> bool:
         """Whether the next ``count`` columns look at all before them and no others, so that attention needs no mask."""
-        start = self._start()
-        seen = count == 1 or start == 0  # several columns after others are causal, but not from the first column on
-        return seen and not self.is_padded and (window is None or start + count <= window)
+        # Several columns after others are causal, but not from the first column on.
+        return (count == 1 or self._start() == 0) and self.sees_all(count, window)
+
+    def sees_all(self, count: int, window: int | None) -> bool:
+        """Whether each of the next ``count`` columns looks at all before it."""
+        return not self.is_padded and (window is None or self._start() + count <= window)
 
     def tokens(self, count: int) -> Bool[Tensor, "row column"]:
         """Which columns up to the next ``count`` hold a token, not padding."""

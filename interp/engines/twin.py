@@ -26,6 +26,7 @@ from interp.engines.cache import RowCache
 from interp.engines.facts import attention_windows, bridge_facts
 from interp.engines.middle import Meeting, Summand, held, stream_in
 from interp.engines.native import Native, native_of
+from interp.engines.parted import parted
 from interp.engines.static import StaticSteps
 from interp.engines.within import plain, shaped
 from interp.errors import InputError
@@ -128,13 +129,20 @@ class TwinEngine:
 
     def _run(self, ids: Int[Tensor, "row pos"], cache: RowCache, keep: int) -> Float[Tensor, "row keep d_vocab"]:
         count = ids.shape[1]
-        return self._logits(
-            keep,
-            input_ids=ids,
-            attention_mask=self._mask(cache, count),
-            position_ids=cache.positions(count),
-            past_key_values=cache,
-        )
+        mask, seen = self._mask(cache, count), []
+        if self._attention == "sdpa":
+            masks = mask if isinstance(mask, dict) else dict.fromkeys(self._windows, mask)
+            seen = [
+                own for kind, own in masks.items() if own is not None and cache.sees_all(count, self._windows[kind])
+            ]
+        with parted(seen):
+            return self._logits(
+                keep,
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=cache.positions(count),
+                past_key_values=cache,
+            )
 
     def _logits(self, keep: int = 1, **inputs: Any) -> Float[Tensor, "row keep d_vocab"]:
         """What the model makes of its inputs, of the last ``keep`` columns."""
