@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,8 +118,8 @@ def check_fit(operation: str, steps: Tensor, answer_lead: tuple[int, ...], d_mod
             remedy="Take both from the same model; d_model is the last axis.",
         )
     try:
-        torch.broadcast_shapes(steps.shape[:-2], answer_lead)
-    except RuntimeError:
+        np.broadcast_shapes(steps.shape[:-2], answer_lead)
+    except ValueError:
         raise InputError(
             operation,
             expected=f"leading axes that broadcast with the answer's {answer_lead}",

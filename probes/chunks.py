@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -90,7 +91,7 @@ class Meetings:
 
     @classmethod
     def of(cls, trajectories: tuple[int, ...], answers: tuple[int, ...]) -> Meetings:
-        lead = tuple(torch.broadcast_shapes(trajectories, answers))
+        lead = tuple(np.broadcast_shapes(trajectories, answers))  # torch's own imports all of sympy first
 
         def numbered(shape: tuple[int, ...]) -> Tensor:
             return torch.arange(math.prod(shape)).reshape(shape).expand(lead).reshape(-1)

@@ -16,6 +16,7 @@ Fukumizu et al. 2007. The paper says HSIC; the authors' scripts compute the norm
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -90,7 +91,7 @@ def nhsic_dense(
     kernel = Kernel(sigma, eps, drop_top=drop_top, operation="nhsic_dense")
     kernel.check_pair(steps, answer)
     d_model = answer.shape[-1]
-    lead = torch.broadcast_shapes(steps.shape[:-2], answer.shape[:-1])
+    lead = np.broadcast_shapes(steps.shape[:-2], answer.shape[:-1])
     all_steps = steps.expand(*lead, *steps.shape[-2:]).reshape(-1, *steps.shape[-2:])
     answers = answer.expand(*lead, d_model).reshape(-1, d_model)
     scores: list[Tensor] = []

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
@@ -138,7 +139,7 @@ def integrated_gradient(
     check_whole("integrated_gradient", "max_points", most, _FIRST, f"Give {_FIRST} or more.")
     check_max_bytes("integrated_gradient", max_bytes)
     first, last = _ends(start, end)
-    lead, d = torch.broadcast_shapes(first.shape, last.shape)[:-1], first.shape[-1]
+    lead, d = np.broadcast_shapes(first.shape, last.shape)[:-1], first.shape[-1]
     first, last = (x.expand(*lead, d).reshape(-1, d) for x in (first, last))
     lines = [_Line(score, *ends, tolerance, most, max_bytes) for ends in zip(first, last, strict=True)]
     device = first.device
@@ -210,8 +211,8 @@ def _ends(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         check_finite("integrated_gradient", name, x, "Leave undefined steps out.")
     fits = start.shape[-1] == end.shape[-1] and start.device == end.device
     try:
-        torch.broadcast_shapes(start.shape, end.shape)
-    except RuntimeError:
+        np.broadcast_shapes(start.shape, end.shape)
+    except ValueError:
         fits = False
     if not fits:
         raise InputError(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -160,8 +161,8 @@ def cka(
                 remedy="Rows are examples, in the same order in both.",
             )
     try:
-        torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    except RuntimeError:
+        np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    except ValueError:
         raise InputError(
             "cka",
             expected="leading axes that broadcast",
