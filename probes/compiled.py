@@ -27,6 +27,8 @@ ALLOWED = not numba.config.DISABLE_JIT
 # Coordinates worked on at once: features of so many, and answers' factors at them, stay in the first cache.
 _BLOCK = 256
 _GUESSES = 12
+# Below it exp(x) has digits that expm1(x) + 1 has lost.
+_FADED = -0.75
 # What features are multiplied by beside answers: 1, F_0, F_1 and the last feature.
 _OWN = 4
 _FARTHEST = 30.0  # as in `expansion`
@@ -46,25 +48,33 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 @_compiled
 def in_units(
     x: Float64[np.ndarray, "row d"],
-    base: Float64[np.ndarray, " row"],
     width: float,
     u: Float64[np.ndarray, "row d"],
     sizes: Float64[np.ndarray, "row most"],
     places: Int64[np.ndarray, "row most"],
 ) -> None:
-    """u = (x - base) / width; the largest |u| of each row, in descending order, and where they are.
+    """u = (x - b) / width, b the base point (`expansion.base_point`); the farthest of each row in order, and where.
 
-    >>> u, sizes, places = np.empty((1, 4)), np.empty((1, 2)), np.empty((1, 2), np.int64)
-    >>> in_units(np.array([[3.0, -5.0, 2.0, 5.0]]), np.array([1.0]), 2.0, u, sizes, places)
+    >>> u, sizes, places = np.empty((1, 5)), np.empty((1, 2)), np.empty((1, 2), np.int64)
+    >>> in_units(np.array([[3.0, -5.0, 2.0, 5.0, 1.0]]), 2.0, u, sizes, places)
     >>> u.tolist(), sizes.tolist(), places.tolist()
-    ([[1.0, -3.0, 0.5, 2.0]], [[3.0, 2.0]], [[1, 3]])
+    ([[0.5, -3.5, 0.0, 1.5, -0.5]], [[3.5, 1.5]], [[1, 3]])
     """
     d, most = u.shape[1], sizes.shape[1]
+    stride = max(1, d // 64)
+    few = np.empty((d + stride - 1) // stride)
     for row in range(len(u)):
+        for i in range(len(few)):
+            at, value = i, x[row, i * stride]
+            while at > 0 and few[at - 1] > value:
+                few[at] = few[at - 1]
+                at -= 1
+            few[at] = value
+        base = few[(len(few) - 1) // 2]
         # What at least as many reach: guessed from the mean, for most coordinates are then soon dismissed.
         guess, low, high = 0.0, 0.0, 0.0
         for i in range(d):
-            u[row, i] = (x[row, i] - base[row]) * (1 / width)
+            u[row, i] = (x[row, i] - base) * (1 / width)
             guess += abs(u[row, i]) * (2 / d)
         for _ in range(_GUESSES):
             count = 0
@@ -183,18 +193,24 @@ def _multiply(
 @_compiled
 def _make_features(
     u: Float64[np.ndarray, " d"],
-    bell: Float64[np.ndarray, " d"],
     shifted: Float64[np.ndarray, " d"],
+    weight: float,
     begin: int,
     size: int,
     count: int,
     out: Float64[np.ndarray, "N block"],
 ) -> None:
-    """Features of `size` coordinates from `begin` on: `shifted`, `bell` u, `bell` u^2 and so on."""
-    here, e, s = u[begin : begin + size], bell[begin : begin + size], shifted[begin : begin + size]
+    """Features of `size` coordinates from `begin` on: `shifted`, exp(-a u^2 / 2) - 1, then exp(-a u^2 / 2) u, ..."""
+    here, s = u[begin : begin + size], shifted[begin : begin + size]
+    least = 0.0
     for k in range(size):
         out[0, k] = s[k]
-        out[1, k] = e[k] * here[k]
+        out[1, k] = (s[k] + 1) * here[k]
+        least = min(least, s[k])
+    if least < _FADED:
+        for k in range(size):
+            if s[k] < _FADED:
+                out[1, k] = np.exp(here[k] * here[k] * (weight / -2)) * here[k]
     for n in range(2, count):
         before, power = out[n - 1], out[n]
         for k in range(size):
@@ -271,7 +287,7 @@ def grams(
     coordinate apart; where a step has fewer, 1 stands on the diagonal and else 0. Row r meets the answers of the pairs
     `ends[r]` to `ends[r + 1]`.
     """
-    u, bell, shifted, which, aparts, at, far = steps
+    u, shifted, which, aparts, at, far = steps
     counts, weights, mixes, inners = bases
     for group in range(len(groups)):
         begin_row, end_row, most, most_apart, width, start = groups[group]
@@ -293,7 +309,7 @@ def grams(
             features[count:here] = 0.0
             for begin in range(0, d, _BLOCK):
                 size = min(_BLOCK, d - begin)
-                _make_features(u[row], bell[row], shifted[row], begin, size, count, features)
+                _make_features(u[row], shifted[row], weights[which[row]], begin, size, count, features)
                 for k in range(size):
                     own[1, k], own[2, k], own[3, k] = features[0, k], features[1, k], features[count - 1, k]
                 _multiply(own, size - size, features[:here], size, size - size, sums)
@@ -402,7 +418,7 @@ def axes(
     A Cholesky factorisation with pivots, G = L L^T + E, goes on until tr E <= spare, and T spans the columns of L. What
     projecting on it leaves out of G is no more than E: (1 - T^T T) L is 0.
     """
-    u, which, aparts, far = steps[0], steps[3], steps[4], steps[6]
+    u, which, aparts, far = steps[0], steps[2], steps[3], steps[5]
     counts, weights, mixes, _ = bases
     d, widest = u.shape[1], len(mixes[0])
     most_apart = of_apart.shape[2]
@@ -538,7 +554,8 @@ def factors(
     out: Float64[np.ndarray, "row rank d"],
 ) -> None:
     """Rows of the factors from what `axes` says of them; 0 beyond the rank of each."""
-    u, bell, shifted, which, aparts, at, _ = steps
+    u, shifted, which, aparts, at, _ = steps
+    weights = bases[1]
     d, widest = u.shape[1], of_features.shape[2] - 1
     features = np.zeros((widest + 3, _BLOCK))
     for row in range(len(u)):
@@ -547,7 +564,7 @@ def factors(
         out[row, rank:] = 0.0
         for begin in range(0, d, _BLOCK):
             size = min(_BLOCK, d - begin)
-            _make_features(u[row], bell[row], shifted[row], begin, size, count, features)
+            _make_features(u[row], shifted[row], weights[which[row]], begin, size, count, features)
             for k in range(rank):
                 line, of = out[row, k][begin : begin + size], of_features[row, k]
                 for i in range(size):

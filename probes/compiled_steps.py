@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from probes.expansion import FEATURES, base_point, needed, table_of
+from probes.expansion import FEATURES, needed, table_of
 from probes.feature_basis import COUNTS, basis
 from probes.kernel import Kernel
 from probes.step_blocks import MANY, Factored, Meetings, Met, Whitener
@@ -67,8 +67,8 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float64) -> np.ndarray:
 class CompiledSteps:
     """Some vectors on a CPU, ready for compiled code.
 
-    `steps` are, as arrays: the coordinates in units of the bandwidth from the base point, 0 where they go apart,
-    exp(-a u^2 / 2) and that less 1 of each; by row the number of its basis and how many go apart; the farthest
+    `steps` are, as arrays: the coordinates u in units of the bandwidth from the base point, 0 where they go apart, and
+    exp(-a u^2 / 2) - 1 of each; by row the number of its basis and how many go apart; the farthest
     coordinates `[row, most]`, of which the first go apart, and these themselves. `budget` is what may be left out of a
     kernel's trace.
     """
@@ -86,7 +86,7 @@ class CompiledSteps:
         table = table_of(x.shape[1], float(kernel.tol), kernel.ridge, FEATURES[0])
         farthest = len(x), table.apart[-1] + 1
         u, sizes, places = _empty(*x.shape), _empty(*farthest), _empty(*farthest, dtype=torch.long)
-        compiled.in_units(x.contiguous().numpy(), base_point(x)[:, 0].numpy(), kernel.width, u, sizes, places)
+        compiled.in_units(x.contiguous().numpy(), kernel.width, u, sizes, places)
         place, budget = needed(sizes, kernel, table)
         cost = np.append(table.cost, np.inf)[place] + np.array(table.apart) * _APART_COST
         best, each = cost.argmin(axis=1), np.arange(len(u))
@@ -97,7 +97,7 @@ class CompiledSteps:
             u, which, aparts, places, budget = u[fits], which[fits], aparts[fits], places[fits], budget[fits]
         far, exponent = _empty(len(u), int(aparts.max())), torch.empty(u.shape, dtype=torch.float64)
         compiled.take_apart(u, places, aparts, _bases()[1][which], far, exponent.numpy())
-        steps = u, exponent.exp().numpy(), exponent.expm1_().numpy(), which, aparts, places, far
+        steps = u, exponent.expm1_().numpy(), which, aparts, places, far
         return cls(steps, budget, kernel, compiled), None if fits.all() else torch.from_numpy(fits)
 
     @property
@@ -151,11 +151,11 @@ class CompiledSteps:
         return Factored(p, Whitener(None, None), ranks)
 
     def _reduced(self, ridge: float, share: float) -> tuple[Float64[Tensor, "row rank d"], Int64[Tensor, " row"]]:
-        rows, most_apart = self.steps[6].shape
+        rows, most_apart = self.steps[5].shape
         groups, room = self._groups(np.zeros(rows, np.int64))
         nobody = np.empty((1, 1, self.d)), np.zeros(rows + 1, np.int64), np.empty(0, np.int64)
         self.compiled.grams(self.steps, _bases(), groups, 0.0, *nobody, room)
-        most = int((_bases()[0][self.steps[3]] + self.steps[4]).max())
+        most = int((_bases()[0][self.steps[2]] + self.steps[3]).max())
         ranks = _empty(rows, dtype=torch.long)
         of_features, of_apart = _empty(rows, most, FEATURES[0] + 1), _empty(rows, most, most_apart)
         spare = self.budget * share
@@ -175,7 +175,7 @@ class CompiledSteps:
         begins = np.arange(0, len(right), _LANES)
         ends = np.minimum(begins + _LANES, len(right))
         count, apart, more = (
-            np.maximum.reduceat(of_row, begins) for of_row in (_bases()[0][self.steps[3]], self.steps[4], right)
+            np.maximum.reduceat(of_row, begins) for of_row in (_bases()[0][self.steps[2]], self.steps[3], right)
         )
         m = count + apart
         sizes = m * (m + more + 1) * (ends - begins)
