@@ -35,7 +35,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("lead", [(2,), (3, 1), (2, 5), (17, 1)])
+@pytest.mark.parametrize("lead", [(1,), (1, 1), (2,), (3, 1), (2, 5), (17, 1)])
 def test_a_large_product_is_that_of_float64(lead: tuple[int, ...], bias: bool, made: list[tuple[int, ...]]) -> None:
     head, x = layer(bias), torch.randn(*lead, 64)
     with torch.no_grad():
@@ -54,7 +54,6 @@ def test_what_oneDNN_is_not_asked_for(made: list[tuple[int, ...]]) -> None:
     head, x = layer(), torch.randn(3, 64)
     assert head(x).requires_grad  # a gradient is wanted
     with torch.no_grad():
-        assert torch.equal(head(x[:1]), torch.nn.functional.linear(x[:1], head.weight, head.bias))
         assert head(x[:0]).shape == (0, len(head.weight))
         with torch.autocast("cpu", torch.bfloat16):
             assert head(x).dtype == torch.bfloat16
