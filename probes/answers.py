@@ -216,8 +216,11 @@ def _whitened(factor: Float64[Tensor, "answer rank kept"], kernel: Kernel) -> Fl
     if kernel.eps is None:
         return factor / gram_norm(gram).sqrt()[:, None, None]  # a constant answer: 0 / 0
     cholesky = ridge_cholesky(gram, kernel.eps * factor.shape[-1])
-    # Rows along memory: a product with them is twice as fast.
-    return torch.linalg.solve_triangular(cholesky, factor, upper=False).contiguous()
+    if cholesky.device.type != "cpu":
+        return torch.linalg.solve_triangular(cholesky, factor, upper=False).contiguous()
+    # The inverse of the small matrix: solving for all of the factor would turn it about in memory, there and back.
+    unit = torch.eye(cholesky.shape[-1], dtype=cholesky.dtype).expand_as(cholesky)
+    return torch.linalg.solve_triangular(cholesky, unit, upper=False) @ factor
 
 
 def _as_many_as_fit(
@@ -242,6 +245,8 @@ def _as_many_as_fit(
             else:
                 continue
             break
+    if len(kept) == 1 and rank == kept[0][1].shape[1]:
+        return kept[0]
     rows = torch.cat([rows for rows, _ in kept]).sort().values
     place = torch.zeros(int(rows[-1]) + 1, dtype=torch.long, device=rows.device)
     place[rows] = torch.arange(len(rows), device=rows.device)
