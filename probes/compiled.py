@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -35,14 +36,21 @@ _FARTHEST = 30.0  # as in `expansion`
 _ROUNDED = float(np.finfo(np.float64).eps)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Sums in any order, and a product with the sum after it as one: but NaN and inf are what they are."""
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+def _compiled(function: Callable[..., Any], *, within: bool = False) -> Callable[..., Any]:
+    """Sums in any order, and a product with the sum after it as one: but NaN and inf are what they are.
+
+    What is called `within` others becomes a part of each of them. Left to stand alone it would be compiled with every
+    caller, and which of these, that round differently, is then called hangs on whether all came from the disk.
+    """
     function = inspect.unwrap(function)  # what checks types while tests run cannot be compiled
+    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "forceinline": within}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither beside this file nor at home a folder to keep it in
         return numba.njit(**options)(function)
+
+
+_compiled_within = partial(_compiled, within=True)
 
 
 @_compiled
@@ -129,7 +137,7 @@ def take_apart(
             exponent[row, i] = u[row, i] * u[row, i] * (weights[row] / -2)
 
 
-@_compiled
+@_compiled_within
 def _multiply(
     x: Float64[np.ndarray, "n d"],
     begin: int,
@@ -190,7 +198,7 @@ def _multiply(
                 o[j], o[j + 1], o[j + 2] = o[j] + b0, o[j + 1] + b1, o[j + 2] + b2
 
 
-@_compiled
+@_compiled_within
 def _make_features(
     u: Float64[np.ndarray, " d"],
     shifted: Float64[np.ndarray, " d"],
@@ -217,7 +225,7 @@ def _make_features(
             power[k] = before[k] * here[k]
 
 
-@_compiled
+@_compiled_within
 def _columns(
     far: Float64[np.ndarray, " apart"],
     apart: int,

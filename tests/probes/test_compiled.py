@@ -157,6 +157,32 @@ def test_without_numba_or_where_it_may_not_compile_torch_does_it(monkeypatch):
         torch.testing.assert_close(found, probes.nhsic(x, x[0]), rtol=0, atol=1e-11)
 
 
+def test_code_from_the_disk_rounds_as_it_did_when_it_was_compiled(tmp_path):
+    """A run that is resumed meets code from the disk, where the process that began it had compiled it."""
+    script = (
+        "import sys; sys.path.insert(0, 'tests/probes')\n"
+        "from hashlib import sha256\n"
+        "from vectors import correlated\n"
+        "from probes.answers import factor_answers\n"
+        "from probes.scoring import nhsic_with\n"
+        "x = correlated(40, 128, seed=0, scale=6.0, massive=3)\n"
+        "for n in (1, 7):\n"
+        "    factor = factor_answers(x[:n])\n"
+        "    for found in (factor.whitened, nhsic_with(x, factor)):\n"
+        "        print(sha256(found.contiguous().numpy().tobytes()).hexdigest())\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    told = []
+    for kept in (False, True):
+        assert any(tmp_path.rglob("*.nbc")) is kept
+        ran = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        told.append(ran.stdout.split())
+    assert len(told[0]) == 4
+    assert told[0] == told[1]
+
+
 def test_where_nothing_can_be_kept_it_is_compiled_for_this_process(monkeypatch):
     asked = []
 
