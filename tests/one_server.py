@@ -25,6 +25,13 @@ from filelock import FileLock
 
 HERE = Path(__file__).parent
 NAME = "PEAKLENS_TESTS_SERVER"
+COMPILE = """
+import torch
+from probes import nhsic, null_scores
+x = torch.arange(640.0).sin().reshape(5, 128) * 30
+nhsic(x, x[0]), null_scores(x, x)
+"""
+_compiling: list[subprocess.Popen[bytes]] = []
 SERVE = "import sys; from multiprocessing.forkserver import main; main(int(sys.argv[1]), int(sys.argv[2]), ['warm'])"
 
 
@@ -34,9 +41,13 @@ def open_place() -> None:
     os.mkfifo(folder / "alive")
     os.open(folder / "alive", os.O_RDWR)  # never closed: by this the server knows that we are there
     os.environ[NAME] = str(folder)
+    # What numba compiles is kept beside the code, for all of them: begun while they import.
+    _compiling.append(subprocess.Popen([sys.executable, "-c", COMPILE], cwd=HERE.parent))
 
 
 def close_place() -> None:
+    while _compiling:
+        assert _compiling.pop().wait() == 0
     shutil.rmtree(os.environ.pop(NAME, ""), ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ import importlib
 import torch
 
 from interp import load_model
+from probes import null_scores
 
 NAMES = (
     "analyses.trace.tracing", "analyses.studies.run",
@@ -18,3 +19,5 @@ for name in NAMES:
     importlib.import_module(name)
 torch.set_num_threads(1)
 load_model("toy-reasoner", device="cpu")
+x = torch.arange(640.0).sin().reshape(5, 128) * 30
+nulls = null_scores(x, x)  # compiled code, from the disk

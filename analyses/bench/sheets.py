@@ -89,8 +89,9 @@ def _profile_sheet(rows: list[dict[str, Any]], beside: list[dict[str, Any]]) -> 
     dense = {row["d_model"]: 1e3 * row["dense_ms_per_step"]["median"] for row in beside}
     return Sheet(
         "Where an nHSIC's time goes: CPU microseconds a step on one thread, the answer ready; shares of a call by what "
-        "kernels do (torch's profiler), by Python between them; and what the products alone would take at the rate of "
-        f"a float64 product of 1024 by 1024 ({rows[0]['gflops']:.0f} GFLOP/s)",
+        "kernels do (torch's profiler; compiled code makes features and products in one), by Python between them; and "
+        "what the products alone would take at the rate of a float64 product of 1024 by 1024 "
+        f"({rows[0]['gflops']:.0f} GFLOP/s)",
         (
             "d_model", "steps", "us a step", "products", "by element", "largest", "factorised", "moved", "between",
             "products at their best, us", "dense float32 over it",
