@@ -3,8 +3,8 @@
 1. A piece is ``columns`` of a batch's texts, all of which see the columns before it in the cache: the result is that of
    one pass (to the rounding of another order of sums), while attention scores, masks and logits are as large as a piece
    allows. So memory grows with a text by its keys and values alone.
-2. How many columns hangs on the model and the texts, not on the memory that happens to be free: the same texts are cut
-   in the same way on every day and machine (GPUs are given larger pieces). Short texts are one piece.
+2. How many columns hangs on the model, its attention and the texts, not on the memory that happens to be free: the same
+   texts are cut in the same way on every day and machine (GPUs are given larger pieces). Short texts are one piece.
 3. A user's hook may ask for all of a text (its pattern of attention, its third position). Where there is one, texts are
    read whole, unless the user says how large a piece may be.
 """
@@ -32,7 +32,9 @@ from interp.types import Bridge
 __all__ = ["Collecting", "Columns", "Cut", "Kept", "in_pieces"]
 
 CPU_BYTES, GPU_BYTES = 1 << 27, 1 << 30
-"""Of a piece's attention scores (in one layer) and logits."""
+"""Of a piece's attention scores (in one layer) and logits; where scores are not held twice as much, for what is else."""
+BLOCK, MASK = 16, 5
+"""Of a column where scores are not held: what a block makes of it, in streams; bytes of its mask at each column before."""
 LEAST = 64  # columns: rather fewer texts at a time than smaller pieces
 WHOLE_BYTES = 1 << 29  # of the logits of texts that may not be cut, before fewer are read at a time
 
@@ -85,10 +87,14 @@ class Cut:
         return width if most >= width or self.is_whole else math.ceil(width / math.ceil(width / most))
 
     def _each(self, width: int, least: int, keep: int) -> int:
-        """Bytes of a column's attention scores and logits."""
-        return ((self.engine.facts.n_heads or 1) * width + self.engine.facts.d_vocab * min(keep, least) // least) * (
-            self._itemsize
-        )
+        """Bytes of a column's attention scores, or what there is in their place, and logits."""
+        return self._beside(width) + self.engine.facts.d_vocab * min(keep, least) // least * self._itemsize
+
+    def _beside(self, width: int) -> int:
+        facts = self.engine.facts
+        if self.engine.holds_scores:
+            return (facts.n_heads or 1) * width * self._itemsize
+        return MASK * width + BLOCK * facts.d_model * self._itemsize
 
     @property
     def _itemsize(self) -> int:
@@ -96,7 +102,8 @@ class Cut:
 
     @property
     def _budget(self) -> int:
-        return CPU_BYTES if self.engine.device.type == "cpu" else GPU_BYTES
+        budget = CPU_BYTES if self.engine.device.type == "cpu" else GPU_BYTES
+        return budget if self.engine.holds_scores else 2 * budget
 
     @cached_property
     def is_whole(self) -> bool:
@@ -114,8 +121,11 @@ class Cut:
     def pass_bytes(self, rows: int, columns: int, width: int) -> int:
         """What a pass makes of so many columns of texts of this width.
 
-        Three times the attention scores of a layer: they, their softmax, and its copy in the model's dtype.
+        Three times the attention scores of a layer: they, their softmax, and its copy in the model's dtype; what there
+        is in their place once.
         """
+        if not self.engine.holds_scores:
+            return rows * columns * self._beside(width)
         return 3 * rows * columns * width * (self.engine.facts.n_heads or 1) * self.engine.dtype.itemsize
 
 

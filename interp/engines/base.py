@@ -144,6 +144,11 @@ class Engine(Protocol):
         """What the settings of a rollout say that ran it."""
         ...
 
+    @property
+    def holds_scores(self) -> bool:
+        """Whether a pass holds a layer's attention scores, of all its columns with all before them."""
+        ...
+
     def evaluating(self) -> AbstractContextManager[None]:
         """Context in which the model computes as for use, without dropout."""
         ...

@@ -49,6 +49,10 @@ class BridgeEngine:
     def told(self) -> str:
         return self.name
 
+    @property
+    def holds_scores(self) -> bool:
+        return True
+
     def __init__(self, model: Bridge) -> None:
         self.model = model
         self._hf = model.original_model

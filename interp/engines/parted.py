@@ -73,12 +73,15 @@ def _attend(
 ) -> Float[Tensor, "row head count d_head"]:
     kernel, past = _kernel(), key.shape[2] - query.shape[2]
     assert kernel is not None
-    # Heads that share their keys follow one another.
-    each = query.shape[1] // key.shape[1]
-    key, value = (x if each == 1 else x.repeat_interleave(each, dim=1) for x in (key, value))
-    own, own_weight = kernel(query, key[:, :, past:], value[:, :, past:], is_causal=True, scale=scale)
-    before, weight = kernel(query, key[:, :, :past], value[:, :, :past], is_causal=False, scale=scale)
-    return torch.lerp(own, before, torch.sigmoid(weight - own_weight)[..., None])
+    # Heads that share their keys follow one another: what came before is looked at by all of their queries as by those
+    # of one head, and only a piece's own keys are copied for each.
+    shared, each = query.shape, query.shape[1] // key.shape[1]
+    folded = query.reshape(shared[0], key.shape[1], each * shared[2], shared[3])
+    before, weight = kernel(folded, key[:, :, :past], value[:, :, :past], is_causal=False, scale=scale)
+    key, value = (x[:, :, None, past:].expand(-1, -1, each, -1, -1).reshape(shared).contiguous() for x in (key, value))
+    own, own_weight = kernel(query, key, value, is_causal=True, scale=scale)
+    share = torch.sigmoid(weight.reshape(shared[:3]) - own_weight)
+    return torch.lerp(own, before.reshape(shared), share[..., None])
 
 
 @cache

@@ -87,6 +87,10 @@ class TwinEngine:
         told = f"twin ({self._attention}{', captured steps' if self._steps.captured else ''})"
         return told if self._instead is None else f"{told}, then bridge"
 
+    @property
+    def holds_scores(self) -> bool:
+        return self._attention == "eager" or self._instead is not None
+
     def evaluating(self) -> AbstractContextManager[None]:
         # The twin is always as for use; the bridge may come to run in its place.
         return evaluating(self.bridge, self.bridge.original_model)
