@@ -32,9 +32,9 @@ from interp.types import Bridge
 __all__ = ["Collecting", "Columns", "Cut", "Kept", "in_pieces"]
 
 CPU_BYTES, GPU_BYTES = 1 << 27, 1 << 30
-"""Of a piece's attention scores (in one layer) and logits; where scores are not held twice as much, for what is else."""
+"""Of a piece's attention scores (in one layer) and logits; twice that where no scores are held, for all else."""
 BLOCK, MASK = 16, 5
-"""Of a column where scores are not held: what a block makes of it, in streams; bytes of its mask at each column before."""
+"""Of a column where no scores are held: what a block makes of it, in streams; bytes of its mask for each other one."""
 LEAST = 64  # columns: rather fewer texts at a time than smaller pieces
 WHOLE_BYTES = 1 << 29  # of the logits of texts that may not be cut, before fewer are read at a time
 
