@@ -6,7 +6,7 @@ Here numba compiles the chain as one loop over steps, which holds no lock of the
 rows (`shared`) do not wait for one another. What is computed is what `expansion` and `step_blocks` say, in another
 order: scores are the same to rounding.
 
-This module alone needs numba (the extra `fast`); who has a use for it asks `step_blocks.kernels`.
+This module alone needs numba (the extra `fast`); who has a use for it asks `compiled_steps.kernels`.
 """
 
 from __future__ import annotations

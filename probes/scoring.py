@@ -17,11 +17,12 @@ from probes.answers import AnswerFactor, factored_answers
 from probes.checks import check_device, check_max_bytes
 from probes.chunks import DEFAULT_MAX_BYTES, Meetings, Take, vectors_of
 from probes.compiled_steps import CompiledSteps
+from probes.expansion import Expansion
 from probes.kernel import Kernel
 from probes.lowrank import blocks, fewest
 from probes.scale import rescaled
 from probes.shared import shared
-from probes.step_blocks import MANY, Met, block_of
+from probes.step_blocks import MANY, Expanded, Factored, Met, block_of
 
 __all__ = ["nhsic_with", "paired_scores"]
 
@@ -107,7 +108,7 @@ class _Scorer:
 
         def fill(todo: Tensor, max_bytes: int) -> None:
             for rows, found in blocks(take, factor.whitened, self.kernel, todo, max_bytes=max_bytes, least=least):
-                block = found if isinstance(found, CompiledSteps) else block_of(found, self.kernel)
+                block = _block_of(found, self.kernel)
                 at, step = rows // n_steps, (rows % n_steps).to(device)
                 if few:
                     count = counts[at]
@@ -137,7 +138,7 @@ class _Scorer:
 
         def fill(todo: Tensor, max_bytes: int) -> None:
             for rows, found in blocks(take, factor.whitened, self.kernel, todo, max_bytes=max_bytes):
-                block = found if isinstance(found, CompiledSteps) else block_of(found, self.kernel)
+                block = _block_of(found, self.kernel)
                 for _, _, scores in block.with_all([(slice(0, len(rows)), own)], max_bytes=max_bytes):
                     row[rows.to(out.device)] = scores[:, 0]
 
@@ -168,3 +169,7 @@ class _Scorer:
             max_bytes=self.max_bytes, n_rows=len(cells) * n_steps, place=place,
         )  # fmt: skip
         return take
+
+
+def _block_of(found: CompiledSteps | Expansion | Tensor, kernel: Kernel) -> CompiledSteps | Expanded | Factored:
+    return found if isinstance(found, CompiledSteps) else block_of(found, kernel)

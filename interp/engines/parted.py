@@ -27,9 +27,12 @@ __all__ = ["parted"]
 @contextmanager
 def parted(masks: list[Tensor]) -> Iterator[None]:
     """Until the end of the block attention under one of these very masks, of pieces that see all before, goes apart."""
+    if not masks or _kernel() is None:
+        yield
+        return
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
 
-    if not masks or _kernel() is None or "sdpa" in functions._local_mapping:  # somebody's own stays
+    if "sdpa" in functions._local_mapping:  # somebody's own stays
         yield
         return
     usual = functions["sdpa"]

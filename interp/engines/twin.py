@@ -89,7 +89,9 @@ class TwinEngine:
 
     @property
     def holds_scores(self) -> bool:
-        return self._attention == "eager" or self._instead is not None
+        # Torch's kernel for CPUs holds none; which one a GPU takes under a mask hangs on more than can be told here.
+        holds_none = self._attention.startswith("flash") or (self._attention == "sdpa" and self.device.type == "cpu")
+        return not holds_none or self._instead is not None
 
     def evaluating(self) -> AbstractContextManager[None]:
         # The twin is always as for use; the bridge may come to run in its place.
