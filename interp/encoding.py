@@ -17,7 +17,7 @@ from interp.given import by_length, checked_positions
 from interp.passes import as_batch_size, asked_sites, check_context, padded
 from interp.pieces import Columns, Cut, Kept, in_pieces
 from interp.prompts import encode_prompts
-from interp.record import ResidualPieces, ResidualSites, as_record, check_memory, plan_record
+from interp.record import ResidualPieces, ResidualSites, as_record, check_memory, held_bytes, plan_record
 from interp.token_text import text_pieces
 from interp.types import Bridge
 
@@ -82,7 +82,8 @@ def encode(
     plan = plan_record(record, engine)
     ids = encode_prompts(engine.facts.tokenizer, texts, engine.facts, "encode")
     check_context(ids, 0, engine.facts, "encode")
-    size, cut = as_batch_size(batch_size, "encode"), Cut(engine, model, piece, "encode")
+    size = as_batch_size(batch_size, "encode")
+    cut = Cut(engine, model, piece, "encode", held_bytes(record, plan, engine))
     kept = None if positions is None else checked_positions(positions, ids, last_only)
     counts = [1 if last_only else len(text) for text in ids] if kept is None else list(map(len, kept))
     remedy = "Record fewer layers, or pass last_only=True or fewer texts."

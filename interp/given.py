@@ -27,6 +27,8 @@ from interp.types import Bridge
 
 __all__ = ["Decided", "Given", "Piece", "by_length", "checked_positions", "of_tokens", "paired"]
 
+WIDE_BYTES = 1 << 26  # of logits in float32 that are judged at a time; what is worked out of them is thrice as large
+
 
 class Given:
     """Prompts, each with what is read after it, and the interventions that edit residuals meanwhile; all checked.
@@ -148,11 +150,18 @@ class Piece:
         return {"piece": self.columns} if self.columns < self.width else {}
 
     def asked(self, keep: Sequence[int]) -> Iterator[tuple[int, int, Float[Tensor, "asked d_vocab"]]]:
-        """Each text with the first of its ``keep[n]`` last positions that is here, counted from 0, and the logits."""
+        """Each text with the first of its ``keep[n]`` last positions that is here, counted from 0, and the logits.
+
+        Some positions at a time, in order.
+        """
+        most = max(1, WIDE_BYTES // (4 * self.logits.shape[-1]))
         for n, logits in zip(self.batch, self.logits, strict=True):
             after = self.end - (self.width - keep[n])  # of its own, as many have come by now
             if (count := min(after, len(logits))) > 0:
-                yield n, after - count, logits[-count:]
+                first = after - count
+                for part in logits[-count:].split(most):
+                    yield n, first, part
+                    first += len(part)
 
 
 def by_length(texts: Sequence[list[int]]) -> list[int]:

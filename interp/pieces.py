@@ -3,7 +3,7 @@
 1. A piece is ``columns`` of a batch's texts, all of which see the columns before it in the cache: the result is that of
    one pass (to the rounding of another order of sums), while attention scores, masks and logits are as large as a piece
    allows. So memory grows with a text by its keys and values alone.
-2. How many columns hangs on the model, its attention and the texts, not on the memory that happens to be free: the same
+2. How many columns hangs on the model, its attention, the texts and what is asked of them, not on free memory: the same
    texts are cut in the same way on every day and machine (GPUs are given larger pieces). Short texts are one piece.
 3. A user's hook may ask for all of a text (its pattern of attention, its third position). Where there is one, texts are
    read whole, unless the user says how large a piece may be.
@@ -55,12 +55,18 @@ class Cut:
     Args:
         model: whose hooks forbid to cut where ``piece`` is None; None: nothing is cut.
         piece: columns at most; None for as many as go with memory.
+        held: bytes of a column of one text that are held besides, until it is handed on.
     """
 
     def __init__(
-        self, engine: Engine, model: Bridge | None, piece: Whole | None = None, operation: str = "read"
+        self,
+        engine: Engine,
+        model: Bridge | None,
+        piece: Whole | None = None,
+        operation: str = "read",
+        held: int = 0,
     ) -> None:
-        self.engine, self.model = engine, model
+        self.engine, self.model, self.held = engine, model, held
         self.piece = None if piece is None else as_whole(piece, operation, "piece", 1)
 
     def of(self, lengths: Sequence[int], keep: int) -> tuple[int, int]:
@@ -75,13 +81,10 @@ class Cut:
             rows = max(1, min(len(lengths), WHOLE_BYTES // (keep * logits)))
         return rows, self.columns(rows, width, keep)
 
-    def columns(self, rows: int, width: int, keep: int = 1, held: int = 0) -> int:
-        """How many columns of so many texts, that are read at a time whatever comes.
-
-        ``held`` are the bytes of a column of one text that are held besides.
-        """
+    def columns(self, rows: int, width: int, keep: int = 1) -> int:
+        """How many columns of so many texts, that are read at a time whatever comes."""
         least = min(width, LEAST if self.piece is None else self.piece)
-        most = max(least, self._budget // ((self._each(width, least, keep) + held) * rows))
+        most = max(least, self._budget // ((self._each(width, least, keep) + self.held) * rows))
         if self.piece is not None:
             return least
         return width if most >= width or self.is_whole else math.ceil(width / math.ceil(width / most))
@@ -119,14 +122,15 @@ class Cut:
         return rows, self.pass_bytes(rows, columns, longest[-1])
 
     def pass_bytes(self, rows: int, columns: int, width: int) -> int:
-        """What a pass makes of so many columns of texts of this width.
+        """What a pass makes of so many columns of texts of this width, and what is held of them.
 
         Three times the attention scores of a layer: they, their softmax, and its copy in the model's dtype; what there
         is in their place once.
         """
-        if not self.engine.holds_scores:
-            return rows * columns * self._beside(width)
-        return 3 * rows * columns * width * (self.engine.facts.n_heads or 1) * self.engine.dtype.itemsize
+        each = self._beside(width)
+        if self.engine.holds_scores:
+            each = 3 * width * (self.engine.facts.n_heads or 1) * self.engine.dtype.itemsize
+        return rows * columns * (each + self.held)
 
 
 def in_pieces(

@@ -25,7 +25,7 @@ from interp.passes import as_batch_size, check_context, edited_sites, made_with,
 from interp.pieces import Collecting, Cut, Kept
 from interp.prompts import encode_prompts
 from interp.protocol import Interventions
-from interp.record import ResidualSites, ResidualStream, as_record, plan_record
+from interp.record import ResidualSites, ResidualStream, as_record, held_bytes, plan_record
 from interp.rollout import Rollout
 from interp.sampling import log_probabilities
 from interp.streaming import stream_steps
@@ -136,7 +136,7 @@ def read(
     rules = generation_rules(facts, generation_config, operation="read")
     plan = plan_record(record, engine, edited_sites(given.interventions))
     counts, size = list(map(len, answers)), as_batch_size(batch_size, "read")
-    cut = Cut(engine, model, piece, "read")
+    cut = Cut(engine, model, piece, "read", held_bytes(record, plan, engine))
     settings = {**made_with(engine, given.interventions), **rules.told()}
 
     def rollout(n: int, scores: Sequence[Tensor], residuals: dict[str, Tensor], **told: Any) -> Rollout:

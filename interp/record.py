@@ -45,6 +45,7 @@ __all__ = [
     "buffer",
     "check_memory",
     "free_memory",
+    "held_bytes",
     "kept_on",
     "plan_record",
 ]
@@ -398,6 +399,14 @@ def check_memory(
                 received=f"a request of {need / 1e9:.1f} GB",
                 remedy=remedy,
             )
+
+
+def held_bytes(record: ResidualSites | None, plan: RecordPlan, engine: Engine) -> int:
+    """Bytes of a column of one text that are held until a piece of it is handed on, to whoever asked or to the disk."""
+    is_handed = isinstance(record, ResidualStream | ResidualPieces) or (
+        record is not None and record.folder is not None
+    )
+    return plan.numbers * engine.dtype.itemsize if is_handed else 0
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -89,15 +89,10 @@ class _Batch:
     def needs(self) -> int:
         """Bytes of a piece: what a pass makes, and the streams that are held until they are told."""
         rows = len(self.places)
-        columns = self._columns(rows)
-        return self.cut.pass_bytes(rows, columns, self.width) + rows * columns * self._held
-
-    @property
-    def _held(self) -> int:
-        return self.plan.numbers * self.engine.dtype.itemsize
+        return self.cut.pass_bytes(rows, self._columns(rows), self.width)
 
     def _columns(self, rows: int) -> int:
-        return self.cut.columns(rows, self.width, self.width, self._held)
+        return self.cut.columns(rows, self.width, self.width)
 
     def read(self, record: ResidualStream, rules: GenerationRules) -> list[Float[Tensor, "2 step"]]:
         """Scores of each row's tokens; ``record`` is told of each step meanwhile."""

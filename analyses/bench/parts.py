@@ -119,9 +119,9 @@ def _reruns(asked: Asked, show: Show) -> dict[str, Any]:
 
 
 def _commands(asked: Asked, show: Show) -> dict[str, Any]:
-    from analyses.bench.commands import HELP, TRACE, bench_commands
+    from analyses.bench.commands import BARE, HELP, IMPORTS, TRACE, bench_commands
 
-    counts = ((HELP, asked.size.helps), (TRACE, asked.size.traces))
+    counts = ((HELP, asked.size.helps), *((program, asked.size.traces) for program in (IMPORTS, BARE, TRACE)))
     return {"commands": bench_commands([one for one in counts if one[1]], on_run=show)}
 
 

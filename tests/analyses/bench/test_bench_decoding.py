@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from bench_names import ENGINES
 
-from analyses.bench import decoding
+from analyses.bench import bare, decoding
 from analyses.bench.decoding import bench_decoding
 from analyses.bench.timing import Clock, Contender, Timings, bench_prompts, endless, spread
+from analyses.problems import bundled_problems
 from interp import decode, load_model
 from interp.errors import InputError
 
@@ -139,3 +142,16 @@ def test_a_model_without_a_folder_is_refused(eager):
     model = load_model("mine", hf_model=copy.deepcopy(eager))
     with pytest.raises(InputError, match=r"loaded from a Hugging Face folder.*received mine \(object\)"):
         bench_decoding(model)
+
+
+def test_what_a_trace_is_made_of_makes_the_same_responses(toy, capsys):
+    bare.main(5, 160, 3)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rollouts = decode(toy, [problem.question for problem in bundled_problems(5)], max_new_tokens=160)
+    assert [tokens[: len(rollout)] for tokens, rollout in zip(found, rollouts, strict=True)] == [
+        rollout.token_ids.tolist() for rollout in rollouts
+    ]
+    assert all(
+        set(tokens[len(rollout) :]) <= {toy.tokenizer.pad_token_id}
+        for tokens, rollout in zip(found, rollouts, strict=True)
+    )

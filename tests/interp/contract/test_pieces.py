@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import families as F
@@ -27,6 +28,7 @@ from interp import (
     score,
 )
 from interp.interventions import HeadAblate, MaskAttention, MeanAblate, SteerResidual
+from interp.sampling import outcome
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "z", "k")
 EVERY = ResidualSites(sites=SITES)
@@ -241,6 +243,55 @@ def test_how_texts_are_cut_does_not_hang_on_who_asks(monkeypatch: pytest.MonkeyP
     assert len({rollout.settings.get("piece") for rollout in together}) > 1
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.logprobs, other.logprobs)
+
+
+@pytest.mark.parametrize("rules", [False, {"repetition_penalty": 1.3}])
+def test_logits_are_judged_some_at_a_time(monkeypatch: pytest.MonkeyPatch, rules: Any) -> None:
+    model = F.bridge("llama", torch.float64)
+    prompts, answers = F.prompts(3), responses(3)
+    whole = read(model, prompts, answers, generation_config=rules)
+    scored = score(model, prompts, answers, generation_config=rules, last=3)
+    monkeypatch.setattr("interp.given.WIDE_BYTES", 4 * F.VOCAB * 7)
+    sizes: list[int] = []
+
+    def seen(logits: Tensor, tokens: Tensor) -> Any:
+        sizes.append(len(logits))
+        return outcome(logits, tokens)
+
+    monkeypatch.setattr("interp.given.outcome", seen)
+    for one, other in zip(read(model, prompts, answers, generation_config=rules), whole, strict=True):
+        torch.testing.assert_close((one.logprobs, one.entropy), (other.logprobs, other.entropy))
+    assert sorted(sizes) == [2, 3, 4, 7, 7, 7, 7, 7, 7], "30, 17 and 4 positions by sevens"
+    monkeypatch.setattr("interp.given.WIDE_BYTES", 1)
+    for one, other in zip(score(model, prompts, answers, generation_config=rules, last=3), scored, strict=True):
+        torch.testing.assert_close(tuple(one), tuple(other))
+
+
+def test_what_is_held_until_it_is_handed_on_makes_pieces_smaller(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = F.bridge("llama", torch.float64)
+    prompt, answer = F.prompts(3)[2], responses(3)[2]
+    monkeypatch.setattr("interp.pieces.CPU_BYTES", budget := 60_000)
+    monkeypatch.setattr("interp.pieces.LEAST", 2)
+    handed: list[int] = []
+
+    def take(piece: PieceResiduals) -> None:
+        handed.append(sum(values.nbytes for values in piece.residuals.values()))
+
+    def piece(record: ResidualSites) -> int:
+        return read(model, prompt, answer, record=record).settings["piece"]
+
+    kept, streams = piece(EVERY), {"sites": SITES[:3]}
+    one = piece(ResidualPieces(layers=[0], on_piece=take))
+    every = piece(ResidualPieces(**streams, on_piece=take))
+    assert kept >= one > every
+    assert piece(ResidualSites(**streams, folder=tmp_path / "kept")) == every
+    assert max(handed) <= 2 * budget
+    handed.clear()
+    encode(model, [prompt + answer], record=ResidualPieces(**streams, on_piece=take))
+    assert len(handed) > 2
+    assert max(handed) <= 2 * budget
 
 
 def test_long_prompts_are_read_in_pieces_by_decode(monkeypatch: pytest.MonkeyPatch) -> None:
