@@ -12,8 +12,10 @@ This module alone needs numba (the extra `fast`); who has a use for it asks `com
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
+from pickle import UnpicklingError
 from typing import Any
 
 import numba
@@ -32,7 +34,8 @@ _GUESSES = 12
 _FADED = -0.75
 # What features are multiplied by beside answers: 1, F_0, F_1 and the last feature.
 _OWN = 4
-_FARTHEST = 30.0  # as in `expansion`
+# As in `expansion`, not from there: what is kept on the disk would outlive a change of another file.
+_FARTHEST = 30.0
 _ROUNDED = float(np.finfo(np.float64).eps)
 
 
@@ -41,13 +44,32 @@ def _compiled(function: Callable[..., Any], *, within: bool = False) -> Callable
 
     What is called `within` others becomes a part of each of them. Left to stand alone it would be compiled with every
     caller, and which of these, that round differently, is then called hangs on whether all came from the disk.
+
+    What is compiled is kept on the disk for other processes, where that can be.
     """
     function = inspect.unwrap(function)  # what checks types while tests run cannot be compiled
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "forceinline": within}
+    if within:
+        return numba.njit(**options)(function)
     try:
-        return numba.njit(cache=True, **options)(function)
+        made = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither beside this file nor at home a folder to keep it in
         return numba.njit(**options)(function)
+
+    @wraps(function)
+    def call(*arguments: Any) -> None:
+        nonlocal made
+        try:
+            made(*arguments)
+        except (OSError, EOFError, UnpicklingError) as error:  # the code knows none: they are of the disk
+            told = (
+                f"compiled code cannot be kept or read ({error}): every process will compile it, some seconds each time"
+            )
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
+            made = numba.njit(**options)(function)
+            made(*arguments)
+
+    return call
 
 
 _compiled_within = partial(_compiled, within=True)

@@ -68,7 +68,7 @@ _MANY = 1e6  # more than any vector costs
 _LEVELS = 40  # of budgets, ten times smaller one after the other
 _ROUNDED = torch.finfo(torch.float64).eps
 # Beyond it exp(-u^2 / 2) is 0 to rounding whatever it is multiplied by, and a power of u could be inf.
-_FARTHEST = 30.0
+FARTHEST = 30.0
 
 
 def base_point(x: Float64[Tensor, "row d"]) -> Float64[Tensor, "row 1"]:
@@ -368,7 +368,7 @@ def table_of(d: int, tol: float, ridge: float, most: int) -> Table:
 def _powers(u: Tensor, weight: float, out: Tensor) -> Float64[Tensor, "row feature_and_ones d"]:
     """exp(-a u^2 / 2) u^n of every coordinate, n = 0 (as expm1), 2, 3, ..., 1, and ones."""
     count = out.shape[1] - 1
-    u = u.clamp(-_FARTHEST, _FARTHEST)
+    u = u.clamp(-FARTHEST, FARTHEST)
     power = u.square()
     bell = torch.exp(power * (-weight / 2), out=out[:, count - 1])
     if weight == 1:
@@ -391,7 +391,7 @@ def _powers(u: Tensor, weight: float, out: Tensor) -> Float64[Tensor, "row featu
 
 def _powers_of_few(u: Tensor, weight: float, count: int) -> Float64[Tensor, "row feature_and_ones d"]:
     """As `_powers`, in fewer steps."""
-    u = u.clamp(-_FARTHEST, _FARTHEST)[:, None]
+    u = u.clamp(-FARTHEST, FARTHEST)[:, None]
     exponent = u.square() * (-weight / 2)
     power = u.expand(-1, count - 1, -1).cumprod(dim=1).mul_(exponent.exp())
     return torch.cat([exponent.expm1(), power[:, 1:], power[:, :1], torch.ones_like(u)], dim=1)

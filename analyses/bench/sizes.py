@@ -72,7 +72,7 @@ QUICK = Size(
     parts=QUICK_PARTS, repeats=3,
     batches=(1, 4, 16), new_tokens=16, prompt_tokens=60, read=(1024, 4096, 8000), square=1024,
     layers=(4, 8, 16), widths=(128, 256, 512), problems=(8, 16, 32), traced_tokens=160,
-    dims=(576, 2048, 4096), n_steps=32, inner=3, taking_turns=(64, 10, (16,)), rows_fewer=2, helps=10, traces=3,
+    dims=(576, 2048, 4096), n_steps=32, inner=3, taking_turns=(64, 20, (16,)), rows_fewer=1, helps=10, traces=2,
     edited_tokens=16, edited_prompt_tokens=24, circles=6, attributed=(128,), growing=(1, 4, 16),
 )  # fmt: skip
 FULL = Size(

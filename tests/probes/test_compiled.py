@@ -13,7 +13,7 @@ import torch
 from vectors import correlated
 
 import probes
-from probes import compiled, compiled_steps, kernel_cka, lowrank, nhsic, nhsic_dense, null_scores
+from probes import compiled, compiled_steps, expansion, kernel_cka, lowrank, nhsic, nhsic_dense, null_scores
 from probes.answers import factor_answers
 from probes.compiled_steps import CompiledSteps
 from probes.expansion import base_point
@@ -127,6 +127,10 @@ def test_the_farthest_coordinates(x):
     assert np.abs(u[0])[places[0]].tolist() == sizes[0].tolist()
 
 
+def test_both_roads_cut_at_the_same_place():
+    assert compiled._FARTHEST == expansion.FARTHEST
+
+
 def test_massive_coordinates_that_coincide():
     """What the features leave among them is then of lower rank than they are many."""
     steps = steps_of(128, 4.0)
@@ -195,6 +199,34 @@ def test_where_nothing_can_be_kept_it_is_compiled_for_this_process(monkeypatch):
     monkeypatch.setattr(compiled.numba, "njit", njit)
     assert compiled._compiled(steps_of) is steps_of
     assert [options.get("cache", False) for options in asked] == [True, False]
+
+
+@pytest.mark.parametrize("trouble", ["full", "cut off"])
+def test_where_the_disk_fails_it_is_compiled_for_this_process(tmp_path, trouble):
+    script = (
+        "import resource, sys, warnings\n"
+        "import numpy as np\n"
+        "from probes import compiled\n"
+        "if sys.argv[1] == 'full': resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "x, u, sizes = np.array([[3.0, -5.0]]), np.empty((1, 2)), np.empty((1, 1))\n"
+        "places = np.empty((1, 1), np.int64)\n"
+        "with warnings.catch_warnings(record=True) as told:\n"
+        "    warnings.simplefilter('always')\n"
+        "    for _ in range(2): compiled.in_units(x, 2.0, u, sizes, places)\n"
+        "print(u.tolist(), *(str(one.message)[:25] for one in told))\n"
+    )
+
+    def run(how: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", script, how], env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+
+    if trouble == "cut off":
+        assert run("whole") == "[[4.0, 0.0]]"
+        for kept in [*tmp_path.rglob("*.nbi"), *tmp_path.rglob("*.nbc")]:
+            kept.write_bytes(kept.read_bytes()[:9])
+    assert run("full" if trouble == "full" else "whole") == "[[4.0, 0.0]] compiled code cannot be k"
 
 
 def test_nulls_and_their_scores_are_alike_on_both_roads(monkeypatch):
