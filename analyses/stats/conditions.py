@@ -106,12 +106,17 @@ def paired_test(
 def sign_flips(
     differences: Float64[np.ndarray, "cluster test"], draws: int = 20_000, seed: int = 0
 ) -> Float64[np.ndarray, " test"]:
-    """P(|sum of +-d| >= |sum of d|) for each column, all with the same signs."""
+    """P(|sum of +-d| >= |sum of d|) for each column, all with the same signs.
+
+    Drawn signs are each cluster's, whichever others have no difference: so a difference that is 0 on one machine and
+    rounding on another leaves p as it is.
+    """
     moved = differences[(differences != 0).any(axis=1)]
     total, spread = np.abs(moved.sum(axis=0)), np.abs(moved).sum(axis=0)
     reached = total - 1e-9 * spread  # what is equal but for rounding counts as reached
     ways = 2 ** len(moved) if len(moved) < 63 else math.inf
     extreme, exact = np.zeros(moved.shape[1]), ways <= draws
+    moved = moved if exact else differences
     generator = np.random.default_rng(seed)
     count = int(ways) if exact else draws
     for begin in range(0, count, at_once := max(1, _CHUNK // max(1, *moved.shape))):

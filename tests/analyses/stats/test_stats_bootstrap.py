@@ -22,6 +22,7 @@ from analyses.stats import (
     mcnemar,
     paired_bootstrap,
     paired_test,
+    sign_flips,
 )
 from analyses.stats.estimate import surely
 from interp.errors import InputError
@@ -168,6 +169,14 @@ def test_differences_of_accuracies_cover_the_truth_where_few_problems_change(cha
     assert covered / 200 > 0.88
     with pytest.raises(InputError, match="grades or shares from 0 to 1, received 0 to 2"):
         accuracy_difference([0, 2], [0, 1])
+
+
+def test_what_is_zero_but_for_rounding_draws_the_signs_of_the_others_alike() -> None:
+    dice = np.random.default_rng(4)
+    differences = dice.normal(0.2, 1, size=(60, 3))
+    differences[::3] = 0
+    rounded = differences + np.where(differences == 0, dice.normal(0, 1e-14, size=differences.shape), 0)
+    assert sign_flips(rounded).tolist() == sign_flips(differences).tolist()
 
 
 def test_the_paired_test_is_mcnemars_for_grades_and_scipys_for_scores() -> None:
