@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from interp.engines import products
 from interp.engines.products import LARGE, take_over
 
+REAL = products._processor
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a build of torch without oneDNN")
 
 
@@ -18,6 +20,11 @@ def layer(bias: bool = True, d_model: int = 64) -> torch.nn.Linear:
     made = torch.nn.Linear(d_model, LARGE // d_model + 5, bias=bias)
     take_over(made)
     return made
+
+
+@pytest.fixture(autouse=True)
+def amd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_processor", lambda: "vendor_id\t: AuthenticAMD")
 
 
 @pytest.fixture
@@ -63,6 +70,19 @@ def test_what_oneDNN_is_not_asked_for(made: list[tuple[int, ...]]) -> None:
         take_over(small)
         small(x)
     assert made == []
+
+
+@pytest.mark.parametrize("told", ["vendor_id\t: GenuineIntel", "Intel64 Family 6 Model 143, GenuineIntel", "arm", ""])
+def test_other_processors_keep_torch_s_product(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_processor", lambda: told)
+    assert type(layer()) is torch.nn.Linear
+
+
+def test_this_processor_is_told() -> None:
+    """On Linux by its maker; elsewhere in some words, or not at all."""
+    told = REAL()
+    assert "\n\n" not in told
+    assert not Path("/proc/cpuinfo").exists() or any(maker in told for maker in ("Intel", "AMD", "CPU implementer"))
 
 
 def test_layers_of_another_kind_stay_as_they_are() -> None:
