@@ -1,7 +1,7 @@
 """The responses of a trace and nothing else: transformers' own ``generate``, TransformerLens imported beside it.
 
-A process of its own (``python -m analyses.bench.bare 64 160 16``: how many problems, tokens at most, rows at a time). As
-long as peaklens imports both, a trace of the toy reasoner takes no less. It prints the responses' tokens.
+A process of its own, ``python -m analyses.bench.bare 64 160 16``: how many problems, tokens at most, rows at a time.
+As long as peaklens imports both, a trace of the toy reasoner takes no less. It prints the responses' tokens.
 """
 
 from __future__ import annotations
