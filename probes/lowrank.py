@@ -205,7 +205,12 @@ def _pivoted_cholesky(x: Tensor, buffer: Tensor, kernel: Kernel) -> Iterator[tup
         column.square_().neg_().expm1_().sub_(shift).sub_(shift.gather(1, index))
         if rank:
             weights = factor[:, :rank].gather(2, index[:, None].expand(-1, rank, 1)).transpose(1, 2)
-            column[:, None].baddbmm_(weights, factor[:, :rank], alpha=-1)
+            if len(local) > 1:
+                column[:, None].baddbmm_(weights, factor[:, :rank], alpha=-1)
+            else:
+                # Alone it would be a product with a vector, which Intel's library adds in another order than a batch.
+                twice = (values.expand(2, -1, -1) for values in (column[:, None], weights, factor[:, :rank]))
+                column = torch.baddbmm(*twice, alpha=-1)[:1, 0]
         # A finished vector gets zero columns: dividing by a pivot made of rounding would only add noise.
         column *= pivot.clamp_min_(torch.finfo(torch.float64).tiny).rsqrt_().mul_(active[:, None])
         factor[:, rank] = column

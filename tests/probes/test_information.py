@@ -63,7 +63,8 @@ def test_gaussian_mi_is_half_the_log_determinants_and_batches():
             parts = [np.linalg.slogdet(m)[1] for m in (joint[:3, :3], joint[3:, 3:], joint)]
             expected = (parts[0] + parts[1] - parts[2]) / 2 / math.log(2)
             assert float(bits[i, j]) == pytest.approx(expected, rel=1e-9)
-            assert float(bits[i, j]) == float(gaussian_mi(x[i, j], y[:, :2]))
+            # One place is another product to a BLAS than some are: Intel's adds it in another order.
+            assert float(bits[i, j]) == pytest.approx(float(gaussian_mi(x[i, j], y[:, :2])), rel=1e-14)
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 100), st.floats(-100, 100))
