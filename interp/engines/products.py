@@ -2,17 +2,10 @@
 
 A decode step multiplies the vectors of a handful of rows with every weight of the model. The general product that
 ``torch.nn.functional.linear`` takes for float32 on a CPU is MKL's, which is at its best on the processors of its maker.
-On others oneDNN, which reads a plain weight as it lies, is the quicker one for weights that come from memory, as a
+On AMD's oneDNN, which reads a plain weight as it lies, is the quicker one for weights that come from memory, as a
 model's do. Small weights are not worth its preparations. The numbers are the same to the order of their sums.
 
-Milliseconds, oneDNN's and MKL's, of SmolLM2's blocks and of its unembedding, by a script, two threads:
-
-===========================  ========  ========  ========  =======================
-rows                         1         4         16        the unembedding, 1 to 16
-===========================  ========  ========  ========  =======================
-an EPYC (Zen 4)              28, 39    33, 52    47, 65    5 to 10, 10 to 23
-a Xeon (Sapphire Rapids)     42, 19    37, 38    62, 41    6 to 12, 5 to 12
-===========================  ========  ========  ========  =======================
+Found on an EPYC and on a Xeon, each weight from memory: on the latter MKL is ahead, most of all for one row.
 """
 
 from __future__ import annotations
