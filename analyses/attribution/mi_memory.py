@@ -5,6 +5,10 @@
 2. Shares are taken a step at a time; probes hold some `DEFAULT_MAX_BYTES` meanwhile.
 3. For total effects the model runs anew on copies of the keys and values, some 500 MB of them at a time.
 4. Of the heads whose sources are told, the patterns at the steps asked for are kept, and their values.
+
+On the CPU comes what the C library keeps of memory that was freed: how much hangs on what was freed when, not on the
+text. glibc hands back what is free at the end of its heap from twice its largest threshold on, 64 MiB
+(``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of mallopt(3)).
 """
 
 from __future__ import annotations
@@ -23,15 +27,18 @@ from probes.chunks import DEFAULT_MAX_BYTES
 __all__ = ["Needs", "check_needs", "needs_of"]
 
 _OPERATION = "mi_attribution"
+_FREED = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Needs:
     """Bytes that parts of the work take at most, beside the model: the largest of them is what is needed.
 
-    >>> needs = Needs(reading=10, writes=40, shares=20, totals=30, sources=0)
+    ``freed`` is what may be kept beside any of them of memory that was freed.
+
+    >>> needs = Needs(reading=10, writes=40, shares=20, totals=30, sources=0, freed=5)
     >>> needs.most, needs.part
-    (40, 'writes')
+    (45, 'writes')
     """
 
     reading: int
@@ -39,15 +46,16 @@ class Needs:
     shares: int
     totals: int
     sources: int
+    freed: int
 
     @property
     def most(self) -> int:
-        return max(vars(self).values())
+        return int(vars(self)[self.part]) + self.freed
 
     @property
     def part(self) -> str:
         """Which of them it is."""
-        return max(vars(self), key=lambda name: int(vars(self)[name]))
+        return max((name for name in vars(self) if name != "freed"), key=lambda name: int(vars(self)[name]))
 
 
 def needs_of(
@@ -83,6 +91,7 @@ def needs_of(
         shares=below + shares,
         totals=below + replaced_bytes(engine, tokens, count) if total else 0,
         sources=below + read if sources else 0,
+        freed=_FREED if engine.device.type == "cpu" else 0,
     )
 
 

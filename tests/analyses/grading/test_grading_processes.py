@@ -122,14 +122,15 @@ PAYLOADS = (
 def test_hostile_answers_are_wrong_and_run_nothing(payload: str, tmp_path: Path, grader: Grader) -> None:
     file = tmp_path / "touched"
     text = payload.format(file=file)
+    gold = next(str(number) for number in range(18, 1000) if str(number) not in text)  # folders have numbers, too
     boxed, bare, marked, as_gold = grader.grade(
-        [("18", rf"\boxed{{{text}}}"), ("18", text), ("18", f"The answer is {text}"), (text, r"\boxed{18}")]
+        [(gold, rf"\boxed{{{text}}}"), (gold, text), (gold, f"The answer is {text}"), (text, rf"\boxed{{{gold}}}")]
     )
     assert boxed.status is Status.WRONG
     assert {bare.status, marked.status} <= {Status.WRONG, Status.NO_ANSWER}
     assert as_gold.status in (Status.ERROR, Status.WRONG)
     worker = grader._workers[0]
-    assert worker.ask("18", text)[0] in ("different", "error")  # what keeps it out is in the process as well
+    assert worker.ask(gold, text)[0] in ("different", "error")  # what keeps it out is in the process as well
     assert not file.exists()
 
 
