@@ -15,12 +15,17 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial, wraps
+from itertools import product
 from pickle import UnpicklingError
 from typing import Any
 
 import numba
 import numpy as np
 from jaxtyping import Float64, Int64
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 __all__ = ["ALLOWED", "axes", "factors", "grams", "in_units", "scores", "take_apart"]
 
@@ -34,6 +39,11 @@ _GUESSES = 12
 _FADED = -0.75
 # What features are multiplied by beside answers: 1, F_0, F_1 and the last feature.
 _OWN = 4
+# Rows whose products with answers are written down at once.
+_BESIDE = 8
+# Numbers in a register, and in a line of the cache.
+_WIDE = 8 if binding.get_host_cpu_features().get("avx512f") else 4
+_LINE = 8
 # As in `expansion`, not from there: what is kept on the disk would outlive a change of another file.
 _FARTHEST = 30.0
 _ROUNDED = float(np.finfo(np.float64).eps)
@@ -159,6 +169,46 @@ def take_apart(
             exponent[row, i] = u[row, i] * u[row, i] * (weights[row] / -2)
 
 
+@intrinsic
+def _products(typing: Any, rows: Any, features: Any, size: Any) -> tuple[Any, Callable[..., Any]]:
+    """Products of some rows with some features, row by row, over their first `size` coordinates: tuples of arrays.
+
+    All sums stay in registers, each as `_WIDE` numbers. Left to itself LLVM takes half of what a register of AVX-512
+    holds: Intel's processors once ran slower with all of it.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def begins(kind: Any, value: Any) -> list[Any]:
+            arrays = cgutils.unpack_tuple(builder, value)
+            return [context.make_array(kind.dtype)(context, builder, array).data for array in arrays]
+
+        def added(kind: Any, begin: Any, end: Any, step: Any, before: list[Any]) -> list[Any]:
+            sums = [cgutils.alloca_once_value(builder, value) for value in before]
+            with cgutils.for_range_slice(builder, begin, end, step, intp=end.type) as (at, _):
+                x, f = ([_load(builder, kind, one, at) for one in of] for of in (x_begins, f_begins))
+                for total, (one, other) in zip(sums, product(x, f), strict=True):
+                    builder.store(builder.fadd(builder.load(total), builder.fmul(one, other)), total)
+            return [builder.load(total) for total in sums]
+
+        x_begins, f_begins = (begins(signature.args[i], arguments[i]) for i in range(2))
+        end = arguments[2]
+        none, one, step = (ir.Constant(end.type, number) for number in (0, 1, _WIDE))
+        double, wide = ir.DoubleType(), ir.VectorType(ir.DoubleType(), _WIDE)
+        whole = builder.sub(end, builder.srem(end, step))
+        sums = added(wide, none, whole, step, [ir.Constant(wide, None)] * (len(x_begins) * len(f_begins)))
+        across = ir.FunctionType(double, [double, wide])
+        across = cgutils.get_or_insert_function(builder.module, across, f"llvm.vector.reduce.fadd.v{_WIDE}f64")
+        sums = [builder.call(across, [ir.Constant(double, 0.0), total], fastmath=("reassoc",)) for total in sums]
+        return context.make_tuple(builder, signature.return_type, added(double, whole, end, one, sums))
+
+    return types.UniTuple(types.float64, rows.count * features.count)(rows, features, size), codegen
+
+
+def _load(builder: Any, kind: Any, begin: Any, at: Any) -> Any:
+    place = builder.bitcast(builder.gep(begin, [at]), kind.as_pointer())
+    return builder.load(place, align=8)
+
+
 @_compiled_within
 def _multiply(
     x: Float64[np.ndarray, "n d"],
@@ -170,54 +220,32 @@ def _multiply(
 ) -> None:
     """Add to `out`, from row `first` on, the products of x with the features over `size` coordinates from `begin` on.
 
-    Three features at a time, and four rows of x: their twelve sums stay in registers.
+    Four rows of x, or the last two, and three features at a time.
     """
     n, last = len(x), len(x) - 1
-    for j in range(0, len(features), 3):
-        f0, f1, f2 = features[j], features[j + 1], features[j + 2]
-        i = 0
-        while i + 2 < n:
-            x0, x1 = x[i][begin : begin + size], x[i + 1][begin : begin + size]
-            x2, x3 = x[i + 2][begin : begin + size], x[min(i + 3, last)][begin : begin + size]
-            a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = d0 = d1 = d2 = 0.0
-            for k in range(size):
-                a0 += x0[k] * f0[k]
-                a1 += x0[k] * f1[k]
-                a2 += x0[k] * f2[k]
-                b0 += x1[k] * f0[k]
-                b1 += x1[k] * f1[k]
-                b2 += x1[k] * f2[k]
-                c0 += x2[k] * f0[k]
-                c1 += x2[k] * f1[k]
-                c2 += x2[k] * f2[k]
-                d0 += x3[k] * f0[k]
-                d1 += x3[k] * f1[k]
-                d2 += x3[k] * f2[k]
-            o = out[first + i]
-            o[j], o[j + 1], o[j + 2] = o[j] + a0, o[j + 1] + a1, o[j + 2] + a2
-            o = out[first + i + 1]
-            o[j], o[j + 1], o[j + 2] = o[j] + b0, o[j + 1] + b1, o[j + 2] + b2
-            o = out[first + i + 2]
-            o[j], o[j + 1], o[j + 2] = o[j] + c0, o[j + 1] + c1, o[j + 2] + c2
-            if i + 3 < n:
-                o = out[first + i + 3]
-                o[j], o[j + 1], o[j + 2] = o[j] + d0, o[j + 1] + d1, o[j + 2] + d2
-            i += 4
-        if i < n:  # one or two are left
-            x0, x1 = x[i][begin : begin + size], x[min(i + 1, last)][begin : begin + size]
-            a0 = a1 = a2 = b0 = b1 = b2 = 0.0
-            for k in range(size):
-                a0 += x0[k] * f0[k]
-                a1 += x0[k] * f1[k]
-                a2 += x0[k] * f2[k]
-                b0 += x1[k] * f0[k]
-                b1 += x1[k] * f1[k]
-                b2 += x1[k] * f2[k]
-            o = out[first + i]
-            o[j], o[j + 1], o[j + 2] = o[j] + a0, o[j + 1] + a1, o[j + 2] + a2
-            if i + 1 < n:
-                o = out[first + i + 1]
-                o[j], o[j + 1], o[j + 2] = o[j] + b0, o[j + 1] + b1, o[j + 2] + b2
+    for i in range(0, n, 4):
+        x0, x1 = x[i][begin : begin + size], x[min(i + 1, last)][begin : begin + size]
+        x2, x3 = x[min(i + 2, last)][begin : begin + size], x[min(i + 3, last)][begin : begin + size]
+        for j in range(0, len(features), 3):
+            f = features[j], features[j + 1], features[j + 2]
+            if i + 2 < n:
+                four = _products((x0, x1, x2, x3), f, size)
+                for k in range(min(4, n - i)):
+                    for of in range(3):
+                        out[first + i + k, j + of] += four[3 * k + of]
+            else:
+                two = _products((x0, x1), f, size)
+                for k in range(n - i):
+                    for of in range(3):
+                        out[first + i + k, j + of] += two[3 * k + of]
+
+
+@_compiled_within
+def _aligned(rows: int) -> Float64[np.ndarray, "rows block"]:
+    """Zeros of `_BLOCK` columns that begin where a line of the cache does: what is loaded then never crosses one."""
+    room = np.zeros(rows * _BLOCK + _LINE)
+    skipped = (_LINE - room.ctypes.data // 8 % _LINE) % _LINE
+    return room[skipped : skipped + rows * _BLOCK].reshape((rows, _BLOCK))
 
 
 @_compiled_within
@@ -324,18 +352,23 @@ def grams(
         m, lanes, d, q = most + most_apart, end_row - begin_row, u.shape[1], whitened.shape[1]
         work = room[start : start + m * (width + 1) * lanes].reshape((m, width + 1, lanes))
         padded = (most + 2) // 3 * 3
-        features, own = np.zeros((padded, _BLOCK)), np.ones((_OWN, _BLOCK))
-        sums, cross = np.empty((_OWN, padded)), np.empty((max(1, width - m), padded))
+        features, own = _aligned(padded), _aligned(_OWN)
+        own[0] = 1.0
+        sums, cross = np.empty((_OWN, padded)), np.empty((_BESIDE, max(1, width - m), padded))
         phi, axes, root = np.zeros((most, most_apart)), np.zeros((most, most_apart)), np.zeros((most_apart, most_apart))
+        # Small enough to stay in the cache while rows write to it one by one; `work` is not.
+        first_products, powers = np.zeros((most, lanes)), np.zeros((2 * most, lanes))
         columns = np.zeros((most_apart, width, lanes))
+        work[:] = 0.0
         for row in range(begin_row, end_row):
             lane, count, apart = row - begin_row, counts[which[row]], aparts[row]
             first, met = ends[row], ends[row + 1] - ends[row]
-            mix, inner = mixes[which[row]], inners[which[row]]
+            mix = mixes[which[row]]
             here = (count + 2) // 3 * 3
             # 1. Features, some coordinates at a time, and their products.
+            beside = lane % _BESIDE
             sums[:] = 0.0
-            cross[:] = 0.0
+            cross[beside] = 0.0
             features[count:here] = 0.0
             for begin in range(0, d, _BLOCK):
                 size = min(_BLOCK, d - begin)
@@ -344,31 +377,20 @@ def grams(
                     own[1, k], own[2, k], own[3, k] = features[0, k], features[1, k], features[count - 1, k]
                 _multiply(own, size - size, features[:here], size, size - size, sums)
                 for k in range(met):
-                    _multiply(whitened[answers[first + k]], begin, features[:here], size, k * q, cross)
-            # 2. The Gram matrix of the features is one of power sums.
-            for i in range(m):
-                for j in range(i, m):
-                    work[i, j, lane] = 0.0
-                work[i, i, lane] = 1.0
-                for j in range(width - m):
-                    work[i, m + j, lane] = cross[j, i] if i < count else 0.0
-                work[i, width, lane] = sums[0, i] if i < count else 0.0
+                    _multiply(whitened[answers[first + k]], begin, features[:here], size, k * q, cross[beside])
             for i in range(count):
-                for j in range(i, count):
-                    if i == 0:
-                        total = sums[1, j]
-                    elif i + j <= count:
-                        total = sums[2, i + j - 1]
-                    else:
-                        total = sums[3, i + j - count + 1]
-                    work[i, j, lane] = total + ridge * inner[i, j]
-            # 3. Columns of the coordinates apart.
+                work[i, width, lane] = sums[0, i]
+                first_products[i, lane] = sums[1, i]
+            for n in range(2, 2 * count - 1):
+                powers[n, lane] = sums[2, n - 1] if n <= count else sums[3, n - count + 1]
+            if beside == _BESIDE - 1 or row == end_row - 1:
+                for j in range(width - m):
+                    for i in range(most):
+                        for k in range(beside + 1):
+                            work[i, m + j, lane - beside + k] = cross[k, j, i]
+            # 2. Columns of the coordinates apart.
             _columns(far[row], apart, mix, count, weights[which[row]], phi, root, axes)
-            for k in range(most_apart):
-                for i in range(width):
-                    columns[k, i, lane] = 0.0
             for k in range(apart):
-                work[most + k, most + k, lane] = ridge
                 for i in range(count):
                     columns[k, i, lane] = phi[i, k]
                 for i in range(k + 1):
@@ -376,12 +398,26 @@ def grams(
                 for j in range(met):
                     for n in range(q):
                         columns[k, m + j * q + n, lane] = whitened[answers[first + j], n, at[row, k]]
-        # 4. Of all rows beside one another: what these columns add, and what centring takes.
+        # 3. Of all rows beside one another: the Gram matrix of the features, which is one of power sums; what the
+        # columns add to it, and what centring takes.
+        for i in range(most):
+            for j in range(i, most):
+                for k in range(lanes):
+                    of = which[begin_row + k]
+                    total = (first_products[j, k] if i == 0 else powers[i + j, k]) + ridge * inners[of, i, j]
+                    work[i, j, k] = total if j < counts[of] else (1.0 if i == j else 0.0)
+        for i in range(most_apart):
+            for k in range(lanes):
+                work[most + i, most + i, k] = ridge if i < aparts[begin_row + k] else 1.0
         for column in range(most_apart):
-            for i in range(most + column + 1):  # below it the root is 0
+            end = most + column + 1  # below it the root is 0
+            for i in range(end):
                 for k in range(lanes):
                     work[i, width, k] += columns[column, i, k]
-                for j in range(i, width):
+                for j in range(i, end):
+                    for k in range(lanes):
+                        work[i, j, k] += columns[column, i, k] * columns[column, j, k]
+                for j in range(m, width):
                     for k in range(lanes):
                         work[i, j, k] += columns[column, i, k] * columns[column, j, k]
         for i in range(m):
@@ -587,7 +623,7 @@ def factors(
     u, shifted, which, aparts, at, _ = steps
     weights = bases[1]
     d, widest = u.shape[1], of_features.shape[2] - 1
-    features = np.zeros((widest + 3, _BLOCK))
+    features = _aligned(widest + 3)
     for row in range(len(u)):
         count, rank = bases[0][which[row]], ranks[row]
         features[count : count + 3] = 0.0
