@@ -6,20 +6,15 @@ Here numba compiles the chain as one loop over steps, which holds no lock of the
 rows (`shared`) do not wait for one another. What is computed is what `expansion` and `step_blocks` say, in another
 order: scores are the same to rounding.
 
-This module alone needs numba (the extra `fast`); who has a use for it asks `compiled_steps.kernels`.
+This module needs numba (the extra `fast`); who has a use for it asks `compiling.kernels`.
 """
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Callable
-from functools import partial, wraps
 from itertools import product
-from pickle import UnpicklingError
 from typing import Any
 
-import numba
 import numpy as np
 from jaxtyping import Float64, Int64
 from llvmlite import binding, ir
@@ -27,10 +22,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["ALLOWED", "axes", "factors", "grams", "in_units", "scores", "take_apart"]
+from probes.compiling import compiled, compiled_within
 
-#: Whether numba may compile: ``NUMBA_DISABLE_JIT=1`` forbids it.
-ALLOWED = not numba.config.DISABLE_JIT
+__all__ = ["axes", "factors", "grams", "in_units", "scores", "take_apart"]
 
 # Coordinates worked on at once: features of so many, and answers' factors at them, stay in the first cache.
 _BLOCK = 256
@@ -49,43 +43,7 @@ _FARTHEST = 30.0
 _ROUNDED = float(np.finfo(np.float64).eps)
 
 
-def _compiled(function: Callable[..., Any], *, within: bool = False) -> Callable[..., Any]:
-    """Sums in any order, and a product with the sum after it as one: but NaN and inf are what they are.
-
-    What is called `within` others becomes a part of each of them. Left to stand alone it would be compiled with every
-    caller, and which of these, that round differently, is then called hangs on whether all came from the disk.
-
-    What is compiled is kept on the disk for other processes, where that can be.
-    """
-    function = inspect.unwrap(function)  # what checks types while tests run cannot be compiled
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "forceinline": within}
-    if within:
-        return numba.njit(**options)(function)
-    try:
-        made = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither beside this file nor at home a folder to keep it in
-        return numba.njit(**options)(function)
-
-    @wraps(function)
-    def call(*arguments: Any) -> None:
-        nonlocal made
-        try:
-            made(*arguments)
-        except (OSError, EOFError, UnpicklingError) as error:  # the code knows none: they are of the disk
-            told = (
-                f"compiled code cannot be kept or read ({error}): every process will compile it, some seconds each time"
-            )
-            warnings.warn(told, RuntimeWarning, stacklevel=2)
-            made = numba.njit(**options)(function)
-            made(*arguments)
-
-    return call
-
-
-_compiled_within = partial(_compiled, within=True)
-
-
-@_compiled
+@compiled
 def in_units(
     x: Float64[np.ndarray, "row d"],
     width: float,
@@ -145,7 +103,7 @@ def in_units(
                 least = size[most - 1]
 
 
-@_compiled
+@compiled
 def take_apart(
     u: Float64[np.ndarray, "row d"],
     places: Int64[np.ndarray, "row most"],
@@ -209,7 +167,7 @@ def _load(builder: Any, kind: Any, begin: Any, at: Any) -> Any:
     return builder.load(place, align=8)
 
 
-@_compiled_within
+@compiled_within
 def _multiply(
     x: Float64[np.ndarray, "n d"],
     begin: int,
@@ -240,7 +198,7 @@ def _multiply(
                         out[first + i + k, j + of] += two[3 * k + of]
 
 
-@_compiled_within
+@compiled_within
 def _aligned(rows: int) -> Float64[np.ndarray, "rows block"]:
     """Zeros of `_BLOCK` columns that begin where a line of the cache does: what is loaded then never crosses one."""
     room = np.zeros(rows * _BLOCK + _LINE)
@@ -248,7 +206,7 @@ def _aligned(rows: int) -> Float64[np.ndarray, "rows block"]:
     return room[skipped : skipped + rows * _BLOCK].reshape((rows, _BLOCK))
 
 
-@_compiled_within
+@compiled_within
 def _make_features(
     u: Float64[np.ndarray, " d"],
     shifted: Float64[np.ndarray, " d"],
@@ -275,7 +233,7 @@ def _make_features(
             power[k] = before[k] * here[k]
 
 
-@_compiled_within
+@compiled_within
 def _columns(
     far: Float64[np.ndarray, " apart"],
     apart: int,
@@ -327,7 +285,7 @@ def _columns(
                 root[i, j] -= root[k, i] * root[k, j]
 
 
-@_compiled
+@compiled
 def grams(
     steps: tuple[Any, ...],
     bases: tuple[Any, ...],
@@ -426,7 +384,7 @@ def grams(
                     work[i, j, k] -= work[i, width, k] / d * work[j, width, k]
 
 
-@_compiled
+@compiled
 def scores(
     groups: Int64[np.ndarray, "group 6"],
     q: int,
@@ -463,7 +421,7 @@ def scores(
                 out[ends[row] + j] = total[j, row - begin_row] if least[row - begin_row] > 0.0 else np.nan
 
 
-@_compiled
+@compiled
 def axes(
     steps: tuple[Any, ...],
     bases: tuple[Any, ...],
@@ -610,7 +568,7 @@ def axes(
                     of_apart[row, k, j] = total
 
 
-@_compiled
+@compiled
 def factors(
     steps: tuple[Any, ...],
     bases: tuple[Any, ...],

@@ -20,27 +20,12 @@ from probes.feature_basis import COUNTS, basis
 from probes.kernel import Kernel
 from probes.step_blocks import MANY, Factored, Meetings, Met, Whitener
 
-__all__ = ["CompiledSteps", "kernels"]
+__all__ = ["CompiledSteps"]
 
 # Rows whose small matrices are worked on beside one another: a vector of the processor has some of each.
 _LANES = 32
 # One coordinate more apart costs about as much as this many features: measured.
 _APART_COST = 0.5
-
-
-@cache
-def kernels() -> ModuleType | None:
-    """The module `compiled`, where numba (the extra `fast`) is there and may compile; else torch does it all.
-
-    >>> found = kernels()
-    >>> found is None or found.ALLOWED
-    True
-    """
-    try:
-        from probes import compiled
-    except ImportError:
-        return None
-    return compiled if compiled.ALLOWED else None
 
 
 @cache

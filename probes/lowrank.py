@@ -23,7 +23,8 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from probes.chunks import DEFAULT_MAX_BYTES, Take, in_cache, parts
-from probes.compiled_steps import CompiledSteps, kernels
+from probes.compiled_steps import CompiledSteps
+from probes.compiling import kernels
 from probes.expansion import FEATURES, FEWEST, ROUNDING, Expansion, Room, base_point, expand
 from probes.kernel import Kernel
 

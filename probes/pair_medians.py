@@ -3,16 +3,19 @@
 1. `pair_medians`: sort; guess; count the pairs up to two distances that should enclose the middle one closely; look at
 the few pairs between the two. 2. Where they enclose nothing, or too much, a bracket is shrunk until it closes.
 
-Rows are vectors, of float64; all is O(d log d) a row.
+Rows are vectors, of float64; all is O(d log d) a row. On a CPU with numba `compiled_medians` does the same.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+
+from probes.compiling import kernels
 
 __all__ = ["ends", "pair_medians", "reach"]
 
@@ -28,6 +31,11 @@ def pair_medians(x: Float64[Tensor, "row d"]) -> Float64[Tensor, " row"]:
     >>> pair_medians(torch.tensor([[3.0, 0.0, 1.0], [5.0, 5.0, 5.0]]).double()).tolist()
     [2.0, 0.0]
     """
+    code = kernels("compiled_medians") if x.device.type == "cpu" else None
+    if code is not None:
+        out = x.new_empty(len(x))
+        code.middle_distances(np.sort(x.detach().numpy()), out.numpy())
+        return out
     x = x.sort(dim=-1).values
     if x.shape[1] < _SURE:
         return _by_brackets(x)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from analyses.bench.nhsic import synthetic_activations, threads, timed
 from probes.answers import factor_answers
-from probes.compiled_steps import kernels
+from probes.compiling import kernels
 from probes.scoring import nhsic_with
 
 __all__ = ["COMPILED", "KINDS", "bench_profile"]

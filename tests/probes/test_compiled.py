@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 import torch
 from vectors import correlated
 
 import probes
-from probes import compiled, compiled_steps, expansion, kernel_cka, lowrank, nhsic, nhsic_dense, null_scores
+from probes import compiled, compiling, expansion, kernel_cka, lowrank, nhsic, nhsic_dense, null_scores
 from probes.answers import factor_answers
 from probes.compiled_steps import CompiledSteps
 from probes.expansion import base_point
@@ -146,7 +147,7 @@ def test_massive_coordinates_that_coincide():
 def test_without_numba_or_where_it_may_not_compile_torch_does_it(monkeypatch):
     script = (
         "import torch\n"
-        "from probes.compiled_steps import kernels\n"
+        "from probes.compiling import kernels\n"
         "from probes.hsic import nhsic\n"
         "assert kernels() is None\n"
         "x = torch.arange(1200.0).sin().reshape(6, 200) * 30\n"
@@ -196,8 +197,8 @@ def test_where_nothing_can_be_kept_it_is_compiled_for_this_process(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(compiled.numba, "njit", njit)
-    assert compiled._compiled(steps_of) is steps_of
+    monkeypatch.setattr(numba, "njit", njit)
+    assert compiling.compiled(steps_of) is steps_of
     assert [options.get("cache", False) for options in asked] == [True, False]
 
 
@@ -234,4 +235,4 @@ def test_nulls_and_their_scores_are_alike_on_both_roads(monkeypatch):
     ours = null_scores(steps, answers)
     monkeypatch.setattr(lowrank, "kernels", lambda: None)
     torch.testing.assert_close(null_scores(steps, answers), ours, rtol=0, atol=1e-9)
-    assert compiled_steps.kernels() is compiled
+    assert compiling.kernels() is compiled
