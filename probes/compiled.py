@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from probes.compiling import compiled, compiled_within
 
-__all__ = ["axes", "factors", "grams", "in_units", "scores", "take_apart"]
+__all__ = ["LANES", "axes", "factors", "grams", "in_units", "scores", "take_apart"]
 
 # Coordinates worked on at once: features of so many, and answers' factors at them, stay in the first cache.
 _BLOCK = 256
@@ -33,8 +33,8 @@ _GUESSES = 12
 _FADED = -0.75
 # What features are multiplied by beside answers: 1, F_0, F_1 and the last feature.
 _OWN = 4
-# Rows whose products with answers are written down at once.
-_BESIDE = 8
+#: Rows whose small matrices are worked on beside one another: a number of each.
+LANES = 8
 # Numbers in a register, and in a line of the cache.
 _WIDE = 8 if binding.get_host_cpu_features().get("avx512f") else 4
 _LINE = 8
@@ -165,6 +165,32 @@ def _products(typing: Any, rows: Any, features: Any, size: Any) -> tuple[Any, Ca
 def _load(builder: Any, kind: Any, begin: Any, at: Any) -> Any:
     place = builder.bitcast(builder.gep(begin, [at]), kind.as_pointer())
     return builder.load(place, align=8)
+
+
+@intrinsic
+def _add_products(typing: Any, to: Any, shares: Any, of: Any, size: Any) -> tuple[Any, Callable[..., Any]]:
+    """Add to the first numbers of `to [size, LANES]` those of some others, by so large a share: `[LANES]` of each."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def begin(kind: Any, array: Any) -> Any:
+            return context.make_array(kind)(context, builder, array).data
+
+        def begins(at: int) -> list[Any]:
+            arrays = cgutils.unpack_tuple(builder, arguments[at])
+            return [begin(signature.args[at].dtype, array) for array in arrays]
+
+        end, wide = arguments[3], ir.VectorType(ir.DoubleType(), LANES)
+        none, step = ir.Constant(end.type, 0), ir.Constant(end.type, LANES)
+        factors = [_load(builder, wide, one, none) for one in begins(1)]
+        place, others = begin(signature.args[0], arguments[0]), begins(2)
+        with cgutils.for_range_slice(builder, none, builder.mul(end, step), step, intp=end.type) as (at, _):
+            total = _load(builder, wide, place, at)
+            for factor, other in zip(factors, others, strict=True):
+                total = builder.fadd(total, builder.fmul(factor, _load(builder, wide, other, at)))
+            builder.store(total, builder.bitcast(builder.gep(place, [at]), wide.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(to, shares, of, size), codegen
 
 
 @compiled_within
@@ -305,28 +331,30 @@ def grams(
     """
     u, shifted, which, aparts, at, far = steps
     counts, weights, mixes, inners = bases
+    d, q = u.shape[1], whitened.shape[1]
+    largest, farthest, widest = groups[:, 2].max(), groups[:, 3].max(), groups[:, 4].max()
+    padded = (largest + 2) // 3 * 3
+    features, own = _aligned(padded), _aligned(_OWN)
+    own[0] = 1.0
+    sums, cross = np.empty((_OWN, padded)), np.empty((LANES, max(1, widest), padded))
+    phi, axes, root = np.zeros((largest, farthest)), np.zeros((largest, farthest)), np.zeros((farthest, farthest))
+    first_products, powers = np.zeros((largest, LANES)), np.zeros((2 * largest, LANES))
+    columns, means = np.empty((farthest + 3, widest, LANES)), np.empty((largest + farthest, LANES))
+    shares = np.empty((4, LANES))
     for group in range(len(groups)):
         begin_row, end_row, most, most_apart, width, start = groups[group]
-        m, lanes, d, q = most + most_apart, end_row - begin_row, u.shape[1], whitened.shape[1]
-        work = room[start : start + m * (width + 1) * lanes].reshape((m, width + 1, lanes))
-        padded = (most + 2) // 3 * 3
-        features, own = _aligned(padded), _aligned(_OWN)
-        own[0] = 1.0
-        sums, cross = np.empty((_OWN, padded)), np.empty((_BESIDE, max(1, width - m), padded))
-        phi, axes, root = np.zeros((most, most_apart)), np.zeros((most, most_apart)), np.zeros((most_apart, most_apart))
-        # Small enough to stay in the cache while rows write to it one by one; `work` is not.
-        first_products, powers = np.zeros((most, lanes)), np.zeros((2 * most, lanes))
-        columns = np.zeros((most_apart, width, lanes))
+        m, lanes = most + most_apart, end_row - begin_row
+        work = room[start : start + m * (width + 1) * LANES].reshape((m, width + 1, LANES))
         work[:] = 0.0
+        columns[:] = 0.0
+        cross[:, : width - m] = 0.0
         for row in range(begin_row, end_row):
             lane, count, apart = row - begin_row, counts[which[row]], aparts[row]
             first, met = ends[row], ends[row + 1] - ends[row]
             mix = mixes[which[row]]
             here = (count + 2) // 3 * 3
             # 1. Features, some coordinates at a time, and their products.
-            beside = lane % _BESIDE
             sums[:] = 0.0
-            cross[beside] = 0.0
             features[count:here] = 0.0
             for begin in range(0, d, _BLOCK):
                 size = min(_BLOCK, d - begin)
@@ -335,17 +363,12 @@ def grams(
                     own[1, k], own[2, k], own[3, k] = features[0, k], features[1, k], features[count - 1, k]
                 _multiply(own, size - size, features[:here], size, size - size, sums)
                 for k in range(met):
-                    _multiply(whitened[answers[first + k]], begin, features[:here], size, k * q, cross[beside])
+                    _multiply(whitened[answers[first + k]], begin, features[:here], size, k * q, cross[lane])
             for i in range(count):
                 work[i, width, lane] = sums[0, i]
                 first_products[i, lane] = sums[1, i]
             for n in range(2, 2 * count - 1):
                 powers[n, lane] = sums[2, n - 1] if n <= count else sums[3, n - count + 1]
-            if beside == _BESIDE - 1 or row == end_row - 1:
-                for j in range(width - m):
-                    for i in range(most):
-                        for k in range(beside + 1):
-                            work[i, m + j, lane - beside + k] = cross[k, j, i]
             # 2. Columns of the coordinates apart.
             _columns(far[row], apart, mix, count, weights[which[row]], phi, root, axes)
             for k in range(apart):
@@ -356,32 +379,40 @@ def grams(
                 for j in range(met):
                     for n in range(q):
                         columns[k, m + j * q + n, lane] = whitened[answers[first + j], n, at[row, k]]
-        # 3. Of all rows beside one another: the Gram matrix of the features, which is one of power sums; what the
-        # columns add to it, and what centring takes.
+        # 3. Of all rows beside one another: the Gram matrix of the features, which is one of power sums, and products
+        # with answers; what the columns add to them, and what centring takes.
         for i in range(most):
-            for j in range(i, most):
+            for k in range(lanes):
+                of = which[begin_row + k]
+                for j in range(i, counts[of]):
+                    total = first_products[j, k] if i == 0 else powers[i + j, k]
+                    work[i, j, k] = total + ridge * inners[of, i, j]
+                if i >= counts[of]:
+                    work[i, i, k] = 1.0
+            for j in range(width - m):
                 for k in range(lanes):
-                    of = which[begin_row + k]
-                    total = (first_products[j, k] if i == 0 else powers[i + j, k]) + ridge * inners[of, i, j]
-                    work[i, j, k] = total if j < counts[of] else (1.0 if i == j else 0.0)
+                    work[i, m + j, k] = cross[k, j, i]
         for i in range(most_apart):
             for k in range(lanes):
                 work[most + i, most + i, k] = ridge if i < aparts[begin_row + k] else 1.0
-        for column in range(most_apart):
-            end = most + column + 1  # below it the root is 0
-            for i in range(end):
-                for k in range(lanes):
-                    work[i, width, k] += columns[column, i, k]
-                for j in range(i, end):
-                    for k in range(lanes):
-                        work[i, j, k] += columns[column, i, k] * columns[column, j, k]
-                for j in range(m, width):
-                    for k in range(lanes):
-                        work[i, j, k] += columns[column, i, k] * columns[column, j, k]
         for i in range(m):
-            for j in range(i, m):
-                for k in range(lanes):
-                    work[i, j, k] -= work[i, width, k] / d * work[j, width, k]
+            for k in range(lanes, LANES):
+                work[i, i, k] = 1.0
+        for column in range(0, most_apart, 4):  # four at a time: `work` is read and written once for them
+            c0, c1, c2, c3 = columns[column], columns[column + 1], columns[column + 2], columns[column + 3]
+            end = most + min(column + 4, most_apart)  # below it the root is 0
+            for i in range(end):
+                by = c0[i], c1[i], c2[i], c3[i]
+                _add_products(work[i, i:end], by, (c0[i:end], c1[i:end], c2[i:end], c3[i:end]), end - i)
+                _add_products(work[i, m:width], by, (c0[m:], c1[m:], c2[m:], c3[m:]), width - m)
+                for k in range(LANES):
+                    work[i, width, k] += c0[i, k] + c1[i, k] + c2[i, k] + c3[i, k]
+        for i in range(m):
+            means[i] = work[i, width]
+        for i in range(m):
+            for k in range(LANES):
+                shares[0, k] = means[i, k] / -d
+            _add_products(work[i, i:m], (shares[0],), (means[i:m],), m - i)
 
 
 @compiled
@@ -397,25 +428,35 @@ def scores(
     Elimination: of each pivot the squares of what is right of it, over it, are its part of the scores. NaN where not
     even the ridge makes a Gram matrix positive.
     """
+    shares, over = np.empty((4, LANES)), np.empty((4, LANES))
     for group in range(len(groups)):
         begin_row, end_row, count, apart, width, start = groups[group]
-        m, lanes = count + apart, end_row - begin_row
-        work = room[start : start + m * (width + 1) * lanes].reshape((m, width + 1, lanes))
+        m = count + apart
+        work = room[start : start + m * (width + 1) * LANES].reshape((m, width + 1, LANES))
         most = (width - m) // q
-        least, share, total = np.full(lanes, 1.0), np.empty(lanes), np.zeros((most, lanes))
-        for pivot in range(m):
-            for k in range(lanes):
-                least[k] = min(least[k], work[pivot, pivot, k])
-            for i in range(pivot + 1, m):
-                for k in range(lanes):
-                    share[k] = work[pivot, i, k] / work[pivot, pivot, k]
-                for j in range(i, width):
-                    for k in range(lanes):
-                        work[i, j, k] -= share[k] * work[pivot, j, k]
-            for j in range(most):
-                for n in range(m + j * q, m + j * q + q):
-                    for k in range(lanes):
-                        total[j, k] += work[pivot, n, k] * work[pivot, n, k] / work[pivot, pivot, k]
+        least, total = np.full(LANES, 1.0), np.zeros((most, LANES))
+        for begin in range(0, m, 4):  # four pivots at a time: what is right of and below them is read once for all
+            end = min(begin + 4, m)
+            for pivot in range(begin, end):
+                line = work[pivot]
+                for k in range(LANES):
+                    least[k] = min(least[k], line[pivot, k])
+                    over[pivot - begin, k] = 1 / line[pivot, k]
+                for i in range(pivot + 1, end):
+                    for k in range(LANES):
+                        shares[0, k] = -line[i, k] * over[pivot - begin, k]
+                    _add_products(work[i, i:width], (shares[0],), (line[i:width],), width - i)
+                for j in range(most):
+                    for n in range(m + j * q, m + j * q + q):
+                        for k in range(LANES):
+                            total[j, k] += line[n, k] * line[n, k] * over[pivot - begin, k]
+            for i in range(end, m):
+                for one in range(4):
+                    for k in range(LANES):
+                        shares[one, k] = -work[begin + one, i, k] * over[one, k]
+                w0, w1, w2, w3 = work[begin], work[begin + 1], work[begin + 2], work[begin + 3]
+                of = w0[i:width], w1[i:width], w2[i:width], w3[i:width]
+                _add_products(work[i, i:width], (shares[0], shares[1], shares[2], shares[3]), of, width - i)
         for row in range(begin_row, end_row):
             for j in range(ends[row + 1] - ends[row]):
                 out[ends[row] + j] = total[j, row - begin_row] if least[row - begin_row] > 0.0 else np.nan
@@ -453,8 +494,8 @@ def axes(
     phi, room, root = np.zeros((widest, most_apart)), np.zeros((widest, most_apart)), np.zeros((most_apart, most_apart))
     for group in range(len(groups)):
         begin, end, most, farther, width, start = groups[group]
-        m, lanes = most + farther, end - begin
-        work = found[start : start + m * (width + 1) * lanes].reshape((m, width + 1, lanes))
+        m = most + farther
+        work = found[start : start + m * (width + 1) * LANES].reshape((m, width + 1, LANES))
         for row in range(begin, end):
             lane, count, apart, mix = row - begin, counts[which[row]], aparts[row], mixes[which[row]]
             size = count + apart

@@ -22,8 +22,6 @@ from probes.step_blocks import MANY, Factored, Meetings, Met, Whitener
 
 __all__ = ["CompiledSteps"]
 
-# Rows whose small matrices are worked on beside one another: a vector of the processor has some of each.
-_LANES = 32
 # One coordinate more apart costs about as much as this many features: measured.
 _APART_COST = 0.5
 
@@ -157,12 +155,13 @@ class CompiledSteps:
         Of each group the first row and the one after the last; the most features, and coordinates apart; columns of a
         matrix; where it begins in the room.
         """
-        begins = np.arange(0, len(right), _LANES)
-        ends = np.minimum(begins + _LANES, len(right))
+        lanes = self.compiled.LANES
+        begins = np.arange(0, len(right), lanes)
+        ends = np.minimum(begins + lanes, len(right))
         count, apart, more = (
             np.maximum.reduceat(of_row, begins) for of_row in (_bases()[0][self.steps[2]], self.steps[3], right)
         )
         m = count + apart
-        sizes = m * (m + more + 1) * (ends - begins)
+        sizes = m * (m + more + 1) * lanes
         groups = np.stack([begins, ends, count, apart, m + more, sizes.cumsum() - sizes], axis=1)
         return groups, _empty(int(sizes.sum()))
