@@ -1,4 +1,4 @@
-"""The chain of an nHSIC as compiled code: a step goes through all of it while its features are in the first cache.
+"""The chain of an nHSIC as compiled code: a step goes through all of it while its features are in a near cache.
 
 What torch does with a block of steps is a chain of kernels, each of which writes down what the next one reads, with
 the interpreter between them: for steps of some hundred coordinates that costs more than all products of matrices do.
@@ -26,7 +26,7 @@ from probes.compiling import compiled, compiled_within
 
 __all__ = ["LANES", "axes", "factors", "grams", "in_units", "scores", "take_apart"]
 
-# Coordinates worked on at once: features of so many, and answers' factors at them, stay in the first cache.
+# Coordinates worked on at once: features of so many, and answers' factors at them, stay in a near cache.
 _BLOCK = 256
 _GUESSES = 12
 # Below it exp(x) has digits that expm1(x) + 1 has lost.
@@ -131,8 +131,7 @@ def take_apart(
 def _products(typing: Any, rows: Any, features: Any, size: Any) -> tuple[Any, Callable[..., Any]]:
     """Products of some rows with some features, row by row, over their first `size` coordinates: tuples of arrays.
 
-    All sums stay in registers, each as `_WIDE` numbers. Left to itself LLVM takes half of what a register of AVX-512
-    holds: Intel's processors once ran slower with all of it.
+    All sums stay in registers, each as `_WIDE` numbers. LLVM by itself takes half of what a register of AVX-512 holds.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -290,7 +289,7 @@ def _columns(
         for j in range(i + 1):
             left = np.expm1((far[i] - far[j]) ** 2 / -2)
             if shifted:
-                left -= np.expm1(far[i] ** 2 / -2) + np.expm1(far[j] ** 2 / -2)
+                left -= phi[0, i] + phi[0, j]
             else:
                 left += 1.0
             for n in range(count):
@@ -324,7 +323,7 @@ def grams(
 ) -> None:
     """Centred Gram matrices of the factors of all rows, upper half, with a ridge; products with answers right of it.
 
-    In `room` are, group by group, `[m, width + 1, row]`, sums over coordinates last: see `compiled_steps`, which has
+    In `room` are, group by group, `[m, width + 1, LANES]`, sums over coordinates last: see `compiled_steps`, which has
     `steps`, `bases` and `groups` too. A factor has as many rows of features as any of its group, and then one for each
     coordinate apart; where a step has fewer, 1 stands on the diagonal and else 0. Row r meets the answers of the pairs
     `ends[r]` to `ends[r + 1]`.
