@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from probes.compiling import compiled, compiled_within
@@ -36,7 +37,7 @@ _OWN = 4
 #: Rows whose small matrices are worked on beside one another: a number of each.
 LANES = 8
 # Numbers in a register, and in a line of the cache.
-_WIDE = 8 if binding.get_host_cpu_features().get("avx512f") else 4
+_WIDE = 8 if "+avx512f" in get_host_cpu_features().split(",") else 4
 _LINE = 8
 # As in `expansion`, not from there: what is kept on the disk would outlive a change of another file.
 _FARTHEST = 30.0

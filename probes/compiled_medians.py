@@ -6,11 +6,12 @@ This module needs numba (the extra `fast`); who has a use for it asks `compiling
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64
 
-from probes.compiling import compiled_exactly, compiled_within
+from probes.compiling import compiled_exactly
 
 __all__ = ["middle_distances"]
 
@@ -18,7 +19,7 @@ _MOST_INSIDE = 2  # pairs looked at, for each coordinate
 _QUARTILES = 0.7  # about what the middle distance of a bell curve is of the distance between its quartiles
 
 
-@compiled_within
+@partial(compiled_exactly, within=True)
 def _count(s: Float64[np.ndarray, " d"], t: float) -> tuple[int, float, float]:
     """#{i < j: s_j - s_i <= t} of a sorted row, the largest such distance, and the smallest beyond t."""
     count, end, largest, beyond = 0, 1, -1.0, math.inf
