@@ -136,10 +136,6 @@ def _products(typing: Any, rows: Any, features: Any, size: Any) -> tuple[Any, Ca
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def begins(kind: Any, value: Any) -> list[Any]:
-            arrays = cgutils.unpack_tuple(builder, value)
-            return [context.make_array(kind.dtype)(context, builder, array).data for array in arrays]
-
         def added(kind: Any, begin: Any, end: Any, step: Any, before: list[Any]) -> list[Any]:
             sums = [cgutils.alloca_once_value(builder, value) for value in before]
             with cgutils.for_range_slice(builder, begin, end, step, intp=end.type) as (at, _):
@@ -148,7 +144,7 @@ def _products(typing: Any, rows: Any, features: Any, size: Any) -> tuple[Any, Ca
                     builder.store(builder.fadd(builder.load(total), builder.fmul(one, other)), total)
             return [builder.load(total) for total in sums]
 
-        x_begins, f_begins = (begins(signature.args[i], arguments[i]) for i in range(2))
+        x_begins, f_begins = (_begins(context, builder, signature.args[i], arguments[i]) for i in range(2))
         end = arguments[2]
         none, one, step = (ir.Constant(end.type, number) for number in (0, 1, _WIDE))
         double, wide = ir.DoubleType(), ir.VectorType(ir.DoubleType(), _WIDE)
@@ -162,6 +158,12 @@ def _products(typing: Any, rows: Any, features: Any, size: Any) -> tuple[Any, Ca
     return types.UniTuple(types.float64, rows.count * features.count)(rows, features, size), codegen
 
 
+def _begins(context: Any, builder: Any, kind: Any, arrays: Any) -> list[Any]:
+    """Where the numbers of each array of a tuple lie."""
+    arrays = cgutils.unpack_tuple(builder, arrays)
+    return [context.make_array(kind.dtype)(context, builder, array).data for array in arrays]
+
+
 def _load(builder: Any, kind: Any, begin: Any, at: Any) -> Any:
     place = builder.bitcast(builder.gep(begin, [at]), kind.as_pointer())
     return builder.load(place, align=8)
@@ -172,17 +174,11 @@ def _add_products(typing: Any, to: Any, shares: Any, of: Any, size: Any) -> tupl
     """Add to the first numbers of `to [size, LANES]` those of some others, by so large a share: `[LANES]` of each."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def begin(kind: Any, array: Any) -> Any:
-            return context.make_array(kind)(context, builder, array).data
-
-        def begins(at: int) -> list[Any]:
-            arrays = cgutils.unpack_tuple(builder, arguments[at])
-            return [begin(signature.args[at].dtype, array) for array in arrays]
-
         end, wide = arguments[3], ir.VectorType(ir.DoubleType(), LANES)
         none, step = ir.Constant(end.type, 0), ir.Constant(end.type, LANES)
-        factors = [_load(builder, wide, one, none) for one in begins(1)]
-        place, others = begin(signature.args[0], arguments[0]), begins(2)
+        shared, others = (_begins(context, builder, signature.args[i], arguments[i]) for i in (1, 2))
+        factors = [_load(builder, wide, one, none) for one in shared]
+        place = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         with cgutils.for_range_slice(builder, none, builder.mul(end, step), step, intp=end.type) as (at, _):
             total = _load(builder, wide, place, at)
             for factor, other in zip(factors, others, strict=True):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache, partial, wraps
 from importlib import import_module
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
@@ -57,8 +58,6 @@ def compiled(
     @wraps(function)
     def call(*arguments: Any) -> None:
         nonlocal made
-        from pickle import UnpicklingError
-
         try:
             made(*arguments)
         except (OSError, EOFError, UnpicklingError) as error:  # the code knows none: they are of the disk
